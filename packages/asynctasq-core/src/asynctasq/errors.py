@@ -1,0 +1,173 @@
+"""Every error that asynctasq raises, in one tree.
+
+    AsynctasqError
+    ├── ConfigurationError          an option, a setting or an installation is wrong
+    │   └── PluginError             an adapter is missing, broken or installed twice
+    ├── SerializationError          an argument cannot travel; names its path and type
+    │   ├── PayloadTooLarge
+    │   ├── UnsavedModelError       the instance has no row yet
+    │   └── DeletedModelError       the instance's row was deleted
+    ├── MessageError                bytes taken from a queue cannot be run; they are dead-lettered
+    │   ├── InvalidMessage          not a message, or a damaged one
+    │   ├── UnsupportedVersion
+    │   ├── BadSignature
+    │   ├── UnknownTask
+    │   └── InvalidReference        names something that is not a model of the application
+    ├── ReferenceGone               the row was deleted before the task ran
+    ├── ReferenceUnavailable        the database could not answer
+    │   └── AdapterNotReady         the ORM is not initialised yet
+    ├── BrokerError
+    │   └── BrokerUnavailable       the broker did not answer in time
+    ├── DispatchDropped             the transaction was rolled back, so nothing was sent
+    ├── TaskTimeout                 the task ran longer than its timeout
+    ├── TaskCrashed                 the process that ran the task died
+    └── ResultError
+        ├── ResultNotKept           the task keeps no result
+        ├── ResultTimeout           no result yet
+        ├── TaskCancelled           the task was cancelled before it started
+        └── TaskFailed              the task failed with an error that cannot be raised again here
+
+`Retry` is no error but a request: a task raises it to be run again.
+"""
+
+from __future__ import annotations
+
+
+class AsynctasqError(Exception):
+    """Base of every error raised by asynctasq."""
+
+
+class ConfigurationError(AsynctasqError):
+    """An option, a setting or an installation is wrong."""
+
+
+class PluginError(ConfigurationError):
+    """An adapter is missing, broken, or installed twice under one name."""
+
+
+class SerializationError(AsynctasqError):
+    """A value cannot be put on the queue.
+
+    Args:
+        problem: What is wrong, without the place.
+        path: Where the value is, as `order.items[3].price`; empty when unknown.
+    """
+
+    def __init__(self, problem: str, path: str = "") -> None:
+        self.problem = problem
+        self.path = path
+        super().__init__(f"{path}: {problem}" if path else problem)
+
+
+class PayloadTooLarge(SerializationError):
+    """The encoded message is larger than `max_payload_bytes`."""
+
+
+class UnsavedModelError(SerializationError):
+    """The instance has no row yet: save (flush) it before dispatching."""
+
+
+class DeletedModelError(SerializationError):
+    """The instance's row was deleted."""
+
+
+class MessageError(AsynctasqError):
+    """Bytes taken from a queue cannot be run; the worker dead-letters them once."""
+
+
+class InvalidMessage(MessageError):
+    """The bytes are not a message, or a damaged one."""
+
+
+class UnsupportedVersion(MessageError):
+    """The message was written by an incompatible version of asynctasq."""
+
+
+class BadSignature(MessageError):
+    """The message is unsigned, or none of the `signing_key`s verifies it."""
+
+
+class UnknownTask(MessageError):
+    """No module given to the worker registers a task of this name."""
+
+
+class InvalidReference(MessageError):
+    """A reference names an adapter, a class or a key that is none of the application's models."""
+
+
+class ReferenceGone(AsynctasqError):
+    """The row that an argument refers to no longer exists."""
+
+
+class ReferenceUnavailable(AsynctasqError):
+    """The database that holds a referenced row could not answer."""
+
+
+class AdapterNotReady(ReferenceUnavailable):
+    """The ORM is not initialised in this process; arguments become lazy objects."""
+
+
+class BrokerError(AsynctasqError):
+    """The broker refused an operation."""
+
+
+class BrokerUnavailable(BrokerError):
+    """The broker did not answer in time, or cannot take writes at the moment."""
+
+
+class DispatchDropped(AsynctasqError):
+    """The transaction that a dispatch waited for was rolled back; nothing was sent."""
+
+
+class TaskTimeout(AsynctasqError):
+    """The task ran longer than its `timeout`."""
+
+
+class TaskCrashed(AsynctasqError):
+    """The child process that ran the task died."""
+
+
+class ResultError(AsynctasqError):
+    """A task's result cannot be had."""
+
+
+class ResultNotKept(ResultError):
+    """The task keeps no result: give it a `result_ttl`."""
+
+
+class ResultTimeout(ResultError, TimeoutError):
+    """The task has not finished within the `timeout` given to `result()`."""
+
+
+class TaskCancelled(ResultError):
+    """The task was cancelled before it started."""
+
+
+class TaskFailed(ResultError):
+    """The task failed with an error whose class is not loaded in this process."""
+
+
+class RemoteTraceback(Exception):  # noqa: N818 - it is the cause of an error, shown as text
+    """The traceback of a task's error as it was printed in the worker."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        super().__init__(text)
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.text}"""'
+
+
+class Retry(Exception):  # noqa: N818 - a request, not an error
+    """Raised by a task to be run again.
+
+    It uses up an attempt; with no attempt left, the message goes to the dead letters.
+
+    Args:
+        reason: Shown in the log and in the dead letter.
+        delay: Seconds until the next attempt; by default as the task's retry policy says.
+    """
+
+    def __init__(self, reason: str = "", *, delay: float | None = None) -> None:
+        self.delay = delay
+        super().__init__(reason)

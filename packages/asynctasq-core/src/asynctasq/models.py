@@ -1,0 +1,117 @@
+"""From a class to the path that travels, and back to a class without trusting the path.
+
+Owns the rule that a payload never causes an import of anything but a module under the packages that
+the application allowed: a path is looked up among aliases, classes already dispatched from here and
+loaded modules, and only then imported from an allowed package. No attribute access on the way runs
+code (`__dict__` only), and what is found is a class, to be recognised by an adapter.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterable
+from pathlib import PurePath
+
+from .errors import InvalidReference
+
+_aliases: dict[str, type] = {}
+_found: dict[str, type] = {}
+_packages: set[str] = set()
+
+
+def main_module_name() -> str:
+    """The name under which another process imports what is `__main__` here."""
+    main = sys.modules.get("__main__")
+    spec = getattr(main, "__spec__", None)
+    if spec is not None:
+        name: str = spec.name
+        return name.removesuffix(".__main__")
+    file = getattr(main, "__file__", None)
+    return PurePath(file).stem if file else "__main__"
+
+
+def module_name(module: str) -> str:
+    """`module`, with `__main__` replaced by the script's own name."""
+    return main_module_name() if module == "__main__" else module
+
+
+def class_path(cls: type) -> str:
+    """`module.qualname` of a model, as references carry it; the class is findable here by it."""
+    path = f"{module_name(cls.__module__)}.{cls.__qualname__}"
+    _found[path] = cls
+    return path
+
+
+def alias_model(path: str, cls: type) -> None:
+    """Let references made under an old path find a class that was renamed or moved.
+
+    Args:
+        path: The `module.qualname` that messages still carry.
+        cls: The model as it is now.
+    """
+    if not isinstance(cls, type):
+        raise TypeError(f"alias_model({path!r}, ...) expects a class, not {cls!r}")
+    _aliases[path] = cls
+
+
+def allow_packages(modules: Iterable[str]) -> None:
+    """Let models be imported from the top-level packages of these modules."""
+    _packages.update(module.partition(".")[0] for module in modules)
+
+
+def find_class(path: str) -> type:
+    """The class of this path.
+
+    Raises:
+        InvalidReference: No such class is loaded, and it is not to be imported.
+    """
+    cls = _aliases.get(path) or _found.get(path)
+    if cls is None:
+        cls = _among_loaded(path) or _imported(path)
+        _found[path] = cls
+    return cls
+
+
+def _among_loaded(path: str) -> type | None:
+    parts = path.split(".")
+    for i in range(len(parts) - 1, 0, -1):
+        name = ".".join(parts[:i])
+        module = sys.modules.get(name)
+        if module is None and name == main_module_name():
+            module = sys.modules.get("__main__")
+        if module is not None:
+            return _attribute(module, parts[i:])
+    return None
+
+
+def _attribute(module: object, names: list[str]) -> type | None:
+    found: object = module
+    for name in names:
+        found = getattr(found, "__dict__", {}).get(name)
+        if not isinstance(found, type):
+            return None
+    return found if isinstance(found, type) else None
+
+
+def _imported(path: str) -> type:
+    parts = path.split(".")
+    if not all(part.isidentifier() for part in parts) or len(parts) > 20:
+        raise InvalidReference(f"{path[:200]!r} is not the path of a class")
+    if parts[0] not in _packages:
+        raise InvalidReference(
+            f"{path!r} is not loaded and lies outside the application's packages; import it in a "
+            f"module given to the worker, list its package in model_modules, or use alias_model"
+        )
+    for i in range(len(parts) - 1, 0, -1):
+        name = ".".join(parts[:i])
+        try:
+            module = importlib.import_module(name)
+        except ModuleNotFoundError as e:
+            if e.name and (name == e.name or name.startswith(e.name + ".")):
+                continue
+            raise
+        if (cls := _attribute(module, parts[i:])) is not None:
+            return cls
+        break
+    raise InvalidReference(f"there is no class {path!r}; if it was renamed, use alias_model")
