@@ -84,6 +84,27 @@ def configure(options: Mapping[str, Any]) -> None:
 
 
 @hookspec
+def prepare() -> Iterable[str] | None:
+    """Called once in each worker process before it imports the application's modules.
+
+    The place to set up an ORM that models cannot be imported without (Django). Runs with the
+    working directory on `sys.path`.
+
+    Returns:
+        Names of modules that the worker imports besides those it was given.
+    """
+
+
+@hookspec
+def explain_import(error: Exception) -> str | None:
+    """Called when a module of the application could not be imported: what the user must do.
+
+    Returns:
+        One sentence if the error is of your ORM's making, such as a missing setting.
+    """
+
+
+@hookspec
 def worker_started(worker: Worker) -> Awaitable[None] | None:
     """Called on the event loop of each worker process before it takes its first message."""
 
@@ -164,6 +185,8 @@ HOOKS: Iterable[str] = (
     "fetch_many",
     "option_names",
     "configure",
+    "prepare",
+    "explain_import",
     "worker_started",
     "worker_stopped",
     "task_scope",
