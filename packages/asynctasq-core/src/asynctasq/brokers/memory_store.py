@@ -238,6 +238,11 @@ class MemoryStore:
             expires, result = self._results.get((queue, message_id), (0.0, None))
             return result if expires > self.clock() else None
 
+    def kept_results(self) -> int:
+        """How many results are in memory."""
+        with self._lock:
+            return len(self._results)
+
     def stats(self) -> list[QueueStats]:
         """Every queue that was ever named."""
         with self._lock:

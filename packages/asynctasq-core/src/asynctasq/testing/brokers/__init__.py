@@ -1,0 +1,1 @@
+"""The parts of `BrokerSuite`, one per group of promises."""
