@@ -1,0 +1,59 @@
+"""The command `asynctasq`.
+
+Owns two rules: a subcommand's module is imported only when it is run, so that a worker carries
+nothing that prints tables; and an error of ours reaches the user as one line, not as a traceback.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+import click
+
+from ..errors import AsynctasqError
+
+#: Exit codes besides 0 and click's 2 for a command line that makes no sense.
+FAILED = 1
+
+_COMMANDS = {
+    "worker": "worker",
+    "status": "status",
+    "dead": "dead",
+    "plugins": "plugins",
+    "doctor": "doctor",
+    "test-adapter": "adapter_test",
+}
+
+
+class _Commands(click.Group):
+    """The subcommands by name, each imported when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in _COMMANDS:
+            return None
+        command: click.Command = import_module(f".{_COMMANDS[name]}", __name__).command
+        return command
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except AsynctasqError as e:
+            raise click.ClickException(str(e)) from e
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="asynctasq-core", prog_name="asynctasq")
+def cli() -> None:
+    """Background tasks that take ORM objects as arguments."""
+    # As with `python -m`: what lies in the working directory can be imported.
+    if sys.path[0] != "":
+        sys.path.insert(0, "")
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    cli(prog_name="asynctasq")

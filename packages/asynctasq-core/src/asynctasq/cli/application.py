@@ -1,0 +1,74 @@
+"""What the commands that look into a queue share: the application's configuration and its loop."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ..app import App
+    from ..brokers import Broker
+
+T = TypeVar("T")
+
+module_option = click.option(
+    "-m",
+    "--module",
+    "modules",
+    multiple=True,
+    metavar="MODULE",
+    help="Module or script of the application whose asynctasq.init(...) applies; repeatable. "
+    "Without it, environment variables and defaults apply.",
+)
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def loaded(modules: tuple[str, ...]) -> App:
+    """The application, after importing what configures it."""
+    from .. import app, worker
+
+    worker.load_modules(modules)
+    return app.current()
+
+
+def with_broker(app: App, use: Callable[[Broker], Awaitable[T]]) -> T:
+    """Run one conversation with the broker on an event loop of its own."""
+
+    async def conversation() -> T:
+        return await use(app.open_broker())
+
+    return asyncio.run(conversation())
+
+
+def table(title: str, *columns: str) -> Table:
+    """A plain table; nothing in it is cut off."""
+    from rich import box
+    from rich.table import Table
+
+    made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    return made
+
+
+def show(*renderables: Any) -> None:
+    """Print with rich; as wide as needed where the output is no terminal."""
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False, markup=False)
+    for renderable in renderables:
+        console.print(renderable)
+
+
+def moment(seconds: float) -> str:
+    """A Unix time as local date and time."""
+    from datetime import datetime
+
+    return datetime.fromtimestamp(seconds).isoformat(" ", "seconds")

@@ -1,0 +1,92 @@
+"""`asynctasq doctor`: whether broker and databases can be reached, and which settings will hurt."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from . import FAILED
+from .application import json_option, loaded, module_option, with_broker
+from .plugins import foreign_distribution
+
+if TYPE_CHECKING:
+    from ..brokers import Broker, Finding
+    from ..plugins import Adapter, Adapters
+
+_SIGNS = {"ok": "ok     ", "warning": "warning", "error": "ERROR  "}
+_COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
+
+
+@click.command("doctor")
+@module_option
+@json_option
+def command(modules: tuple[str, ...], as_json: bool) -> None:
+    """Check broker, adapters and databases; exit with 1 if something does not work."""
+    app = loaded(modules)
+
+    async def examine(broker: Broker) -> list[Finding]:
+        found = [*_installation(app.adapters), *await _of_broker(broker)]
+        for adapter in app.adapters.with_hook("check"):
+            found += await _of_adapter(adapter)
+        return found
+
+    findings = with_broker(app, examine)
+    if as_json:
+        click.echo(json.dumps([asdict(f) for f in findings], indent=2))
+    else:
+        for finding in findings:
+            _print(finding)
+    if any(f.level == "error" for f in findings):
+        raise SystemExit(FAILED)
+
+
+def _installation(adapters: Adapters) -> Iterable[Finding]:
+    from ..brokers import Finding
+
+    if foreign := foreign_distribution():
+        yield Finding("error", "installation", foreign)
+    for report in adapters.reports:
+        subject = f"adapter {report.name}"
+        what = f"{report.distribution} {report.version} {report.state}"
+        if report.state == "failed":
+            yield Finding("error", subject, f"{what}: {report.reason}")
+        else:
+            yield Finding("ok", subject, f"{what} {report.reason}".rstrip())
+
+
+async def _of_broker(broker: Broker) -> list[Finding]:
+    from ..brokers import Finding
+    from ..errors import BrokerError
+
+    try:
+        return await broker.check()
+    except BrokerError as e:
+        return [Finding("error", "broker", str(e), f"check the address: {broker.describe()}")]
+
+
+async def _of_adapter(adapter: Adapter) -> list[Finding]:
+    """What the adapter says; its own failure is a finding too."""
+    from ..brokers import Finding
+
+    assert adapter.check is not None
+    try:
+        answer: Any = adapter.check()
+        return list(await answer if inspect.isawaitable(answer) else answer)
+    except Exception as e:  # noqa: BLE001 - a plugin's code; its failure is the finding
+        return [
+            Finding(
+                "error", f"adapter {adapter.name}", f"its check failed: {type(e).__name__}: {e}"
+            )
+        ]
+
+
+def _print(finding: Finding) -> None:
+    sign = click.style(_SIGNS[finding.level], fg=_COLOURS[finding.level])
+    click.echo(f"{sign}  {finding.subject}: {finding.text}")
+    if finding.advice:
+        click.echo(f"         {finding.advice}")

@@ -1,0 +1,73 @@
+"""How log records look on the command line; the library itself configures no logging."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from typing import Any
+
+LEVELS = ("debug", "info", "warning", "error")
+FORMATS = ("text", "json")
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+def configure(level: str, form: str) -> None:
+    """Send records of this level and above to stderr, one line each.
+
+    Args:
+        level: One of `LEVELS`.
+        form: `text` for `key=value` after the message, `json` for one object per line.
+    """
+    output = logging.StreamHandler()
+    output.setFormatter(JsonLines() if form == "json" else KeyValueLines())
+    root = logging.getLogger()
+    root.addHandler(output)
+    root.setLevel(level.upper())
+
+
+def _extra(record: logging.LogRecord) -> dict[str, Any]:
+    return {k: v for k, v in vars(record).items() if k not in _STANDARD and v is not None}
+
+
+def _time(record: logging.LogRecord) -> str:
+    moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+    return f"{moment}.{int(record.msecs):03d}Z"
+
+
+class KeyValueLines(logging.Formatter):
+    """`time LEVEL logger: message key=value ...`, a traceback on the lines below."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as text."""
+        extra = "".join(f" {k}={_word(v)}" for k, v in _extra(record).items())
+        line = f"{_time(record)} {record.levelname} {record.name}: {record.getMessage()}{extra}"
+        if record.exc_info:
+            line += "\n" + self.formatException(record.exc_info)
+        return line
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object per record, with the extra fields beside the standard ones."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as one line of JSON."""
+        fields = {
+            "time": _time(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            "pid": record.process,
+            **_extra(record),
+        }
+        if record.exc_info:
+            fields["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(fields, default=str)
+
+
+def _word(value: object) -> str:
+    """A value that stays one word: quoted where it has spaces, quotes or line ends."""
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    plain = text and text.isprintable() and not set(text) & set(' "=')
+    return text if plain else json.dumps(text, ensure_ascii=False)

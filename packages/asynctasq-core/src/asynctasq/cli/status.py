@@ -1,0 +1,58 @@
+"""`asynctasq status`: what stands in the queues and who works on them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from .application import json_option, loaded, module_option, moment, show, table, with_broker
+
+if TYPE_CHECKING:
+    from ..brokers import Broker, QueueStats, WorkerInfo
+
+
+@click.command("status")
+@module_option
+@json_option
+def command(modules: tuple[str, ...], as_json: bool) -> None:
+    """Show the broker, its queues and its workers."""
+
+    async def look(broker: Broker) -> tuple[str, list[QueueStats], list[WorkerInfo]]:
+        return broker.describe(), await broker.stats(), await broker.workers()
+
+    address, queues, workers = with_broker(loaded(modules), look)
+    if as_json:
+        content = {
+            "broker": address,
+            "queues": [asdict(q) for q in queues],
+            "workers": [asdict(w) for w in workers],
+        }
+        click.echo(json.dumps(content, indent=2))
+        return
+    click.echo(f"broker: {address}\n")
+    show(_queue_table(queues) if queues else "No queues yet.")
+    show(_worker_table(workers) if workers else "No workers.")
+
+
+def _queue_table(queues: list[QueueStats]) -> object:
+    shown = table("Queues", "queue", "waiting", "running", "delayed", "dead")
+    for q in queues:
+        shown.add_row(q.name, *map(str, (q.waiting, q.running, q.delayed, q.dead)))
+    return shown
+
+
+def _worker_table(workers: list[WorkerInfo]) -> object:
+    shown = table("Workers", "host", "pid", "queues", "running", "concurrency", "since")
+    for w in workers:
+        shown.add_row(
+            w.host,
+            str(w.pid),
+            ", ".join(w.queues),
+            str(w.running),
+            str(w.concurrency),
+            moment(w.started_at),
+        )
+    return shown
