@@ -13,7 +13,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("asynctasq", "asynctasq-core", "asynctasq-sqlalchemy", "asynctasq-django") + (
+PACKAGES = (
+    "asynctasq",
+    "asynctasq-core",
+    "asynctasq-sqlalchemy",
+    "asynctasq-django",
     "asynctasq-tortoise",
 )
 
