@@ -1,1 +1,29 @@
+"""Django model instances as arguments of asynctasq tasks.
+
+Importing this package does not import Django. What a task's annotation may carry to say how its
+row is loaded:
+
+    async def invoice(order: Annotated[Order, select_related("customer")]) -> None: ...
+"""
+
+from .options import (
+    Loading,
+    defer,
+    only,
+    prefetch_related,
+    select_for_update,
+    select_related,
+    using,
+)
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "Loading",
+    "defer",
+    "only",
+    "prefetch_related",
+    "select_for_update",
+    "select_related",
+    "using",
+]

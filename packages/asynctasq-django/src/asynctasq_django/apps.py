@@ -1,0 +1,36 @@
+"""The Django application: `"asynctasq_django"` in `INSTALLED_APPS`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.apps import AppConfig
+from django.conf import settings
+from django.core.checks import register
+from django.core.signals import setting_changed
+
+
+class AsynctasqConfig(AppConfig):
+    """Applies `settings.ASYNCTASQ` at start-up; opens nothing and starts no thread."""
+
+    name = "asynctasq_django"
+    verbose_name = "asynctasq"
+
+    def ready(self) -> None:
+        """Configure asynctasq, watch transactions and register the system checks."""
+        from .checks import check_settings
+        from .connections import watch_connections
+        from .settings import configure
+
+        watch_connections()
+        register(check_settings)
+        setting_changed.connect(_configure_again, dispatch_uid="asynctasq_django")
+        configure(settings)
+
+
+def _configure_again(*, setting: str, value: Any, **_: object) -> None:
+    """Let `override_settings(ASYNCTASQ=...)` of a test take effect."""
+    from .settings import configure
+
+    if setting == "ASYNCTASQ":
+        configure(settings)

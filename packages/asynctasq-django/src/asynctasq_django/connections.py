@@ -1,0 +1,128 @@
+"""Which connection the calling code has a transaction open on, and whether that has written.
+
+Django keeps connections by thread, and tells nobody what a transaction has done. So each connection
+is remembered, with its thread, when it is made, and each statement on it is looked at. A
+transaction that has only read delays nothing. One that has written anything delays every dispatch
+of its database's instances: `update()`, `bulk_create()`, raw SQL and rows of other tables leave no
+trace on the instance, and a task that started now would not see them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import threading
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakValueDictionary
+
+from asgiref.sync import AsyncToSync, SyncToAsync
+from django.conf import settings
+from django.db import DEFAULT_DB_ALIAS, connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.signals import connection_created
+
+_by_thread: WeakValueDictionary[tuple[int, str], BaseDatabaseWrapper] = WeakValueDictionary()
+
+_READING = re.compile(
+    r"\W*(?:SELECT|VALUES|SHOW|EXPLAIN|PRAGMA|SET|DECLARE|FETCH|CLOSE|BEGIN|SAVEPOINT|RELEASE"
+    r"|ROLLBACK|WITH(?!.*\b(?:INSERT|UPDATE|DELETE|MERGE)\b))\b",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+class WriteWatch:
+    """Passes statements of one connection on, and remembers in which transaction it last wrote.
+
+    A transaction is known by its outermost atomic block. A decorator uses one block again and
+    again; then a later transaction that only reads may be taken for one that wrote, and a dispatch
+    in it waits for its commit without need.
+    """
+
+    def __init__(self, connection: BaseDatabaseWrapper) -> None:
+        # What was done before now is not known.
+        self._wrote_in = _outermost(connection)
+
+    def __call__(
+        self,
+        execute: Callable[..., Any],
+        sql: object,
+        params: Any,
+        many: bool,
+        context: dict[str, Any],
+    ) -> Any:
+        """Called by Django instead of executing the statement."""
+        block = _outermost(context["connection"])
+        if block is None or not (isinstance(sql, str) and _READING.match(sql)):
+            self._wrote_in = block
+        return execute(sql, params, many, context)
+
+    def has_written(self, connection: BaseDatabaseWrapper) -> bool:
+        """Whether the transaction that is open now has."""
+        return self._wrote_in is not None and self._wrote_in is _outermost(connection)
+
+
+def _outermost(connection: BaseDatabaseWrapper) -> object | None:
+    return connection.atomic_blocks[0] if connection.atomic_blocks else None
+
+
+def watch_connections() -> None:
+    """Begin to watch the connections of the process; calling it again is harmless."""
+    connection_created.connect(_remember, dispatch_uid="asynctasq_django")
+    if settings.configured:
+        for connection in connections.all(initialized_only=True):
+            _remember(connection)
+
+
+def _remember(connection: BaseDatabaseWrapper, **_: object) -> None:
+    _by_thread[threading.get_ident(), connection.alias] = connection
+    if not any(isinstance(wrapper, WriteWatch) for wrapper in connection.execute_wrappers):
+        # In front: Django takes a wrapper off by position, from the end.
+        connection.execute_wrappers.insert(0, WriteWatch(connection))
+
+
+def open_connection(alias: str) -> BaseDatabaseWrapper | None:
+    """The connection on which the calling code, sync or async, has a transaction open."""
+    for thread in (threading.get_ident(), _thread_of_orm_calls()):
+        connection = _by_thread.get((thread, alias))
+        if connection is not None and _in_transaction(connection):
+            return connection
+    return None
+
+
+def any_open_connection() -> BaseDatabaseWrapper | None:
+    """The same for any database, the default one first."""
+    aliases = sorted(connections.settings, key=lambda alias: alias != DEFAULT_DB_ALIAS)
+    return next(filter(None, map(open_connection, aliases)), None)
+
+
+def has_written(connection: BaseDatabaseWrapper) -> bool:
+    """Whether the transaction open on the connection has, or may have, changed anything."""
+    watches = [w for w in connection.execute_wrappers if isinstance(w, WriteWatch)]
+    by_hand = not connection.in_atomic_block
+    return by_hand or not watches or watches[0].has_written(connection)
+
+
+def _in_transaction(connection: BaseDatabaseWrapper) -> bool:
+    return connection.in_atomic_block or (
+        connection.connection is not None and not connection.autocommit
+    )
+
+
+def _thread_of_orm_calls() -> int:
+    """The thread to which asgiref sends the ORM calls of the running async code; 0 if none."""
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        return 0
+    parent = getattr(AsyncToSync.executors, "current", None)
+    if parent is None:
+        parent = AsyncToSync.loop_thread_executors.get(loop)
+    if parent is not None:
+        return parent._work_thread.ident or 0
+    context = SyncToAsync.thread_sensitive_context.get(None)
+    executor: Any = SyncToAsync.single_thread_executor
+    if context is not None:
+        executor = SyncToAsync.context_to_thread_executor.get(context)
+    threads = getattr(executor, "_threads", ())
+    return next((thread.ident or 0 for thread in threads), 0)

@@ -1,0 +1,159 @@
+"""Threads for Django's ORM, each with connections of its own, lent to one task at a time.
+
+Django keeps a connection for each thread, and asgiref sends the ORM calls of async code to one
+thread for the whole process. Here each task has a thread to itself while it runs, so queries of
+different tasks run side by side; threads are used again, so there are never more connections than
+tasks running at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from contextvars import Token
+from typing import Any, ParamSpec, TypeVar
+
+from asgiref.sync import SyncToAsync, ThreadSensitiveContext, sync_to_async
+from django.db import connections, reset_queries
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# Fetching a batch takes about as long as connecting, so batches that follow each other share.
+_LINGER_SECONDS = 1.0
+
+
+def tidy(kept: Sequence[str] = ()) -> None:
+    """Do for this thread what Django does after a request; undo what a task left open.
+
+    Args:
+        kept: Aliases whose open transaction is somebody else's, and stays.
+    """
+    reset_queries()
+    for connection in connections.all(initialized_only=True):
+        if not connection.in_atomic_block:
+            connection.close_if_unusable_or_obsolete()
+        elif connection.alias not in kept:
+            connection.close()
+            del connections[connection.alias]
+
+
+class Lane(ThreadPoolExecutor):
+    """One thread, started when it is first used.
+
+    Attributes:
+        last: The call submitted last since the lane was lent; `None` while it is unused.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(max_workers=1, thread_name_prefix="asynctasq-django")
+        self.last: Future[Any] | None = None
+        self.timer: asyncio.TimerHandle | None = None
+
+    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        """Run a call after those submitted before it."""
+        if self.last is None:
+            super().submit(tidy)
+        future = super().submit(fn, *args, **kwargs)
+        self.last = future
+        return future
+
+    @property
+    def busy(self) -> bool:
+        """Whether a call is still running, as when a task was cancelled in the middle of it."""
+        return self.last is not None and not self.last.done()
+
+
+class LaneContext(ThreadSensitiveContext):
+    """While entered, asgiref sends thread-sensitive calls to the lane."""
+
+    def __init__(self, lane: Lane) -> None:
+        super().__init__()
+        self.lane = lane
+        self._entered: Token[ThreadSensitiveContext] | None = None
+
+    def enter(self) -> None:
+        """Begin, in the asyncio task whose calls are meant."""
+        self._entered = SyncToAsync.thread_sensitive_context.set(self)
+        SyncToAsync.context_to_thread_executor[self] = self.lane
+
+    def leave(self) -> None:
+        """End, in the same asyncio task."""
+        SyncToAsync.context_to_thread_executor.pop(self, None)
+        if self._entered is not None:
+            SyncToAsync.thread_sensitive_context.reset(self._entered)
+
+
+_idle: deque[Lane] = deque()
+_loaders: deque[Lane] = deque()
+
+
+def borrow() -> Lane:
+    """A lane that nobody uses."""
+    with suppress(IndexError):
+        return _idle.pop()
+    return Lane()
+
+
+async def give_back(lane: Lane) -> None:
+    """Close what the lane need not keep and let others have it; does not wait while it is busy."""
+    if lane.last is None:
+        _idle.append(lane)
+        return
+    busy = lane.busy
+    tidied = lane.submit(tidy)
+    tidied.add_done_callback(lambda _: _reuse(lane))
+    if not busy:
+        await asyncio.shield(asyncio.wrap_future(tidied))
+
+
+def _reuse(lane: Lane) -> None:
+    lane.last = None
+    _idle.append(lane)
+
+
+async def call_loader(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Run a query that belongs to no task, on a connection kept for a moment afterwards."""
+    lane = _loaders.pop() if _loaders else Lane()
+    if lane.timer is not None:
+        lane.timer.cancel()
+    context = LaneContext(lane)
+    context.enter()
+    try:
+        return await sync_to_async(function)(*args, **kwargs)
+    except BaseException:
+        if lane.last is not None:
+            lane.submit(tidy)
+        raise
+    finally:
+        context.leave()
+        _linger(lane)
+
+
+def _linger(lane: Lane) -> None:
+    if lane.last is not None and not lane.busy:
+        loop = asyncio.get_running_loop()
+        lane.timer = loop.call_later(_LINGER_SECONDS, lane.submit, tidy)
+    _loaders.append(lane)
+
+
+async def close_lanes() -> None:
+    """Close the connections of all lanes that are not in use, and end their threads."""
+    ending: list[Lane] = []
+    for pool in (_idle, _loaders):
+        while pool:
+            ending.append(pool.pop())
+    for lane in ending:
+        if lane.timer is not None:
+            lane.timer.cancel()
+        if lane._threads:
+            lane.submit(connections.close_all)
+    await asyncio.to_thread(_end, ending)
+
+
+def _end(lanes: Sequence[Lane]) -> None:
+    for lane in lanes:
+        lane.shutdown()
