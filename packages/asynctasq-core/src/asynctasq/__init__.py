@@ -1,6 +1,9 @@
 """Background tasks whose arguments are ORM objects: a reference travels, a fresh row arrives."""
 
+from .annotations import OnMissing
+from .app import dispatch_many, init
 from .brokers import Finding
+from .classes import AsyncTask, SyncTask
 from .config import Config, RedisConfig, SQLiteConfig, TaskConfig
 from .dispatching import DeferredSend
 from .errors import (
@@ -33,8 +36,81 @@ from .errors import (
     UnsavedModelError,
     UnsupportedVersion,
 )
+from .execution import current_message
+from .handle import TaskHandle, TaskStatus
 from .hookspecs import hookimpl, hookspec
+from .message import Message
 from .models import alias_model, class_path
 from .references import Ref
+from .run import run_worker
+from .serializer import register_type
+from .task import Call, Task, task
+from .worker import Worker
+
+__all__ = [
+    "AdapterNotReady",
+    "AsyncTask",
+    "AsynctasqError",
+    "BadSignature",
+    "BrokerError",
+    "BrokerUnavailable",
+    "Call",
+    "Config",
+    "ConfigurationError",
+    "DeferredSend",
+    "DeletedModelError",
+    "DispatchDropped",
+    "Finding",
+    "InvalidMessage",
+    "InvalidReference",
+    "Message",
+    "MessageError",
+    "OnMissing",
+    "PayloadTooLarge",
+    "PluginError",
+    "RedisConfig",
+    "Ref",
+    "ReferenceGone",
+    "ReferenceUnavailable",
+    "RemoteTraceback",
+    "ResultError",
+    "ResultNotKept",
+    "ResultTimeout",
+    "Retry",
+    "SQLiteConfig",
+    "SerializationError",
+    "SyncTask",
+    "Task",
+    "TaskCancelled",
+    "TaskConfig",
+    "TaskCrashed",
+    "TaskFailed",
+    "TaskHandle",
+    "TaskStatus",
+    "TaskTimeout",
+    "UnknownTask",
+    "UnsavedModelError",
+    "UnsupportedVersion",
+    "Worker",
+    "alias_model",
+    "class_path",
+    "current_message",
+    "dispatch_many",
+    "hookimpl",
+    "hookspec",
+    "init",
+    "register_type",
+    "run_worker",
+    "task",
+]
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    """What an installed adapter offers under a name of its own."""
+    if name.startswith("_"):
+        raise AttributeError(f"module 'asynctasq' has no attribute {name!r}")
+    from .plugins import installed
+
+    return installed().lazy_name(name)

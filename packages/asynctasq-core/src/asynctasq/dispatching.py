@@ -1,8 +1,26 @@
-"""Sending: now, or when a transaction has committed."""
+"""Sending: from a call to bytes on a queue, now or when a transaction has committed.
+
+Owns two rules. Calls dispatched at the same time on one event loop share a round trip. A call whose
+row is not committed yet is not sent before the commit, and not at all after a rollback.
+"""
 
 from __future__ import annotations
 
-from typing import Protocol
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from time import time
+from typing import TYPE_CHECKING, Any, Protocol
+
+from .brokers import Broker, Outgoing
+from .errors import ConfigurationError, PayloadTooLarge
+from .message import Message, new_id
+from .serializer import encode_arguments
+
+if TYPE_CHECKING:
+    from .app import App
+    from .plugins import Adapter
+    from .task import Call
 
 
 class DeferredSend(Protocol):
@@ -16,3 +34,144 @@ class DeferredSend(Protocol):
 
     def drop(self) -> None:
         """Forget it: the transaction, or the savepoint it belongs to, was rolled back."""
+
+
+@dataclass(slots=True)
+class Prepared:
+    """A call as bytes, and what its dispatch has to wait for."""
+
+    outgoing: Outgoing
+    result_ttl: float | None
+    defer: Callable[[DeferredSend], None] | None = None
+
+
+def prepare(call: Call[Any], app: App) -> Prepared:
+    """Encode a call and find the transaction that it has to wait for.
+
+    Raises:
+        SerializationError: An argument cannot travel.
+        PayloadTooLarge: The message is larger than `max_payload_bytes`.
+    """
+    task, config = call.task, app.config
+    options = call.options(config.task_defaults)
+    encoded = encode_arguments(
+        call.args, call.kwargs, task.parameter_names, app.adapters.owner_of, task.hints[0].tags
+    )
+    message = Message(
+        new_id(), task.name, encoded.payload, time(), 1, call.overrides or {}, call.headers or {}
+    )
+    body = message.encode(config.signing_key)
+    if len(body) > config.max_payload_bytes:
+        raise PayloadTooLarge(
+            f"call of {task.name}: {len(body)} bytes encoded, more than max_payload_bytes "
+            f"({config.max_payload_bytes}); put large data where the task can fetch it"
+        )
+    outgoing = Outgoing(call.queue or options.queue, message.id, body, call.due)
+    prepared = Prepared(outgoing, options.result_ttl)
+    if call.wait_for is not False and (call.wait_for is not None or encoded.models):
+        prepared.defer = _what_to_wait_for(call.wait_for, encoded.models, app)
+    return prepared
+
+
+def _what_to_wait_for(
+    wait_for: object, models: Sequence[tuple[Any, object]], app: App
+) -> Callable[[DeferredSend], None] | None:
+    """The `after_commit` of the adapter whose open transaction the call depends on."""
+    if wait_for is not None and wait_for is not True:
+        return _given_transaction(wait_for, app)
+    for adapter, obj in models:
+        if adapter.is_pending_write is not None and adapter.is_pending_write(obj):
+            return _after_commit(adapter, obj)
+    if wait_for is True:
+        for adapter in app.adapters.with_hook("open_transaction"):
+            target = adapter.open_transaction()  # type: ignore[misc]
+            if target is not None:
+                return _after_commit(adapter, target)
+    return None
+
+
+def _given_transaction(target: object, app: App) -> Callable[[DeferredSend], None]:
+    for adapter in app.adapters.with_hook("owns_transaction"):
+        if adapter.owns_transaction(target):  # type: ignore[misc]
+            return _after_commit(adapter, target)
+    raise ConfigurationError(
+        f"on_commit({type(target).__qualname__}): no installed adapter knows such a session, "
+        f"connection or alias"
+    )
+
+
+def _after_commit(adapter: Adapter, obj: object) -> Callable[[DeferredSend], None]:
+    if adapter.after_commit is None:
+        raise ConfigurationError(f"adapter {adapter.name!r} cannot wait for a commit")
+    hook = adapter.after_commit
+    return lambda send: hook(obj, send)
+
+
+@dataclass(slots=True)
+class Deferred:
+    """The `DeferredSend` of one dispatch.
+
+    Attributes:
+        state: `"waiting"`, then `"sent"` or `"dropped"`; the handle shows it.
+    """
+
+    app: App
+    outgoing: Outgoing
+    state: str = "waiting"
+
+    def __call__(self) -> None:
+        self.app.put_blocking(self.outgoing)
+        self.state = "sent"
+
+    async def send_async(self) -> None:
+        """Send now, from a running event loop."""
+        await self.app.outbox().put([self.outgoing])
+        self.state = "sent"
+
+    def drop(self) -> None:
+        """Forget it."""
+        self.state = "dropped"
+
+
+@dataclass(slots=True)
+class Outbox:
+    """Collects what is put while a round trip is under way, and sends it in the next one.
+
+    Belongs to one event loop. What is put in one iteration of the loop goes out together.
+    """
+
+    broker: Broker
+    _waiting: list[tuple[Sequence[Outgoing], asyncio.Future[None]]] = field(default_factory=list)
+    _sending: asyncio.Task[None] | None = None
+
+    def put(self, messages: Sequence[Outgoing]) -> asyncio.Future[None]:
+        """Hand over messages; the future is done when the broker has them."""
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.append((messages, future))
+        if self._sending is None:
+            self._sending = asyncio.create_task(self._send_all())
+        return future
+
+    async def _send_all(self) -> None:
+        try:
+            while self._waiting:
+                batch, self._waiting = self._waiting, []
+                await self._send(batch)
+        finally:
+            self._sending = None
+
+    async def _send(self, batch: list[tuple[Sequence[Outgoing], asyncio.Future[None]]]) -> None:
+        error: BaseException | None = None
+        try:
+            await self.broker.put([message for messages, _ in batch for message in messages])
+        except BaseException as e:  # noqa: BLE001 - whoever dispatched gets it
+            error = e
+        for _, future in batch:
+            if future.done():  # whoever waited was cancelled
+                continue
+            if error is None:
+                future.set_result(None)
+            else:
+                future.set_exception(error)
+        if isinstance(error, asyncio.CancelledError):
+            raise error

@@ -96,7 +96,16 @@ class InvalidReference(MessageError):
 
 
 class ReferenceGone(AsynctasqError):
-    """The row that an argument refers to no longer exists."""
+    """The row that an argument refers to no longer exists.
+
+    Args:
+        problem: Which row.
+        on_missing: The parameter's own rule, if it has one; otherwise the task's holds.
+    """
+
+    def __init__(self, problem: str, on_missing: str | None = None) -> None:
+        self.on_missing = on_missing
+        super().__init__(problem)
 
 
 class ReferenceUnavailable(AsynctasqError):

@@ -1,11 +1,23 @@
-"""References: what travels in place of a model instance, and how rows are fetched for it."""
+"""References: what travels in place of a model instance, and how rows are fetched for many at once.
+
+Owns three rules. All references of all messages taken together cost one `fetch_many` per adapter,
+model, database and options. The same row twice in one message is one instance, in two messages two.
+What one message's references do wrong fails that message alone.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
+from .annotations import Missing
+from .errors import AdapterNotReady, ReferenceGone, ReferenceUnavailable
 from .models import find_class
+
+if TYPE_CHECKING:
+    from .plugins import Adapter, Adapters
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,3 +45,167 @@ class Ref:
             InvalidReference: There is no such class among those that may be used.
         """
         return find_class(self.model)
+
+    @property
+    def in_task_scope(self) -> bool:
+        """Whether an option wants the row fetched inside the task's scope, as a lock does."""
+        return any(getattr(option, "in_task_scope", False) for option in self.options)
+
+
+class _Gone:
+    """Stands where a row no longer exists."""
+
+    def __repr__(self) -> str:
+        return "<gone>"
+
+
+GONE = _Gone()
+
+
+@dataclass(slots=True)
+class Wanted:
+    """The references of one message, in the order in which they stand in its payload.
+
+    Attributes:
+        rows: Each distinct row once.
+        places: For each reference, which of `rows` it is.
+        rules: For each reference, what happens if the row is gone.
+    """
+
+    rows: list[Ref] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
+    rules: list[Missing] = field(default_factory=list)
+    _known: dict[Any, int] = field(default_factory=dict)
+
+    def add(self, ref: Ref, options: tuple[Any, ...], rule: Missing) -> None:
+        """Take in the next reference, with what its parameter's annotation says."""
+        # `type`, since 1 == True; `id`, since options of ORMs need not be comparable.
+        key = (ref.orm, ref.model, ref.db, type(ref.pk), ref.pk, id(options))
+        place = self._known.setdefault(key, len(self.rows))
+        if place == len(self.rows):
+            self.rows.append(replace(ref, options=options) if options else ref)
+        self.places.append(place)
+        self.rules.append(rule)
+
+    def instances(self, rows: Sequence[object]) -> list[object]:
+        """What stands in each place: the row, or `None` where it is gone and that is allowed.
+
+        Raises:
+            ReferenceGone: A row is gone that its parameter needs; one that fails the task comes
+                before one that only skips it.
+        """
+        gone = [i for i, place in enumerate(self.places) if rows[place] is GONE]
+        for rule in ("fail", "skip"):
+            for i in gone:
+                if self.rules[i] == rule:
+                    ref = self.rows[self.places[i]]
+                    raise ReferenceGone(f"{ref.model} {ref.pk!r} no longer exists", rule)
+        return [None if rows[place] is GONE else rows[place] for place in self.places]
+
+
+@dataclass(slots=True)
+class Fetched:
+    """What came of one message's rows.
+
+    Attributes:
+        rows: As in `Wanted.rows`: an instance, `GONE`, or `None` where it was not asked for yet.
+        owners: The adapter of each.
+        is_lazy: Whether some instances fetch themselves at first use.
+        error: Why the message cannot run now.
+    """
+
+    rows: list[object]
+    owners: list[Adapter | None]
+    is_lazy: bool = False
+    error: Exception | None = None
+
+    def of(self, adapter: Adapter) -> list[object]:
+        """The instances that are this adapter's, without lazy and missing ones."""
+        if self.is_lazy:
+            return []
+        rows = zip(self.rows, self.owners, strict=True)
+        return [r for r, owner in rows if owner is adapter and r is not None and r is not GONE]
+
+
+@dataclass(slots=True)
+class _Group:
+    """Rows that one `fetch_many` brings; `targets` are (message, row) indices."""
+
+    adapter: Adapter
+    refs: list[Ref] = field(default_factory=list)
+    targets: list[tuple[int, int]] = field(default_factory=list)
+
+
+async def fetch(
+    adapters: Adapters, messages: Sequence[Wanted], *, in_task_scope: bool = False
+) -> list[Fetched]:
+    """Fetch the rows of all messages, those with or those without `in_task_scope`."""
+    found = [Fetched([None] * len(w.rows), [None] * len(w.rows)) for w in messages]
+    groups: dict[Any, _Group] = {}
+    for i, wanted in enumerate(messages):
+        try:
+            for j, ref in enumerate(wanted.rows):
+                if ref.in_task_scope == in_task_scope:
+                    adapter = found[i].owners[j] = adapters.owner_of_reference(ref)
+                    key = (ref.orm, ref.model, ref.db, id(ref.options))
+                    group = groups.setdefault(key, _Group(adapter))
+                    group.refs.append(ref)
+                    group.targets.append((i, j))
+        except Exception as e:  # noqa: BLE001 - importing a model's module runs the application's code
+            found[i].error = e
+    await asyncio.gather(*(_fetch_group(group, found) for group in groups.values()))
+    return found
+
+
+async def _fetch_group(group: _Group, found: list[Fetched]) -> None:
+    try:
+        rows = await _ask(group.adapter, group.refs)
+    except AdapterNotReady:
+        for ref, (i, j) in zip(group.refs, group.targets, strict=True):
+            found[i].rows[j] = _lazy(group.adapter, ref)
+            found[i].is_lazy = True
+    except ReferenceUnavailable as e:
+        for i, _ in group.targets:
+            found[i].error = e
+    except Exception as e:  # noqa: BLE001 - an adapter's code; it becomes the messages' outcome
+        await _one_by_one(group, found, e)
+    else:
+        for row, (i, j) in zip(rows, group.targets, strict=True):
+            found[i].rows[j] = GONE if row is None else row
+
+
+async def _ask(adapter: Adapter, refs: list[Ref]) -> Sequence[object | None]:
+    assert adapter.fetch_many is not None
+    rows = await adapter.fetch_many(refs)
+    if len(rows) != len(refs):
+        raise RuntimeError(
+            f"adapter {adapter.name!r}: fetch_many returned {len(rows)} for {len(refs)} references"
+        )
+    return rows
+
+
+async def _one_by_one(group: _Group, found: list[Fetched], error: Exception) -> None:
+    """Find the messages that made the whole group fail, so that they fail alone."""
+    messages = {i for i, _ in group.targets}
+    if len(messages) == 1:
+        found[messages.pop()].error = error
+        return
+    for message in messages:
+        mine = _Group(group.adapter)
+        for ref, (i, j) in zip(group.refs, group.targets, strict=True):
+            if i == message:
+                mine.refs.append(ref)
+                mine.targets.append((i, j))
+        await _fetch_group(mine, found)
+
+
+def _lazy(adapter: Adapter, ref: Ref) -> object:
+    from .lazy import lazy_instance
+
+    async def fetch_row() -> object:
+        (row,) = await _ask(adapter, [ref])
+        if row is None:
+            raise ReferenceGone(f"{ref.model} {ref.pk!r} no longer exists")
+        return row
+
+    return lazy_instance(ref.model_class(), fetch_row)

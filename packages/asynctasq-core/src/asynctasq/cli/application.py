@@ -32,9 +32,9 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 
 def loaded(modules: tuple[str, ...]) -> App:
     """The application, after importing what configures it."""
-    from .. import app, worker
+    from .. import app, imports
 
-    worker.load_modules(modules)
+    imports.load_modules(modules)
     return app.current()
 
 

@@ -1,0 +1,241 @@
+"""Running one call: in the scope of its adapters, on the event loop or in a thread.
+
+Owns the order of things round a run: scopes are entered, rows that want the scope are fetched, the
+arguments are decoded with their instances, the task runs within its timeout, and whatever happens
+becomes one verdict.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from time import time
+from typing import TYPE_CHECKING, Any
+
+from . import outcomes
+from .brokers import Delivery
+from .errors import InvalidMessage, TaskTimeout
+from .message import Message, new_id
+from .outcomes import Job, Verdict
+from .references import Fetched, Wanted, fetch
+from .serializer import collect_references, decode_arguments, holds_references
+from .threads import run_in_thread
+
+if TYPE_CHECKING:
+    from .app import App
+    from .plugins import Adapter
+    from .task import Call, Task, TaskOptions
+
+logger = logging.getLogger(__name__)
+
+_message: ContextVar[Message] = ContextVar("asynctasq_message")
+
+
+def current_message() -> Message:
+    """The message of the task that is running here: its id, attempt and headers.
+
+    Raises:
+        LookupError: No task is running here.
+    """
+    return _message.get()
+
+
+def wanted_by(job: Job) -> Wanted | None:
+    """The references of the job's arguments; `None` when there are none.
+
+    Raises:
+        InvalidMessage: The payload is damaged.
+        InvalidReference: One of them is none.
+    """
+    payload = job.message.payload
+    if not holds_references(payload):
+        return None
+    hints = job.task.hints[0]
+    wanted = Wanted()
+    for argument, refs in collect_references(payload):
+        name = _parameter(job.task, argument)
+        options = hints.options.get(name, ())
+        rule = hints.on_missing.get(name, job.options.on_missing)
+        for ref in refs:
+            wanted.add(ref, options, rule)
+    return wanted if wanted.places else None
+
+
+def _parameter(task: Task[Any, Any], argument: int | str) -> str:
+    if isinstance(argument, str):
+        return argument
+    names = task.parameter_names
+    return names[argument] if argument < len(names) else task.variadic_name
+
+
+@dataclass(slots=True)
+class Runner:
+    """What runs need: the application, and threads for `def` tasks.
+
+    Attributes:
+        scoped: The adapters that put a scope round each run.
+    """
+
+    app: App
+    threads: Executor
+    scoped: Sequence[Adapter]
+
+    async def run(
+        self, job: Job, wanted: Wanted | None = None, fetched: Fetched | None = None
+    ) -> Verdict:
+        """Run a job whose rows, if it has any, were fetched; raises nothing unless cancelled."""
+        _message.set(job.message)
+        try:
+            if wanted is None and not self.scoped:
+                value = await self._call(job, ())
+            else:
+                value = await self._call_in_scope(job, wanted, fetched)
+        except asyncio.CancelledError as e:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            return await self._failed(job, e)
+        except BaseException as e:  # noqa: BLE001 - user code; its SystemExit must not stop a worker
+            return await self._failed(job, e)
+        return outcomes.succeeded(self.app, job, value)
+
+    async def _call_in_scope(
+        self, job: Job, wanted: Wanted | None, fetched: Fetched | None
+    ) -> Any:
+        if wanted is None or fetched is None:
+            async with scopes(self.scoped, job.message, None):
+                return await self._call(job, ())
+        if fetched.error is not None:
+            raise fetched.error
+        async with scopes(self.scoped, job.message, fetched):
+            await self._fetch_in_scope(wanted, fetched)
+            instances = wanted.instances(fetched.rows)
+            if not fetched.is_lazy:
+                return await self._call(job, instances)
+            from .lazy import drive
+
+            return await drive(self._call(job, instances))
+
+    async def _fetch_in_scope(self, wanted: Wanted, fetched: Fetched) -> None:
+        if not any(ref.in_task_scope for ref in wanted.rows):
+            return
+        (inside,) = await fetch(self.app.adapters, [wanted], in_task_scope=True)
+        if inside.error is not None:
+            raise inside.error
+        for i, row in enumerate(inside.rows):
+            if row is not None:
+                fetched.rows[i] = row
+
+    async def _call(self, job: Job, instances: Sequence[object]) -> Any:
+        task = job.task
+        args, kwargs = decode_arguments(job.message.payload, task.hints[0].types, instances)
+        try:
+            task.check_arguments(args, kwargs)
+        except TypeError as e:
+            raise InvalidMessage(f"the arguments do not fit {task.name}: {e}") from e
+        function: Callable[..., Any] = task.function
+        if task.cls is not None:
+            job.instance = task.cls(*args, **kwargs)
+            function, args, kwargs = job.instance.execute, [], {}
+        timeout = job.options.timeout
+        if timeout is None:
+            return await self._started(job, function, args, kwargs)
+        try:
+            async with asyncio.timeout(timeout) as limit:
+                return await self._started(job, function, args, kwargs)
+        except TimeoutError as e:
+            if not limit.expired():
+                raise  # the task's own
+            raise TaskTimeout(f"{task.name} ran longer than {timeout} s") from e
+
+    def _started(
+        self, job: Job, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
+    ) -> Awaitable[Any]:
+        if job.task.is_async:
+            running: Awaitable[Any] = function(*args, **kwargs)
+            return running
+        entered = [a for a in self.scoped if a.thread_scope is not None]
+
+        def run() -> Any:
+            with ExitStack() as stack:
+                for adapter in entered:
+                    scope = adapter.thread_scope(job.message)  # type: ignore[misc]
+                    if scope is not None:
+                        stack.enter_context(scope)
+                return function(*args, **kwargs)
+
+        return run_in_thread(self.threads, run)
+
+    async def _failed(self, job: Job, error: BaseException) -> Verdict:
+        may_retry = True
+        if job.instance is not None and outcomes.will_retry(job, error):
+            may_retry = await self._ask(job, "should_retry", error, default=True)
+        verdict = outcomes.failed(self.app, job, error, may_retry=may_retry)
+        if job.instance is not None and verdict.word == "dead":
+            await self._ask(job, "failed", error, default=None)
+        return verdict
+
+    async def _ask(self, job: Job, hook: str, error: BaseException, default: Any) -> Any:
+        """Call a hook of a class-based task; its own failure is logged and changes nothing."""
+        try:
+            method = getattr(job.instance, hook)
+            if job.task.is_async:
+                answer = method(error)
+                return await answer if inspect.isawaitable(answer) else answer
+            return await run_in_thread(self.threads, lambda: method(error))
+        except Exception:
+            logger.exception("%s() of a task failed", hook, extra={"task": job.task.name})
+            return default
+
+
+@asynccontextmanager
+async def scopes(
+    adapters: Sequence[Adapter], message: Message, fetched: Fetched | None
+) -> AsyncIterator[None]:
+    """The scopes of all adapters round one run, each with those instances that are its own."""
+    async with AsyncExitStack() as stack:
+        for adapter in adapters:
+            if adapter.task_scope is None:
+                continue
+            mine = [] if fetched is None else fetched.of(adapter)
+            scope = adapter.task_scope(message, mine)
+            if scope is not None:
+                await stack.enter_async_context(scope)
+        yield
+
+
+def scoped_adapters(app: App) -> list[Adapter]:
+    """The adapters that have a scope of either kind."""
+    loaded = app.adapters.loaded.values()
+    return [a for a in loaded if a.task_scope is not None or a.thread_scope is not None]
+
+
+async def execute_call(call: Call[Any]) -> Any:
+    """Run a call here and now: its arguments as they are, its scopes as in a worker."""
+    from .app import current
+
+    app, task = current(), call.task
+    message = Message(new_id(), task.name, b"", time(), headers=call.headers or {})
+    token = _message.set(message)
+    try:
+        with ThreadPoolExecutor(1, "asynctasq-execute") as threads:
+            runner = Runner(app, threads, scoped_adapters(app))
+            async with scopes(runner.scoped, message, None):
+                function: Callable[..., Any] = task.function
+                args, kwargs = call.args, call.kwargs
+                job = Job(Delivery("", message.id, b"", 1, None), message, task, _options(call, app))
+                if task.cls is not None:
+                    function, args, kwargs = task.cls(*args, **kwargs).execute, (), {}
+                return await runner._started(job, function, args, kwargs)
+    finally:
+        _message.reset(token)
+
+
+def _options(call: Call[Any], app: App) -> TaskOptions:
+    return call.options(app.config.task_defaults)

@@ -1,0 +1,211 @@
+"""The handle of a dispatched call: its id, its state, its result."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import BuiltinFunctionType
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import msgpack
+
+from .errors import (
+    DispatchDropped,
+    RemoteTraceback,
+    ResultNotKept,
+    ResultTimeout,
+    SerializationError,
+    TaskCancelled,
+    TaskFailed,
+)
+from .message import RESULT, sign, verify
+from .serializer import decode_value, encode_value
+
+if TYPE_CHECKING:
+    from .app import App
+    from .dispatching import Deferred
+    from .task import Task
+
+R = TypeVar("R")
+
+
+class TaskStatus(StrEnum):
+    """Where a dispatched call is.
+
+    `UNCOMMITTED` waits for a transaction's commit and `DROPPED` lost it; `DONE` is also what a call
+    is that its queue no longer holds and that keeps no result.
+    """
+
+    UNCOMMITTED = "uncommitted"
+    DROPPED = "dropped"
+    WAITING = "waiting"
+    DELAYED = "delayed"
+    RUNNING = "running"
+    DONE = "done"
+    DEAD = "dead"
+    CANCELLED = "cancelled"
+
+
+@dataclass(slots=True, eq=False)
+class TaskHandle(Generic[R]):
+    """What `dispatch` returns.
+
+    Attributes:
+        id: The message's id.
+        queue: The queue that it was sent to.
+        task: The task, which knows the types of its result.
+        result_ttl: Seconds that the result is kept; `None` for a task that keeps none.
+    """
+
+    id: str
+    queue: str
+    task: Task[..., R]
+    result_ttl: float | None
+    _app: App = field(repr=False)
+    _deferred: Deferred | None = field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        return self.id
+
+    async def status(self) -> TaskStatus:
+        """Where the call is now.
+
+        Raises:
+            BrokerUnavailable: The broker cannot be reached.
+        """
+        if self._deferred is not None and self._deferred.state != "sent":
+            dropped = self._deferred.state == "dropped"
+            return TaskStatus.DROPPED if dropped else TaskStatus.UNCOMMITTED
+        broker = self._app.open_broker()
+        state = await broker.state(self.queue, self.id)
+        if state is not None:
+            return TaskStatus(state)
+        if self.result_ttl is not None:
+            stored = await broker.result(self.queue, self.id, 0)
+            if stored is not None and self._read(stored).get("cancelled"):
+                return TaskStatus.CANCELLED
+        return TaskStatus.DONE
+
+    async def result(self, timeout: float | None = None) -> R:
+        """What the task returned, waiting for it; an error of the task is raised again here.
+
+        The error's `__cause__` shows the worker's traceback. Its class is used if it is loaded in
+        this process and has no `__new__` of its own; otherwise `TaskFailed` is raised.
+
+        Args:
+            timeout: Seconds to wait; `None` for as long as it takes.
+
+        Raises:
+            ResultNotKept: The task has no `result_ttl`.
+            ResultTimeout: It has not finished in time, or its result has expired.
+            TaskCancelled: It was cancelled.
+            DispatchDropped: Its transaction was rolled back.
+            TaskFailed: It failed with an error that cannot be raised again here.
+            BrokerUnavailable: The broker cannot be reached.
+        """
+        if self.result_ttl is None:
+            raise ResultNotKept(
+                f"{self.task.name} keeps no result: declare it with @task(result_ttl=seconds)"
+            )
+        if self._deferred is not None and self._deferred.state == "dropped":
+            raise DispatchDropped(f"{self.task.name} {self.id}: its transaction was rolled back")
+        stored = await self._stored(timeout)
+        if stored is None:
+            raise ResultTimeout(f"{self.task.name} {self.id}: no result within {timeout} s")
+        content = self._read(stored)
+        if "value" in content:
+            result: R = decode_value(content["value"], self.task.hints[1].types)
+            return result
+        if content.get("cancelled"):
+            raise TaskCancelled(f"{self.task.name} {self.id} was cancelled")
+        raise _error(content)
+
+    async def _stored(self, timeout: float | None) -> bytes | None:
+        broker = self._app.open_broker()
+        if timeout is not None:
+            return await broker.result(self.queue, self.id, timeout)
+        while True:
+            stored = await broker.result(self.queue, self.id, 3600.0)
+            if stored is not None:
+                return stored
+
+    async def cancel(self) -> bool:
+        """Remove the call if it has not started.
+
+        Returns:
+            Whether it was removed; `False` when it is running, finished or dead.
+        """
+        if self._deferred is not None and self._deferred.state != "sent":
+            self._deferred.drop()
+            return True
+        result = None
+        if self.result_ttl is not None:
+            result = sign(msgpack.packb({"cancelled": True}), self._app.config.signing_key, RESULT)
+        broker = self._app.open_broker()
+        return await broker.cancel(self.queue, self.id, result, self.result_ttl or 0)
+
+    def _read(self, stored: bytes) -> dict[str, Any]:
+        content = decode_value(verify(stored, self._app.config.signing_key, RESULT), {})
+        if not isinstance(content, dict):
+            raise TaskFailed(f"{self.task.name} {self.id}: the stored result is damaged")
+        return content
+
+
+def encode_result(value: object, app: App, task: Task[..., Any]) -> bytes:
+    """The stored form of what a task returned.
+
+    Raises:
+        SerializationError: The value cannot travel.
+    """
+
+    def refuse(obj: object) -> None:
+        if app.adapters.owner_of(obj) is not None:
+            raise SerializationError("a result holds no model instances: return their keys")
+
+    encoded = encode_value(value, "result", refuse, task.hints[1].tags)
+    return sign(msgpack.packb({"value": encoded}), app.config.signing_key, RESULT)
+
+
+def encode_error(error: BaseException, traceback: str, app: App) -> bytes:
+    """The stored form of the error that a task ended with."""
+    try:
+        args = encode_value(list(error.args), "error", lambda _: None, {})
+    except SerializationError:
+        args = None
+    content = {
+        "error": f"{type(error).__module__}:{type(error).__qualname__}",
+        "args": args,
+        "text": str(error),
+        "traceback": traceback,
+    }
+    packed = msgpack.packb(content, unicode_errors="backslashreplace")
+    return sign(packed, app.config.signing_key, RESULT)
+
+
+def _error(content: dict[str, Any]) -> BaseException:
+    """The error as its own class where that can be made without running anybody's code."""
+    name, text = str(content.get("error", "?")), str(content.get("text", ""))
+    cls = _loaded_error_class(name)
+    error: BaseException
+    error = TaskFailed(f"{name.replace(':', '.').removeprefix('builtins.')}: {text}")
+    if cls is not None and content.get("args") is not None:
+        args = decode_value(content["args"], {})
+        with suppress(TypeError):  # a built-in class that cannot be made without arguments
+            error = cls.__new__(cls)
+            error.args = tuple(args)
+    error.__cause__ = RemoteTraceback(str(content.get("traceback", "")))
+    return error
+
+
+def _loaded_error_class(name: str) -> type[Exception] | None:
+    """The exception class of this name if it is loaded and takes its arguments as they are."""
+    module, _, path = name.partition(":")
+    found: object = sys.modules.get(module)
+    for part in path.split("."):
+        found = getattr(found, "__dict__", {}).get(part)
+    if not (isinstance(found, type) and issubclass(found, Exception)):
+        return None
+    # A `__new__` written in Python would be somebody's code; `__init__` is not called at all.
+    return found if isinstance(found.__new__, BuiltinFunctionType) else None

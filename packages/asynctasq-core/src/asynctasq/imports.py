@@ -1,0 +1,75 @@
+"""Importing the application's modules, the only ones whose tasks a worker runs."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
+
+from .errors import ConfigurationError
+from .models import allow_packages
+from .plugins import installed
+
+
+def load_modules(names: Iterable[str]) -> list[str]:
+    """Import modules, or scripts by their path, and let models be imported from their packages.
+
+    Adapters prepare their ORMs first, and may add modules of their own.
+
+    Returns:
+        The names of all that were imported.
+
+    Raises:
+        ConfigurationError: There is no such module or script; or an adapter knows why its import
+            failed.
+    """
+    prepared = [adapter.prepare() for adapter in installed().with_hook("prepare")]  # type: ignore[misc]
+    wanted = [*names, *(name for more in prepared for name in more or ())]
+    modules = list(dict.fromkeys(_import(name) for name in wanted))
+    allow_packages(modules)
+    return modules
+
+
+def _import(name: str) -> str:
+    try:
+        if name.endswith(".py"):
+            return _import_script(Path(name)).__name__
+        importlib.import_module(name)
+    except Exception as e:
+        for adapter in installed().with_hook("explain_import"):
+            if explanation := adapter.explain_import(e):  # type: ignore[misc]
+                raise ConfigurationError(f"cannot import {name!r}: {explanation}") from e
+        if isinstance(e, ModuleNotFoundError) and _is_missing(name, e):
+            raise ConfigurationError(
+                f"there is no module {name!r}, looked for from {Path.cwd()}"
+            ) from e
+        raise
+    return name
+
+
+def _is_missing(name: str, error: ModuleNotFoundError) -> bool:
+    return bool(error.name) and (name == error.name or name.startswith(f"{error.name}."))
+
+
+def _import_script(path: Path) -> ModuleType:
+    """Import a file under the name by which its tasks were dispatched when it ran itself."""
+    path = path.resolve()
+    if not path.is_file():
+        raise ConfigurationError(f"there is no script {path}")
+    parts, folder = [path.stem], path.parent
+    while (folder / "__init__.py").exists():
+        parts.insert(0, folder.name)
+        folder = folder.parent
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    name = ".".join(parts)
+    module = importlib.import_module(name)
+    if Path(module.__file__ or "").resolve() != path:
+        raise ConfigurationError(
+            f"{path} cannot be imported as {name!r}: {module.__file__ or 'a built-in module'} "
+            f"has that name already; rename the script"
+        )
+    return module

@@ -1,0 +1,198 @@
+"""What becomes of a message after a run: done, again later, or dead.
+
+Owns the decisions; the broker applies them atomically.
+"""
+
+from __future__ import annotations
+
+import traceback as tracebacks
+from dataclasses import dataclass, replace
+from time import time
+from typing import TYPE_CHECKING, Any
+
+import msgpack
+
+from .brokers import Action, Delivery, Outcome
+from .config import TaskConfig, check_task_options
+from .errors import (
+    ConfigurationError,
+    InvalidMessage,
+    MessageError,
+    ReferenceGone,
+    ReferenceUnavailable,
+    Retry,
+    SerializationError,
+)
+from .handle import encode_error, encode_result
+from .retry import postponement_delay, retry_delay
+
+if TYPE_CHECKING:
+    from .app import App
+    from .message import Message
+    from .task import Task, TaskOptions
+
+#: Longest traceback and error text that a dead letter keeps, in characters.
+LONGEST_TEXT = 20_000
+
+
+@dataclass(slots=True)
+class Job:
+    """A delivery that has been recognised as a call of a registered task.
+
+    Attributes:
+        instance: The instance of a class-based task, once its `__init__` has run.
+    """
+
+    delivery: Delivery
+    message: Message
+    task: Task[Any, Any]
+    options: TaskOptions
+    instance: Any = None
+
+
+@dataclass(slots=True)
+class Verdict:
+    """An outcome with what the log says of it.
+
+    Attributes:
+        outcome: For the broker.
+        word: `succeeded`, `skipped`, `retried`, `postponed`, `released` or `dead`.
+        error: What went wrong, as text; empty when nothing.
+    """
+
+    outcome: Outcome
+    word: str
+    error: str = ""
+
+
+#: What a call may override; anything else in a message's options was not written by a `Call`.
+OVERRIDABLE = frozenset({"max_attempts", "retry_delay", "timeout"})
+
+
+def options_of(task: Task[Any, Any], message: Message, defaults: TaskConfig) -> TaskOptions:
+    """The task's options with what the message overrides.
+
+    Raises:
+        InvalidMessage: The message overrides what it may not, or with impossible values.
+    """
+    options = task.options(defaults)
+    if not message.options:
+        return options
+    try:
+        if not message.options.keys() <= OVERRIDABLE:
+            raise ConfigurationError("options that a call cannot override")
+        check_task_options(message.options, "message")
+    except (ConfigurationError, TypeError) as e:
+        raise InvalidMessage(str(e)) from e
+    return replace(options, **message.options)
+
+
+def succeeded(app: App, job: Job, value: object) -> Verdict:
+    """The verdict on a task that returned `value`."""
+    ttl = job.options.result_ttl
+    if ttl is None:
+        return Verdict(Outcome(job.delivery), "succeeded")
+    try:
+        result = encode_result(value, app, job.task)
+    except SerializationError as e:  # running it again would not change its type
+        return dead(app, job, e, "the result cannot be kept")
+    return Verdict(Outcome(job.delivery, result=result, result_ttl=ttl), "succeeded")
+
+
+def failed(app: App, job: Job, error: BaseException, *, may_retry: bool = True) -> Verdict:
+    """The verdict on a task that raised `error`.
+
+    Args:
+        may_retry: What the task's own `should_retry` said.
+    """
+    if isinstance(error, ReferenceUnavailable):
+        return _postponed(app, job, error)
+    if isinstance(error, ReferenceGone):
+        if (error.on_missing or job.options.on_missing) == "skip":
+            return skipped(app, job, error)
+        return dead(app, job, error, "a row is gone")
+    if isinstance(error, MessageError):
+        return dead(app, job, error, "the message cannot be run")
+    if job.message.attempt < job.options.max_attempts and may_retry and _is_retried(job, error):
+        return _retried(app, job, error)
+    return dead(app, job, error, "no attempt is left" if may_retry else "should_retry said no")
+
+
+def skipped(app: App, job: Job, error: BaseException) -> Verdict:
+    """The verdict on a task whose row is gone and that is to be passed over then."""
+    verdict = succeeded(app, job, None)
+    return replace(verdict, word="skipped", error=_text(error))
+
+
+def released(job: Job) -> Verdict:
+    """The verdict on a task that shutdown interrupted: as if it had not been taken."""
+    return Verdict(Outcome(job.delivery, Action.RELEASE), "released")
+
+
+def will_retry(job: Job, error: BaseException) -> bool:
+    """Whether the task's own `should_retry` is worth asking."""
+    special = isinstance(error, ReferenceUnavailable | ReferenceGone | MessageError)
+    return not special and job.message.attempt < job.options.max_attempts
+
+
+def _is_retried(job: Job, error: BaseException) -> bool:
+    wanted = job.options.retry_on
+    return wanted is None or isinstance(error, (wanted, Retry))  # type: ignore[arg-type]
+
+
+def _retried(app: App, job: Job, error: BaseException) -> Verdict:
+    message, options = job.message, job.options
+    delay = retry_delay(
+        message.attempt, options.retry_delay, options.retry_strategy, options.retry_jitter
+    )
+    if isinstance(error, Retry) and error.delay is not None:
+        delay = error.delay
+    again = replace(message, attempt=message.attempt + 1, postponed=0)
+    body = again.encode(app.config.signing_key)
+    outcome = Outcome(job.delivery, Action.RETRY, body=body, delay=delay)
+    return Verdict(outcome, "retried", _text(error))
+
+
+def _postponed(app: App, job: Job, error: BaseException) -> Verdict:
+    again = replace(job.message, postponed=job.message.postponed + 1)
+    delay = postponement_delay(again.postponed)
+    body = again.encode(app.config.signing_key)
+    return Verdict(
+        Outcome(job.delivery, Action.RETRY, body=body, delay=delay), "postponed", _text(error)
+    )
+
+
+def dead(app: App, job: Job, error: BaseException, reason: str) -> Verdict:
+    """The verdict on a call that will not be run again by itself."""
+    trace = traceback_text(error)
+    info = {
+        "reason": reason,
+        "task": job.message.task,
+        "attempts": job.message.attempt,
+        "error": _text(error),
+        "traceback": trace,
+    }
+    verdict = dead_delivery(job.delivery, info)
+    if job.options.result_ttl is not None:
+        verdict.outcome.result = encode_error(error, trace, app)
+        verdict.outcome.result_ttl = job.options.result_ttl
+    return verdict
+
+
+def dead_delivery(delivery: Delivery, info: dict[str, object]) -> Verdict:
+    """The verdict on a delivery that cannot be run, whatever its body is."""
+    info = {**info, "deliveries": delivery.deliveries, "failed_at": time()}
+    packed = msgpack.packb(info, unicode_errors="backslashreplace")
+    error = str(info.get("error", ""))
+    return Verdict(Outcome(delivery, Action.DEAD, info=packed), "dead", error)
+
+
+def _text(error: BaseException) -> str:
+    text = "".join(tracebacks.format_exception_only(error)).strip()
+    return text if len(text) <= LONGEST_TEXT else text[:LONGEST_TEXT] + "..."
+
+
+def traceback_text(error: BaseException) -> str:
+    """The error's traceback as printed, its end if it is very long."""
+    text = "".join(tracebacks.format_exception(error))
+    return text if len(text) <= LONGEST_TEXT else "..." + text[-LONGEST_TEXT:]

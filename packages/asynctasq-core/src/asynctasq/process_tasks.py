@@ -1,0 +1,99 @@
+"""Tasks with `process=True`: the worker's end, and what their child processes do.
+
+What travels to a child is the message as it came from the queue; the child fetches the rows itself
+and comes to the verdict, so nothing is pickled and no connection is shared.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import msgpack
+
+from . import outcomes
+from .brokers import Action, Delivery, Outcome
+from .errors import MessageError, TaskCrashed, TaskTimeout
+from .outcomes import Job, Verdict
+from .processes import ProcessPool
+
+if TYPE_CHECKING:
+    from .app import App
+
+
+class ProcessTasks:
+    """The children of one worker.
+
+    Args:
+        modules: What each child imports.
+        size: How many there are at most.
+    """
+
+    def __init__(self, app: App, modules: Sequence[str], size: int) -> None:
+        self._app = app
+        self._pool = ProcessPool(size, _start, tuple(modules))
+
+    async def run(self, job: Job) -> Verdict:
+        """Run a job in a child; what the child died of is the task's failure."""
+        try:
+            request = msgpack.packb([job.delivery.queue, job.delivery.id, job.delivery.body])
+            reply = await self._pool.run(request, job.options.timeout)
+        except (TaskCrashed, TaskTimeout) as e:
+            error = type(e)(f"{job.task.name}: {e}")
+            return outcomes.failed(self._app, job, error)
+        word, error_text, action, *rest = msgpack.unpackb(reply)
+        return Verdict(Outcome(job.delivery, Action(action), *rest), word, error_text)
+
+    async def close(self) -> None:
+        """End the children."""
+        await self._pool.close()
+
+
+def _start(modules: tuple[str, ...]) -> Callable[[bytes], bytes]:
+    """In a child: import the application, and return what serves its calls."""
+    from .imports import load_modules
+
+    load_modules(modules)
+    runner = asyncio.Runner()
+    return lambda request: runner.run(_serve(request, modules))
+
+
+async def _serve(request: bytes, modules: tuple[str, ...]) -> bytes:
+    from .app import current
+    from .execution import Runner, scoped_adapters, wanted_by
+    from .references import fetch
+    from .worker import recognise
+
+    queue, message_id, body = msgpack.unpackb(request)
+    app = current()
+    job = recognise(Delivery(queue, message_id, body, 1, None), app)
+    job.options = replace(job.options, timeout=None)  # the worker keeps the time
+    with ThreadPoolExecutor(1, "asynctasq") as threads:
+        runner = Runner(app, threads, scoped_adapters(app))
+        try:
+            wanted = wanted_by(job)
+        except MessageError as e:
+            return _packed(outcomes.failed(app, job, e))
+        fetched = (await fetch(app.adapters, [wanted]))[0] if wanted is not None else None
+        return _packed(await runner.run(job, wanted, fetched))
+
+
+def _packed(verdict: Verdict) -> bytes:
+    outcome = verdict.outcome
+    packed: bytes = msgpack.packb(
+        [
+            verdict.word,
+            verdict.error,
+            outcome.action.value,
+            outcome.body,
+            outcome.delay,
+            outcome.info,
+            outcome.result,
+            outcome.result_ttl,
+        ],
+        unicode_errors="backslashreplace",
+    )
+    return packed

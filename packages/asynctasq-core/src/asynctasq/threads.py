@@ -1,0 +1,71 @@
+"""Running a function in a thread so that a timeout or a shutdown can stop it."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor
+from contextvars import copy_context
+from typing import Any
+
+from .errors import TaskTimeout
+
+
+class _Interruptible:
+    """A function that another thread may interrupt while it runs.
+
+    CPython raises the exception at the next bytecode; a call into C ends first.
+    """
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self._function = function
+        self._lock = threading.Lock()
+        self._thread: int | None = None
+        self._was_interrupted = False
+
+    def __call__(self) -> Any:
+        with self._lock:
+            if self._was_interrupted:
+                raise TaskTimeout("stopped before it began")
+            self._thread = threading.get_ident()
+        try:
+            return self._function()
+        finally:
+            with self._lock:
+                if self._was_interrupted:  # too late: the thread's next function must not get it
+                    _raise_in(self._thread, None)
+                self._thread = None
+
+    def interrupt(self) -> None:
+        """Raise `TaskTimeout` in the function, if it still runs."""
+        with self._lock:
+            self._was_interrupted = True
+            if self._thread is not None:
+                _raise_in(self._thread, TaskTimeout)
+
+
+def _raise_in(thread: int, error: type[BaseException] | None) -> None:
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(
+        ctypes.c_ulong(thread), ctypes.py_object(error) if error is not None else None
+    )
+
+
+async def run_in_thread(threads: Executor, function: Callable[[], Any]) -> Any:
+    """Run the function in a thread, with this context's variables.
+
+    Cancelling interrupts the function and waits until it has ended, so that it never runs on beside
+    its next attempt.
+    """
+    work = _Interruptible(function)
+    loop = asyncio.get_running_loop()
+    future = loop.run_in_executor(threads, copy_context().run, work)
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        work.interrupt()
+        await asyncio.wait([future])
+        if not future.cancelled():
+            future.exception()  # whatever it was, being stopped is what counts
+        raise
