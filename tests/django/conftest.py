@@ -1,0 +1,174 @@
+"""A Django project with four databases: two of PostgreSQL, one each of MariaDB and SQLite.
+
+It is configured without `DJANGO_SETTINGS_MODULE`, so that programs which other tests start do not
+take it for theirs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import psycopg
+import pymysql
+import pytest
+
+PROJECT = Path(__file__).parent / "project"
+NAME = f"asynctasq_dj_{os.getpid()}"
+POSTGRES = os.environ.get(
+    "ASYNCTASQ_TEST_POSTGRES_URL", "postgresql://postgres@127.0.0.1:5432/test"
+)
+MYSQL = os.environ.get("ASYNCTASQ_TEST_MYSQL_URL", "mysql://root@127.0.0.1:3306/test")
+FOLDER = tempfile.TemporaryDirectory(prefix=NAME)
+
+
+def _database(engine: str, url: str, name: str, **options: Any) -> dict[str, Any]:
+    parts = urlsplit(url)
+    return {
+        "ENGINE": f"django.db.backends.{engine}",
+        "NAME": name,
+        "HOST": parts.hostname or "",
+        "PORT": str(parts.port or ""),
+        "USER": unquote(parts.username or ""),
+        "PASSWORD": unquote(parts.password or ""),
+        **options,
+    }
+
+
+DATABASES = {
+    "default": _database("postgresql", POSTGRES, NAME),
+    "other": _database("postgresql", POSTGRES, f"{NAME}_other"),
+    "maria": _database("mysql", MYSQL, NAME),
+    "lite": {"ENGINE": "django.db.backends.sqlite3", "NAME": f"{FOLDER.name}/lite.db"},
+}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before test modules import models."""
+    import django
+    from django.conf import settings
+
+    os.environ["DJSHOP_DATABASES"] = json.dumps(DATABASES)
+    sys.path.insert(0, str(PROJECT))
+    import djsettings
+
+    if not settings.configured:
+        names = [name for name in vars(djsettings) if name.isupper()]
+        settings.configure(**{name: getattr(djsettings, name) for name in names})
+        django.setup()
+
+
+def _reachable(alias: str) -> str:
+    """Why the database's server cannot be used; empty when it can."""
+    try:
+        if alias in ("default", "other"):
+            psycopg.connect(POSTGRES, connect_timeout=2).close()
+        elif alias == "maria":
+            _mysql().close()
+    except (psycopg.OperationalError, pymysql.err.OperationalError) as e:
+        return f"{DATABASES[alias]['ENGINE']} cannot be reached: {e}"
+    return ""
+
+
+def _mysql() -> Any:
+    database = DATABASES["maria"]
+    return pymysql.connect(
+        host=database["HOST"],
+        port=int(database["PORT"] or 3306),
+        user=database["USER"],
+        password=database["PASSWORD"],
+        connect_timeout=2,
+    )
+
+
+def _administrate(alias: str, *statements: str) -> None:
+    if alias == "maria":
+        with _mysql() as connection, connection.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+    elif alias != "lite":
+        with psycopg.connect(POSTGRES, autocommit=True) as connection:
+            for statement in statements:
+                connection.execute(statement)
+
+
+def _create(alias: str) -> None:
+    from django.db import connections
+    from djshop.models import MODELS
+
+    _administrate(alias, f"CREATE DATABASE {DATABASES[alias]['NAME']}")
+    with connections[alias].schema_editor() as editor:
+        for model in MODELS:
+            editor.create_model(model)
+
+
+def _drop(alias: str) -> None:
+    name = DATABASES[alias]["NAME"]
+    if alias == "maria":
+        _administrate(alias, f"DROP DATABASE {name}")
+    else:
+        _administrate(alias, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def _databases() -> Iterator[Callable[[str], None]]:
+    """Creates a database with its tables when it is first asked for."""
+    from asgiref.sync import SyncToAsync
+    from django.db import connections
+
+    created: set[str] = set()
+
+    def need(alias: str) -> None:
+        if alias in created:
+            return
+        if problem := _reachable(alias):
+            if os.environ.get("CI"):
+                pytest.fail(problem)
+            pytest.skip(problem)
+        _create(alias)
+        created.add(alias)
+
+    yield need
+    connections.close_all()
+    SyncToAsync.single_thread_executor.submit(connections.close_all).result()
+    for alias in created:
+        _drop(alias)
+    FOLDER.cleanup()
+
+
+@pytest.fixture
+def need_database(_databases: Callable[[str], None]) -> Iterator[Callable[[str], str]]:
+    """Makes sure of a database and empties it after the test."""
+    used: list[str] = []
+
+    def need(alias: str) -> str:
+        _databases(alias)
+        used.append(alias)
+        return alias
+
+    yield need
+    from django.db import connections
+    from djshop.models import MODELS, User
+
+    for alias in used:
+        for model in [User.friends.through, *reversed(MODELS)]:
+            model._base_manager.using(alias).all()._raw_delete(alias)
+        connections[alias].close()
+
+
+@pytest.fixture
+def db(need_database: Callable[[str], str]) -> str:
+    """The default database, on PostgreSQL."""
+    return need_database("default")
+
+
+@pytest.fixture(params=["default", "maria", "lite"])
+def alias(request: pytest.FixtureRequest, need_database: Callable[[str], str]) -> str:
+    """A database of each kind in turn."""
+    return need_database(request.param)
