@@ -1,0 +1,26 @@
+-- A worker's sign of life, and the names of its queues.
+--
+-- KEYS[1] alive    sorted set: worker id by the time in ms until which it counts as alive
+-- KEYS[2] workers  hash: worker id -> JSON
+-- KEYS[3] queues   set of queue names
+-- ARGV[1] worker id
+-- ARGV[2] ms until the next sign of life must have come; '0' withdraws the worker
+-- ARGV[3] JSON
+-- ARGV[4...] queue names
+-- Returns nothing.
+
+local alive, workers, queues = KEYS[1], KEYS[2], KEYS[3]
+local now = now_ms()
+local gone = redis.call('ZRANGEBYSCORE', alive, '-inf', now, 'LIMIT', 0, 500)
+if ARGV[2] == '0' then
+  gone[#gone + 1] = ARGV[1]
+end
+if #gone > 0 then
+  redis.call('ZREM', alive, unpack(gone))
+  redis.call('HDEL', workers, unpack(gone))
+end
+if ARGV[2] ~= '0' then
+  redis.call('ZADD', alive, now + ARGV[2], ARGV[1])
+  redis.call('HSET', workers, ARGV[1], ARGV[3])
+  redis.call('SADD', queues, unpack(ARGV, 4))
+end

@@ -1,0 +1,254 @@
+"""The Redis broker: everything but consuming.
+
+A queue is a stream with a consumer group. A lease is an entry of the group's pending list, so that
+the blocking read which delivers a message also leases it, in one step of the server. Every other
+transition is one Lua script.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import TypeVar, cast
+
+from ...config import RedisConfig
+from .. import (
+    ConsumerOptions,
+    DeadLetter,
+    Finding,
+    MessageState,
+    Outgoing,
+    QueueStats,
+    WorkerInfo,
+)
+from .checks import check_server
+from .consumer import RedisConsumer
+from .keys import Keys
+from .registry import alive_workers, withdrawal
+from .results import Results
+from .scripts import (
+    CANCEL,
+    DEAD,
+    PURGE,
+    PURGE_DEAD,
+    PUT,
+    RELEASE,
+    RETRY_DEAD,
+    STATE,
+    STATS,
+    Command,
+)
+from .server import Server
+
+T = TypeVar("T")
+
+#: Messages of one script call; keeps the server's other clients from waiting.
+_AT_ONCE = 500
+
+
+class RedisBroker:
+    """Queues in Redis; see `Broker` for the contract.
+
+    Each call of a method is repeated while the server is away, for `timeout` seconds of the
+    configuration in all; then `BrokerUnavailable` is raised.
+    """
+
+    def __init__(self, config: RedisConfig) -> None:
+        self._server = Server(config)
+        self._keys = Keys(config.key_prefix)
+        self._results = Results(self._server)
+        self._known_queues: set[str] = set()
+
+    async def put(self, messages: Sequence[Outgoing]) -> None:
+        """Add messages; see `Broker.put`."""
+        if len(messages) == 1:
+            message = messages[0]
+            keys = self._keys.of(message.queue)
+            command = PUT(keys[:4], message.id, message.body, _due_ms(message.due))
+            await self._server.insist(keys.stream, command)
+            if message.queue not in self._known_queues:
+                await self._register({message.queue})
+            return
+        by_queue: dict[str, list[Outgoing]] = {}
+        for message in messages:
+            by_queue.setdefault(message.queue, []).append(message)
+        await self._register(set(by_queue) - self._known_queues)
+        if self._server.is_cluster:
+            for queue, some in by_queue.items():
+                await self._server.insist(self._keys.of(queue).stream, *self._puts(queue, some))
+        elif by_queue:
+            commands = [c for queue, some in by_queue.items() for c in self._puts(queue, some)]
+            await self._server.insist(self._keys.queues, *commands)
+
+    def consumer(self, options: ConsumerOptions) -> RedisConsumer:
+        """A consumer that has not started yet."""
+        return RedisConsumer(self._server, self._keys, options)
+
+    async def state(self, queue: str, message_id: str) -> MessageState | None:
+        """Where the message is now; see `Broker.state`."""
+        keys = self._keys.of(queue)
+        (state,) = await self._server.insist(
+            keys.stream, STATE((keys.stream, keys.ids), message_id)
+        )
+        return None if state is None else cast(MessageState, state.decode())
+
+    async def cancel(
+        self, queue: str, message_id: str, result: bytes | None, result_ttl: float
+    ) -> bool:
+        """Remove a waiting or delayed message; see `Broker.cancel`."""
+        keys = self._keys.of(queue)
+        command = CANCEL(
+            (*keys[:4], keys.result(message_id)),
+            message_id,
+            int(result is not None),
+            result or b"",
+            max(1, round(result_ttl * 1000)),
+        )
+        (removed,) = await self._server.insist(keys.stream, command)
+        return bool(removed)
+
+    async def result(self, queue: str, message_id: str, timeout_seconds: float) -> bytes | None:
+        """The kept result; see `Broker.result`."""
+        return await self._results.wait(self._keys.of(queue).result(message_id), timeout_seconds)
+
+    async def stats(self) -> list[QueueStats]:
+        """Every known queue, by name."""
+        (names,) = await self._server.insist(self._keys.queues, (b"SMEMBERS", self._keys.queues))
+        stats = []
+        for name in sorted(name.decode() for name in names):
+            keys = self._keys.of(name)
+            (counts,) = await self._server.insist(
+                keys.stream, STATS((keys.stream, keys.delayed, keys.dead))
+            )
+            stats.append(QueueStats(name, *counts))
+        return stats
+
+    async def workers(self) -> list[WorkerInfo]:
+        """Workers that gave a sign of life within their lease."""
+        return await alive_workers(self._server, self._keys)
+
+    async def dead_letters(
+        self, queue: str, *, limit: int = 100, offset: int = 0
+    ) -> list[DeadLetter]:
+        """A page of the queue's dead letters, newest first."""
+        keys = self._keys.of(queue)
+        letters: list[DeadLetter] = []
+        for first in range(offset, offset + limit, _AT_ONCE):
+            last = min(first + _AT_ONCE, offset + limit) - 1
+            (page,) = await self._server.insist(
+                keys.stream, DEAD((keys.dead, keys.letters), first, last)
+            )
+            letters += [
+                _dead_letter(queue, message_id, int(died_at), letter)
+                for message_id, died_at, letter in zip(
+                    page[::3], page[1::3], page[2::3], strict=True
+                )
+            ]
+            if len(page) < 3 * _AT_ONCE:
+                break
+        return letters
+
+    async def dead_letter(self, queue: str, message_id: str) -> DeadLetter | None:
+        """One dead letter."""
+        keys = self._keys.of(queue)
+        died_at, letter = await self._server.insist(
+            keys.stream,
+            (b"ZSCORE", keys.dead, message_id),
+            (b"HGET", keys.letters, message_id),
+        )
+        if died_at is None or letter is None:
+            return None
+        return _dead_letter(queue, message_id.encode(), int(float(died_at)), letter)
+
+    async def retry_dead(self, queue: str, bodies: Sequence[tuple[str, bytes]]) -> int:
+        """Move dead letters back to waiting; see `Broker.retry_dead`."""
+        keys = self._keys.of(queue)
+        scripts_keys = (keys.stream, keys.ids, keys.dead, keys.letters)
+        retried = 0
+        for page in _pages(bodies):
+            arguments = [value for pair in page for value in pair]
+            (count,) = await self._server.insist(keys.stream, RETRY_DEAD(scripts_keys, *arguments))
+            retried += count
+        return retried
+
+    async def purge_dead(self, queue: str, message_ids: Sequence[str] | None = None) -> int:
+        """Delete these dead letters, or all of the queue; returns how many."""
+        keys = self._keys.of(queue)
+        script_keys = (keys.ids, keys.dead, keys.letters)
+        if message_ids is None:
+            return await self._until_none(keys.stream, PURGE_DEAD(script_keys))
+        purged = 0
+        for page in _pages(message_ids):
+            (count,) = await self._server.insist(keys.stream, PURGE_DEAD(script_keys, *page))
+            purged += count
+        return purged
+
+    async def purge(self, queue: str) -> int:
+        """Delete everything waiting or delayed in the queue; returns how many."""
+        keys = self._keys.of(queue)
+        return await self._until_none(keys.stream, PURGE(keys[:4]))
+
+    async def release_worker(self, worker_id: str, queues: Sequence[str]) -> int:
+        """Let go of everything leased to a dead worker; see `Broker.release_worker`."""
+        released = 0
+        for queue in queues:
+            stream = self._keys.of(queue).stream
+            (count,) = await self._server.insist(stream, RELEASE((stream,), worker_id, 0))
+            released += count
+        await self._server.insist(self._keys.queues, withdrawal(self._keys, worker_id))
+        return released
+
+    async def check(self) -> list[Finding]:
+        """What `asynctasq doctor` says of the server."""
+        return await check_server(self._server, self._keys)
+
+    def describe(self) -> str:
+        """Kind and address."""
+        return self._server.address.name
+
+    async def close(self) -> None:
+        """Close every connection; the broker may be used again afterwards."""
+        await self._results.close()
+        await self._server.close()
+        self._known_queues.clear()
+
+    def _puts(self, queue: str, messages: Sequence[Outgoing]) -> Iterator[Command]:
+        keys = self._keys.of(queue)[:4]
+        for page in _pages(messages):
+            arguments: list[bytes | str | int] = []
+            for message in page:
+                arguments += (message.id, message.body, _due_ms(message.due))
+            yield PUT(keys, *arguments)
+
+    async def _register(self, queues: set[str]) -> None:
+        if queues:
+            await self._server.insist(
+                self._keys.queues, (b"SADD", self._keys.queues, *sorted(queues))
+            )
+            self._known_queues |= queues
+
+    async def _until_none(self, key: bytes, command: Command) -> int:
+        total = 0
+        while True:
+            (count,) = await self._server.insist(key, command)
+            if not count:
+                return total
+            total += count
+
+
+def _due_ms(due: float | None) -> bytes | int:
+    if due is None or due <= time.time():
+        return b""
+    return round(due * 1000)
+
+
+def _pages(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    for i in range(0, len(items), _AT_ONCE):
+        yield items[i : i + _AT_ONCE]
+
+
+def _dead_letter(queue: str, message_id: bytes, died_at_ms: int, letter: bytes) -> DeadLetter:
+    info_end = 4 + int.from_bytes(letter[:4], "big")
+    return DeadLetter(
+        queue, message_id.decode(), letter[info_end:], letter[4:info_end], died_at_ms / 1000
+    )

@@ -1,0 +1,27 @@
+-- Remove a message that is waiting or delayed.
+--
+-- KEYS[1..4] stream, ids, delayed, bodies (as in put.lua)
+-- KEYS[5]    key of its result
+-- ARGV[1] message id
+-- ARGV[2] '1' if a result is to be kept
+-- ARGV[3] result
+-- ARGV[4] its lifetime in ms
+-- Returns 1 if it was removed, else 0.
+
+local stream, ids, delayed, bodies, result_key = unpack(KEYS)
+local id = ARGV[1]
+local state, entry = locate(stream, ids, id)
+if state == 'delayed' then
+  redis.call('ZREM', delayed, id)
+  redis.call('HDEL', bodies, id)
+elseif state == 'waiting' then
+  redis.pcall('XACK', stream, GROUP, entry)
+  redis.call('XDEL', stream, entry)
+else
+  return 0
+end
+redis.call('HDEL', ids, id)
+if ARGV[2] == '1' then
+  keep_result(result_key, ARGV[3], ARGV[4])
+end
+return 1

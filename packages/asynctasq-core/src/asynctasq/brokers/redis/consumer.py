@@ -1,0 +1,191 @@
+"""Taking messages from Redis, settling them, and letting go of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from ...errors import BrokerError, BrokerUnavailable
+from .. import Action, ConsumerOptions, Delivery, Outcome
+from .keys import Keys
+from .lane import Lane
+from .registry import announcement, withdrawal
+from .renewal import Renewal
+from .scripts import RELEASE, Command
+from .server import Server
+from .settling import settle_commands
+
+#: Seconds between looks for released, expired and due messages.
+SWEEP_SECONDS = 0.5
+
+
+class RedisConsumer:
+    """One worker process's end of the queues.
+
+    Queues that live in one place (all, unless the server is a cluster) form a lane: one round trip
+    serves the whole lane. With several lanes each has a blocking read of its own, which outlives
+    the call that started it; what it brings in meanwhile is handed out first by the next call.
+    """
+
+    def __init__(self, server: Server, keys: Keys, options: ConsumerOptions) -> None:
+        self._server = server
+        self._keys = keys
+        self._options = options
+        name = f"{options.worker.id}~{round(options.lease_seconds * 1000)}".encode()
+        self._consumer = name
+        groups = [(q,) for q in options.queues] if server.is_cluster else [options.queues]
+        self._lanes = [Lane(server, keys, group, name) for group in groups]
+        self._readers: dict[Lane, asyncio.Task[None]] = {}
+        self._arrived: list[Delivery] = []
+        #: Taken over from a lease that was released or lost: the tag of the latest delivery.
+        self._reclaimed: dict[tuple[str, bytes], bytes] = {}
+        self._sweep_at = 0.0
+        self._renewal = Renewal(server.address, keys, options, name)
+
+    async def start(self) -> None:
+        """Announce the worker; see `Consumer.start`."""
+        await self._server.call(self._keys.queues, announcement(self._keys, self._options))
+        self._sweep_at = 0.0
+
+    async def take(self, limit: int, timeout_seconds: float) -> list[Delivery]:
+        """Lease up to `limit` messages; see `Consumer.take`."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_seconds
+        while True:
+            found = await self._look(limit)
+            if not found:
+                wait = min(deadline, self._sweep_at) - loop.time()
+                found = await self._wait(limit, wait)
+            if len(found) > limit:
+                await self._release(found[limit:])
+            if found or loop.time() >= deadline:
+                return found[:limit]
+
+    def renew(self, held: Sequence[Delivery]) -> list[Delivery]:
+        """Renew leases; see `Consumer.renew`."""
+        lost = [delivery for delivery in held if self._is_superseded(delivery)]
+        current = [delivery for delivery in held if not self._is_superseded(delivery)]
+        waiting = list(self._arrived)
+        gone = self._renewal.renew(current + waiting)
+        return lost + [delivery for delivery in gone if delivery not in waiting]
+
+    async def settle(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
+        """Apply outcomes; see `Consumer.settle`."""
+        by_queue: dict[str, list[Outcome]] = {}
+        superseded: list[Outcome] = []
+        for outcome in outcomes:
+            if self._reclaimed and self._is_superseded(outcome.delivery):
+                superseded.append(outcome)
+                continue
+            by_queue.setdefault(outcome.delivery.queue, []).append(outcome)
+            if outcome.action is Action.RELEASE:
+                self._sweep_at = 0.0
+        calls: list[tuple[str, Command]] = []
+        for queue, some in by_queue.items():
+            commands = settle_commands(self._keys.of(queue), self._consumer, some)
+            calls += [(queue, command) for command in commands]
+        gone = await self._apply(calls) if calls else set()
+        lost = superseded
+        if gone or self._reclaimed:
+            for some in by_queue.values():
+                for outcome in some:
+                    place = outcome.delivery.queue, outcome.delivery.tag
+                    self._reclaimed.pop(place, None)
+                    if place in gone:
+                        lost.append(outcome)
+        return lost
+
+    async def _apply(self, calls: Sequence[tuple[str, Command]]) -> set[tuple[str, bytes]]:
+        replies = await self._server.call_everywhere(
+            [(self._keys.of(queue).stream, command) for queue, command in calls]
+        )
+        return {
+            (queue, entry)
+            for (queue, _), entries in zip(calls, replies, strict=True)
+            for entry in entries
+        }
+
+    def _is_superseded(self, delivery: Delivery) -> bool:
+        """Whether this consumer has taken the message again since: the server cannot tell."""
+        tag = self._reclaimed.get((delivery.queue, delivery.tag), delivery.tag)
+        return tag is not delivery.tag
+
+    async def idle(self) -> bool:
+        """Whether its queues hold nothing but dead letters."""
+        for queue in self._options.queues:
+            keys = self._keys.of(queue)
+            counts = await self._server.call_all(
+                keys.stream, ((b"XLEN", keys.stream), (b"ZCARD", keys.delayed))
+            )
+            if any(counts):
+                return False
+        return True
+
+    async def stop(self) -> None:
+        """Release what is leased and withdraw; see `Consumer.stop`."""
+        for task in self._readers.values():
+            task.cancel()
+        await asyncio.gather(*self._readers.values(), return_exceptions=True)
+        self._readers.clear()
+        self._arrived.clear()
+        worker_id = self._options.worker.id
+        try:
+            async with asyncio.timeout(self._server.timeout_seconds):
+                for queue in self._options.queues:
+                    stream = self._keys.of(queue).stream
+                    await self._server.call(stream, RELEASE((stream,), worker_id, 1))
+                await self._server.call(self._keys.queues, withdrawal(self._keys, worker_id))
+        except (BrokerError, TimeoutError):
+            # The server is away: the leases run out by themselves.
+            pass
+        await asyncio.to_thread(self._renewal.close)
+
+    async def _look(self, limit: int) -> list[Delivery]:
+        now = asyncio.get_running_loop().time()
+        sweep = now >= self._sweep_at
+        found, self._arrived = self._arrived, []
+        if not sweep and len(self._options.queues) == 1:
+            return found
+        next_sweep = SWEEP_SECONDS
+        failure: BrokerUnavailable | None = None
+        for lane in self._lanes:
+            if len(found) >= limit and not sweep:
+                break
+            try:
+                scan = await lane.scan(limit - len(found), sweep)
+            except BrokerUnavailable as e:
+                failure = e
+                continue
+            found += scan.claimed + scan.new
+            self._reclaimed.update(((d.queue, d.tag), d.tag) for d in scan.claimed)
+            next_sweep = min(next_sweep, scan.next_due_seconds)
+        if failure and not found:
+            raise failure
+        if sweep and not failure:
+            self._sweep_at = now + next_sweep
+        return found
+
+    async def _wait(self, limit: int, wait_seconds: float) -> list[Delivery]:
+        if len(self._lanes) == 1:
+            return await self._lanes[0].read(limit, wait_seconds)
+        if wait_seconds <= 0:
+            return []
+        for lane in self._lanes:
+            if lane not in self._readers:
+                self._readers[lane] = asyncio.create_task(self._read_into_arrived(lane))
+        done, _ = await asyncio.wait(
+            self._readers.values(), timeout=wait_seconds, return_when=asyncio.FIRST_COMPLETED
+        )
+        for lane in self._lanes:
+            if self._readers[lane] in done:
+                failure = self._readers.pop(lane).exception()
+                if failure and not self._arrived:
+                    raise failure
+        found, self._arrived = self._arrived, []
+        return found
+
+    async def _read_into_arrived(self, lane: Lane) -> None:
+        self._arrived += await lane.read(1, SWEEP_SECONDS)
+
+    async def _release(self, surplus: Sequence[Delivery]) -> None:
+        await self.settle([Outcome(delivery, Action.RELEASE) for delivery in surplus])

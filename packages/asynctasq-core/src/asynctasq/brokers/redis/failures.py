@@ -1,0 +1,92 @@
+"""From what redis-py raises to what a broker raises.
+
+Owns the rule that `BrokerUnavailable` means that trying again may help, and a plain `BrokerError`
+that it cannot; and that no text carries a password, a key's content or a script's arguments.
+"""
+
+from __future__ import annotations
+
+import re
+
+from redis import exceptions
+
+from ...errors import BrokerError, BrokerUnavailable
+
+#: Refusals that pass: their code may stand inside the text when a script was refused.
+_PASSING = {
+    "LOADING": "it is still loading its data",
+    "READONLY": "it is a read-only replica, as after a fail-over",
+    "OOM": "its memory is exhausted (maxmemory)",
+    "MISCONF": "it cannot write to its disk",
+    "NOREPLICAS": "it has too few replicas to accept writes",
+    "MASTERDOWN": "it lost its master",
+    "CLUSTERDOWN": "its cluster is down",
+    "TRYAGAIN": "the queue's slot is being moved",
+    "MOVED": "the queue's slot has moved",
+    "ASK": "the queue's slot is being moved",
+    "BUSY": "it is busy with a script",
+    "UNBLOCKED": "it gave up a blocked read, as after a fail-over",
+    "NOGROUP": "its keys were deleted",
+    "NOSCRIPT": "its scripts were deleted",
+}
+_CODE = re.compile(r"\b(" + "|".join(_PASSING) + r")\b")
+
+#: What a read returns or raises when the transport failed; anything else is a refusal.
+TRANSPORT_ERRORS = (exceptions.RedisError, exceptions.RedisClusterException, OSError)
+
+
+def code_of(error: BaseException) -> str:
+    """The error code of a refusal that passes, such as `OOM`; empty for any other error."""
+    if isinstance(error, exceptions.MovedError):
+        return "MOVED"
+    if isinstance(error, exceptions.AskError):
+        return "ASK"
+    for kind, code in _KINDS:
+        if isinstance(error, kind):
+            return code
+    if isinstance(error, exceptions.ResponseError):
+        found = _CODE.search(str(error))
+        return found.group() if found else ""
+    return ""
+
+
+_KINDS: tuple[tuple[type[Exception], str], ...] = (
+    (exceptions.BusyLoadingError, "LOADING"),
+    (exceptions.ReadOnlyError, "READONLY"),
+    (exceptions.OutOfMemoryError, "OOM"),
+    (exceptions.MasterDownError, "MASTERDOWN"),
+    (exceptions.ClusterDownError, "CLUSTERDOWN"),
+    (exceptions.TryAgainError, "TRYAGAIN"),
+    (exceptions.NoScriptError, "NOSCRIPT"),
+)
+
+
+def broker_error(error: BaseException, where: str) -> BrokerError:
+    """What to raise from `error`.
+
+    Args:
+        error: Raised by redis-py, or a timeout.
+        where: The server, as `RedisBroker.describe` names it.
+    """
+    if isinstance(error, exceptions.NoPermissionError):
+        return BrokerError(
+            f"{where} denies a right: {_brief(error)}; grant the ACL user the rights that the "
+            f"documentation of the Redis broker lists"
+        )
+    if isinstance(error, exceptions.AuthenticationError):
+        return BrokerError(
+            f"{where} refuses the login: {_brief(error)}; check username and password in the "
+            f"redis options"
+        )
+    if code := code_of(error):
+        return BrokerUnavailable(f"{where} refuses: {_PASSING[code]} ({code})")
+    if isinstance(error, exceptions.ResponseError | exceptions.DataError):
+        return BrokerError(f"{where} answered with an error: {_brief(error)}")
+    if isinstance(error, TimeoutError | exceptions.TimeoutError):
+        return BrokerUnavailable(f"{where} did not answer in time")
+    return BrokerUnavailable(f"{where} cannot be reached: {_brief(error)}")
+
+
+def _brief(error: BaseException) -> str:
+    # An unknown command is echoed with its arguments, which may hold a payload.
+    return str(error).partition(", with args beginning")[0][:300] or type(error).__name__

@@ -1,0 +1,64 @@
+"""Names of the keys in Redis.
+
+Owns the rule that all keys of a queue share one hash tag, so that in a cluster they live in one
+slot and one script may touch them all. Workers and queue names share the tag `registry`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+from urllib.parse import quote
+
+
+class QueueKeys(NamedTuple):
+    """The keys of one queue; the scripts' headers say what each holds."""
+
+    stream: bytes
+    ids: bytes
+    delayed: bytes
+    bodies: bytes
+    dead: bytes
+    letters: bytes
+    results: bytes
+
+    def result(self, message_id: str) -> bytes:
+        """Key of a message's result, also the channel that wakes those who wait for it."""
+        return self.results + message_id.encode()
+
+
+class Keys:
+    """Every key under one prefix.
+
+    Args:
+        prefix: First part of every key; lets several applications share a server.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+        self.alive, self.workers, self.queues = (
+            f"{prefix}:{{registry}}:{name}".encode() for name in ("alive", "workers", "queues")
+        )
+        self._of_queue: dict[str, QueueKeys] = {}
+
+    def of(self, queue: str) -> QueueKeys:
+        """The keys of a queue."""
+        keys = self._of_queue.get(queue)
+        if keys is None:
+            # A brace in the name would end the hash tag early.
+            tag = f"{self.prefix}:{{{quote(queue, safe=' /:@+')}}}:"
+            keys = QueueKeys(
+                *(
+                    (tag + name).encode()
+                    for name in (
+                        "stream",
+                        "ids",
+                        "delayed",
+                        "bodies",
+                        "dead",
+                        "letters",
+                        "result:",
+                    )
+                )
+            )
+            self._of_queue[queue] = keys
+        return keys

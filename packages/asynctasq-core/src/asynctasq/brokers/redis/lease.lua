@@ -1,0 +1,109 @@
+-- Put before every script that looks at leases.
+--
+-- A lease is an entry of the stream's pending list: its owner is a consumer, its age is the entry's
+-- idle time. A consumer is named `<worker id>~<lease in ms>`, so that whoever sweeps can judge each
+-- entry by its owner's own lease. RELEASED owns entries that were given back: anybody takes them.
+
+local GROUP = 'workers'
+local RELEASED = 'released'
+
+-- The pending entries of a range: {{entry, consumer, idle ms, deliveries}, ...}; none without a group.
+local function pending(stream, first, last, count, consumer)
+  local reply
+  if consumer then
+    reply = redis.pcall('XPENDING', stream, GROUP, first, last, count, consumer)
+  else
+    reply = redis.pcall('XPENDING', stream, GROUP, first, last, count)
+  end
+  if not reply.err then
+    return reply
+  end
+  if string.find(reply.err, 'NOGROUP', 1, true) then
+    return {}
+  end
+  error(reply.err)
+end
+
+-- Consumers of the group as {{name=, pending=, idle=}, ...}; nil without a group.
+local function consumers(stream)
+  local reply = redis.pcall('XINFO', 'CONSUMERS', stream, GROUP)
+  if reply.err then
+    return nil
+  end
+  local found = {}
+  for i, fields in ipairs(reply) do
+    local consumer = {}
+    for j = 1, #fields, 2 do
+      consumer[fields[j]] = fields[j + 1]
+    end
+    found[i] = consumer
+  end
+  return found
+end
+
+-- Which of `entries` the consumer still holds: entry -> deliveries. `first` and `last` should
+-- enclose them, so that one command answers for all; an entry missed by it is asked for alone.
+local function held(stream, consumer, entries, first, last)
+  local deliveries = {}
+  if #entries > 1 then
+    for _, entry in ipairs(pending(stream, first, last, 4 * #entries + 200, consumer)) do
+      deliveries[entry[1]] = entry[4]
+    end
+  end
+  for _, id in ipairs(entries) do
+    if not deliveries[id] then
+      local entry = pending(stream, id, id, 1, consumer)[1]
+      if entry then
+        deliveries[id] = entry[4]
+      end
+    end
+  end
+  return deliveries
+end
+
+-- Give an entry to RELEASED, with the delivery count that its next delivery adds one to.
+local function release(stream, entry, deliveries)
+  redis.call('XCLAIM', stream, GROUP, RELEASED, 0, entry, 'RETRYCOUNT', deliveries, 'JUSTID')
+end
+
+-- Release whatever the consumer holds; `taken_back` is 1 if its deliveries do not count, else 0.
+local function release_all(stream, consumer, taken_back)
+  local released = 0
+  while true do
+    local page = pending(stream, '-', '+', 500, consumer)
+    for _, entry in ipairs(page) do
+      release(stream, entry[1], entry[4] - taken_back)
+    end
+    released = released + #page
+    if #page < 500 then
+      return released
+    end
+  end
+end
+
+-- Where a message is: 'waiting', 'running', 'delayed', 'dead' or nil; and its stream entry.
+local function locate(stream, ids, message)
+  local entry = redis.call('HGET', ids, message)
+  if not entry then
+    return nil
+  end
+  if entry == 'delayed' or entry == 'dead' then
+    return entry
+  end
+  local lease = pending(stream, entry, entry, 1)[1]
+  if lease and lease[2] ~= RELEASED then
+    return 'running', entry
+  end
+  return 'waiting', entry
+end
+
+-- Keep a result and wake those who wait for it on the channel of the same name as the key.
+local function keep_result(key, result, ttl_ms)
+  redis.call('SET', key, result, 'PX', ttl_ms)
+  redis.call('PUBLISH', key, '')
+end
+
+local function now_ms()
+  local now = redis.call('TIME')
+  return now[1] * 1000 + math.floor(now[2] / 1000)
+end

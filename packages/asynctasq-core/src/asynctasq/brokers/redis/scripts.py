@@ -1,0 +1,57 @@
+"""The Lua scripts beside this module, each one atomic step; their headers document arguments.
+
+Every script may be repeated after a lost answer, so that a failed call can always be called again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from importlib import resources
+
+#: A command as it is sent: its name, then its arguments.
+Command = tuple[bytes | str | int, ...]
+
+_FOLDER = resources.files(__package__)
+_LEASE = _FOLDER.joinpath("lease.lua").read_text("utf-8")
+_sources: dict[bytes, bytes] = {}
+
+
+class Script:
+    """A script known to the server by its digest.
+
+    Args:
+        name: Its file, without `.lua`.
+    """
+
+    def __init__(self, name: str) -> None:
+        source = (_LEASE + _FOLDER.joinpath(f"{name}.lua").read_text("utf-8")).encode()
+        self._digest = hashlib.sha1(source, usedforsecurity=False).hexdigest().encode()
+        _sources[self._digest] = source
+
+    def __call__(self, keys: tuple[bytes, ...], *arguments: bytes | str | int) -> Command:
+        """The command that runs it."""
+        return (b"EVALSHA", self._digest, len(keys), *keys, *arguments)
+
+
+def with_source(command: Command) -> Command:
+    """The same call for a server that does not know the script (any more)."""
+    digest = command[1]
+    assert isinstance(digest, bytes)
+    return (b"EVAL", _sources[digest], *command[2:])
+
+
+PUT = Script("put")
+TAKE = Script("take")
+SETTLE = Script("settle")
+RENEW = Script("renew")
+RELEASE = Script("release")
+ANNOUNCE = Script("announce")
+WORKERS = Script("workers")
+STATE = Script("state")
+CANCEL = Script("cancel")
+STATS = Script("stats")
+RUNNING = Script("running")
+DEAD = Script("dead")
+RETRY_DEAD = Script("retry_dead")
+PURGE_DEAD = Script("purge_dead")
+PURGE = Script("purge")

@@ -1,0 +1,194 @@
+"""The server as a whole: one Redis, a master found through Sentinels, or a cluster.
+
+Hands out wires to whichever node holds a key, and turns failures into the broker's errors.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from redis.asyncio import RedisCluster
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio.sentinel import (
+    Sentinel,
+    SentinelConnectionPool,
+    SentinelManagedConnection,
+    SentinelManagedSSLConnection,
+)
+from redis.exceptions import ResponseError
+
+from ...config import RedisConfig
+from ...errors import BrokerUnavailable
+from .. import Backoff
+from .address import Address
+from .failures import TRANSPORT_ERRORS, broker_error, code_of
+from .scripts import Command
+from .wire import Wire
+
+#: Idle connections kept for each node; a burst of concurrent calls opens more.
+_KEPT_WIRES = 8
+
+Node = tuple[str, int] | None
+
+
+class Server:
+    """Sends commands to the node that holds a key."""
+
+    def __init__(self, config: RedisConfig) -> None:
+        self.address = Address(config)
+        self.timeout_seconds = config.timeout
+        self.is_cluster = config.cluster
+        self._free: dict[Node, list[Wire]] = {}
+        self._sentinel: SentinelConnectionPool | None = None
+        self._cluster: RedisCluster | None = None
+        self._cluster_nodes: list[tuple[str, int]] = []
+        self._finding_cluster = asyncio.Lock()
+
+    async def call(self, key: bytes, command: Command, timeout_seconds: float | None = None) -> Any:
+        """Send a command once to the node that holds `key`.
+
+        Args:
+            timeout_seconds: Instead of the configured limit, for commands that block.
+
+        Raises:
+            BrokerUnavailable: No answer, or a refusal that passes.
+            BrokerError: A refusal that will not.
+        """
+        (reply,) = await self.call_all(key, (command,), timeout_seconds)
+        return reply
+
+    async def call_all(
+        self, key: bytes, commands: Sequence[Command], timeout_seconds: float | None = None
+    ) -> list[Any]:
+        """Send commands in one round trip; the first refusal is raised once all have answered."""
+        limit = self.timeout_seconds if timeout_seconds is None else timeout_seconds
+        try:
+            node = await self._node_of(key) if self.is_cluster else None
+            free = self._free.get(node)
+            wire = free.pop() if free else self._new_wire(node)
+            replies = await wire.ask_all(commands, limit)
+            await self._keep(node, wire)
+            for reply in replies:
+                if isinstance(reply, ResponseError):
+                    raise reply
+        except TRANSPORT_ERRORS as e:
+            await self._failed(e)
+            raise broker_error(e, self.address.name) from e
+        return replies
+
+    async def call_everywhere(self, calls: Sequence[tuple[bytes, Command]]) -> list[Any]:
+        """Send each command to the node that holds its key; one round trip unless in a cluster."""
+        if not self.is_cluster:
+            return await self.call_all(calls[0][0], [command for _, command in calls])
+        return await asyncio.gather(*(self.call(key, command) for key, command in calls))
+
+    async def insist(self, key: bytes, *commands: Command) -> list[Any]:
+        """Like `call_all`, again and again until `timeout_seconds` of the configuration are over.
+
+        Raises:
+            BrokerUnavailable: Within that time, whatever the server does.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.timeout_seconds
+        backoff = Backoff()
+        left = self.timeout_seconds
+        while True:
+            try:
+                return await self.call_all(key, commands, left)
+            except BrokerUnavailable:
+                pause = backoff.next()
+                left = deadline - loop.time() - pause
+                if left <= 0:
+                    raise
+            await asyncio.sleep(pause)
+
+    async def open_wire(self, key: bytes) -> Wire:
+        """A connection of the caller's own; the caller closes it."""
+        return self._new_wire(await self._node_of(key) if self.is_cluster else None)
+
+    async def close(self) -> None:
+        """Close what is idle; wires in use close with their exchange."""
+        await self._drop_wires()
+        await self._forget_cluster()
+        if self._sentinel is not None:
+            await self._sentinel.sentinel_manager.aclose()
+            self._sentinel = None
+
+    async def _keep(self, node: Node, wire: Wire) -> None:
+        free = self._free.setdefault(node, [])
+        if len(free) < _KEPT_WIRES:
+            free.append(wire)
+        else:
+            await wire.close()
+
+    async def _failed(self, error: BaseException) -> None:
+        if code_of(error) in ("READONLY", "MASTERDOWN", "LOADING"):
+            # These connections lead to a server that is not the master (any more).
+            await self._drop_wires()
+        if self.is_cluster and not isinstance(error, TimeoutError):
+            await self._forget_cluster()
+
+    async def _drop_wires(self) -> None:
+        wires = [wire for free in self._free.values() for wire in free]
+        self._free.clear()
+        for wire in wires:
+            await wire.close()
+
+    def _new_wire(self, node: Node) -> Wire:
+        address = self.address
+        if address.config.sentinels:
+            return Wire(self._sentinel_pool().make_connection())
+        options = address.options | address.tls_options | {"protocol": 2, "socket_timeout": None}
+        if node is not None:
+            options |= {"host": node[0], "port": node[1]}
+        if "path" in options:
+            return Wire(UnixDomainSocketConnection(**options))
+        return Wire((SSLConnection if address.tls else Connection)(**options))
+
+    def _sentinel_pool(self) -> SentinelConnectionPool:
+        if self._sentinel is None:
+            address = self.address
+            self._sentinel = SentinelConnectionPool(
+                address.config.sentinel_master,
+                Sentinel(address.sentinel_nodes, sentinel_kwargs=address.sentinel_options),
+                connection_class=(
+                    SentinelManagedSSLConnection if address.tls else SentinelManagedConnection
+                ),
+                **address.credentials,
+                **address.tls_options,
+                protocol=2,
+                socket_timeout=None,
+            )
+        return self._sentinel
+
+    async def _node_of(self, key: bytes) -> Node:
+        async with self._finding_cluster:
+            if self._cluster is None:
+                self._cluster = await self._find_cluster()
+        node = self._cluster.get_node_from_key(key.decode())
+        if node is None:
+            raise BrokerUnavailable(f"{self.address.name} has no node for a queue's slot")
+        return (str(node.host), int(node.port))
+
+    async def _find_cluster(self) -> RedisCluster:
+        address = self.address
+        first = (address.options["host"], address.options["port"])
+        cluster = RedisCluster(
+            startup_nodes=[ClusterNode(*node) for node in {first, *self._cluster_nodes}],
+            socket_timeout=self.timeout_seconds,
+            ssl=address.tls,
+            **address.credentials,
+            **address.tls_options,
+        )
+        async with asyncio.timeout(self.timeout_seconds):
+            await cluster.initialize()
+        self._cluster_nodes = [(str(n.host), int(n.port)) for n in cluster.get_nodes()]
+        return cluster
+
+    async def _forget_cluster(self) -> None:
+        cluster, self._cluster = self._cluster, None
+        if cluster is not None:
+            await cluster.aclose()

@@ -1,0 +1,98 @@
+-- Apply the outcomes of deliveries that the consumer still holds.
+--
+-- KEYS[1..4] stream, ids, delayed, bodies (as in put.lua)
+-- KEYS[5] dead       sorted set: message id by the time in ms at which it died
+-- KEYS[6] letters    hash: message id -> length of info (4 bytes, big-endian), info, body
+-- KEYS[7...]         keys of results to keep
+-- ARGV[1] consumer
+-- ARGV[2] first      no entry of the call is earlier
+-- ARGV[3] last       no entry of the call is later
+-- ARGV[4] n          number of messages that are done and keep no result
+-- ARGV[5...]         n stream entries, then their n message ids
+-- ARGV[5 + 2 n...]   for each other outcome 10 arguments: action ('done', 'retry', 'dead',
+--                    'release'), entry, message id, delay in ms, '1' if a body is given, body,
+--                    info, number of its key among the results or 0, result, its lifetime in ms
+-- Returns the entries that the consumer no longer holds.
+
+local WIDTH = 10
+local stream, ids, delayed, bodies, dead, letters = unpack(KEYS, 1, 6)
+local consumer, plain = ARGV[1], tonumber(ARGV[4])
+
+local entries = {}
+for i = 5, 4 + plain do
+  entries[#entries + 1] = ARGV[i]
+end
+for i = 5 + 2 * plain, #ARGV, WIDTH do
+  entries[#entries + 1] = ARGV[i + 1]
+end
+local deliveries = held(stream, consumer, entries, ARGV[2], ARGV[3])
+
+local lost, removed, forgotten, others = {}, {}, {}, {}
+for i = 5, 4 + plain do
+  if deliveries[ARGV[i]] then
+    removed[#removed + 1] = ARGV[i]
+    forgotten[#forgotten + 1] = ARGV[i + plain]
+  else
+    lost[#lost + 1] = ARGV[i]
+  end
+end
+
+local function body_of(outcome)
+  if outcome.body_given then
+    return outcome.body
+  end
+  local entry = redis.call('XRANGE', stream, outcome.entry, outcome.entry)[1]
+  return entry and entry[2][4] or ''
+end
+
+for i = 5 + 2 * plain, #ARGV, WIDTH do
+  local outcome = {
+    action = ARGV[i], entry = ARGV[i + 1], id = ARGV[i + 2], delay = tonumber(ARGV[i + 3]),
+    body_given = ARGV[i + 4] == '1', body = ARGV[i + 5], info = ARGV[i + 6],
+    result_key = KEYS[6 + tonumber(ARGV[i + 7])], keeps = ARGV[i + 7] ~= '0',
+    result = ARGV[i + 8], ttl = ARGV[i + 9],
+  }
+  if not deliveries[outcome.entry] then
+    lost[#lost + 1] = outcome.entry
+  elseif outcome.action == 'release' then
+    release(stream, outcome.entry, deliveries[outcome.entry] - 1)
+  else
+    if outcome.action ~= 'done' then
+      outcome.body = body_of(outcome)
+    end
+    removed[#removed + 1] = outcome.entry
+    forgotten[#forgotten + 1] = outcome.id
+    others[#others + 1] = outcome
+  end
+end
+
+-- Removing comes first: with memory exhausted Redis refuses only the first write of a script, so
+-- nothing after it can fail and leave the script half applied.
+if #removed > 0 then
+  redis.call('XACK', stream, GROUP, unpack(removed))
+  redis.call('XDEL', stream, unpack(removed))
+  redis.call('HDEL', ids, unpack(forgotten))
+end
+
+local now = #others > 0 and now_ms()
+for _, outcome in ipairs(others) do
+  local id, place = outcome.id, nil
+  if outcome.action == 'retry' and outcome.delay > 0 then
+    redis.call('ZADD', delayed, now + outcome.delay, id)
+    redis.call('HSET', bodies, id, outcome.body)
+    place = 'delayed'
+  elseif outcome.action == 'retry' then
+    place = redis.call('XADD', stream, '*', 'id', id, 'body', outcome.body)
+  elseif outcome.action == 'dead' then
+    redis.call('ZADD', dead, now, id)
+    redis.call('HSET', letters, id, struct.pack('>I4', #outcome.info) .. outcome.info .. outcome.body)
+    place = 'dead'
+  end
+  if place then
+    redis.call('HSET', ids, id, place)
+  end
+  if outcome.keeps then
+    keep_result(outcome.result_key, outcome.result, outcome.ttl)
+  end
+end
+return lost

@@ -1,0 +1,106 @@
+"""One connection to Redis, used by one caller at a time.
+
+Owns two invariants: every wait is bounded, and a connection whose exchange was cut short, by an
+error, a timeout or a cancellation, is closed rather than used again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ConnectionError as LostConnection
+from redis.exceptions import NoScriptError, ResponseError
+
+from .scripts import Command, with_source
+
+try:
+    from hiredis import pack_command
+except ImportError:
+    _pack: Callable[[Any], Any] | None = None
+else:
+    _pack = pack_command
+
+
+class Wire:
+    """A connection that opens itself when first used, and again after a failure.
+
+    redis-py's connection does the talking. Its client is left out because it spends more time on a
+    command than the server does: a task for each bounded write, checks of a pooled connection.
+    """
+
+    def __init__(self, connection: AbstractConnection) -> None:
+        self._connection = connection
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the connection stands and no exchange on it was cut short."""
+        return bool(self._connection.is_connected)
+
+    async def ask(self, command: Command, timeout_seconds: float) -> Any:
+        """Send a command and return the answer.
+
+        Raises:
+            TimeoutError: No answer within `timeout_seconds`, connecting included.
+            RedisError: As redis-py raises them; a refusal leaves the connection usable.
+        """
+        (reply,) = await self.ask_all((command,), timeout_seconds)
+        if isinstance(reply, ResponseError):
+            raise reply
+        return reply
+
+    async def ask_all(self, commands: Sequence[Command], timeout_seconds: float) -> list[Any]:
+        """Send commands together and return their answers, a refusal in place of its answer."""
+        async with asyncio.timeout(timeout_seconds):
+            replies = await self._exchange_again_if_stale(commands)
+            for i, reply in enumerate(replies):
+                if isinstance(reply, NoScriptError):
+                    (replies[i],) = await self._exchange((with_source(commands[i]),))
+        return replies
+
+    async def _exchange_again_if_stale(self, commands: Sequence[Command]) -> list[Any]:
+        was_open = self.is_open
+        try:
+            return await self._exchange(commands)
+        except LostConnection as e:
+            # The server may have closed the connection while it lay idle. Subclasses of the error
+            # are answers of the server.
+            if not was_open or type(e) is not LostConnection:
+                raise
+        return await self._exchange(commands)
+
+    async def _exchange(self, commands: Sequence[Command]) -> list[Any]:
+        await self._send(commands)
+        replies: list[Any] = []
+        for _ in commands:
+            try:
+                replies.append(await self._connection.read_response())
+            except ResponseError as e:
+                replies.append(e)
+        return replies
+
+    async def _send(self, commands: Sequence[Command]) -> None:
+        connection = self._connection
+        if not connection.is_connected:
+            await connection.connect()
+        packed: Any
+        if _pack is not None:
+            packed = [_pack(command) for command in commands]
+        else:
+            packed = connection.pack_commands(commands)
+        await connection.send_packed_command(packed, check_health=False)
+
+    async def read(self) -> Any:
+        """The next thing that the server sends by itself; waits without limit."""
+        return await self._connection.read_response()
+
+    async def send(self, commands: Sequence[Command], timeout_seconds: float) -> None:
+        """Send commands whose answers come through `read`."""
+        async with asyncio.timeout(timeout_seconds):
+            await self._send(commands)
+
+    async def close(self) -> None:
+        """Close the connection without waiting for the other side."""
+        await self._connection.disconnect(nowait=True)

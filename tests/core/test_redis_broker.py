@@ -1,0 +1,36 @@
+"""The Redis broker keeps every promise of the broker protocol."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from uuid import uuid4
+
+import pytest_asyncio
+import redis.asyncio
+from asynctasq.brokers import Broker
+from asynctasq.brokers.redis import RedisBroker
+from asynctasq.config import RedisConfig
+from asynctasq.testing import BrokerSuite, OpenBroker
+
+URL = os.environ.get("ASYNCTASQ_TEST_REDIS_URL", "redis://127.0.0.1:6379/0")
+
+
+class TestRedisBroker(BrokerSuite):
+    due_goes_first = False
+
+    @pytest_asyncio.fixture
+    async def open_broker(self) -> AsyncIterator[OpenBroker]:
+        prefix = f"test-{uuid4().hex}"
+        brokers: list[Broker] = []
+
+        def open_one() -> Broker:
+            brokers.append(RedisBroker(RedisConfig(url=URL, key_prefix=prefix)))
+            return brokers[-1]
+
+        yield open_one
+        for broker in brokers:
+            await broker.close()
+        async with redis.asyncio.Redis.from_url(URL) as client:
+            async for key in client.scan_iter(f"{prefix}:*", count=1000):
+                await client.delete(key)
