@@ -1,4 +1,4 @@
-"""Settings of the Django project that the tests run; where its databases are is in the environment."""
+"""Settings of the project that the tests run; where its databases are is in the environment."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ tasks running at once.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -60,6 +61,17 @@ class Lane(ThreadPoolExecutor):
         future = super().submit(fn, *args, **kwargs)
         self.last = future
         return future
+
+    def stop_lingering(self) -> None:
+        """Use the connection again, but look at it first if that is overdue.
+
+        The timer belongs to the event loop that used the lane last, which may have stopped since.
+        """
+        if self.timer is not None:
+            self.timer.cancel()
+            if time.monotonic() >= self.timer.when() and not self.busy:
+                self.last = None
+            self.timer = None
 
     @property
     def busy(self) -> bool:
@@ -118,8 +130,7 @@ def _reuse(lane: Lane) -> None:
 async def call_loader(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     """Run a query that belongs to no task, on a connection kept for a moment afterwards."""
     lane = _loaders.pop() if _loaders else Lane()
-    if lane.timer is not None:
-        lane.timer.cancel()
+    lane.stop_lingering()
     context = LaneContext(lane)
     context.enter()
     try:
@@ -147,8 +158,7 @@ async def close_lanes() -> None:
         while pool:
             ending.append(pool.pop())
     for lane in ending:
-        if lane.timer is not None:
-            lane.timer.cancel()
+        lane.stop_lingering()
         if lane._threads:
             lane.submit(connections.close_all)
     await asyncio.to_thread(_end, ending)
