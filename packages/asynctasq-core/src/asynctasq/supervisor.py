@@ -75,20 +75,22 @@ class Link:
             self._socket.sendall(_LENGTH.pack(len(packed)) + packed)
 
     def obey(self, stop: Callable[[], None], skip_grace: Callable[[], None]) -> None:
-        """Call these, from a thread, when the parent says so; `stop` also when it is gone."""
+        """Call these on the running event loop when the parent says so.
+
+        `stop` is also called when the parent is gone. Either may be called although the worker is
+        stopping already: a terminal and a service manager send signals to parent and workers alike.
+        """
+        loop = asyncio.get_running_loop()
 
         def listen() -> None:
-            while True:
+            order = b"?"
+            while order:
                 try:
                     order = self._socket.recv(1)
                 except OSError:
                     order = b""
-                if order == _NOW:
-                    skip_grace()
-                else:
-                    stop()
-                if not order:
-                    return
+                with contextlib.suppress(RuntimeError):  # the loop has ended by itself
+                    loop.call_soon_threadsafe(skip_grace if order == _NOW else stop)
 
         threading.Thread(target=listen, name="asynctasq-supervisor", daemon=True).start()
 

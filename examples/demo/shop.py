@@ -1,0 +1,92 @@
+"""The application of the demo: its models and its tasks. The worker imports this module."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from asynctasq import current_message, task
+from sqlalchemy import event
+from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class Base(DeclarativeBase):
+    """Every model inherits the session factory that is set on this class below."""
+
+
+class Order(Base):
+    """A row of the size that rows have: some names, an address, a few amounts, some text."""
+
+    __tablename__ = "orders"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    customer: Mapped[str]
+    email: Mapped[str]
+    phone: Mapped[str]
+    street: Mapped[str]
+    city: Mapped[str]
+    postcode: Mapped[str]
+    country: Mapped[str]
+    currency: Mapped[str]
+    total: Mapped[Decimal]
+    status: Mapped[str]
+    placed_at: Mapped[datetime]
+    items: Mapped[str]
+    note: Mapped[str]
+
+
+engine = create_async_engine(f"sqlite+aiosqlite:///{os.environ['SHOP_DATABASE']}")
+Session = async_sessionmaker(engine, expire_on_commit=False)
+Base._asynctasq_session_factory = Session  # type: ignore[attr-defined]
+
+selects = 0
+packed = 0
+
+
+@event.listens_for(engine.sync_engine, "before_cursor_execute")
+def count_selects(_conn: Any, _cursor: Any, statement: str, *_: Any) -> None:
+    """Count what this process asks of the database."""
+    global selects
+    selects += statement.startswith("SELECT")
+
+
+@task(result_ttl=60)
+async def send_receipt(order: Order) -> str:
+    """Succeed, and say where to."""
+    return order.email
+
+
+@task(result_ttl=60, retry_delay=0.3, retry_jitter=False)
+async def charge(order: Order) -> int:
+    """Fail once, then succeed; the result is the attempt that did."""
+    attempt = current_message().attempt
+    if attempt == 1:
+        raise ConnectionError("the payment provider hung up")
+    return attempt
+
+
+@task(max_attempts=2, retry_delay=0.2)
+async def print_label(order: Order) -> None:
+    """Fail every time."""
+    raise RuntimeError(f"the printer in {order.city} is out of paper")
+
+
+@task
+async def ship(order: Order) -> None:
+    """Never run by the demo: the row is deleted first."""
+
+
+@task
+async def pack(order: Order) -> None:
+    """One of many."""
+    global packed
+    packed += 1
+
+
+@task(result_ttl=60)
+async def figures() -> tuple[int, int]:
+    """How many orders this worker packed, and how often it asked the database."""
+    return packed, selects

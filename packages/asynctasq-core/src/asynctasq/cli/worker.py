@@ -1,0 +1,203 @@
+"""`asynctasq worker`: run tasks in this process, or in several under a supervisor."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .. import __version__
+from . import logs
+
+if TYPE_CHECKING:
+    from ..supervisor import Announcement
+    from ..worker import Worker
+
+_NO_MODULES = (
+    "no tasks: name the modules that hold them, such as `asynctasq worker app.tasks` or "
+    "`asynctasq worker script.py`, or set ASYNCTASQ_IMPORTS=app.tasks"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The command line of a worker."""
+
+    modules: tuple[str, ...]
+    queues: tuple[str, ...]
+    concurrency: int
+    processes: int
+    lease: float
+    grace: float
+    burst: bool
+    reload: bool
+    log_level: str
+    log_format: str
+    link: int | None
+
+    def child_arguments(self) -> list[str]:
+        """The same for one worker process under a supervisor, but for `--link`."""
+        arguments = [*self.modules]
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name in ("concurrency", "lease", "grace", "log_level", "log_format"):
+                arguments += [f"--{field.name.replace('_', '-')}", str(value)]
+        if self.queues:
+            arguments += ["--queues", ",".join(self.queues)]
+        return [*arguments, "--burst"] if self.burst else arguments
+
+
+def _split(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...]:
+    return tuple(name.strip() for name in (value or "").split(",") if name.strip())
+
+
+@click.command("worker")
+@click.argument("modules", nargs=-1, metavar="MODULE...")
+@click.option(
+    "--queues",
+    callback=_split,
+    metavar="A,B",
+    help="Queues in order of priority. By default `default` and those that tasks name.",
+)
+@click.option(
+    "--concurrency",
+    type=click.IntRange(1),
+    default=20,
+    show_default=True,
+    help="Tasks that run at once in each process.",
+)
+@click.option(
+    "--processes",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Worker processes; those that die are replaced.",
+)
+@click.option(
+    "--lease",
+    type=click.FloatRange(0, min_open=True),
+    default=30.0,
+    show_default=True,
+    help="Seconds after which others take over what a dead worker held.",
+)
+@click.option(
+    "--grace",
+    type=click.FloatRange(0),
+    default=30.0,
+    show_default=True,
+    help="Seconds that running tasks get to finish at SIGTERM or SIGINT; a second signal skips "
+    "the wait.",
+)
+@click.option("--burst", is_flag=True, help="End once all queues are empty and nothing is running.")
+@click.option("--reload", is_flag=True, help="Start anew when Python files here change.")
+@click.option(
+    "--log-level",
+    type=click.Choice(logs.LEVELS),
+    default="warning",
+    show_default=True,
+    help="`info` logs every finished task, `warning` only what went wrong.",
+)
+@click.option("--log-format", type=click.Choice(logs.FORMATS), default="text", show_default=True)
+@click.option("--link", type=int, hidden=True)
+def command(**options: Any) -> None:
+    """Run the tasks of MODULEs (module names or script paths).
+
+    Modules may also come from ASYNCTASQ_IMPORTS.
+    """
+    settings = Settings(**options)
+    logs.configure(settings.log_level, settings.log_format)
+    if settings.link is None and (settings.processes > 1 or settings.reload):
+        raise SystemExit(_supervise(settings))
+    _work(settings)
+
+
+def _work(settings: Settings) -> None:
+    from ..run import run_worker
+
+    def ready(worker: Worker) -> None:
+        if not worker.modules:
+            raise click.UsageError(_NO_MODULES)
+        if settings.link is None:
+            _say(_address(), worker.queues, settings)
+        else:
+            _join_supervisor(worker, settings.link)
+
+    run_worker(
+        *settings.modules,
+        queues=settings.queues or None,
+        concurrency=settings.concurrency,
+        lease=settings.lease,
+        grace=settings.grace,
+        burst=settings.burst,
+        on_ready=ready,
+    )
+
+
+def _say(broker: str, queues: tuple[str, ...], settings: Settings) -> None:
+    many = f" in each of {settings.processes} processes" if settings.processes > 1 else ""
+    click.echo(
+        f"asynctasq {__version__}: broker {broker}, queues {', '.join(queues)}, "
+        f"concurrency {settings.concurrency}{many}",
+        err=True,
+    )
+
+
+def _address() -> str:
+    from ..app import current
+
+    return current().new_broker().describe()
+
+
+def _join_supervisor(worker: Worker, fd: int) -> None:
+    from ..app import current
+    from ..supervisor import Announcement, Link
+
+    # The parent needs the way to the broker only; the rest may hold what it cannot import.
+    config = replace(current().config, task_defaults={}, adapter_options={}, signing_key=())
+    link = Link(fd)
+    link.announce(Announcement(worker.id, worker.queues, _address(), config))
+
+    def stop() -> None:
+        if not worker.is_stopping:
+            worker.stop()
+
+    def skip_grace() -> None:
+        stop()
+        worker.stop()
+
+    link.obey(stop, skip_grace)
+
+
+def _supervise(settings: Settings) -> int:
+    from ..supervisor import Supervisor, worker_command
+
+    def ready(first: Announcement) -> None:
+        _say(first.broker, first.queues, settings)
+
+    supervisor = Supervisor(
+        worker_command(settings.child_arguments()),
+        settings.processes,
+        burst=settings.burst,
+        grace_seconds=settings.grace,
+        on_ready=ready,
+        watch=_watcher() if settings.reload else None,
+    )
+    return asyncio.run(supervisor.run())
+
+
+def _watcher() -> Any:
+    """A function that waits until Python files below the working directory change."""
+    try:
+        from watchfiles import PythonFilter, awatch
+    except ImportError as e:
+        raise click.UsageError(
+            "--reload needs watchfiles: pip install 'asynctasq-core[reload]'"
+        ) from e
+
+    async def changed() -> None:
+        async for _ in awatch(".", watch_filter=PythonFilter()):
+            return
+
+    return changed
