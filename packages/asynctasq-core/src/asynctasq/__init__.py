@@ -1,6 +1,5 @@
 """Background tasks whose arguments are ORM objects: a reference travels, a fresh row arrives."""
 
-from .annotations import OnMissing
 from .app import dispatch_many, init
 from .brokers import Finding
 from .classes import AsyncTask, SyncTask
@@ -38,6 +37,7 @@ from .errors import (
 )
 from .execution import current_message
 from .handle import TaskHandle, TaskStatus
+from .hints import OnMissing
 from .hookspecs import hookimpl, hookspec
 from .message import Message
 from .models import alias_model, class_path

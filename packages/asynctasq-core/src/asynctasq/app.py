@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from .brokers import Broker, Outgoing
@@ -16,6 +16,9 @@ from .dispatching import Deferred, Outbox, Prepared, prepare
 from .handle import TaskHandle
 from .plugins import Adapters, installed
 from .task import Call
+
+if TYPE_CHECKING:
+    from .brokers.memory import MemoryStore
 
 R = TypeVar("R")
 
@@ -42,7 +45,7 @@ class App:
         self.adapters = adapters
         self._connections: WeakKeyDictionary[asyncio.AbstractEventLoop, _Connections]
         self._connections = WeakKeyDictionary()
-        self._store: Any = None
+        self._store: MemoryStore | None = None
 
     def open_broker(self) -> Broker:
         """The broker of the running event loop, closed when the loop is shut down."""
@@ -74,8 +77,7 @@ class App:
             return SQLiteBroker(self.config.sqlite)
         from .brokers.memory import MemoryBroker, MemoryStore
 
-        if self._store is None:
-            self._store = MemoryStore()
+        self._store = self._store or MemoryStore()
         return MemoryBroker(self._store)
 
     async def dispatch(self, call: Call[R]) -> TaskHandle[R]:

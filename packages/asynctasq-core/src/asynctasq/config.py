@@ -239,9 +239,7 @@ def _unknown(name: str, known: Iterable[str], kind: str) -> str:
     return f"unknown {kind} {name!r}: {advice}"
 
 
-def _section(
-    cls: type[Any], main: str, value: Any, prefix: str, environ: Mapping[str, str]
-) -> Any:
+def _section(cls: type[Any], main: str, value: Any, prefix: str, environ: Mapping[str, str]) -> Any:
     """A nested configuration: the object as given, or its fields over the environment's."""
     if isinstance(value, cls):
         return value
@@ -258,9 +256,7 @@ def _section(
     return replace(cls(), **(_from_environment(cls, prefix, environ) | dict(value)))
 
 
-def _from_environment(
-    cls: type[Any], prefix: str, environ: Mapping[str, str]
-) -> dict[str, Any]:
+def _from_environment(cls: type[Any], prefix: str, environ: Mapping[str, str]) -> dict[str, Any]:
     """Those fields of `cls` that have a variable, converted to the field's type."""
     hints = typing.get_type_hints(cls)
     values: dict[str, Any] = {}

@@ -156,7 +156,7 @@ class TaskFailed(ResultError):
     """The task failed with an error whose class is not loaded in this process."""
 
 
-class RemoteTraceback(Exception):  # noqa: N818 - it is the cause of an error, shown as text
+class RemoteTraceback(Exception):
     """The traceback of a task's error as it was printed in the worker."""
 
     def __init__(self, text: str) -> None:
@@ -167,7 +167,7 @@ class RemoteTraceback(Exception):  # noqa: N818 - it is the cause of an error, s
         return f'\n"""\n{self.text}"""'
 
 
-class Retry(Exception):  # noqa: N818 - a request, not an error
+class Retry(Exception):
     """Raised by a task to be run again.
 
     It uses up an attempt; with no attempt left, the message goes to the dead letters.

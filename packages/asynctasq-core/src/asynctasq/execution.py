@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 from . import outcomes
 from .brokers import Delivery
+from .decoder import collect_references, decode_arguments, holds_references
 from .errors import InvalidMessage, TaskTimeout
+from .jobs import Job
 from .message import Message, new_id
-from .outcomes import Job, Verdict
+from .outcomes import Verdict
 from .references import Fetched, Wanted, fetch
-from .serializer import collect_references, decode_arguments, holds_references
 from .threads import run_in_thread
 
 if TYPE_CHECKING:
@@ -105,9 +106,7 @@ class Runner:
             return await self._failed(job, e)
         return outcomes.succeeded(self.app, job, value)
 
-    async def _call_in_scope(
-        self, job: Job, wanted: Wanted | None, fetched: Fetched | None
-    ) -> Any:
+    async def _call_in_scope(self, job: Job, wanted: Wanted | None, fetched: Fetched | None) -> Any:
         if wanted is None or fetched is None:
             async with scopes(self.scoped, job.message, None):
                 return await self._call(job, ())
@@ -229,7 +228,9 @@ async def execute_call(call: Call[Any]) -> Any:
             async with scopes(runner.scoped, message, None):
                 function: Callable[..., Any] = task.function
                 args, kwargs = call.args, call.kwargs
-                job = Job(Delivery("", message.id, b"", 1, None), message, task, _options(call, app))
+                job = Job(
+                    Delivery("", message.id, b"", 1, None), message, task, _options(call, app)
+                )
                 if task.cls is not None:
                     function, args, kwargs = task.cls(*args, **kwargs).execute, (), {}
                 return await runner._started(job, function, args, kwargs)

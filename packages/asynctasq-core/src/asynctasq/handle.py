@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgpack
 
+from .decoder import decode_value
 from .errors import (
     DispatchDropped,
     RemoteTraceback,
@@ -21,7 +22,7 @@ from .errors import (
     TaskFailed,
 )
 from .message import RESULT, sign, verify
-from .serializer import decode_value, encode_value
+from .serializer import encode_value
 
 if TYPE_CHECKING:
     from .app import App

@@ -111,7 +111,7 @@ def worker_started(worker: Worker) -> Awaitable[None] | None:
 
 @hookspec
 def worker_stopped(worker: Worker) -> Awaitable[None] | None:
-    """Called on the event loop of each worker process after its last task: close what you opened."""
+    """Called on the event loop of each worker process after its last task: close things."""
 
 
 @hookspec

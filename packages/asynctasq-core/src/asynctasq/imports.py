@@ -26,7 +26,7 @@ def load_modules(names: Iterable[str]) -> list[str]:
         ConfigurationError: There is no such module or script; or an adapter knows why its import
             failed.
     """
-    prepared = [adapter.prepare() for adapter in installed().with_hook("prepare")]  # type: ignore[misc]
+    prepared = [a.prepare() for a in installed().loaded.values() if a.prepare is not None]
     wanted = [*names, *(name for more in prepared for name in more or ())]
     modules = list(dict.fromkeys(_import(name) for name in wanted))
     allow_packages(modules)

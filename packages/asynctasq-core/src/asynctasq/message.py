@@ -132,6 +132,7 @@ def verify(body: bytes, keys: Sequence[bytes], purpose: bytes) -> bytes:
     if not signed:
         raise BadSignature("the message is not signed, and a signing_key is set")
     tag, packed = body[1 : 1 + TAG_BYTES], body[1 + TAG_BYTES :]
-    if not any([hmac.compare_digest(tag, _tag(packed, key, purpose)) for key in keys]):
+    matches = [hmac.compare_digest(tag, _tag(packed, key, purpose)) for key in keys]
+    if not any(matches):
         raise BadSignature("no signing_key verifies the message")
     return packed

@@ -5,6 +5,7 @@ Owns the decisions; the broker applies them atomically.
 
 from __future__ import annotations
 
+import logging
 import traceback as tracebacks
 from dataclasses import dataclass, replace
 from time import time
@@ -13,10 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgpack
 
 from .brokers import Action, Delivery, Outcome
-from .config import TaskConfig, check_task_options
 from .errors import (
-    ConfigurationError,
-    InvalidMessage,
     MessageError,
     ReferenceGone,
     ReferenceUnavailable,
@@ -28,26 +26,10 @@ from .retry import postponement_delay, retry_delay
 
 if TYPE_CHECKING:
     from .app import App
-    from .message import Message
-    from .task import Task, TaskOptions
+    from .jobs import Job
 
 #: Longest traceback and error text that a dead letter keeps, in characters.
 LONGEST_TEXT = 20_000
-
-
-@dataclass(slots=True)
-class Job:
-    """A delivery that has been recognised as a call of a registered task.
-
-    Attributes:
-        instance: The instance of a class-based task, once its `__init__` has run.
-    """
-
-    delivery: Delivery
-    message: Message
-    task: Task[Any, Any]
-    options: TaskOptions
-    instance: Any = None
 
 
 @dataclass(slots=True)
@@ -64,27 +46,38 @@ class Verdict:
     word: str
     error: str = ""
 
+    @property
+    def level(self) -> int:
+        """The level at which the log says it."""
+        return _LEVELS[self.word]
 
-#: What a call may override; anything else in a message's options was not written by a `Call`.
-OVERRIDABLE = frozenset({"max_attempts", "retry_delay", "timeout"})
+    def fields(self, job: Job | None, seconds: float) -> dict[str, Any]:
+        """What the log says with it.
+
+        Args:
+            job: `None` for a delivery that was not recognised.
+            seconds: How long the run took.
+        """
+        delivery = self.outcome.delivery
+        fields: dict[str, Any] = {"id": delivery.id, "queue": delivery.queue}
+        if job is not None:
+            fields |= {"task": job.message.task, "attempt": job.message.attempt}
+            fields["seconds"] = round(seconds, 6)
+        if self.error:
+            fields["error"] = self.error
+        if self.outcome.action is Action.RETRY:
+            fields["delay_seconds"] = round(self.outcome.delay, 3)
+        return fields
 
 
-def options_of(task: Task[Any, Any], message: Message, defaults: TaskConfig) -> TaskOptions:
-    """The task's options with what the message overrides.
-
-    Raises:
-        InvalidMessage: The message overrides what it may not, or with impossible values.
-    """
-    options = task.options(defaults)
-    if not message.options:
-        return options
-    try:
-        if not message.options.keys() <= OVERRIDABLE:
-            raise ConfigurationError("options that a call cannot override")
-        check_task_options(message.options, "message")
-    except (ConfigurationError, TypeError) as e:
-        raise InvalidMessage(str(e)) from e
-    return replace(options, **message.options)
+_LEVELS = {
+    "succeeded": logging.INFO,
+    "skipped": logging.WARNING,
+    "retried": logging.WARNING,
+    "postponed": logging.WARNING,
+    "released": logging.INFO,
+    "dead": logging.ERROR,
+}
 
 
 def succeeded(app: App, job: Job, value: object) -> Verdict:
@@ -137,7 +130,7 @@ def will_retry(job: Job, error: BaseException) -> bool:
 
 def _is_retried(job: Job, error: BaseException) -> bool:
     wanted = job.options.retry_on
-    return wanted is None or isinstance(error, (wanted, Retry))  # type: ignore[arg-type]
+    return wanted is None or isinstance(error, (wanted, Retry))
 
 
 def _retried(app: App, job: Job, error: BaseException) -> Verdict:

@@ -47,7 +47,8 @@ class Adapter:
     fetch_many: Callable[[Sequence[Ref]], Awaitable[Sequence[object | None]]] | None
     option_names: Callable[[], Iterable[str]] | None
     configure: Callable[[Mapping[str, Any]], None] | None
-    prepare: Callable[[], None] | None
+    prepare: Callable[[], Iterable[str] | None] | None
+    explain_import: Callable[[Exception], str | None] | None
     worker_started: Callable[[object], Awaitable[None] | None] | None
     worker_stopped: Callable[[object], Awaitable[None] | None] | None
     task_scope: (
@@ -216,7 +217,11 @@ class Adapters:
 
     def failures(self) -> str:
         """Why adapters did not load, for the end of an error message; empty when all did."""
-        failed = [f"adapter {r.name!r} failed to load: {r.reason}" for r in self.reports if r.state == "failed"]
+        failed = [
+            f"adapter {r.name!r} failed to load: {r.reason}"
+            for r in self.reports
+            if r.state == "failed"
+        ]
         return "; ".join(failed)
 
 

@@ -17,7 +17,8 @@ import msgpack
 from . import outcomes
 from .brokers import Action, Delivery, Outcome
 from .errors import MessageError, TaskCrashed, TaskTimeout
-from .outcomes import Job, Verdict
+from .jobs import Job
+from .outcomes import Verdict
 from .processes import ProcessPool
 
 if TYPE_CHECKING:
@@ -64,8 +65,8 @@ def _start(modules: tuple[str, ...]) -> Callable[[bytes], bytes]:
 async def _serve(request: bytes, modules: tuple[str, ...]) -> bytes:
     from .app import current
     from .execution import Runner, scoped_adapters, wanted_by
+    from .jobs import recognise
     from .references import fetch
-    from .worker import recognise
 
     queue, message_id, body = msgpack.unpackb(request)
     app = current()

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from .annotations import Missing
 from .errors import AdapterNotReady, ReferenceGone, ReferenceUnavailable
+from .hints import Missing
 from .models import find_class
 
 if TYPE_CHECKING:

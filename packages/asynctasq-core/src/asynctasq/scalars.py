@@ -20,7 +20,6 @@ DATETIME, DATE, TIME, TIMEDELTA, DECIMAL, UUID_, INT = 2, 3, 4, 5, 6, 7, 8
 def _moment(value: datetime | time) -> str:
     zone = value.tzinfo
     key = zone.key if isinstance(zone, ZoneInfo) else None
-    # Only a time of a zone has no offset of its own; everything else with tzinfo is written with it.
     text = value.isoformat()
     return text + (f"[{key}]" if key else "") + ("!" if value.fold else "")
 

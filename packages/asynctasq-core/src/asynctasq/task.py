@@ -7,17 +7,18 @@ arguments, checked against the signature, that can be dispatched or run at once.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 from time import time
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, TypeVar, overload
 
-from . import annotations
 from .config import TaskConfig, check_task_options, is_queue_name
 from .errors import ConfigurationError
+from .hints import Hints, Missing, hints_of
 from .models import module_name
+from .signatures import signature_check
 
 if TYPE_CHECKING:
     from .handle import TaskHandle
@@ -40,7 +41,7 @@ class TaskOptions:
     retry_on: type[BaseException] | tuple[type[BaseException], ...] | None = None
     timeout: float | None = None
     process: bool = False
-    on_missing: annotations.Missing = "fail"
+    on_missing: Missing = "fail"
     result_ttl: float | None = None
 
 
@@ -74,7 +75,7 @@ class Task(Generic[P, R]):
             raise ConfigurationError(f"task {self.name}: process=True is for `def` functions")
         self._given = options
         self._options: tuple[object, TaskOptions] | None = None
-        self._check = _signature_check(function)
+        self._check = signature_check(function)
         self.__doc__ = function.__doc__
         self.__name__ = getattr(function, "__name__", self.name)
         self.__module__ = function.__module__
@@ -96,13 +97,9 @@ class Task(Generic[P, R]):
     def options(self, defaults: TaskConfig) -> TaskOptions:
         """The options over these defaults."""
         if self._options is None or self._options[0] is not defaults:
-            self._options = (defaults, TaskOptions(**{**defaults, **self._given}))
+            merged: dict[str, Any] = {**defaults, **self._given}
+            self._options = (defaults, TaskOptions(**merged))
         return self._options[1]
-
-    @property
-    def declared_queue(self) -> str | None:
-        """The queue that the task itself names, if it names one."""
-        return self._given.get("queue")
 
     @cached_property
     def parameter_names(self) -> tuple[str, ...]:
@@ -119,14 +116,14 @@ class Task(Generic[P, R]):
         return next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), "")
 
     @cached_property
-    def hints(self) -> tuple[annotations.Annotations, annotations.Annotations]:
+    def hints(self) -> tuple[Hints, Hints]:
         """What the annotations of parameters and result say, read at first use."""
-        parameters, result = annotations.of_function(self.function)
+        parameters, result = hints_of(self.function)
         if self.cls is not None:
-            _, result = annotations.of_function(self.cls.execute)
+            _, result = hints_of(self.cls.execute)
         return parameters, result
 
-    def check_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def check_arguments(self, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
         """Raise `TypeError` unless the arguments fit."""
         self._check(args, kwargs)
 
@@ -144,36 +141,6 @@ def _register(task: Task[Any, Any]) -> None:
             f"{function_name(task.function)}"
         )
     registry[task.name] = task
-
-
-def _signature_check(
-    function: Callable[..., Any],
-) -> Callable[[tuple[Any, ...], dict[str, Any]], None]:
-    """A check of arguments that leaves `Signature.bind` to the calls that do not fit.
-
-    `bind` costs about 3 us, the comparison of names and counts a few hundred ns.
-    """
-    signature = inspect.signature(function)
-    kinds = inspect.Parameter
-    parameters = list(signature.parameters.values())
-    plain = [p for p in parameters if p.kind is kinds.POSITIONAL_OR_KEYWORD]
-    only = [p for p in parameters if p.kind is kinds.KEYWORD_ONLY]
-    if len(plain) + len(only) != len(parameters):
-        return lambda args, kwargs: signature.bind(*args, **kwargs) and None
-    names = [p.name for p in plain]
-    count = len(names)
-    required = {p.name for p in plain + only if p.default is p.empty}
-    accepted = {p.name for p in plain + only}
-    # What is still required, and accepted by name, behind the first n positional arguments.
-    required_after = [required - set(names[:n]) for n in range(count + 1)]
-    accepted_after = [accepted - set(names[:n]) for n in range(count + 1)]
-
-    def check(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        n = len(args)
-        if n > count or not required_after[n] <= kwargs.keys() <= accepted_after[n]:
-            signature.bind(*args, **kwargs)
-
-    return check
 
 
 class Call(Generic[R_co]):
@@ -307,7 +274,7 @@ def task(
     retry_on: type[BaseException] | tuple[type[BaseException], ...] | None = ...,
     timeout: float | None = ...,
     process: bool = ...,
-    on_missing: annotations.Missing = ...,
+    on_missing: Missing = ...,
     result_ttl: float | None = ...,
 ) -> TaskDecorator: ...
 def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:

@@ -1,7 +1,7 @@
-"""The worker: takes messages, runs them, settles what became of them.
+"""The worker: takes messages, runs them, hands on what became of them.
 
-Owns the slots. Taking, running and settling go on at the same time: while tasks run, the outcomes of
-those before them are settled in one round trip, and free slots are filled in another.
+Owns the slots. Taking, running and settling go on at the same time: while tasks run, the outcomes
+of those before them are settled in one round trip, and free slots are filled in another.
 """
 
 from __future__ import annotations
@@ -13,19 +13,21 @@ import os
 import socket
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from time import perf_counter, time
 from typing import TYPE_CHECKING, Any
 
 from . import outcomes
-from .app import App, current
+from .app import current
 from .brokers import Action, Backoff, Consumer, ConsumerOptions, Delivery, Outcome, WorkerInfo
-from .errors import BrokerError, InvalidMessage, MessageError, UnknownTask
+from .errors import BrokerError
 from .execution import Runner, scoped_adapters, wanted_by
+from .jobs import Job, Key, declared_queues, recognise, task_name
 from .leases import LeaseKeeper
-from .message import Message, new_id
-from .outcomes import Job, Verdict
+from .message import new_id
+from .outcomes import Verdict
 from .references import Fetched, Wanted, fetch
-from .task import registry
+from .settling import Settler, note_lost
 
 if TYPE_CHECKING:
     from .process_tasks import ProcessTasks
@@ -36,25 +38,14 @@ logger = logging.getLogger(__name__)
 #: kills its workers, it reaches the limit alone.
 SUSPECT_DELIVERIES = 3
 
+#: How long suspects that were given back are left to other workers, in seconds.
+SUSPECT_PAUSE_SECONDS = 0.2
+
 #: How long `take` may wait for work, and in burst mode before looking whether all is done.
 WAIT_SECONDS, BURST_WAIT_SECONDS = 5.0, 0.1
 
 #: How long cancelled tasks, and the last settling, may take at shutdown.
 CANCEL_SECONDS, LAST_SETTLE_SECONDS = 2.0, 5.0
-
-#: How many outcomes one round trip settles.
-SETTLE_BATCH = 500
-
-_LEVELS = {
-    "succeeded": logging.INFO,
-    "skipped": logging.WARNING,
-    "retried": logging.WARNING,
-    "postponed": logging.WARNING,
-    "released": logging.INFO,
-    "dead": logging.ERROR,
-}
-
-Key = tuple[str, str]
 
 
 class Worker:
@@ -81,32 +72,25 @@ class Worker:
     ) -> None:
         if concurrency < 1 or lease <= 0 or grace < 0:
             raise ValueError("concurrency must be at least 1, lease above 0, grace 0 or more")
-        self.queues = tuple(queues) if queues else declared_queues()
+        self._app = current()
+        self.queues = tuple(queues or declared_queues(self._app.config.task_defaults))
         self.concurrency = concurrency
         self.lease = lease
         self.grace = grace
         self.burst = burst
         self.modules = tuple(modules)
-        host = socket.gethostname()
-        self.info = WorkerInfo(
-            id=f"{host}-{os.getpid()}-{new_id()[:8]}",
-            host=host,
-            pid=os.getpid(),
-            queues=self.queues,
-            concurrency=concurrency,
-            started_at=time(),
-        )
-        self._stop, self._hurry = asyncio.Event(), asyncio.Event()
-        self._slot, self._settle, self._settled = asyncio.Event(), asyncio.Event(), asyncio.Event()
-        self._held: dict[Key, Delivery] = {}
+        self.info = _worker_info(self.queues, concurrency)
+        self._stop, self._hurry, self._slot = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._running: dict[Key, asyncio.Task[None] | None] = {}
         self._jobs: dict[Key, Job] = {}
-        self._finished: list[Outcome] = []
+        self._loading: set[asyncio.Task[None]] = set()
         self._suspect: Key | None = None
-        self._has_surplus_suspects = False
-        self._backoff = Backoff()
+        self._gave_suspects_back = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._consumer: Consumer
+        self._settler: Settler
+        self._runner: Runner
         self._processes: ProcessTasks | None = None
-        self._background: set[asyncio.Task[None]] = set()
 
     @property
     def id(self) -> str:
@@ -118,11 +102,22 @@ class Worker:
         """How many tasks are running."""
         return len(self._running)
 
+    @property
+    def is_stopping(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stop.is_set()
+
     def stop(self) -> None:
         """Take nothing more and end once running tasks have; called again, do not wait for them.
 
-        Call it on the worker's event loop, for example from a signal handler.
+        May be called in any thread and from signal handlers.
         """
+        if self._loop is None:
+            self._stop_here()
+        else:
+            self._loop.call_soon_threadsafe(self._stop_here)
+
+    def _stop_here(self) -> None:
         if self._stop.is_set():
             self._hurry.set()
         self._stop.set()
@@ -132,64 +127,50 @@ class Worker:
 
         A broker that cannot be reached, at the start or later, is waited for.
         """
-        app = current()
-        self._app = app
-        self._consumer = await self._connect(app)
-        if self._consumer is None:
+        self._loop = asyncio.get_running_loop()
+        options = ConsumerOptions(self.info, self.queues, self.lease)
+        self._consumer = self._app.open_broker().consumer(options)
+        if not await self._connect():
             return
-        threads = ThreadPoolExecutor(self.concurrency, "asynctasq")
-        self._runner = Runner(app, threads, scoped_adapters(app))
-        await self._call_adapters("worker_started")
-        loop = asyncio.get_running_loop()
-        keeper = LeaseKeeper(
-            self._consumer,
-            self.lease,
-            lambda: list(self._held.values()),
-            lambda lost: loop.call_soon_threadsafe(self._note_lost, lost),
-        )
-        keeper.start()
-        settling = asyncio.create_task(self._settle_all())
-        try:
+        self._settler = Settler(self._consumer)
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(_call_adapters, self, "worker_stopped")
+            stack.push_async_callback(self._close_processes)
+            stack.push_async_callback(self._consumer.stop)
+            threads = ThreadPoolExecutor(self.concurrency, "asynctasq")
+            stack.callback(threads.shutdown, wait=False, cancel_futures=True)
+            self._runner = Runner(self._app, threads, scoped_adapters(self._app))
+            await _call_adapters(self, "worker_started")
+            keeper = self._lease_keeper()
+            keeper.start()
+            stack.push_async_callback(asyncio.to_thread, keeper.stop)
+            settling = asyncio.create_task(self._settler.run())
+            stack.callback(settling.cancel)
             await self._take_until_stopped(settling)
             await self._wind_down()
-        finally:
-            settling.cancel()
-            await asyncio.to_thread(keeper.stop)
-            await self._consumer.stop()
-            if self._processes is not None:
-                await self._processes.close()
-            threads.shutdown(wait=False, cancel_futures=True)
-            await self._call_adapters("worker_stopped")
 
-    # --- connecting ---------------------------------------------------------------------
+    # --- starting -----------------------------------------------------------------------
 
-    async def _connect(self, app: App) -> Consumer | None:
-        """A started consumer; `None` if the worker was stopped while it waited for the broker."""
-        options = ConsumerOptions(self.info, self.queues, self.lease)
-        consumer = app.open_broker().consumer(options)
+    async def _connect(self) -> bool:
+        """Start the consumer; `False` if the worker was stopped while it waited for the broker."""
+        backoff = Backoff()
         while not self._stop.is_set():
             try:
-                await consumer.start()
+                await self._consumer.start()
             except BrokerError as e:
-                await self._wait_for_broker("start", e)
+                await _wait_for_broker("start", e, backoff)
             else:
-                self._backoff.reset()
-                return consumer
-        return None
+                return True
+        return False
 
-    async def _wait_for_broker(self, what: str, error: BrokerError) -> None:
-        delay = self._backoff.next()
-        logger.warning("broker unavailable, retrying", extra={"step": what, "error": str(error)})
-        await asyncio.sleep(delay)
+    def _lease_keeper(self) -> LeaseKeeper:
+        loop = asyncio.get_running_loop()
+        settler = self._settler
 
-    async def _call_adapters(self, hook: str) -> None:
-        for adapter in self._app.adapters.with_hook(hook):
-            try:
-                answer: Any = getattr(adapter, hook)(self)
-                if inspect.isawaitable(answer):
-                    await answer
-            except Exception:
-                logger.exception("%s of an adapter failed", hook, extra={"adapter": adapter.name})
+        def note(lost: list[Delivery]) -> None:
+            loop.call_soon_threadsafe(note_lost, lost)
+
+        return LeaseKeeper(self._consumer, self.lease, lambda: list(settler.held.values()), note)
 
     # --- taking -------------------------------------------------------------------------
 
@@ -207,6 +188,7 @@ class Worker:
             await asyncio.wait({taking})
 
     async def _take_all(self) -> None:
+        backoff = Backoff()
         wait = BURST_WAIT_SECONDS if self.burst else WAIT_SECONDS
         while True:
             free = self.concurrency - len(self._running)
@@ -219,80 +201,70 @@ class Worker:
                 if not deliveries and self.burst and await self._is_all_done():
                     return
             except BrokerError as e:
-                await self._wait_for_broker("take", e)
+                await _wait_for_broker("take", e, backoff)
                 continue
-            self._backoff.reset()
-            if deliveries:
-                self._begin(deliveries)
-            if self._has_surplus_suspects:  # they were given back; leave them to others for a while
-                self._has_surplus_suspects = False
-                await asyncio.sleep(0.2)
+            backoff.reset()
+            self._begin(deliveries)
+            if self._gave_suspects_back:
+                self._gave_suspects_back = False
+                await asyncio.sleep(SUSPECT_PAUSE_SECONDS)
 
     async def _is_all_done(self) -> bool:
-        return not self._held and await self._consumer.idle()
+        return not self._settler.held and await self._consumer.idle()
 
     def _begin(self, deliveries: list[Delivery]) -> None:
         with_rows: list[tuple[Job, Wanted]] = []
         for delivery in deliveries:
             key = (delivery.queue, delivery.id)
-            if key in self._held:
+            if key in self._settler.held:
                 self._taken_again(key, delivery)
                 continue
-            self._held[key] = delivery
+            self._settler.held[key] = delivery
             self._running[key] = None
             if delivery.deliveries >= SUSPECT_DELIVERIES and not self._admit_suspect(key, delivery):
                 continue
             try:
-                job = recognise(delivery, self._app)
+                job = self._jobs[key] = recognise(delivery, self._app)
                 wanted = None if job.options.process else wanted_by(job)
             except Exception as e:  # noqa: BLE001 - whatever the bytes did is their own fault
-                self._finish(key, self._refused(delivery, e), 0.0)
+                self._refuse(key, delivery, "the message cannot be run", e)
                 continue
-            self._jobs[key] = job
             if wanted is None:
-                self._start(key, job)
+                self._start(job)
             else:
                 with_rows.append((job, wanted))
         if with_rows:
             loading = asyncio.create_task(self._load(with_rows))
-            self._background.add(loading)
-            loading.add_done_callback(self._background.discard)
+            self._loading.add(loading)
+            loading.add_done_callback(self._loading.discard)
 
     def _taken_again(self, key: Key, delivery: Delivery) -> None:
-        """The lease ran out, the message came back here, and it is still running: keep it."""
-        self._held[key] = delivery
+        """The lease ran out and the message came back while it still runs here: keep it."""
+        self._settler.held[key] = delivery
         if (job := self._jobs.get(key)) is not None:
             job.delivery = delivery
 
     def _admit_suspect(self, key: Key, delivery: Delivery) -> bool:
         if delivery.deliveries > self._app.config.max_deliveries:
-            reason = f"delivered {delivery.deliveries - 1} times to workers that died with it"
-            verdict = outcomes.dead_delivery(
-                delivery, {"reason": reason, "error": reason, "task": self._task_name(delivery)}
-            )
-            self._finish(key, verdict, 0.0)
+            times = delivery.deliveries - 1
+            self._refuse(key, delivery, f"delivered {times} times to workers that died with it")
             return False
         if self._suspect is not None:
-            self._has_surplus_suspects = True
-            outcome = Outcome(delivery, Action.RELEASE)
-            self._finish(key, Verdict(outcome, "released", "another suspect is running"), 0.0)
+            self._gave_suspects_back = True
+            self._finish(key, Verdict(Outcome(delivery, Action.RELEASE), "released"), 0.0)
             return False
         self._suspect = key
         return True
 
-    def _refused(self, delivery: Delivery, error: Exception) -> Verdict:
-        text = f"{type(error).__name__}: {error}"
-        return outcomes.dead_delivery(
-            delivery,
-            {"reason": "the message cannot be run", "error": text, "task": self._task_name(delivery)},
-        )
-
-    def _task_name(self, delivery: Delivery) -> str:
-        """The task's name for a message that is not run, if the bytes may be read and say one."""
-        try:
-            return Message.decode(delivery.body, self._app.config.signing_key).task
-        except MessageError:
-            return ""
+    def _refuse(
+        self, key: Key, delivery: Delivery, reason: str, error: Exception | None = None
+    ) -> None:
+        info: dict[str, object] = {
+            "reason": reason,
+            "error": f"{type(error).__name__}: {error}" if error else reason,
+            "task": task_name(delivery, self._app.config),
+        }
+        self._finish(key, outcomes.dead_delivery(delivery, info), 0.0)
 
     # --- running ------------------------------------------------------------------------
 
@@ -301,19 +273,17 @@ class Worker:
             found = await fetch(self._app.adapters, [wanted for _, wanted in jobs])
         except asyncio.CancelledError:
             for job, _ in jobs:
-                self._finish(_key(job), outcomes.released(job), 0.0)
+                self._finish(job.key, outcomes.released(job), 0.0)
             raise
         for (job, wanted), fetched in zip(jobs, found, strict=True):
-            self._start(_key(job), job, wanted, fetched)
+            self._start(job, wanted, fetched)
 
     def _start(
-        self, key: Key, job: Job, wanted: Wanted | None = None, fetched: Fetched | None = None
+        self, job: Job, wanted: Wanted | None = None, fetched: Fetched | None = None
     ) -> None:
-        self._running[key] = asyncio.create_task(self._run(key, job, wanted, fetched))
+        self._running[job.key] = asyncio.create_task(self._run(job, wanted, fetched))
 
-    async def _run(
-        self, key: Key, job: Job, wanted: Wanted | None, fetched: Fetched | None
-    ) -> None:
+    async def _run(self, job: Job, wanted: Wanted | None, fetched: Fetched | None) -> None:
         started = perf_counter()
         try:
             if job.options.process:
@@ -322,7 +292,7 @@ class Worker:
                 verdict = await self._runner.run(job, wanted, fetched)
         except asyncio.CancelledError:
             verdict = outcomes.released(job)
-        self._finish(key, verdict, started)
+        self._finish(job.key, verdict, started)
 
     def _process_tasks(self) -> ProcessTasks:
         if self._processes is None:
@@ -331,76 +301,46 @@ class Worker:
             self._processes = ProcessTasks(self._app, self.modules, self.concurrency)
         return self._processes
 
+    async def _close_processes(self) -> None:
+        if self._processes is not None:
+            await self._processes.close()
+
     def _finish(self, key: Key, verdict: Verdict, started: float) -> None:
         if self._running.pop(key, self) is self:
             return  # given up at shutdown before it ended
         job = self._jobs.pop(key, None)
         if self._suspect == key:
             self._suspect = None
-        verdict.outcome.delivery = self._held[key]
-        self._finished.append(verdict.outcome)
-        self._settle.set()
+        verdict.outcome.delivery = self._settler.held[key]
+        self._settler.add(verdict.outcome)
         self._slot.set()
-        level = _LEVELS[verdict.word]
-        if logger.isEnabledFor(level):
-            _log(level, verdict, job, perf_counter() - started if started else 0.0)
-
-    # --- settling -----------------------------------------------------------------------
-
-    async def _settle_all(self) -> None:
-        backoff = Backoff()
-        while True:
-            await self._settle.wait()
-            self._settle.clear()
-            while self._finished:
-                batch = self._finished[:SETTLE_BATCH]
-                del self._finished[:SETTLE_BATCH]
-                await self._apply(batch, backoff)
-            self._settled.set()
-
-    async def _apply(self, batch: list[Outcome], backoff: Backoff) -> None:
-        while True:
-            try:
-                lost = await self._consumer.settle(batch)
-            except BrokerError as e:
-                logger.warning("cannot settle, retrying", extra={"error": str(e)})
-                await asyncio.sleep(backoff.next())
-            else:
-                break
-        backoff.reset()
-        for outcome in batch:
-            self._held.pop((outcome.delivery.queue, outcome.delivery.id), None)
-        if lost:
-            self._note_lost([outcome.delivery for outcome in lost])
-
-    def _note_lost(self, deliveries: list[Delivery]) -> None:
-        for delivery in deliveries:
-            logger.warning("lease lost", extra={"id": delivery.id, "queue": delivery.queue})
+        if logger.isEnabledFor(verdict.level):
+            seconds = perf_counter() - started if started else 0.0
+            logger.log(verdict.level, "task %s", verdict.word, extra=verdict.fields(job, seconds))
 
     # --- stopping -----------------------------------------------------------------------
 
     async def _wind_down(self) -> None:
         if self._running:
-            await self._wait_for_running(self.grace)
-        tasks = [t for t in [*self._running.values(), *self._background] if t is not None]
+            await self._wait_for_running()
+        tasks = [task for task in (*self._running.values(), *self._loading) if task is not None]
         if tasks:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks, timeout=CANCEL_SECONDS)
         for key in list(self._running):  # code that does not end; its message need not wait for it
-            self._finish(key, Verdict(Outcome(self._held[key], Action.RELEASE), "released"), 0.0)
+            outcome = Outcome(self._settler.held[key], Action.RELEASE)
+            self._finish(key, Verdict(outcome, "released"), 0.0)
         try:
             async with asyncio.timeout(LAST_SETTLE_SECONDS):
-                while self._held:
-                    self._settled.clear()
-                    await self._settled.wait()
+                await self._settler.drain()
         except TimeoutError:
             logger.warning("stopped before the broker took the last outcomes")
 
-    async def _wait_for_running(self, grace: float) -> None:
+    async def _wait_for_running(self) -> None:
         hurry = asyncio.create_task(self._hurry.wait())
         try:
-            async with asyncio.timeout(grace):
+            async with asyncio.timeout(self.grace):
                 while self._running and not hurry.done():
                     self._slot.clear()
                     slot = asyncio.create_task(self._slot.wait())
@@ -412,46 +352,22 @@ class Worker:
             hurry.cancel()
 
 
-def recognise(delivery: Delivery, app: App) -> Job:
-    """The registered task that a delivery calls.
-
-    Raises:
-        MessageError: The bytes are no message that may be run here.
-    """
-    config = app.config
-    message = Message.decode(delivery.body, config.signing_key, config.max_payload_bytes)
-    if message.id != delivery.id:
-        raise InvalidMessage(f"the message says that its id is {message.id[:64]!r}")
-    task = registry.get(message.task)
-    if task is None:
-        raise UnknownTask(
-            f"no task {message.task[:200]!r} among those registered by the worker's modules"
-        )
-    return Job(delivery, message, task, outcomes.options_of(task, message, config.task_defaults))
+def _worker_info(queues: tuple[str, ...], concurrency: int) -> WorkerInfo:
+    host, pid = socket.gethostname(), os.getpid()
+    worker_id = f"{host}-{pid}-{new_id()[:8]}"
+    return WorkerInfo(worker_id, host, pid, queues, concurrency, started_at=time())
 
 
-def declared_queues() -> tuple[str, ...]:
-    """`default`, and the queues that registered tasks name, in alphabetical order."""
-    named = {t.declared_queue or current().config.task_defaults.get("queue", "default")
-             for t in registry.values()}
-    return ("default", *sorted(named - {"default"}))
+async def _wait_for_broker(step: str, error: BrokerError, backoff: Backoff) -> None:
+    logger.warning("broker unavailable, retrying", extra={"step": step, "error": str(error)})
+    await asyncio.sleep(backoff.next())
 
 
-def _key(job: Job) -> Key:
-    return (job.delivery.queue, job.delivery.id)
-
-
-def _log(level: int, verdict: Verdict, job: Job | None, seconds: float) -> None:
-    delivery = verdict.outcome.delivery
-    fields: dict[str, Any] = {
-        "task": job.message.task if job is not None else "",
-        "id": delivery.id,
-        "queue": delivery.queue,
-        "attempt": job.message.attempt if job is not None else 0,
-        "seconds": round(seconds, 6),
-    }
-    if verdict.error:
-        fields["error"] = verdict.error
-    if verdict.outcome.action is Action.RETRY:
-        fields["delay_seconds"] = round(verdict.outcome.delay, 3)
-    logger.log(level, "task %s", verdict.word, extra=fields)
+async def _call_adapters(worker: Worker, hook: str) -> None:
+    for adapter in current().adapters.with_hook(hook):
+        try:
+            answer: Any = getattr(adapter, hook)(worker)
+            if inspect.isawaitable(answer):
+                await answer
+        except Exception:
+            logger.exception("%s of an adapter failed", hook, extra={"adapter": adapter.name})

@@ -1,0 +1,78 @@
+"""Settling: what became of many deliveries goes to the broker in one round trip.
+
+Owns the deliveries that the worker holds: each stays held, and its lease renewed, until the broker
+has taken its outcome.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from .brokers import Backoff, Consumer, Delivery, Outcome
+from .errors import BrokerError
+from .jobs import Key
+
+logger = logging.getLogger(__name__)
+
+#: How many outcomes one round trip settles.
+BATCH = 500
+
+
+class Settler:
+    """Gathers outcomes while a round trip is under way, and sends them in the next one.
+
+    Attributes:
+        held: Deliveries whose outcome the broker does not have yet.
+    """
+
+    def __init__(self, consumer: Consumer) -> None:
+        self.held: dict[Key, Delivery] = {}
+        self._consumer = consumer
+        self._finished: list[Outcome] = []
+        self._wake = asyncio.Event()
+        self._drained = asyncio.Event()
+
+    def add(self, outcome: Outcome) -> None:
+        """Settle a held delivery as soon as possible."""
+        self._finished.append(outcome)
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Settle what is added, until cancelled; a broker that is away is waited for."""
+        backoff = Backoff()
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._finished:
+                batch = self._finished[:BATCH]
+                del self._finished[:BATCH]
+                await self._apply(batch, backoff)
+            self._drained.set()
+
+    async def drain(self) -> None:
+        """Wait until nothing is held any more."""
+        while self.held:
+            self._drained.clear()
+            await self._drained.wait()
+
+    async def _apply(self, batch: list[Outcome], backoff: Backoff) -> None:
+        while True:
+            try:
+                lost = await self._consumer.settle(batch)
+            except BrokerError as e:
+                logger.warning("cannot settle, retrying", extra={"error": str(e)})
+                await asyncio.sleep(backoff.next())
+            else:
+                break
+        backoff.reset()
+        for outcome in batch:
+            self.held.pop((outcome.delivery.queue, outcome.delivery.id), None)
+        if lost:
+            note_lost([outcome.delivery for outcome in lost])
+
+
+def note_lost(deliveries: list[Delivery]) -> None:
+    """Log that others may have run these messages too."""
+    for delivery in deliveries:
+        logger.warning("lease lost", extra={"id": delivery.id, "queue": delivery.queue})
