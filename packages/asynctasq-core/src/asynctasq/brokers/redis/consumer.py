@@ -156,7 +156,7 @@ class RedisConsumer:
             except BrokerUnavailable as e:
                 failure = e
                 continue
-            found += scan.claimed + scan.new
+            found += scan.found
             self._reclaimed.update(((d.queue, d.tag), d.tag) for d in scan.claimed)
             next_sweep = min(next_sweep, scan.next_due_seconds)
         if failure and not found:

@@ -21,13 +21,13 @@ class Scan:
 
     Attributes:
         next_due_seconds: Until the next delayed message is due, as far as a sweep can tell.
-        claimed: Taken over because they were released or their lease had run out.
-        new: Never delivered before.
+        found: All of it, in order of priority.
+        claimed: Those of it that were released or whose lease had run out.
     """
 
     next_due_seconds: float
+    found: list[Delivery] = field(default_factory=list)
     claimed: list[Delivery] = field(default_factory=list)
-    new: list[Delivery] = field(default_factory=list)
 
 
 class Lane:
@@ -58,8 +58,10 @@ class Lane:
         scan = Scan(math.inf if reply[0] < 0 else max(0.001, reply[0] / 1000))
         for queue_index, claimed, counts, new in reply[1:]:
             queue = self._queues[queue_index]
-            scan.claimed += [_delivery(queue, e, n) for e, n in zip(claimed, counts, strict=True)]
-            scan.new += [_delivery(queue, entry, 1) for entry in new]
+            again = [_delivery(queue, e, n) for e, n in zip(claimed, counts, strict=True)]
+            scan.claimed += again
+            scan.found += again
+            scan.found += [_delivery(queue, entry, 1) for entry in new]
         return scan
 
     async def read(self, limit: int, wait_seconds: float) -> list[Delivery]:

@@ -19,6 +19,7 @@ from .failures import TRANSPORT_ERRORS, broker_error
 from .keys import Keys
 from .registry import announcement
 from .scripts import RENEW, Command, with_source
+from .settling import enclosing
 
 #: Entries of one script call: Lua takes up to 8,000 values at once.
 _RENEWED_AT_ONCE = 1000
@@ -50,7 +51,7 @@ class Renewal:
             for queue, deliveries in by_queue.items():
                 for entries in _pages(list(deliveries)):
                     keys = (self._keys.of(queue).stream,)
-                    command = RENEW(keys, self._consumer, min(entries), max(entries), *entries)
+                    command = RENEW(keys, self._consumer, *enclosing(entries), *entries)
                     lost += [deliveries[entry] for entry in _run(client, command)]
             _run(client, announcement(self._keys, self._options))
         return lost

@@ -20,6 +20,16 @@ def settle_commands(
         yield _settle_command(keys, consumer, outcomes[i : i + _SETTLED_AT_ONCE])
 
 
+def enclosing(entries: Sequence[bytes]) -> tuple[bytes, bytes]:
+    """A range of stream entries that holds all of these.
+
+    Entries are `<ms>-<number>`, and the milliseconds have 13 digits until the year 2286, so their
+    order is that of the bytes; a bound without a number means all of its millisecond. If a clock is
+    that wrong, the scripts ask for each entry alone.
+    """
+    return min(entries).partition(b"-")[0], max(entries).partition(b"-")[0]
+
+
 def _settle_command(keys: QueueKeys, consumer: bytes, outcomes: Sequence[Outcome]) -> Command:
     entries: list[bytes] = []
     ids: list[str] = []
@@ -35,8 +45,7 @@ def _settle_command(keys: QueueKeys, consumer: bytes, outcomes: Sequence[Outcome
     return SETTLE(
         (*keys[:6], *results),
         consumer,
-        min(tags),
-        max(tags),
+        *enclosing(tags),
         len(entries),
         *entries,
         *ids,
