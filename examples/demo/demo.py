@@ -79,8 +79,10 @@ def an_order(number: int) -> Order:
         total=Decimal("1843.00"),
         status="paid",
         placed_at=datetime(2026, 11, 22, 9, 30, tzinfo=UTC),
-        items="1 x Analytical engine, mahogany; 24 x punched card, blank; 1 x oil, 200 ml",
-        note=f"Order {number}. Please leave it with the porter and ring twice; the dog is harmless.",
+        items='[{"sku": "AE-1837", "name": "Analytical engine, mahogany", "quantity": 1}, '
+        '{"sku": "PC-0024", "name": "Punched cards, blank, box of 24", "quantity": 3}, '
+        '{"sku": "OIL-200", "name": "Whale oil, 200 ml", "quantity": 2}]',
+        note=f"Order {number}: please leave it with the porter and ring twice.",
     )
 
 
@@ -149,8 +151,9 @@ def show_message(order: Order, handle: TaskHandle[Any], checks: Checks) -> None:
 @contextmanager
 def worker(log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A worker in its own process, as a user starts it."""
-    command = [sys.executable, "-m", "asynctasq", "worker", "shop", "--log-level", "info"]
-    console.print(Text.assemble(("$ ", "dim"), ("asynctasq worker shop --log-level info", "bold")))
+    arguments = ["worker", "shop", "--concurrency", "100", "--log-level", "info"]
+    command = [sys.executable, "-m", "asynctasq", *arguments]
+    console.print(Text.assemble(("$ ", "dim"), (f"asynctasq {' '.join(arguments)}", "bold")))
     with log.open("wb") as output, subprocess.Popen(command, cwd=HERE, stderr=output) as process:
         try:
             yield process
