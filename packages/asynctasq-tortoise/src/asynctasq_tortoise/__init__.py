@@ -1,1 +1,6 @@
+"""Tortoise ORM instances as arguments of asynctasq tasks; and how a task wants its rows loaded."""
+
+from .options import only, prefetch_related, select_for_update, select_related, using
+
+__all__ = ["only", "prefetch_related", "select_for_update", "select_related", "using"]
 __version__ = "0.1.0"

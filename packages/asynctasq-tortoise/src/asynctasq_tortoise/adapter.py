@@ -1,1 +1,131 @@
-"""Adapter."""
+"""The hooks; each imports what it needs once Tortoise is there, so that this module imports no ORM.
+
+Tortoise does not remember what the hooks ask about (which row an open transaction wrote, which
+instance was deleted, which database a row came from), so recording starts as soon as the
+application imports Tortoise.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import wrapt
+from asynctasq import DeferredSend, Finding, Ref, hookimpl
+
+
+@wrapt.when_imported("tortoise")
+def _start_recording(_: object) -> None:
+    from . import recording
+
+    recording.install()
+
+
+@hookimpl
+def is_model(obj: object) -> bool:
+    """Whether the type is one of Tortoise's models."""
+    models = sys.modules.get("tortoise.models")
+    base = getattr(models, "Model", None)
+    return base is not None and issubclass(type(obj), base)
+
+
+@hookimpl
+def to_ref(obj: Any) -> Ref:
+    """Class, key, and the database where it is not the one that the model is routed to."""
+    from . import identity
+
+    return identity.to_ref(obj)
+
+
+@hookimpl
+async def fetch_many(refs: Sequence[Ref]) -> Sequence[object | None]:
+    """The rows, from the database that the model is written to unless a reference says another."""
+    from . import loading
+
+    return await loading.fetch_many(refs)
+
+
+@hookimpl
+def option_names() -> Collection[str]:
+    """One option: the arguments of `Tortoise.init`."""
+    return ["tortoise_config"]
+
+
+@hookimpl
+def configure(options: Mapping[str, Any]) -> None:
+    """Remember `tortoise_config` for the first need."""
+    from . import lifecycle
+
+    lifecycle.configure(options.get("tortoise_config"))
+
+
+@hookimpl
+async def worker_started() -> None:
+    """Initialise Tortoise, if it is configured."""
+    from . import lifecycle
+
+    await lifecycle.start_worker()
+
+
+@hookimpl
+async def worker_stopped() -> None:
+    """Close the connections that this process's tasks used."""
+    from . import lifecycle
+
+    await lifecycle.stop_worker()
+
+
+@hookimpl
+def task_scope() -> AbstractAsyncContextManager[object] | None:
+    """Ends the transaction of locked rows, and closes what the task itself initialised."""
+    if "tortoise" not in sys.modules:
+        return None
+    from . import lifecycle
+
+    return lifecycle.task_scope()
+
+
+@hookimpl
+def is_pending_write(obj: object) -> bool:
+    """Whether an `in_transaction` block of this context, still open, wrote the row."""
+    from . import commits
+
+    return commits.is_pending_write(obj)
+
+
+@hookimpl
+def after_commit(obj: object, send: DeferredSend) -> None:
+    """Send once the outermost `in_transaction` block has committed."""
+    from . import commits
+
+    commits.after_commit(obj, send)
+
+
+@hookimpl
+def owns_transaction(target: object) -> bool:
+    """Whether the target is what `in_transaction` gave."""
+    if "tortoise" not in sys.modules:
+        return False
+    from . import commits
+
+    return commits.is_transaction(target)
+
+
+@hookimpl
+def open_transaction() -> object | None:
+    """The transaction begun last of those open in this context."""
+    if "tortoise" not in sys.modules:
+        return None
+    from . import commits
+
+    return commits.open_transaction()
+
+
+@hookimpl
+async def check() -> Sequence[Finding]:
+    """Databases, pools, time zone, modules and indexes."""
+    from . import checks
+
+    return await checks.check()

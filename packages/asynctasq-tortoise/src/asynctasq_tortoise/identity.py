@@ -1,0 +1,65 @@
+"""Which row an instance stands for: class, key, database, and whether it exists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import Enum
+from typing import Any
+
+from asynctasq import DeletedModelError, Ref, UnsavedModelError, class_path
+
+_DELETED = "_asynctasq_deleted"
+_DATABASE = "_asynctasq_database"
+
+
+def to_ref(obj: Any) -> Ref:
+    """The reference, from the instance's own state.
+
+    Raises:
+        UnsavedModelError: Not inserted yet, or loaded without its key.
+        DeletedModelError: Deleted through this instance.
+    """
+    pk = getattr(obj, "pk", None)
+    model = type(obj)
+    if not obj._saved_in_db:
+        raise UnsavedModelError(f"this {model.__name__} has no row yet: save it before dispatching")
+    if _DELETED in vars(obj):
+        raise DeletedModelError(f"the row of this {model.__name__} was deleted")
+    if pk is None:
+        raise UnsavedModelError(
+            f"this {model.__name__} was loaded without its key: add it to only()"
+        )
+    key = pk.value if isinstance(pk, Enum) else pk
+    return Ref(class_path(model), key, db=vars(obj).get(_DATABASE))
+
+
+def remember_deletion(instance: Any) -> None:
+    """Its row was deleted; Tortoise goes on calling it saved."""
+    object.__setattr__(instance, _DELETED, True)
+
+
+def forget_deletion(instance: Any) -> None:
+    """It has a row again: inserted anew, or the deletion was rolled back."""
+    vars(instance).pop(_DELETED, None)
+
+
+def remember_database(instances: Iterable[Any], model: Any, db: Any) -> None:
+    """Keep the database of rows that came from another one than the model is routed to.
+
+    A row that a router sent to a replica is one of the model's own: the worker reads it from where
+    it is written.
+    """
+    alias = db.connection_name
+    if alias == model._meta.default_connection or alias in _routed(model):
+        return
+    for instance in instances:
+        object.__setattr__(instance, _DATABASE, alias)
+
+
+def _routed(model: Any) -> set[str | None]:
+    from tortoise.router import router
+
+    if not router._routers:
+        return set()
+    found = (router.db_for_read(model), router.db_for_write(model))
+    return {connection.connection_name for connection in found if connection is not None}

@@ -1,0 +1,173 @@
+"""When Tortoise is initialised, and when what was opened is closed.
+
+Owns two rules. One initialisation serves all tasks of a worker process, whoever made it: with
+Tortoise 1.x a context belongs to the asyncio task that made it, so here it becomes the process's.
+And nothing outlives its owner: what a task opened for itself ends with the task, all else with the
+worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from asynctasq import AdapterNotReady, ReferenceUnavailable
+
+from .settings import check_config, init_arguments
+
+_log = logging.getLogger(__name__)
+_scope: ContextVar[AsyncExitStack | None] = ContextVar("asynctasq_tortoise_scope", default=None)
+
+
+@dataclass(slots=True)
+class _Process:
+    """What this process was told, and what it opened."""
+
+    config: Mapping[str, Any] | None = None
+    is_worker: bool = False
+    initialising: asyncio.Task[None] | None = None
+    is_made_by_task: bool = False
+    is_to_close: bool = False
+    context: Any = None
+
+
+_process = _Process()
+
+
+def configure(config: object) -> None:
+    """Take `tortoise_config`, or its absence, from `asynctasq.init`."""
+    _process.config = None if config is None else check_config(config)
+
+
+def configured() -> Mapping[str, Any] | None:
+    """`tortoise_config` as it was given."""
+    return _process.config
+
+
+def is_initialised() -> bool:
+    """Whether queries made in this context have a configuration."""
+    tortoise = sys.modules.get("tortoise")
+    return tortoise is not None and bool(tortoise.Tortoise._inited)
+
+
+async def ensure_initialised() -> None:
+    """Initialise Tortoise if that is for us to do; at most once at a time.
+
+    Rows for arguments are fetched ahead only with what belongs to the whole process: a task that
+    initialises Tortoise itself may choose another database than the task before it.
+
+    Raises:
+        AdapterNotReady: It is for the task to do.
+        ReferenceUnavailable: It failed; the next call tries again.
+    """
+    is_ahead = _scope.get() is None
+    is_for_task = _process.config is None and _process.is_made_by_task
+    if is_initialised() and not (is_ahead and is_for_task):
+        return
+    if _process.config is None:
+        raise AdapterNotReady(
+            "Tortoise is not initialised: give asynctasq.init a tortoise_config, or await "
+            "Tortoise.init in the task before the argument is used"
+        )
+    if _process.initialising is None:
+        # In an asyncio task of its own, so that the context of 1.x stays out of the caller's.
+        _process.initialising = asyncio.create_task(_initialise(_process.config))
+        _process.initialising.add_done_callback(_initialised)
+    await asyncio.shield(_process.initialising)
+
+
+async def _initialise(config: Mapping[str, Any]) -> None:
+    from tortoise import Tortoise
+
+    try:
+        context = await Tortoise.init(**init_arguments(config))
+    except Exception as e:
+        raise ReferenceUnavailable(
+            f"Tortoise could not be initialised from tortoise_config ({type(e).__name__}); it is "
+            f"tried again at the next need"
+        ) from e
+    _share(context)
+    _process.is_to_close = True
+    _process.is_made_by_task = False
+
+
+def _initialised(task: asyncio.Task[None]) -> None:
+    _process.initialising = None
+
+
+def _share(context: Any) -> None:
+    """Let every asyncio task see a context of 1.x; 0.x has no contexts."""
+    _process.context = context
+    if context is not None and _global_context() is None:
+        sys.modules["tortoise.context"].set_global_context(context)
+
+
+def _global_context() -> Any:
+    return sys.modules["tortoise.context"]._global_context
+
+
+def adopt(context: Any) -> None:
+    """Called after each `Tortoise.init` of the application.
+
+    In a worker, the first one serves the tasks that come after, as `if not Tortoise._inited` in a
+    task expects; another one serves its own task alone.
+    """
+    scope = _scope.get()
+    if not _process.is_worker or scope is None:
+        return
+    if context is None or _global_context() is None:
+        _share(context)
+        _process.is_made_by_task = _process.is_to_close = True
+    elif _global_context() is not context:
+        scope.push_async_callback(context.close_connections)
+
+
+async def start_worker() -> None:
+    """Initialise from `tortoise_config` ahead of the first task; a failure is logged."""
+    _process.is_worker = True
+    if _process.config is None:
+        return
+    try:
+        await ensure_initialised()
+    except ReferenceUnavailable:
+        _log.exception("Tortoise is not initialised; the tasks that need it wait")
+
+
+async def stop_worker() -> None:
+    """Close the connections that the worker's tasks shared."""
+    _process.is_worker = False
+    await close()
+
+
+async def close() -> None:
+    """Close the connections of the process, unless the application itself opened them."""
+    if not _process.is_to_close:
+        return
+    from tortoise import Tortoise
+
+    context = _process.context
+    await (context.close_connections() if context is not None else Tortoise.close_connections())
+    _process.is_to_close = _process.is_made_by_task = False
+    _process.context = None
+
+
+@asynccontextmanager
+async def task_scope() -> AsyncIterator[None]:
+    """Round one run of a task."""
+    async with AsyncExitStack() as stack:
+        token = _scope.set(stack)
+        try:
+            yield
+        finally:
+            _scope.reset(token)
+
+
+def current_scope() -> AsyncExitStack | None:
+    """What ends with the task that runs in this context; `None` outside of a run."""
+    return _scope.get()

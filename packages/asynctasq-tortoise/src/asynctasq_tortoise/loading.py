@@ -1,0 +1,100 @@
+"""Rows for references: one query for many keys."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from asynctasq import ConfigurationError, InvalidReference, Ref, ReferenceUnavailable
+
+from .commits import is_transaction
+from .lifecycle import current_scope, ensure_initialised
+from .options import DatabaseOption, LoadOption
+from .outages import outage
+
+#: Below the smallest limit on parameters of a query among Tortoise's databases (2,100).
+CHUNK_SIZE = 2000
+
+
+async def fetch_many(refs: Sequence[Ref]) -> list[object | None]:
+    """The rows in the order asked, each an instance of its own; `None` where a row is gone."""
+    model: Any = refs[0].model_class()
+    keys = [_key(model, ref) for ref in refs]
+    await ensure_initialised()
+    if model._meta.default_connection is None:
+        raise ConfigurationError(
+            f"Tortoise does not know {refs[0].model}: list its module in `modules` of its "
+            f"configuration"
+        )
+    try:
+        rows = await _rows(model, list(dict.fromkeys(keys)), refs[0])
+    except Exception as e:
+        if (cause := outage(e)) is None:
+            raise
+        raise ReferenceUnavailable(
+            f"the database of {refs[0].model} could not answer ({type(cause).__name__})"
+        ) from cause
+    return list(_each_its_own(keys, rows))
+
+
+def _key(model: Any, ref: Ref) -> Any:
+    """The key as Python value of the model's field, so that no key makes the query fail."""
+    field = model._meta.pk
+    try:
+        if isinstance(ref.pk, bool | list | tuple | dict | set | None):
+            raise TypeError
+        key = field.to_python_value(ref.pk)
+        limits = field.constraints if isinstance(key, int) else {}
+        is_valid = (key == ref.pk or str(key) == str(ref.pk)) and "\x00" not in str(key)
+        is_valid &= limits.get("ge", key) <= key <= limits.get("le", key)
+    except (ValueError, TypeError, ArithmeticError, AttributeError) as e:
+        raise _no_key(model, ref) from e
+    if not is_valid:
+        raise _no_key(model, ref)
+    return key
+
+
+def _no_key(model: Any, ref: Ref) -> InvalidReference:
+    kind = type(ref.pk).__name__
+    return InvalidReference(f"{ref.model}: its {model._meta.pk_attr} cannot be this {kind}")
+
+
+async def _rows(model: Any, keys: list[Any], ref: Ref) -> dict[Any, Any]:
+    from tortoise.queryset import QuerySet
+
+    loads = [o for o in ref.options if isinstance(o, LoadOption)]
+    connection = await _connection(model, ref, any(o.in_task_scope for o in loads))
+    rows = {}
+    for start in range(0, len(keys), CHUNK_SIZE):
+        # Not the model's manager, which may hide rows.
+        query = QuerySet(model).using_db(connection)
+        query = query.filter(pk__in=keys[start : start + CHUNK_SIZE])
+        for option in loads:
+            query = option.apply(query)
+        rows.update({row.pk: row for row in await query})
+    return rows
+
+
+async def _connection(model: Any, ref: Ref, is_locked: bool) -> Any:
+    from tortoise.connection import connections
+    from tortoise.transactions import in_transaction
+
+    chosen = (o.alias for o in ref.options if isinstance(o, DatabaseOption))
+    alias = next(chosen, ref.db) or model._choose_db(True).connection_name
+    if alias not in connections.db_config:
+        raise InvalidReference(f"{ref.model}: Tortoise has no connection {alias!r} here")
+    connection = connections.get(alias)
+    if not is_locked or is_transaction(connection):
+        return connection
+    if (scope := current_scope()) is None:
+        raise ConfigurationError("select_for_update() works for arguments of a running task only")
+    return await scope.enter_async_context(in_transaction(alias))
+
+
+def _each_its_own(keys: list[Any], rows: dict[Any, Any]) -> Iterator[object | None]:
+    given = set()
+    for key in keys:
+        row = rows.get(key)
+        yield copy.deepcopy(row) if key in given else row
+        given.add(key)

@@ -1,0 +1,95 @@
+"""Wrappers round Tortoise's own methods, for what it does not remember.
+
+They add nothing to what a method does. Installed once, when the application imports Tortoise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+import wrapt
+
+from . import commits, identity, lifecycle
+from .settings import POOL_ARGUMENTS, init_arguments
+
+Wrapped = Callable[..., Awaitable[Any]]
+
+
+def install() -> None:
+    """Wrap the methods; needs an imported Tortoise."""
+    queryset = import_module("tortoise.queryset")
+    executor = "tortoise.backends.base.executor"
+    wrapt.wrap_function_wrapper(executor, "BaseExecutor.execute_select", _after_select)
+    wrapt.wrap_function_wrapper(executor, "BaseExecutor.execute_insert", _after_write)
+    wrapt.wrap_function_wrapper(executor, "BaseExecutor.execute_update", _after_write)
+    wrapt.wrap_function_wrapper(executor, "BaseExecutor.execute_delete", _after_delete)
+    for query in ("UpdateQuery", "DeleteQuery", "BulkUpdateQuery", "BulkCreateQuery"):
+        # Bulk queries have one or the other, depending on Tortoise's version.
+        members = vars(getattr(queryset, query))
+        for name in {"_execute", "_execute_many"} & members.keys():
+            wrapt.wrap_function_wrapper(queryset.__name__, f"{query}.{name}", _after_bulk_write)
+    wrapt.wrap_function_wrapper("tortoise.connection", "ConnectionHandler.set", _on_begin)
+    wrapt.wrap_function_wrapper("tortoise", "Tortoise.init", _init)
+
+
+async def _after_select(
+    wrapped: Wrapped, executor: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Any:
+    rows = await wrapped(*args, **kwargs)
+    identity.remember_database(rows, executor.model, executor.db)
+    return rows
+
+
+async def _after_write(
+    wrapped: Wrapped, executor: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Any:
+    result = await wrapped(*args, **kwargs)
+    instance = args[0] if args else kwargs["instance"]
+    identity.forget_deletion(instance)
+    identity.remember_database([instance], executor.model, executor.db)
+    if transaction := commits.transaction_of(executor.db):
+        transaction.wrote(executor.model, instance.pk)
+    return result
+
+
+async def _after_delete(
+    wrapped: Wrapped, executor: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Any:
+    result = await wrapped(*args, **kwargs)
+    instance = args[0] if args else kwargs["instance"]
+    identity.remember_deletion(instance)
+    if transaction := commits.transaction_of(executor.db):
+        transaction.deleted(instance)
+    return result
+
+
+async def _after_bulk_write(
+    wrapped: Wrapped, query: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Any:
+    result = await wrapped(*args, **kwargs)
+    if transaction := commits.transaction_of(query._db):
+        transaction.wrote_many(query.model)
+    return result
+
+
+def _on_begin(
+    wrapped: Callable[..., Any], handler: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Any:
+    client = args[1] if len(args) > 1 else kwargs["conn_obj"]
+    if commits.is_transaction(client):
+        commits.follow(client)
+    return wrapped(*args, **kwargs)
+
+
+async def _init(
+    wrapped: Wrapped, tortoise: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Any:
+    if not POOL_ARGUMENTS.isdisjoint(kwargs):
+        names = ("config", "config_file", "_create_db", "db_url", "modules")
+        kwargs = init_arguments({**dict(zip(names, args, strict=False)), **kwargs})
+        args = ()
+    context = await wrapped(*args, **kwargs)
+    lifecycle.adopt(context)
+    return context
