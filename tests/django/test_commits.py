@@ -1,0 +1,314 @@
+"""A dispatch waits for the commit of the row that it names, and is dropped with it."""
+
+from __future__ import annotations
+
+import asyncio
+import unittest
+from collections.abc import Callable
+
+import asynctasq
+import pytest
+from asgiref.sync import ThreadSensitiveContext, async_to_sync, sync_to_async
+from asynctasq import TaskHandle, TaskStatus, task
+from asynctasq_django.connections import watch_connections
+from django.db import connection, connections, transaction
+from django.test import TestCase
+from django.test.utils import CaptureQueriesContext
+from djshop.models import Order, User
+
+UNCOMMITTED, DROPPED, WAITING = TaskStatus.UNCOMMITTED, TaskStatus.DROPPED, TaskStatus.WAITING
+
+
+@task
+async def welcome(user: User) -> None: ...
+
+
+@task
+async def send(text: str) -> None: ...
+
+
+@pytest.fixture(autouse=True)
+def _memory_broker() -> None:
+    asynctasq.init(driver="memory")
+
+
+def status(handle: TaskHandle[None]) -> TaskStatus:
+    return asyncio.run(handle.status())
+
+
+def test_a_row_of_an_open_transaction_is_sent_at_its_commit(alias: str) -> None:
+    with transaction.atomic(using=alias):
+        user = User.objects.using(alias).create(email="a@example.com")
+        handle = welcome(user).dispatch_sync()
+        assert status(handle) == UNCOMMITTED
+    assert status(handle) == WAITING
+
+
+def test_nothing_is_sent_after_a_rollback(alias: str) -> None:
+    with pytest.raises(ZeroDivisionError), transaction.atomic(using=alias):
+        handle = welcome(User.objects.using(alias).create(email="a@example.com")).dispatch_sync()
+        raise ZeroDivisionError
+    assert status(handle) == DROPPED
+
+
+def test_a_row_saved_without_a_transaction_is_sent_at_once(alias: str) -> None:
+    user = User.objects.using(alias).create(email="a@example.com")
+    assert status(welcome(user).dispatch_sync()) == WAITING
+
+
+def test_a_row_that_a_transaction_only_read_is_sent_at_once(alias: str) -> None:
+    User.objects.using(alias).create(email="a@example.com")
+    with transaction.atomic(using=alias):
+        user = User.objects.using(alias).get()
+        assert status(welcome(user).dispatch_sync()) == WAITING
+
+
+@pytest.mark.parametrize("change", ["update", "bulk_create", "raw", "other_table", "with"])
+def test_changes_that_leave_no_trace_on_the_instance_count(db: str, change: str) -> None:
+    user = User.objects.create(email="a@example.com")
+    with transaction.atomic():
+        if change == "update":
+            User.objects.update(name="x")
+        elif change == "bulk_create":
+            User.objects.bulk_create([User(email="b@example.com")])
+        elif change == "other_table":
+            Order.objects.create(title="book", user=user)
+        else:
+            sql = "UPDATE djshop_user SET name = 'x'"
+            sql = f"WITH one AS ({sql} RETURNING id) SELECT 1" if change == "with" else sql
+            with connection.cursor() as cursor:
+                cursor.execute(sql)
+        handle = welcome(user).dispatch_sync()
+        assert status(handle) == UNCOMMITTED
+    assert status(handle) == WAITING
+
+
+def test_the_next_transaction_starts_clean(db: str) -> None:
+    with transaction.atomic():
+        user = User.objects.create(email="a@example.com")
+    with transaction.atomic():
+        assert status(welcome(user).dispatch_sync()) == WAITING
+
+
+def test_an_inner_block_waits_for_the_outer_commit(db: str) -> None:
+    with transaction.atomic():
+        with transaction.atomic():
+            handle = welcome(User.objects.create(email="a@example.com")).dispatch_sync()
+        assert status(handle) == UNCOMMITTED
+    assert status(handle) == WAITING
+
+
+def test_a_savepoint_that_is_rolled_back_drops_what_was_dispatched_in_it(db: str) -> None:
+    with transaction.atomic():
+        kept = welcome(User.objects.create(email="a@example.com")).dispatch_sync()
+        with pytest.raises(ZeroDivisionError), transaction.atomic():
+            lost = welcome(User.objects.create(email="b@example.com")).dispatch_sync()
+            raise ZeroDivisionError
+        assert status(lost) == DROPPED
+    assert (status(kept), status(lost)) == (WAITING, DROPPED)
+
+
+def test_each_database_has_a_commit_of_its_own(need_database: Callable[[str], str]) -> None:
+    one, other = need_database("default"), need_database("other")
+    with transaction.atomic(using=one):
+        here = welcome(User.objects.using(one).create(email="a")).dispatch_sync()
+        with transaction.atomic(using=other):
+            there = welcome(User.objects.using(other).create(email="b")).dispatch_sync()
+            assert (status(here), status(there)) == (UNCOMMITTED, UNCOMMITTED)
+        assert (status(here), status(there)) == (UNCOMMITTED, WAITING)
+    assert status(here) == WAITING
+
+
+def test_a_broken_connection_drops_the_dispatch(db: str) -> None:
+    with pytest.raises(ZeroDivisionError), transaction.atomic():
+        handle = welcome(User.objects.create(email="a@example.com")).dispatch_sync()
+        connection.close()
+        raise ZeroDivisionError
+    assert status(handle) == DROPPED
+
+
+def test_dispatches_leave_in_the_order_of_their_calls(db: str) -> None:
+    ran: list[int] = []
+
+    @task(name="in_order")
+    async def note(number: int, user: User) -> None:
+        ran.append(number)
+
+    with transaction.atomic():
+        user = User.objects.create(email="a@example.com")
+        for number in range(20):
+            note(number, user).dispatch_sync()
+    asyncio.run(asynctasq.Worker(burst=True, concurrency=1).run())
+    assert ran == list(range(20))
+
+
+def test_on_commit_false_sends_now(db: str) -> None:
+    with transaction.atomic():
+        user = User.objects.create(email="a@example.com")
+        assert status(welcome(user).on_commit(False).dispatch_sync()) == WAITING
+
+
+def test_on_commit_ties_a_call_without_instances_to_the_transaction(db: str) -> None:
+    with transaction.atomic():
+        handles = [
+            send("x").on_commit().dispatch_sync(),
+            send("x").on_commit("default").dispatch_sync(),
+            send("x").on_commit(connection).dispatch_sync(),
+            send("x").on_commit(connections["default"]).dispatch_sync(),
+        ]
+        assert {status(handle) for handle in handles} == {UNCOMMITTED}
+        assert status(send("x").dispatch_sync()) == WAITING
+    assert {status(handle) for handle in handles} == {WAITING}
+
+
+def test_on_commit_without_a_transaction_sends_now(db: str) -> None:
+    assert status(send("x").on_commit("default").dispatch_sync()) == WAITING
+    assert status(send("x").on_commit().dispatch_sync()) == WAITING
+
+
+def test_on_commit_of_an_unknown_alias_is_an_error(db: str) -> None:
+    with pytest.raises(asynctasq.ConfigurationError, match="on_commit"):
+        send("x").on_commit("elsewhere").dispatch_sync()
+
+
+def test_a_transaction_begun_by_hand_is_refused(db: str) -> None:
+    transaction.set_autocommit(False)
+    try:
+        user = User.objects.create(email="a@example.com")
+        with pytest.raises(transaction.TransactionManagementError):
+            welcome(user).dispatch_sync()
+        assert status(welcome(user).on_commit(False).dispatch_sync()) == WAITING
+    finally:
+        transaction.rollback()
+        transaction.set_autocommit(True)
+
+
+def test_an_async_dispatch_below_synchronous_code_sees_its_transaction(db: str) -> None:
+    with transaction.atomic():
+        user = User.objects.create(email="a@example.com")
+        handle = async_to_sync(welcome(user).dispatch)()
+        assert status(handle) == UNCOMMITTED
+    assert status(handle) == WAITING
+
+
+async def test_an_async_dispatch_from_a_thread_of_the_loop_sees_its_transaction(db: str) -> None:
+    def view() -> tuple[TaskHandle[None], TaskStatus]:
+        with transaction.atomic():
+            user = User.objects.create(email="a@example.com")
+            handle = async_to_sync(welcome(user).dispatch)()
+            return handle, async_to_sync(handle.status)()
+
+    async with ThreadSensitiveContext():
+        handle, inside = await sync_to_async(view)()
+        await sync_to_async(connections.close_all)()
+    assert inside == UNCOMMITTED
+    assert await handle.status() == WAITING
+
+
+async def test_a_transaction_opened_from_async_code_is_seen(db: str) -> None:
+    block = transaction.atomic()
+    async with ThreadSensitiveContext():
+        await sync_to_async(block.__enter__)()
+        user = await User.objects.acreate(email="a@example.com")
+        handle = await welcome(user).dispatch()
+        assert await handle.status() == UNCOMMITTED
+        await sync_to_async(block.__exit__)(None, None, None)
+        assert await handle.status() == WAITING
+        await sync_to_async(connections.close_all)()
+
+
+async def test_a_dispatch_from_async_code_is_sent_at_once(db: str) -> None:
+    async with ThreadSensitiveContext():
+        user = await User.objects.acreate(email="a@example.com")
+        handle = await welcome(user).dispatch()
+        assert await handle.status() == WAITING
+        await sync_to_async(connections.close_all)()
+
+
+async def test_the_transaction_of_another_thread_does_not_matter(db: str) -> None:
+    user = await sync_to_async(User.objects.create)(email="a@example.com")
+    began, go_on = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def other() -> None:
+        try:
+            with transaction.atomic():
+                User.objects.update(name="x")
+                loop.call_soon_threadsafe(began.set)
+                asyncio.run_coroutine_threadsafe(go_on.wait(), loop).result()
+        finally:
+            connections.close_all()
+
+    running = asyncio.create_task(asyncio.to_thread(other))
+    await began.wait()
+    handle = await welcome(user).dispatch()
+    assert await handle.status() == WAITING
+    go_on.set()
+    await running
+    await sync_to_async(connections.close_all)()
+
+
+def test_a_transaction_begun_before_anybody_watched_counts_as_written(db: str) -> None:
+    connection.close()
+    del connections["default"]
+    from asynctasq_django.connections import _remember
+    from django.db.backends.signals import connection_created
+
+    connection_created.disconnect(dispatch_uid="asynctasq_django")
+    try:
+        user = User.objects.create(email="a@example.com")
+        with transaction.atomic():
+            watch_connections()
+            handle = welcome(user).dispatch_sync()
+            assert status(handle) == UNCOMMITTED
+    finally:
+        connection_created.connect(_remember, dispatch_uid="asynctasq_django")
+    assert status(handle) == WAITING
+
+
+def test_a_wrapper_of_the_application_is_taken_off_as_it_should(db: str) -> None:
+    del connections["default"]
+    seen: list[str] = []
+
+    def spy(execute, sql, *rest):  # type: ignore[no-untyped-def]
+        seen.append(sql)
+        return execute(sql, *rest)
+
+    with connections["default"].execute_wrapper(spy):
+        User.objects.count()
+    before = len(seen)
+    User.objects.count()
+    assert before == len(seen) >= 1
+
+
+def test_watching_runs_no_query_of_its_own(db: str) -> None:
+    with CaptureQueriesContext(connection) as queries, transaction.atomic():
+        welcome(User.objects.create(email="a@example.com")).dispatch_sync()
+    assert [q["sql"].split()[0] for q in queries] == ["BEGIN", "INSERT", "COMMIT"]
+
+
+class _ApplicationTests(TestCase):
+    """As applications test themselves: everything in a transaction that is never committed."""
+
+    def executed(self) -> None:
+        with self.captureOnCommitCallbacks(execute=True) as callbacks:
+            handle = welcome(User.objects.create(email="a@example.com")).dispatch_sync()
+            self.assertEqual(status(handle), UNCOMMITTED)
+        self.assertEqual(len(callbacks), 1)
+        self.assertEqual(status(handle), WAITING)
+
+    def only_captured(self) -> None:
+        with self.captureOnCommitCallbacks():
+            handle = welcome(User.objects.create(email="a@example.com")).dispatch_sync()
+        self.assertEqual(status(handle), UNCOMMITTED)
+
+
+_ApplicationTests.__test__ = False  # type: ignore[attr-defined]  # run by the test below
+
+
+@pytest.mark.parametrize("name", ["executed", "only_captured"])
+def test_captured_callbacks_of_djangos_test_case_send_when_executed(db: str, name: str) -> None:
+    result = unittest.TestResult()
+    unittest.TestSuite([_ApplicationTests(name)]).run(result)
+    assert result.testsRun == 1
+    assert not result.errors + result.failures
