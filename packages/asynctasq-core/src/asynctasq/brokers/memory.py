@@ -6,7 +6,6 @@ that runs out; nothing polls. The transitions are in `memory_store`.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Sequence
 
@@ -22,6 +21,7 @@ from . import (
     WorkerInfo,
 )
 from .memory_store import MemoryStore
+from .waiters import wait
 
 __all__ = ["MemoryBroker", "MemoryConsumer", "MemoryStore"]
 
@@ -64,7 +64,7 @@ class MemoryBroker:
                 left = deadline - time.monotonic()
                 if result is not None or left <= 0:
                     return result
-                await _wait(changed, left)
+                await wait(changed, left)
 
     async def stats(self) -> list[QueueStats]:
         """Every known queue, by name."""
@@ -142,7 +142,7 @@ class MemoryConsumer:
                 if taken or left <= 0:
                     return taken
                 ready = self._store.next_change(self._options.queues) - self._store.clock()
-                await _wait(changed, min(left, max(ready, 0.0)))
+                await wait(changed, min(left, max(ready, 0.0)))
 
     async def settle(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
         """Apply the outcomes."""
@@ -159,12 +159,3 @@ class MemoryConsumer:
     async def stop(self) -> None:
         """Release what is leased, withdraw the worker."""
         self._store.withdraw(self._options.worker.id, self._options.queues, undo=True)
-
-
-async def _wait(changed: asyncio.Event, seconds: float) -> None:
-    """Until `changed` is set, `seconds` at most."""
-    try:
-        async with asyncio.timeout(seconds):
-            await changed.wait()
-    except TimeoutError:
-        return

@@ -6,12 +6,10 @@ told of changes through `Waiters`.
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 from itertools import count
@@ -27,6 +25,7 @@ from . import (
     QueueStats,
     WorkerInfo,
 )
+from .waiters import Waiters
 
 _RETURNED, _DUE, _NEW = range(3)  # ranks of what waits: a smaller one is taken first
 
@@ -62,31 +61,6 @@ class _Queue:
     running: dict[str, _Message] = field(default_factory=dict)
     dead: dict[str, _Message] = field(default_factory=dict)
     next_expiry: float = float("inf")
-
-
-class Waiters:
-    """Calls that wait for a change, on whatever event loops they run."""
-
-    def __init__(self) -> None:
-        self._events: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
-
-    @contextmanager
-    def waiter(self) -> Iterator[asyncio.Event]:
-        """An event of the running loop that `wake` sets."""
-        entry = (asyncio.get_running_loop(), asyncio.Event())
-        self._events.add(entry)
-        try:
-            yield entry[1]
-        finally:
-            self._events.discard(entry)
-
-    def wake(self) -> None:
-        """Set every event; callable from any thread."""
-        for loop, event in tuple(self._events):
-            try:
-                loop.call_soon_threadsafe(event.set)
-            except RuntimeError:  # that loop was closed with its call still waiting
-                self._events.discard((loop, event))
 
 
 class MemoryStore:
@@ -274,7 +248,6 @@ class MemoryStore:
                 message = q.dead.get(message_id)
                 if message is not None:
                     message.body, message.info, message.deliveries = bytes(body), b"", 0
-                    message.place = next(self._serial)
                     self._wait(q, message, _NEW)
                     moved += 1
         self.takers.wake()

@@ -27,17 +27,11 @@ class StartConsumer(Protocol):
 
 @pytest.mark.asyncio
 class BrokerFixtures:
-    """Fixtures of `BrokerSuite`; see there."""
+    """Fixtures of `BrokerSuite`; see there. The subclass gives `open_broker`."""
 
     lease_seconds = 0.6
     due_goes_first = True
     bulk = 5000
-
-    @pytest_asyncio.fixture
-    async def open_broker(self) -> AsyncIterator[OpenBroker]:
-        """To be given by the subclass."""
-        raise NotImplementedError(f"{type(self).__name__} gives no fixture open_broker")
-        yield
 
     @pytest_asyncio.fixture
     async def broker(self, open_broker: OpenBroker) -> Broker:

@@ -1,0 +1,229 @@
+"""One connection to a queue file: opened, checked, kept valid, its transactions.
+
+Owns two rules: a transaction is committed whole or not at all, and a connection is never used after
+a fork, or on a file that has been deleted or replaced meanwhile; then it is opened anew.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib.resources import files
+from pathlib import Path
+
+from ..config import SQLiteConfig
+from ..errors import BrokerError, BrokerUnavailable, ConfigurationError
+from .sqlite_errors import explained, is_about_the_file
+
+logger = logging.getLogger(__name__)
+
+APPLICATION_ID = 0x61737471
+SCHEMA_VERSION = 1
+CHECKPOINT_BYTES = 16 * 1024 * 1024
+
+_inherited: list[sqlite3.Connection] = []
+"""Connections opened before a fork: closed here, they could undo locks of the parent."""
+
+
+class SQLiteFile:
+    """A connection that opens by itself; used by one thread at a time.
+
+    Attributes:
+        path: Absolute, so that a later change of the working directory does not matter.
+        times_opened: Changes when another connection, perhaps to another file, was opened.
+    """
+
+    def __init__(self, config: SQLiteConfig) -> None:
+        if str(config.path) == ":memory:":
+            raise ConfigurationError(
+                'sqlite path ":memory:" cannot be shared; use driver "memory", or give a file'
+            )
+        self.path = str(Path(config.path).expanduser().absolute())
+        self._config = config
+        self.times_opened = 0
+        self._connection: sqlite3.Connection | None = None
+        self._pid = 0
+        self._identity: tuple[int, int] | None = None
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """A connection inside a write transaction, committed at the end unless there is an error.
+
+        Raises:
+            BrokerUnavailable: Locked, full, read-only or unreadable; nothing was changed.
+            BrokerError: Not a queue file, or damaged.
+        """
+        with self._in("BEGIN IMMEDIATE") as db:
+            yield db
+        self._checkpoint(db)
+
+    @contextmanager
+    def snapshot(self) -> Iterator[sqlite3.Connection]:
+        """A connection whose reads all see the same state, and which waits for nobody.
+
+        Raises:
+            BrokerError: As `transaction`.
+        """
+        with self._in("BEGIN") as db:
+            yield db
+
+    def data_version(self) -> int:
+        """A number that differs once another connection has committed; runs no query."""
+        with self._explained():
+            version: int = self._open().execute("PRAGMA data_version").fetchone()[0]
+            return version
+
+    def allow_busy_seconds(self, seconds: float) -> None:
+        """Wait at most so long for other processes' transactions, from now on."""
+        with self._explained():
+            self._open().execute(f"PRAGMA busy_timeout = {max(0, int(seconds * 1000))}")
+
+    def close(self) -> None:
+        """Close the connection; the next use opens another."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            if self._pid == os.getpid():
+                connection.close()
+            else:
+                _inherited.append(connection)
+
+    @contextmanager
+    def _in(self, begin: str) -> Iterator[sqlite3.Connection]:
+        with self._explained():
+            db = self._open()
+            db.execute(begin)
+            try:
+                yield db
+                db.execute("COMMIT")
+            except BaseException:
+                with suppress(sqlite3.Error):  # the first error says more; closing rolls back too
+                    if db.in_transaction:
+                        db.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as e:
+            if is_about_the_file(e):
+                self.close()
+            raise explained(e, self.path) from e
+
+    def _checkpoint(self, db: sqlite3.Connection) -> None:
+        """Bring the log back into the file once it is long.
+
+        Not left to SQLite: its automatic checkpoint does not keep writers out, and before 3.51.3
+        two of them beside a commit could, very rarely, damage the file (the "WAL-reset bug").
+        TRUNCATE keeps them out, and makes the size of the log say how much there is to do.
+        """
+        with suppress(FileNotFoundError):
+            if os.stat(self.path + "-wal").st_size > CHECKPOINT_BYTES:
+                with suppress(sqlite3.Error):  # what was committed is safe; a later one does it
+                    db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def _open(self) -> sqlite3.Connection:
+        """The connection, a new one where the old must not be used."""
+        if self._connection is not None:
+            if self._pid == os.getpid() and self._identity == _identity(self.path):
+                return self._connection
+            if self._pid == os.getpid():
+                logger.warning("queue file %s was deleted or replaced; opening it anew", self.path)
+            self.close()
+        try:
+            Path(self.path).parent.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise BrokerUnavailable(
+                f"the folder of queue file {self.path} cannot be made: {e.strerror}"
+            ) from e
+        self._connection, self._pid = self._connect(), os.getpid()
+        self._identity = _identity(self.path)
+        self.times_opened += 1
+        return self._connection
+
+    def _connect(self) -> sqlite3.Connection:
+        db = sqlite3.connect(
+            self.path,
+            timeout=self._config.busy_timeout,
+            isolation_level=None,
+            check_same_thread=False,  # closed by another thread than the one that used it
+            cached_statements=256,
+        )
+        try:
+            known = _is_queue_file(db, self.path)
+            self._use_wal(db)
+            db.execute(f"PRAGMA synchronous = {self._config.synchronous}")
+            db.execute("PRAGMA wal_autocheckpoint = 0")
+            db.execute("PRAGMA temp_store = MEMORY")
+            db.execute("PRAGMA cache_size = -16000")
+            if not known:
+                _create_schema(db, self.path)
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _use_wal(self, db: sqlite3.Connection) -> None:
+        deadline = time.monotonic() + self._config.busy_timeout
+        while True:
+            try:
+                mode = db.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+                break
+            except sqlite3.OperationalError as e:
+                # Two processes that both change the mode of a new file: SQLite waits for neither.
+                if is_about_the_file(e) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.005)
+        if mode != "wal":
+            raise BrokerError(
+                f"queue file {self.path} is on a file system without shared memory (journal mode "
+                f"{mode}); put it on a local disk"
+            )
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _is_queue_file(db: sqlite3.Connection, path: str) -> bool:
+    """Whether the schema is there already; `False` for an empty file.
+
+    Raises:
+        BrokerError: Something else is in the file, or a newer schema.
+    """
+    [application_id] = db.execute("PRAGMA application_id").fetchone()
+    [version] = db.execute("PRAGMA user_version").fetchone()
+    if application_id == APPLICATION_ID and version == SCHEMA_VERSION:
+        return True
+    if application_id == APPLICATION_ID:
+        raise BrokerError(
+            f"queue file {path} has version {version}, this asynctasq knows {SCHEMA_VERSION}; "
+            f"upgrade asynctasq-core here, or configure another path"
+        )
+    if application_id or version or db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+        raise BrokerError(f"{path} is another application's database; configure another path")
+    return False
+
+
+def _create_schema(db: sqlite3.Connection, path: str) -> None:
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        if not _is_queue_file(db, path):  # else another process was faster
+            schema = files(__package__).joinpath("sqlite_schema.sql").read_text("utf-8")
+            for statement in schema.split(";\n"):
+                db.execute(statement)
+            db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise

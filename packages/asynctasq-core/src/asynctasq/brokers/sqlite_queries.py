@@ -1,0 +1,111 @@
+"""What is read from a queue file; each function runs inside one snapshot."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+from sqlite3 import Connection
+
+from . import DeadLetter, MessageState, QueueStats, WorkerInfo
+from .sqlite_transitions import DEAD, DELAYED, LEASED, WAITING
+
+NEVER = float("inf")
+
+_NEXT = """SELECT min(
+    ifnull((SELECT at FROM message WHERE queue = ?1 AND state = 0 ORDER BY at LIMIT 1), 9e999),
+    ifnull((SELECT at FROM message WHERE queue = ?1 AND state = 1 ORDER BY at LIMIT 1), 9e999),
+    ifnull((SELECT at FROM message WHERE queue = ?1 AND state = 2 LIMIT 1), 9e999))"""
+_COUNT = "SELECT count(*) FROM message WHERE queue = ? AND state = ? AND at <= ?"
+
+
+def ready_at(db: Connection, queues: Iterable[str]) -> float:
+    """Unix time at which there is something to take: past or `NEVER` included."""
+    earliest: float = min(db.execute(_NEXT, (queue,)).fetchone()[0] for queue in queues)
+    return earliest
+
+
+def state(db: Connection, queue: str, message_id: str) -> MessageState | None:
+    """Where a message is."""
+    row = db.execute(
+        "SELECT state, at FROM message WHERE queue = ? AND id = ?", (queue, message_id)
+    ).fetchone()
+    if row is None:
+        return None
+    code, at = row
+    if code == DEAD:
+        return "dead"
+    if at <= time.time():
+        return "waiting"
+    return "running" if code == LEASED else "delayed"
+
+
+def result(db: Connection, queue: str, message_id: str) -> bytes | None:
+    """A result, while it is kept."""
+    row = db.execute(
+        "SELECT body FROM result WHERE queue = ? AND id = ? AND expires > ?",
+        (queue, message_id, time.time()),
+    ).fetchone()
+    return row[0] if row else None
+
+
+def stats(db: Connection) -> list[QueueStats]:
+    """Every queue that was ever named."""
+    now = time.time()
+    names = [name for (name,) in db.execute("SELECT name FROM queue ORDER BY name").fetchall()]
+    return [_stats(db, name, now) for name in names]
+
+
+def _stats(db: Connection, queue: str, now: float) -> QueueStats:
+    def count(code: int, until: float) -> int:
+        found: int = db.execute(_COUNT, (queue, code, until)).fetchone()[0]
+        return found
+
+    returned, due = count(LEASED, now), count(DELAYED, now)
+    return QueueStats(
+        queue,
+        waiting=count(WAITING, NEVER) + returned + due,
+        running=count(LEASED, NEVER) - returned,
+        delayed=count(DELAYED, NEVER) - due,
+        dead=count(DEAD, NEVER),
+    )
+
+
+def workers(db: Connection) -> list[WorkerInfo]:
+    """Workers with a recent sign of life, and how much each is running."""
+    now = time.time()
+    running: dict[str, int] = dict(
+        db.execute(
+            """SELECT owner, count(*) FROM queue JOIN message ON queue = name
+            WHERE state = 0 AND at > ? GROUP BY owner""",
+            (now,),
+        ).fetchall()
+    )
+    rows = db.execute(
+        """SELECT id, host, pid, queues, concurrency, started_at FROM worker
+        WHERE alive_until > ? ORDER BY started_at""",
+        (now,),
+    ).fetchall()
+    return [
+        WorkerInfo(id_, host, pid, tuple(json.loads(queues)), *rest, running.get(id_, 0))
+        for id_, host, pid, queues, *rest in rows
+    ]
+
+
+def dead_letters(db: Connection, queue: str, limit: int, offset: int) -> list[DeadLetter]:
+    """A page of the dead letters, newest first."""
+    rows = db.execute(
+        """SELECT queue, id, body, info, at FROM message WHERE queue = ? AND state = 3
+        ORDER BY at DESC, place DESC LIMIT ? OFFSET ?""",
+        (queue, limit, offset),
+    )
+    return [DeadLetter(*row) for row in rows]
+
+
+def dead_letter(db: Connection, queue: str, message_id: str) -> DeadLetter | None:
+    """One dead letter."""
+    row = db.execute(
+        "SELECT queue, id, body, info, at FROM message WHERE queue = ? AND id = ? AND state = 3",
+        (queue, message_id),
+    ).fetchone()
+    return DeadLetter(*row) if row else None

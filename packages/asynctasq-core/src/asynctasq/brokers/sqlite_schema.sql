@@ -1,0 +1,52 @@
+-- The queue file, version 1.
+--
+-- message.state and message.at together say where a message is:
+--   0 leased     until at; past that, or released (at = 0), it may be taken by anyone
+--   1 delayed    until at; past that it may be taken
+--   2 waiting    at = 0
+--   3 dead       since at
+-- so that time alone moves no row: whoever takes finds what is ready by (queue, state, at).
+
+CREATE TABLE queue (
+    name TEXT PRIMARY KEY
+) WITHOUT ROWID;
+
+CREATE TABLE message (
+    place INTEGER PRIMARY KEY,
+    queue TEXT NOT NULL,
+    id TEXT NOT NULL,
+    state INTEGER NOT NULL,
+    at REAL NOT NULL,
+    deliveries INTEGER NOT NULL DEFAULT 0,
+    owner TEXT,
+    lease INTEGER,
+    body BLOB NOT NULL,
+    info BLOB
+);
+
+CREATE UNIQUE INDEX message_by_id ON message (queue, id);
+
+CREATE INDEX message_by_state ON message (queue, state, at);
+
+-- serial never repeats, so that whoever waits for results reads only those after the last it saw.
+CREATE TABLE result (
+    serial INTEGER PRIMARY KEY AUTOINCREMENT,
+    queue TEXT NOT NULL,
+    id TEXT NOT NULL,
+    body BLOB NOT NULL,
+    expires REAL NOT NULL
+);
+
+CREATE UNIQUE INDEX result_by_id ON result (queue, id);
+
+CREATE INDEX result_by_expiry ON result (expires);
+
+CREATE TABLE worker (
+    id TEXT PRIMARY KEY,
+    host TEXT NOT NULL,
+    pid INTEGER NOT NULL,
+    queues TEXT NOT NULL,
+    concurrency INTEGER NOT NULL,
+    started_at REAL NOT NULL,
+    alive_until REAL NOT NULL
+) WITHOUT ROWID;
