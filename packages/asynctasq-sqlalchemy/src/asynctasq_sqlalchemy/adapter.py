@@ -1,1 +1,158 @@
-"""Adapter."""
+"""The hooks by which asynctasq knows SQLAlchemy; the entry point `sqlalchemy` names this module.
+
+Owns the rule that SQLAlchemy is imported only after the application has imported it: hooks look
+into `sys.modules` first, and all code that needs SQLAlchemy is in the modules they import then.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Any
+
+import wrapt
+from asynctasq import ConfigurationError, DeferredSend, Finding, Ref, hookimpl
+
+if TYPE_CHECKING:
+    from asynctasq.message import Message
+
+
+def _is_loaded() -> bool:
+    return "asynctasq_sqlalchemy.commits" in sys.modules
+
+
+@wrapt.when_imported("sqlalchemy.orm")
+def _watch(module: object) -> None:
+    """Listen before the first model is mapped and before the first flush."""
+    from . import commits, models
+
+    models.watch()
+    commits.watch()
+
+
+def _forked() -> None:
+    """Leave connections that a forked child inherited to its parent."""
+    if _is_loaded():
+        from .engines import abandon_inherited
+
+        abandon_inherited()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
+
+@hookimpl
+def is_model(obj: object) -> bool | None:
+    """Whether the object's class is mapped."""
+    if not _is_loaded():
+        return None
+    from .models import is_mapped
+
+    return is_mapped(type(obj))
+
+
+@hookimpl
+def to_ref(obj: object) -> Ref:
+    """The reference, from the instance's identity."""
+    from .identity import to_ref as reference
+
+    return reference(obj)
+
+
+@hookimpl
+def fetch_many(refs: Sequence[Ref]) -> Awaitable[Sequence[object | None]]:
+    """The rows, through the model's session factory."""
+    from .loading import fetch_many as fetch
+
+    return fetch(refs)
+
+
+@hookimpl
+def option_names() -> Collection[str]:
+    """`sqlalchemy_engine`: an engine or several, disposed when the worker stops."""
+    return ("sqlalchemy_engine",)
+
+
+@hookimpl
+def configure(options: Mapping[str, Any]) -> None:
+    """Take over the engines to dispose."""
+    engine = options.get("sqlalchemy_engine")
+    if engine is not None or _is_loaded():
+        from .engines import own
+
+        own(engine)
+
+
+@hookimpl
+async def worker_stopped() -> None:
+    """Dispose the engines, on the event loop that used them."""
+    if _is_loaded():
+        from .engines import dispose_all
+
+        await dispose_all()
+
+
+@hookimpl
+def task_scope(
+    message: Message, instances: Sequence[object]
+) -> AbstractAsyncContextManager[object] | None:
+    """The sessions of one run."""
+    if not _is_loaded():
+        return None
+    from .sessions import TaskScope
+
+    return TaskScope(message.task, instances)
+
+
+@hookimpl
+def is_pending_write(obj: object) -> bool:
+    """Whether the instance's session wrote it and has not committed."""
+    from .commits import is_pending_write as is_pending
+
+    return is_pending(obj)
+
+
+@hookimpl
+def after_commit(obj: object, send: DeferredSend) -> None:
+    """Send when the instance's session, or this session, has committed."""
+    from sqlalchemy.orm import object_session
+
+    from .commits import after_commit as defer
+    from .factories import session_of
+
+    session = session_of(obj) or object_session(obj)
+    if session is None:
+        raise ConfigurationError(f"this {type(obj).__qualname__} belongs to no session any more")
+    defer(session, send)
+
+
+@hookimpl
+def owns_transaction(target: object) -> bool | None:
+    """Whether the target is a session."""
+    if not _is_loaded():
+        return None
+    from .factories import session_of
+
+    return session_of(target) is not None
+
+
+@hookimpl
+async def check() -> Iterable[Finding]:
+    """What `asynctasq doctor` says of session factories, engines and databases."""
+    if not _is_loaded():
+        return []
+    from .checks import check as look
+
+    return await look()
+
+
+@hookimpl
+def lazy_names() -> Mapping[str, str]:
+    """Names that the application may import from `asynctasq` itself."""
+    return {
+        "create_worker_session_factory": "asynctasq_sqlalchemy:create_worker_session_factory",
+        "task_session": "asynctasq_sqlalchemy:task_session",
+    }

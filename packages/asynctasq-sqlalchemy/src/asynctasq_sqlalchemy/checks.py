@@ -1,0 +1,154 @@
+"""What `asynctasq doctor` says of session factories, engines and databases."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Iterator
+from time import perf_counter
+from typing import Any
+
+from asynctasq import Finding
+from sqlalchemy import Connection, Engine, inspect, literal, select
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import NullPool, QueuePool
+
+from .engines import given_engines, sync_engine
+from .factories import ATTRIBUTE, all_factories, find_factory, open_session, sync_part
+from .loading import work_in
+from .models import mapped_classes
+from .sessions import close
+
+#: Seconds that a database may take to answer.
+TIMEOUT = 5.0
+
+
+async def check() -> list[Finding]:
+    """Findings on every session factory and every engine that the loaded models use."""
+    findings = list(_models_without_factory())
+    seen: set[Engine] = set()
+    for factory, classes in all_factories():
+        session = open_session(factory)
+        try:
+            engines = _engines(sync_part(session), classes)
+            findings.extend(_session(sync_part(session), classes))
+            for engine, model in engines.items():
+                if engine not in seen:
+                    seen.add(engine)
+                    findings.append(await _reached(session, engine, model))
+                    findings.extend(_pool(engine))
+        except Exception as e:  # noqa: BLE001 - whatever the application's factory does
+            findings.append(_error(f"session factory of {_names(classes)}", e))
+        finally:
+            await close(session)
+    return findings
+
+
+def _models_without_factory() -> Iterator[Finding]:
+    without = [cls for cls in mapped_classes() if find_factory(cls) is None]
+    if without:
+        yield Finding(
+            "warning",
+            "sqlalchemy models",
+            f"no session factory for {_names(without)}",
+            f"set {ATTRIBUTE} on their base class, or no task can receive them",
+        )
+
+
+def _names(classes: Iterable[type]) -> str:
+    names = sorted(cls.__qualname__ for cls in classes)
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _session(session: Session, classes: list[type]) -> Iterator[Finding]:
+    subject = f"session factory of {_names(classes)}"
+    if session.expire_on_commit:
+        yield Finding(
+            "warning",
+            subject,
+            "attributes expire at each commit: reading them afterwards queries again, and fails in "
+            "asynchronous code (MissingGreenlet, DetachedInstanceError)",
+            "create it with expire_on_commit=False",
+        )
+    else:
+        yield Finding("ok", subject, "attributes stay readable after a commit")
+
+
+def _engines(session: Session, classes: list[type]) -> dict[Engine, type]:
+    """The engines behind a session, each with a model that it serves."""
+    found: dict[Engine, type] = {}
+    for cls in classes:
+        bind = session.get_bind(mapper=inspect(cls))
+        found.setdefault(bind.engine if isinstance(bind, Connection) else bind, cls)
+    return found
+
+
+def _subject(engine: Engine) -> str:
+    place = f"{engine.url.host or ''}/{engine.url.database or ''}"
+    return f"sqlalchemy engine {engine.dialect.name}+{engine.driver} {place}"
+
+
+async def _reached(session: Any, engine: Engine, model: type) -> Finding:
+    started = perf_counter()
+    try:
+        await asyncio.wait_for(work_in(session, _select_one, model), TIMEOUT)
+    except Exception as e:  # noqa: BLE001 - drivers raise what they like when they connect
+        return _error(_subject(engine), e)
+    milliseconds = (perf_counter() - started) * 1000
+    return Finding("ok", _subject(engine), f"answered within {milliseconds:.0f} ms")
+
+
+def _select_one(session: Session, model: type) -> None:
+    connection = session.connection(bind_arguments={"mapper": inspect(model)})
+    connection.execute(select(literal(1))).scalar_one()
+
+
+def _error(subject: str, error: Exception) -> Finding:
+    kind = type(getattr(error, "orig", None) or error).__qualname__
+    return Finding(
+        "error",
+        subject,
+        f"did not answer ({kind})",
+        "check that the server runs and that the engine's URL and credentials are right",
+    )
+
+
+def _pool(engine: Engine) -> Iterator[Finding]:
+    subject, pool = _subject(engine), engine.pool
+    if isinstance(pool, NullPool):
+        yield Finding("ok", subject, "NullPool: each process opens connections as it needs them")
+        return
+    if not isinstance(pool, QueuePool):
+        yield Finding("ok", subject, f"{type(pool).__name__}: {pool.status()}")
+        return
+    # SQLAlchemy has no public name for these three settings of a pool.
+    most = pool.size() + pool._max_overflow
+    limit = f"up to {most}" if pool._max_overflow >= 0 else "any number of"
+    yield Finding("ok", subject, f"{pool.status()}; waits {pool.timeout():g} s for a connection")
+    yield Finding(
+        "warning",
+        subject,
+        f"every worker process keeps a pool of its own: {limit} connections for each",
+        "with several processes use create_worker_session_factory(url) (NullPool), or keep "
+        "processes x (pool_size + max_overflow) below the server's limit",
+    )
+    if any(sync_engine(given) is engine for given in given_engines()):
+        yield Finding(
+            "warning",
+            subject,
+            "the application and its tasks use the same pooled engine",
+            "give workers an engine of their own: create_worker_session_factory(url)",
+        )
+    if not pool._pre_ping:
+        yield Finding(
+            "warning",
+            subject,
+            "a connection that the server closed fails the query that gets it",
+            "create the engine with pool_pre_ping=True",
+        )
+    if pool._recycle < 0:
+        yield Finding(
+            "warning",
+            subject,
+            "connections are kept however old they get",
+            "create the engine with pool_recycle=3600",
+        )

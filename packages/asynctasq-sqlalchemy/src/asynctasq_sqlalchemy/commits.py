@@ -1,0 +1,186 @@
+"""Sending after the commit: what each session's open transaction wrote, and what waits for its end.
+
+SQLAlchemy begins a transaction at the first SELECT, so an open transaction says nothing. Listeners
+on the `Session` class record what was flushed in each, by savepoint: a released savepoint hands its
+records to the enclosing one, a rolled-back one forgets them. What waits is sent once the connection
+has gone back to its pool, so that an unreachable broker neither holds it nor leaves the session in
+a state between; the error then comes out of the user's `commit()`, whose data is committed.
+
+Imported in the middle of the application's first import of SQLAlchemy, when its `ext.asyncio` may be
+half there: this module and `models` do without it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakSet
+
+from asynctasq import DeferredSend
+from sqlalchemy import event, inspect
+from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction
+from sqlalchemy.util import await_only
+from sqlalchemy.util.concurrency import in_greenlet
+
+_RECORD = "asynctasq_sqlalchemy.record"
+_CONNECTED = "asynctasq_sqlalchemy.connected"
+
+#: A savepoint's transaction, or `None` for the outermost one.
+Savepoint = SessionTransaction | None
+
+
+@dataclass(slots=True)
+class _Record:
+    """What happened in one session since its transaction began.
+
+    Attributes:
+        written: By savepoint: states of instances that were flushed, tables that statements wrote.
+        waiting: Dispatches in the order in which they were called, each with its savepoint.
+        committed: Savepoints whose commit succeeded; they end next.
+    """
+
+    written: dict[Savepoint, WeakSet[Any]] = field(default_factory=dict)
+    waiting: list[tuple[Savepoint, DeferredSend]] = field(default_factory=list)
+    committed: set[Savepoint] = field(default_factory=set)
+
+    def note(self, savepoint: Savepoint, *written: Any) -> None:
+        self.written.setdefault(savepoint, WeakSet()).update(written)
+
+
+def watch() -> None:
+    """Listen to every session of the process."""
+    event.listen(Session, "after_begin", _note_connection)
+    event.listen(Session, "after_flush", _note_flush)
+    event.listen(Session, "do_orm_execute", _note_statement)
+    event.listen(Session, "after_commit", _note_commit)
+    event.listen(Session, "after_transaction_end", _end)
+
+
+def is_pending_write(obj: object) -> bool:
+    """Whether the instance's session has changes of its row that are not committed yet.
+
+    Changes that were not flushed yet count: the next commit would write them.
+    """
+    state = inspect(obj)
+    session: Session | None = state.session
+    if session is None:
+        return False
+    if state.modified and session.is_modified(obj):
+        return True
+    record: _Record | None = session.info.get(_RECORD)
+    return record is not None and any(
+        state in written or not written.isdisjoint(state.mapper.tables)
+        for written in record.written.values()
+    )
+
+
+def after_commit(session: Session, send: DeferredSend) -> None:
+    """Send once the session's transaction has committed; drop it when that is rolled back.
+
+    What is called inside a savepoint is dropped with the savepoint.
+    """
+    _record(session).waiting.append((session.get_nested_transaction(), send))
+
+
+def has_connected(session: Session) -> bool:
+    """Whether the session may hold a connection."""
+    return _CONNECTED in session.info
+
+
+def _record(session: Session) -> _Record:
+    record: _Record = session.info.setdefault(_RECORD, _Record())
+    return record
+
+
+def _note_connection(session: Session, *_: object) -> None:
+    session.info[_CONNECTED] = True
+
+
+def _note_flush(session: Session, _: object) -> None:
+    changed = [o for o in session.dirty if session.is_modified(o)]
+    states = [inspect(o) for o in (*session.new, *changed, *session.deleted)]
+    if states:
+        _record(session).note(session.get_nested_transaction(), *states)
+
+
+def _note_statement(execution: ORMExecuteState) -> None:
+    if not (execution.is_insert or execution.is_update or execution.is_delete):
+        return
+    session, mapper = execution.session, execution.bind_mapper
+    tables = mapper.tables if mapper is not None else _tables(execution.statement)
+    _record(session).note(session.get_nested_transaction(), *tables)
+
+
+def _tables(statement: Any) -> list[Any]:
+    """The table that a statement of Core writes, which its class may not have as an attribute."""
+    table = getattr(statement, "table", None)
+    return [] if table is None else [table]
+
+
+def _note_commit(session: Session) -> None:
+    record: _Record | None = session.info.get(_RECORD)
+    if record is not None:
+        record.committed.add(session.get_nested_transaction())
+
+
+def _end(session: Session, transaction: SessionTransaction) -> None:
+    record: _Record | None = session.info.get(_RECORD)
+    is_outermost = transaction.parent is None
+    if record is None or not (is_outermost or transaction.nested):
+        return
+    savepoint = None if is_outermost else transaction
+    if is_outermost:
+        del session.info[_RECORD]
+    if savepoint not in record.committed:
+        _forget(record, savepoint)
+    elif savepoint is not None:
+        _hand_over(record, savepoint)
+    else:
+        _send([send for _, send in record.waiting])
+
+
+def _forget(record: _Record, savepoint: Savepoint) -> None:
+    record.written.pop(savepoint, None)
+    for place, send in record.waiting:
+        if place is savepoint:
+            send.drop()
+    record.waiting = [(place, send) for place, send in record.waiting if place is not savepoint]
+
+
+def _hand_over(record: _Record, savepoint: SessionTransaction) -> None:
+    outer = savepoint.parent
+    while outer is not None and not outer.nested:
+        outer = outer.parent
+    record.committed.discard(savepoint)
+    record.note(outer, *record.written.pop(savepoint, ()))
+    record.waiting = [
+        (outer if place is savepoint else place, send) for place, send in record.waiting
+    ]
+
+
+def _send(sends: Sequence[DeferredSend]) -> None:
+    """Send each, in order, even if one fails; the first error is raised then."""
+    if not sends:
+        return
+    if in_greenlet():
+        errors = await_only(_send_on_loop(sends))
+    else:
+        errors = [error for send in sends if (error := _error_of(send)) is not None]
+    if errors:
+        raise errors[0]
+
+
+async def _send_on_loop(sends: Sequence[DeferredSend]) -> list[BaseException]:
+    """Started together, so that they go out in one round trip; a cancelled commit stops none."""
+    everything = asyncio.gather(*(s.send_async() for s in sends), return_exceptions=True)
+    return [result for result in await asyncio.shield(everything) if result is not None]
+
+
+def _error_of(send: DeferredSend) -> BaseException | None:
+    try:
+        send()
+    except Exception as e:  # noqa: BLE001 - the caller raises the first of them
+        return e
+    return None

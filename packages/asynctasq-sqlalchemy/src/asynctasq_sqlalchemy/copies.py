@@ -1,0 +1,81 @@
+"""Instances for several tasks from one row, and several rows woven into one task's session.
+
+Two tasks share nothing: no instance, none of those loaded with it, no mutable value in a column.
+Within one task a row is one instance, wherever it was loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from copy import deepcopy
+from typing import Any
+
+from sqlalchemy import inspect
+from sqlalchemy.orm import RelationshipProperty, Session
+from sqlalchemy.orm.attributes import set_committed_value
+from sqlalchemy.orm.collections import collection_adapter
+
+
+def is_linked(row: object) -> bool:
+    """Whether other instances were loaded along with the row."""
+    return any(vars(row).get(r.key) for r in inspect(row).mapper.relationships)
+
+
+def copy_of(row: object) -> object:
+    """A detached copy of a detached row and of what was loaded with it, without SQL."""
+    state = inspect(row)
+    _unshare(row)
+    for related, *_ in state.mapper.cascade_iterator("merge", state):
+        _unshare(related)
+    session = Session()
+    copy = session.merge(row, load=False)
+    for relationship in state.mapper.relationships:
+        if "merge" not in relationship.cascade and vars(row).get(relationship.key):
+            related = [session.merge(r, load=False) for r in _related(row, relationship)]
+            _set(copy, relationship, related)
+    session.expunge_all()
+    return copy
+
+
+def _unshare(row: object) -> None:
+    """Give the row mutable values of its own; what is unhashable counts as mutable."""
+    values = vars(row)
+    for attribute in inspect(row).mapper.column_attrs:
+        value = values.get(attribute.key)
+        if value is not None and type(value).__hash__ is None:
+            values[attribute.key] = deepcopy(value)
+
+
+def attach(session: Session, instances: Iterable[object]) -> None:
+    """Add detached instances, and what was loaded with them, so that no row is there twice."""
+    present = {inspect(i).key: i for i in instances if inspect(i).session is None}
+    stack = list(present.values())
+    while stack:
+        stack.extend(_woven(stack.pop(), present))
+    session.add_all(present.values())
+
+
+def _woven(row: object, present: dict[Any, object]) -> Iterator[object]:
+    """Refer to rows that are present instead of to others of the same key; give those new here."""
+    for relationship in inspect(row).mapper.relationships:
+        if not vars(row).get(relationship.key):
+            continue
+        related = _related(row, relationship)
+        one_each = []
+        for other in related:
+            key = inspect(other).key
+            if key not in present:
+                present[key] = other
+                yield other
+            one_each.append(present[key])
+        if any(a is not b for a, b in zip(related, one_each, strict=True)):
+            _set(row, relationship, one_each)
+
+
+def _related(row: object, relationship: RelationshipProperty[Any]) -> list[Any]:
+    value = vars(row)[relationship.key]
+    return list(collection_adapter(value)) if relationship.uselist else [value]
+
+
+def _set(row: object, relationship: RelationshipProperty[Any], related: Sequence[object]) -> None:
+    set_committed_value(row, relationship.key, related if relationship.uselist else related[0])

@@ -1,0 +1,136 @@
+"""Engines: made for workers, disposed when a worker stops, left alone by forked children."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Iterator
+from typing import Any
+from weakref import WeakSet
+
+from asynctasq import ConfigurationError
+from sqlalchemy import URL, Engine, create_engine, make_url
+from sqlalchemy.ext.asyncio import (
+    AsyncEngine,
+    AsyncSession,
+    async_sessionmaker,
+    create_async_engine,
+)
+from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.pool import NullPool, Pool, QueuePool
+
+from .factories import all_factories
+
+AnyEngine = AsyncEngine | Engine
+
+#: Engine options that say how to pool: with one of them the pool is the user's choice.
+_POOL_OPTIONS = {"pool", "poolclass", "pool_size", "max_overflow", "pool_timeout", "pool_use_lifo"}
+
+_given: list[AnyEngine] = []
+_made: WeakSet[Any] = WeakSet()
+_abandoned: list[Pool] = []
+
+
+def create_worker_session_factory(
+    url: str | URL,
+    *,
+    expire_on_commit: bool = False,
+    autoflush: bool = True,
+    class_: type[Any] | None = None,
+    info: dict[Any, Any] | None = None,
+    **engine_options: Any,
+) -> Any:
+    """A session factory for worker processes: without a connection pool unless you ask for one.
+
+    `NullPool` opens a connection when a session needs one and closes it afterwards, so that
+    processes can share none. Any pool option (`pool_size=10`, `poolclass=...`) chooses a pool
+    instead; forked children then start with an empty one. The engine is disposed when the worker
+    stops.
+
+    Args:
+        url: Of the database. Its driver decides between asynchronous and synchronous sessions;
+            psycopg, which can both, gives asynchronous ones.
+        expire_on_commit: As of a sessionmaker; off, for expired attributes cannot be read
+            in asynchronous code.
+        autoflush: As of a sessionmaker.
+        class_: The session class.
+        info: The sessions' `info`.
+        engine_options: As of `create_async_engine` or `create_engine`.
+
+    Returns:
+        An `async_sessionmaker`, or a `sessionmaker` where the driver is a synchronous one.
+    """
+    url = make_url(url)
+    if not engine_options.keys() & _POOL_OPTIONS and not _is_in_memory(url):
+        engine_options["poolclass"] = NullPool
+    options: dict[str, Any]
+    options = {"expire_on_commit": expire_on_commit, "autoflush": autoflush, "info": info}
+    if url.get_dialect().get_async_dialect_cls(url).is_async:
+        async_engine = create_async_engine(url, **engine_options)
+        _made.add(async_engine)
+        return async_sessionmaker(async_engine, class_=class_ or AsyncSession, **options)
+    engine = create_engine(url, **engine_options)
+    _made.add(engine)
+    return sessionmaker(engine, class_=class_ or Session, **options)
+
+
+def _is_in_memory(url: URL) -> bool:
+    """Whether each connection would be an empty SQLite database of its own."""
+    return url.get_backend_name() == "sqlite" and (
+        url.database in (None, "", ":memory:") or url.query.get("mode") == "memory"
+    )
+
+
+def own(engines: AnyEngine | Iterable[AnyEngine] | None) -> None:
+    """Take over the disposal of these engines, instead of those taken over before.
+
+    Raises:
+        ConfigurationError: Something else was given.
+    """
+    several: Iterable[Any] = engines if isinstance(engines, list | tuple | set) else [engines]
+    given = [engine for engine in several if engine is not None]
+    for engine in given:
+        if not isinstance(engine, AsyncEngine | Engine):
+            raise ConfigurationError(
+                f"sqlalchemy_engine takes an engine or a list of engines, "
+                f"not {type(engine).__qualname__}"
+            )
+    _given[:] = given
+
+
+def given_engines() -> list[AnyEngine]:
+    """The engines of the option `sqlalchemy_engine`."""
+    return list(_given)
+
+
+async def dispose_all() -> None:
+    """Close the pools of the engines that are ours to close; call it on the loop that used them."""
+    pooled = [engine for engine in _made if isinstance(engine.pool, QueuePool)]
+    for engine in {*_given, *pooled}:
+        if isinstance(engine, AsyncEngine):
+            await engine.dispose()
+        else:
+            await asyncio.to_thread(engine.dispose)
+
+
+def abandon_inherited() -> None:
+    """In a forked child: begin with empty pools, and leave the parent's connections untouched."""
+    for engine in set(_known()):
+        if isinstance(engine.pool, QueuePool):
+            # Kept, since a driver may write a farewell into a shared socket when it is collected.
+            _abandoned.append(engine.pool)
+            engine.dispose(close=False)
+
+
+def _known() -> Iterator[Engine]:
+    for factory, _ in all_factories():
+        options = getattr(getattr(factory, "session_factory", factory), "kw", {})
+        for engine in (options.get("bind"), *(options.get("binds") or {}).values()):
+            if isinstance(engine, AsyncEngine | Engine):
+                yield sync_engine(engine)
+    for engine in (*_given, *_made):
+        yield sync_engine(engine)
+
+
+def sync_engine(engine: AnyEngine) -> Engine:
+    """The `Engine` that does the work of an `AsyncEngine`; an `Engine` is its own."""
+    return engine.sync_engine if isinstance(engine, AsyncEngine) else engine

@@ -1,0 +1,165 @@
+"""The sessions of one run of a task.
+
+A run has at most one session per session factory, made when it is first needed and closed when the
+run ends, whatever it left undone: nothing is committed for the user. The run's instances belong to
+it; those that could load something more (a relationship, a deferred column) from the start, others
+from the first `task_session()` on, so that a task that needs no session costs none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from contextvars import ContextVar, Token
+from types import TracebackType
+from typing import Any
+
+from asynctasq import ConfigurationError
+from sqlalchemy import inspect
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from .commits import has_connected
+from .copies import attach
+from .factories import (
+    ATTRIBUTE,
+    AnySession,
+    all_factories,
+    factory_of,
+    find_factory,
+    open_session,
+    sync_part,
+)
+
+logger = logging.getLogger(__name__)
+
+
+class TaskScope:
+    """The sessions of one run, as the async context manager that core enters round it.
+
+    Args:
+        task: The task's name, for the log.
+        instances: What was fetched for this run.
+    """
+
+    __slots__ = ("_instances", "_sessions", "_task", "_token")
+
+    def __init__(self, task: str, instances: Sequence[object] = ()) -> None:
+        self._task = task
+        self._instances = instances
+        self._sessions: dict[int, AnySession] = {}
+        self._token: Token[TaskScope | None] | None = None
+
+    async def __aenter__(self) -> TaskScope:
+        self._token = _current.set(self)
+        for instance in self._instances:
+            if _may_load_more(instance) and (factory := find_factory(type(instance))):
+                self.session(factory)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._token is not None:
+            _current.reset(self._token)
+        async with AsyncExitStack() as stack:
+            for session in self._sessions.values():
+                if error is None:
+                    self._warn_of_lost_changes(session)
+                stack.push_async_callback(close, session)
+
+    def session(self, factory: Any) -> AnySession:
+        """This run's session of the factory, with the run's instances of its models."""
+        session = self._sessions.get(id(factory))
+        if session is None:
+            session = self._sessions[id(factory)] = open_session(factory)
+            mine = [i for i in self._instances if find_factory(type(i)) is factory]
+            attach(sync_part(session), mine)
+        return session
+
+    def only_factory(self) -> Any:
+        """The factory that is meant when no model is named.
+
+        Raises:
+            ConfigurationError: There is none, or more than one.
+        """
+        mine = [find_factory(type(i)) for i in self._instances]
+        factories = {id(f): f for f in mine if f is not None}
+        factories = factories or {id(f): f for f, _ in all_factories()}
+        if not factories:
+            raise ConfigurationError(
+                f"no model has a session factory: set Base.{ATTRIBUTE} in a module that the "
+                f"worker imports"
+            )
+        if len(factories) > 1:
+            raise ConfigurationError(
+                "models of several session factories are in use: name one of the models, "
+                "as in task_session(User)"
+            )
+        return next(iter(factories.values()))
+
+    def _warn_of_lost_changes(self, session: AnySession) -> None:
+        session = sync_part(session)
+        if session.new or session.deleted or any(map(session.is_modified, session.dirty)):
+            logger.warning(
+                "the task ended with changes that it did not commit in task_session()",
+                extra={"task": self._task},
+            )
+
+
+_current: ContextVar[TaskScope | None] = ContextVar("asynctasq_sqlalchemy_scope", default=None)
+
+
+def current_scope() -> TaskScope:
+    """The sessions of the task that runs here.
+
+    Raises:
+        ConfigurationError: No task runs here.
+    """
+    scope = _current.get()
+    if scope is None:
+        raise ConfigurationError(
+            "task_session() and for_update() work inside a running task; elsewhere, open a session "
+            "from your own session factory"
+        )
+    return scope
+
+
+def task_session(model: type | None = None) -> Any:
+    """The session of the running task, to which its instances belong.
+
+    It connects when it is first used. Commit it to keep changes; it is closed when the task ends.
+
+    Args:
+        model: A model or base, where models of several session factories are in use.
+
+    Returns:
+        An `AsyncSession`, or a `Session` where the session factory is a synchronous one.
+
+    Raises:
+        ConfigurationError: No task runs here, or which session is meant is not clear.
+    """
+    scope = current_scope()
+    return scope.session(scope.only_factory() if model is None else factory_of(model))
+
+
+def _may_load_more(instance: object) -> bool:
+    state = inspect(instance)
+    return bool(state.mapper.relationships or state.unloaded)
+
+
+async def close(session: AnySession) -> None:
+    """Give the session's connection back, also when the caller is cancelled meanwhile.
+
+    A session without a connection is closed at once, without a switch of greenlet or thread.
+    """
+    if not has_connected(sync_part(session)):
+        sync_part(session).close()
+    elif isinstance(session, AsyncSession):
+        await asyncio.shield(session.close())
+    else:
+        await asyncio.shield(asyncio.to_thread(session.close))
