@@ -178,6 +178,14 @@ def lazy_names() -> Mapping[str, str]:
     """Called when `asynctasq.<name>` is not a name of core: your names, as `"module:attribute"`."""
 
 
+@hookspec
+def adapter_suite() -> str:
+    """Called by `asynctasq test-adapter`: your `AdapterSuite` subclass, as `"module:Class"`.
+
+    The module comes with the adapter and needs pytest; nothing else of the adapter imports it.
+    """
+
+
 #: Every hook by its name, in the order in which `docs/hooks.md` describes them.
 HOOKS: Iterable[str] = (
     "is_model",
@@ -197,4 +205,5 @@ HOOKS: Iterable[str] = (
     "open_transaction",
     "check",
     "lazy_names",
+    "adapter_suite",
 )

@@ -61,6 +61,7 @@ class Adapter:
     open_transaction: Callable[[], object | None] | None
     check: Callable[[], Any] | None
     lazy_names: Callable[[], Mapping[str, str]] | None
+    adapter_suite: Callable[[], str] | None
 
     def __init__(self, name: str, plugin: object, relay: pluggy.PluginManager) -> None:
         self.name = name
