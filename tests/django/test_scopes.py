@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Annotated, Any
 
 import asynctasq
+import django
 import pytest
 from asgiref.sync import SyncToAsync, async_to_sync, sync_to_async
 from asynctasq import Call, Worker, task
@@ -115,8 +116,9 @@ def test_many_tasks_leave_as_many_connections_as_there_were() -> None:
     assert User.objects.exclude(name="").count() == 400
 
 
+@pytest.mark.parametrize("rename", [rename, rename_in_thread])
 def test_kept_connections_are_used_again_and_closed_with_the_worker(
-    monkeypatch: pytest.MonkeyPatch,
+    rename: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(connections.settings["default"], "CONN_MAX_AGE", None)
     made, opened = users(100), []
@@ -127,6 +129,21 @@ def test_kept_connections_are_used_again_and_closed_with_the_worker(
         connection_created.disconnect(dispatch_uid="opened")
     assert len(opened) <= 4 + 20  # tasks at once, and batches that overlapped
     assert server_connections() == 0
+
+
+@pytest.mark.parametrize("rename", [rename, rename_in_thread])
+def test_the_pool_of_psycopg_serves_more_tasks_than_it_has_connections(
+    rename: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if django.VERSION < (5, 1):
+        pytest.skip("pools came with Django 5.1")
+    made = users(100)
+    monkeypatch.setitem(connections.settings["default"], "OPTIONS", {"pool": {"max_size": 4}})
+    run(*(rename(user) for user in made))
+    assert server_connections() <= 4
+    connection.close_pool()  # type: ignore[attr-defined]
+    monkeypatch.undo()
+    assert User.objects.exclude(name="").count() == 100
 
 
 def test_the_rows_of_a_batch_are_one_query(statements: list[str]) -> None:

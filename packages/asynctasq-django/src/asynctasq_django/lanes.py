@@ -16,9 +16,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import Token
 from typing import Any, ParamSpec, TypeVar
+from weakref import WeakSet
 
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext, sync_to_async
 from django.db import connections, reset_queries
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -100,6 +102,7 @@ class LaneContext(ThreadSensitiveContext):
 
 
 _idle: deque[Lane] = deque()
+_kept: WeakSet[BaseDatabaseWrapper] = WeakSet()
 _loaders: deque[Lane] = deque()
 
 
@@ -152,7 +155,7 @@ def _linger(lane: Lane) -> None:
 
 
 async def close_lanes() -> None:
-    """Close the connections of all lanes that are not in use, and end their threads."""
+    """Close the connections of all lanes that are not in use, end their threads, and `keep`'s."""
     ending: list[Lane] = []
     for pool in (_idle, _loaders):
         while pool:
@@ -164,6 +167,15 @@ async def close_lanes() -> None:
     await asyncio.to_thread(_end, ending)
 
 
+def keep() -> None:
+    """Remember what this thread of somebody else's leaves open, to be closed with the lanes."""
+    _kept.update(c for c in connections.all(initialized_only=True) if c.connection is not None)
+
+
 def _end(lanes: Sequence[Lane]) -> None:
     for lane in lanes:
         lane.shutdown()
+    while _kept:
+        connection = _kept.pop()
+        connection.inc_thread_sharing()
+        connection.close()

@@ -11,7 +11,7 @@ from asynctasq import ConfigurationError, Ref
 from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from .lanes import LaneContext, borrow, call_loader, give_back, tidy
+from .lanes import LaneContext, borrow, call_loader, give_back, keep, tidy
 from .loading import database_of, load
 from .options import Loading
 
@@ -88,6 +88,7 @@ def thread_scope() -> Iterator[None]:
             yield
     finally:
         tidy(outer)
+        keep()
 
 
 @contextmanager

@@ -1,0 +1,25 @@
+"""Found by the worker without being named."""
+
+from __future__ import annotations
+
+from asynctasq import task
+
+from .models import User
+
+
+@task
+async def rename(user: User, name: str) -> None:
+    user.name = name
+    await user.asave()
+
+
+@task
+def rename_in_thread(user: User, name: str) -> None:
+    user.name = name
+    user.save()
+
+
+@task(process=True)
+def rename_in_process(user: User, name: str) -> None:
+    user.name = name
+    user.save()

@@ -1,0 +1,203 @@
+"""A Django project from outside: settings, checks, `manage.py` and the worker's start."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import asynctasq
+import pytest
+from asynctasq_django import adapter
+from asynctasq_django.apps import AsynctasqConfig
+from asynctasq_django.checks import check_settings
+from asynctasq_django.settings import configure
+from django.apps import apps
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management import call_command
+from django.db import connection, connections
+from django.test import override_settings
+from djshop.models import User
+from djshop.tasks import rename, rename_in_process, rename_in_thread
+
+PROJECT = Path(__file__).parent / "project"
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def queue(tmp_path: Path) -> dict[str, Any]:
+    """Options of a queue that this process shares with those it starts."""
+    options = {"driver": "sqlite", "sqlite": {"path": str(tmp_path / "queue.db")}}
+    asynctasq.init(options)
+    return options
+
+
+@pytest.fixture
+def run(queue: dict[str, Any]) -> Run:
+    """Runs a program in the project's folder, with its settings unless told otherwise."""
+
+    def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        base = {k: v for k, v in os.environ.items() if not k.startswith("COV")}
+        given = {
+            "DJANGO_SETTINGS_MODULE": "djsettings",
+            "DJSHOP_ASYNCTASQ": json.dumps(queue),
+            **environment,
+        }
+        return subprocess.run(
+            [sys.executable, *command],
+            cwd=PROJECT,
+            env=base | {k: v for k, v in given.items() if v},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    return run
+
+
+def test_manage_py_runs_a_worker_that_finds_the_tasks_of_the_apps(db: str, run: Run) -> None:
+    made = User.objects.bulk_create(User(email=str(i)) for i in range(3))
+    for user, task in zip(made, (rename, rename_in_thread, rename_in_process), strict=True):
+        task(user, name=task.name).dispatch_sync()
+    done = run("manage.py", "asynctasq", "worker", "--burst")
+    assert done.returncode == 0, done.stderr
+    names = {f"djshop.tasks.rename{suffix}" for suffix in ("", "_in_thread", "_in_process")}
+    assert set(User.objects.values_list("name", flat=True)) == names
+
+
+def test_the_command_asynctasq_sets_django_up_from_the_environment(db: str, run: Run) -> None:
+    user = User.objects.create(email="a@example.com")
+    rename(user, "renamed").dispatch_sync()
+    done = run("-m", "asynctasq", "worker", "djshop.tasks", "--burst")
+    assert done.returncode == 0, done.stderr
+    user.refresh_from_db()
+    assert user.name == "renamed"
+
+
+def test_a_worker_without_settings_says_which_variable_to_set(run: Run) -> None:
+    done = run("-m", "asynctasq", "worker", "djshop.tasks", "--burst", DJANGO_SETTINGS_MODULE="")
+    assert done.returncode == 1
+    assert "set the environment variable DJANGO_SETTINGS_MODULE" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_worker_with_settings_that_do_not_exist_names_them(run: Run) -> None:
+    done = run("-m", "asynctasq", "worker", "--burst", DJANGO_SETTINGS_MODULE="nowhere.settings")
+    assert done.returncode == 1
+    assert "DJANGO_SETTINGS_MODULE is 'nowhere.settings'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_without_django_in_use_a_worker_does_not_import_it(run: Run) -> None:
+    code = (
+        "import sys, asynctasq; asynctasq.init(driver='memory');"
+        "from asynctasq_django import adapter; assert list(adapter.prepare()) == [];"
+        "assert not adapter.is_model(object()); assert adapter.task_scope() is None;"
+        "assert adapter.thread_scope() is None; assert not adapter.owns_transaction('default');"
+        "assert adapter.open_transaction() is None;"
+        "assert adapter.explain_import(OSError()) is None;"
+        "print([m for m in sys.modules if m.partition('.')[0] in ('django', 'asgiref')])"
+    )
+    done = run("-c", code, DJANGO_SETTINGS_MODULE="")
+    assert (done.stdout.strip(), done.stderr) == ("[]", "")
+
+
+def test_manage_py_passes_subcommands_and_options_on(db: str, run: Run) -> None:
+    assert "--concurrency" in run("manage.py", "asynctasq", "worker", "--help").stdout
+    assert "asynctasq-django" in run("manage.py", "asynctasq", "plugins").stdout
+    status = run("manage.py", "asynctasq", "status", "--json")
+    assert json.loads(status.stdout)["queues"] == []
+    assert run("manage.py", "asynctasq", "nonsense").returncode == 2
+
+
+def test_doctor_looks_at_every_database(db: str, run: Run) -> None:
+    databases = json.loads(os.environ["DJSHOP_DATABASES"])
+    databases["other"]["PORT"] = "1"
+    databases["maria"] |= {"CONN_MAX_AGE": 60, "ATOMIC_REQUESTS": True}
+    databases["default"]["OPTIONS"] = {"pool": True}
+    done = run("manage.py", "asynctasq", "doctor", DJSHOP_DATABASES=json.dumps(databases))
+    text = " ".join(done.stdout.split())
+    assert "'default': PostgreSQL answers" in text
+    assert "a pool of 4 connections" in text
+    assert "'other': no answer: OperationalError" in text
+    assert "CONN_HEALTH_CHECKS" in text
+    assert "ATOMIC_REQUESTS" in text
+    assert "SQLite lets one process write at a time" in text
+    assert done.returncode == 1
+
+
+async def test_check_reports_reachable_databases(db: str) -> None:
+    findings = {(f.subject, f.level) for f in await adapter.check()}
+    assert ("django database 'default'", "ok") in findings
+    assert ("django database 'default'", "warning") in findings  # CONN_MAX_AGE is 0
+
+
+@pytest.mark.parametrize(
+    ("options", "identifier"),
+    [
+        ({"drivr": "redis"}, "asynctasq.E002"),
+        ({"redis": {"ulr": "redis://"}}, "asynctasq.E002"),
+        ({"task_defaults": {"retries": 3}}, "asynctasq.E002"),
+        ("redis://", "asynctasq.E001"),
+        ({"driver": "memory"}, "asynctasq.W001"),
+    ],
+)
+def test_system_checks_name_what_is_wrong_with_the_settings(
+    options: Any, identifier: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "ASYNCTASQ", options)
+    assert [message.id for message in check_settings(None)] == [identifier]
+
+
+def test_good_settings_pass_the_system_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "ASYNCTASQ", {"redis": {"url": "redis://localhost"}})
+    assert check_settings(None) == []
+
+
+def test_wrong_settings_stop_the_start_and_name_the_nearest_key() -> None:
+    with (
+        pytest.raises(ImproperlyConfigured, match=r"ASYNCTASQ: .*did you mean 'driver'"),
+        override_settings(ASYNCTASQ={"drivr": "redis"}),
+    ):
+        configure(settings)
+
+
+def test_overridden_settings_of_a_test_take_effect(queue: dict[str, Any]) -> None:
+    with override_settings(ASYNCTASQ={"driver": "memory", "max_deliveries": 9}):
+        assert asynctasq.app.current().config.max_deliveries == 9
+
+
+def test_starting_the_app_opens_nothing_and_starts_no_thread(queue: dict[str, Any]) -> None:
+    before = threading.active_count()
+    config = apps.get_app_config("asynctasq_django")
+    assert isinstance(config, AsynctasqConfig)
+    connection.close()
+    config.ready()
+    config.ready()
+    assert threading.active_count() == before
+    assert connection.connection is None
+
+
+def test_a_worker_finds_the_table_between_two_models(run: Run) -> None:
+    code = (
+        "from asynctasq import Ref; from asynctasq_django import adapter;"
+        "print(list(adapter.prepare()), Ref('djshop.models.User_friends', 1).model_class())"
+    )
+    assert run("-c", code).stdout.strip() == (
+        "['djshop.tasks'] <class 'djshop.models.User_friends'>"
+    )
+
+
+def test_call_command_runs_a_subcommand(queue: dict[str, Any], capsys: Any) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        call_command("asynctasq", "plugins")
+    assert stopped.value.code == 0
+    assert "asynctasq-django" in capsys.readouterr().out
+    assert all(not c.in_atomic_block for c in connections.all(initialized_only=True))
