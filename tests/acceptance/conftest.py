@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
+import redis
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = (
@@ -118,3 +124,134 @@ def _run_quietly(*command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command, env=clean_environment(), capture_output=True, text=True, check=False
     )
+
+
+REDIS_URL = os.environ.get("ASYNCTASQ_TEST_REDIS_URL", "redis://127.0.0.1:6379/0")
+
+
+@dataclass
+class Place:
+    """A working directory with an application and a queue of its own, used from the command line.
+
+    Attributes:
+        settings: Environment variables that say where the queue is.
+    """
+
+    path: Path
+    settings: dict[str, str] = field(default_factory=dict)
+
+    def write(self, name: str, source: str) -> None:
+        """Write a module of the application."""
+        (self.path / name).write_text(source)
+
+    def lines(self, name: str) -> list[str]:
+        """The lines of a file that tasks write; empty while there is none."""
+        file = self.path / name
+        return file.read_text().splitlines() if file.exists() else []
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**clean_environment(), **self.settings}
+
+    def run(
+        self, *arguments: str, timeout: float = 60, **settings: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `asynctasq` to its end."""
+        return subprocess.run(
+            [sys.executable, "-m", "asynctasq", *arguments],
+            cwd=self.path,
+            env=self.environment | settings,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    def python(self, code: str) -> str:
+        """Run Python code in the working directory; its output."""
+        return finished(
+            subprocess.run(
+                [sys.executable, "-c", code],
+                cwd=self.path,
+                env=self.environment,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+        )
+
+    def status(self) -> Any:
+        """What `status --json` says."""
+        return json.loads(finished(self.run("status", "--json")))
+
+    def counts(self, queue: str = "default") -> dict[str, int]:
+        """How many messages of the queue are in which state; states without any left out."""
+        for q in self.status()["queues"]:
+            if q.pop("name") == queue:
+                return {state: n for state, n in q.items() if n}
+        return {}
+
+    @contextmanager
+    def start(self, *arguments: str, **settings: str) -> Iterator[subprocess.Popen[bytes]]:
+        """Run `asynctasq` beside the test, in a session of its own; output goes to `log`."""
+        with (
+            (self.path / "log").open("ab") as log,
+            subprocess.Popen(
+                [sys.executable, "-m", "asynctasq", *arguments],
+                cwd=self.path,
+                env=self.environment | settings,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            ) as process,
+        ):
+            try:
+                yield process
+            finally:
+                if process.poll() is None:
+                    process.kill()
+
+    def log(self) -> str:
+        """What programs that were started wrote."""
+        return "\n".join(self.lines("log"))
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    """A place with each of the brokers that processes can share."""
+    if request.param == "sqlite":
+        yield Place(tmp_path, {"ASYNCTASQ_DRIVER": "sqlite"})
+        return
+    prefix = f"test-{uuid.uuid4().hex}"
+    server = redis.Redis.from_url(REDIS_URL)
+    try:
+        server.ping()
+    except redis.ConnectionError as e:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(f"no Redis at {REDIS_URL}: {e}")
+    yield Place(
+        tmp_path,
+        {
+            "ASYNCTASQ_DRIVER": "redis",
+            "ASYNCTASQ_REDIS_URL": REDIS_URL,
+            "ASYNCTASQ_REDIS_KEY_PREFIX": prefix,
+        },
+    )
+    for key in server.scan_iter(f"*{prefix}*", count=1000):
+        server.delete(key)
+    server.close()
+
+
+@pytest.fixture
+def sqlite_place(tmp_path: Path) -> Place:
+    """A place with the embedded broker, as it is without any settings."""
+    return Place(tmp_path)
+
+
+def eventually(holds: Callable[[], object], seconds: float = 20.0) -> None:
+    """Wait until it holds; fail if it does not in time."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, f"not within {seconds:g} s"
+        time.sleep(0.02)

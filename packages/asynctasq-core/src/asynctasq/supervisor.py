@@ -216,7 +216,9 @@ class Supervisor:
     def _was_last(self, child: _Child, code: int) -> bool:
         """Whether nobody follows this worker; notes the exit code if so."""
         if self._stopping.is_set():
-            self._exit_code = self._exit_code or (1 if code else 0)
+            # A service manager may have hit one that had only just been started.
+            ended_by_stop = code in (0, -signal.SIGTERM, -signal.SIGINT)
+            self._exit_code = self._exit_code or (0 if ended_by_stop else 1)
             return True
         if code == 0:
             return self._burst and not child.retiring
@@ -247,7 +249,13 @@ class Supervisor:
         ours, theirs = socket.socketpair()
         with theirs:
             process = await asyncio.create_subprocess_exec(
-                *self._command, "--link", str(theirs.fileno()), pass_fds=(theirs.fileno(),)
+                *self._command,
+                "--link",
+                str(theirs.fileno()),
+                pass_fds=(theirs.fileno(),),
+                stdin=asyncio.subprocess.DEVNULL,
+                # Ctrl-C in the terminal goes to the parent alone, which passes it on.
+                process_group=0,
             )
         child = _Child(process, *await asyncio.open_unix_connection(sock=ours))
         self._children.add(child)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,9 @@ _NO_MODULES = (
     "no tasks: name the modules that hold them, such as `asynctasq worker app.tasks` or "
     "`asynctasq worker script.py`, or set ASYNCTASQ_IMPORTS=app.tasks"
 )
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +112,12 @@ def command(**options: Any) -> None:
     """
     settings = Settings(**options)
     logs.configure(settings.log_level, settings.log_format)
-    if settings.link is None and (settings.processes > 1 or settings.reload):
+    if settings.link is not None:
+        # A service manager signals every process, but only the parent counts signals; and one
+        # that comes during the start must not end it as a failure.
+        for number in _SIGNALS:
+            signal.signal(number, lambda *_: None)
+    elif settings.reload or settings.processes > 1:
         raise SystemExit(_supervise(settings))
     _work(settings)
 
@@ -167,6 +176,9 @@ def _join_supervisor(worker: Worker, fd: int) -> None:
         stop()
         worker.stop()
 
+    loop = asyncio.get_running_loop()
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, stop)
     link.obey(stop, skip_grace)
 
 

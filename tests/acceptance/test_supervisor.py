@@ -1,0 +1,190 @@
+"""`asynctasq worker --processes N`: a family of workers that survives its members."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import psutil
+import pytest
+
+from .conftest import Place, eventually
+
+# What the parent does does not depend on the broker, but for handing over a dead worker's tasks.
+one_broker = pytest.mark.parametrize("place", ["sqlite"], indirect=True)
+
+JOBS = """
+import asyncio, os, time
+from asynctasq import task
+
+def write(name, text):
+    with open(name, "a") as file:
+        file.write(f"{text}\\n")
+
+@task
+async def note(n):
+    await asyncio.sleep(0.02)
+    write("notes", f"{n} {os.getpid()}")
+
+@task
+async def slow(seconds):
+    write("begun", os.getpid())
+    await asyncio.sleep(seconds)
+    write("ended", os.getpid())
+
+@task
+def die():
+    write("deaths", os.getpid())
+    os._exit(3)
+
+@task
+async def hog_once():
+    write("begun", os.getpid())
+    if not os.path.exists("hogged"):
+        write("hogged", os.getpid())
+        await asyncio.sleep(60)
+    write("ended", os.getpid())
+"""
+
+
+@pytest.fixture(autouse=True)
+def jobs(place: Place) -> None:
+    place.write("jobs.py", JOBS)
+
+
+def dispatch(place: Place, *calls: str) -> None:
+    for_all = ", ".join(calls)
+    place.python(
+        f"import asyncio, asynctasq\nfrom jobs import *\n"
+        f"asyncio.run(asynctasq.dispatch_many([{for_all}]))"
+    )
+
+
+def test_processes_share_the_work_and_burst_ends_when_all_is_done(place: Place) -> None:
+    dispatch(place, *(f"note({n})" for n in range(200)))
+    done = place.run("worker", "jobs", "--processes", "2", "--concurrency", "5", "--burst")
+    assert done.returncode == 0, done.stderr
+    notes = [line.split() for line in place.lines("notes")]
+    assert sorted(int(n) for n, _ in notes) == list(range(200))
+    assert len({pid for _, pid in notes}) == 2
+    assert "concurrency 5 in each of 2 processes" in done.stderr
+    assert done.stderr.count("broker") == 1
+
+
+def test_a_killed_worker_is_replaced_and_its_tasks_do_not_wait_for_the_lease(place: Place) -> None:
+    dispatch(place, "hog_once()")
+    with place.start("worker", "jobs", "--processes", "2", "--lease", "600") as parent:
+        eventually(lambda: place.lines("begun"))
+        victim = int(place.lines("begun")[0])
+        os.kill(victim, signal.SIGKILL)
+        eventually(lambda: place.lines("ended"), 10)
+        eventually(lambda: len(workers_of(parent.pid)) == 2)
+        assert victim not in workers_of(parent.pid)
+        parent.terminate()
+        assert parent.wait(20) == 0
+    assert "worker process died" in place.log()
+
+
+def workers_of(parent: int) -> list[int]:
+    return [p.pid for p in psutil.Process(parent).children()]
+
+
+@one_broker
+def test_sigterm_lets_running_tasks_finish(place: Place) -> None:
+    dispatch(place, "slow(1)")
+    with place.start("worker", "jobs", "--processes", "2") as parent:
+        eventually(lambda: place.lines("begun"))
+        parent.terminate()
+        assert parent.wait(20) == 0
+    assert len(place.lines("ended")) == 1
+    assert place.counts() == {}
+
+
+@one_broker
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_parent_and_workers_alike_counts_once(
+    place: Place, number: signal.Signals
+) -> None:
+    dispatch(place, "slow(1)")
+    with place.start("worker", "jobs", "--processes", "2") as parent:
+        eventually(lambda: place.lines("begun"))
+        for pid in (*workers_of(parent.pid), parent.pid):
+            os.kill(pid, number)
+        assert parent.wait(20) == 0
+    assert len(place.lines("ended")) == 1
+
+
+@one_broker
+def test_a_second_signal_skips_the_grace_time(place: Place) -> None:
+    dispatch(place, "slow(60)")
+    with place.start("worker", "jobs", "--processes", "2", "--grace", "60") as parent:
+        eventually(lambda: place.lines("begun"))
+        parent.terminate()
+        time.sleep(0.3)  # two signals sent at once would be one
+        parent.terminate()
+        assert parent.wait(20) == 0
+    assert place.counts() == {"waiting": 1}
+
+
+def test_workers_stop_gracefully_when_their_parent_is_killed(place: Place) -> None:
+    dispatch(place, "slow(1)")
+    with place.start("worker", "jobs", "--processes", "2") as parent:
+        eventually(lambda: place.lines("begun"))
+        workers = workers_of(parent.pid)
+        parent.kill()
+    assert len(workers) == 2
+    eventually(lambda: not any(psutil.pid_exists(pid) for pid in workers))
+    assert len(place.lines("ended")) == 1
+    assert place.counts() == {}
+
+
+def test_a_task_that_kills_its_worker_ends_as_a_dead_letter_and_the_rest_goes_on(
+    place: Place,
+) -> None:
+    dispatch(place, "die()", *(f"note({n})" for n in range(20)))
+    with place.start("worker", "jobs", "--processes", "2", "--lease", "600") as parent:
+        eventually(lambda: place.counts() == {"dead": 1}, 40)
+        assert {line.split()[0] for line in place.lines("notes")} == set(map(str, range(20)))
+        assert len(place.lines("deaths")) == 5  # max_deliveries
+        parent.terminate()
+        assert parent.wait(20) == 0
+
+
+@one_broker
+def test_an_application_that_cannot_be_imported_ends_the_family(place: Place) -> None:
+    place.write("broken.py", "raise RuntimeError('nothing works')")
+    done = place.run("worker", "broken", "--processes", "2")
+    assert done.returncode == 1
+    assert "nothing works" in done.stderr
+
+
+@one_broker
+def test_without_modules_it_says_what_to_give(place: Place) -> None:
+    done = place.run("worker", "--processes", "2")
+    assert done.returncode == 2
+    assert "asynctasq worker app.tasks" in done.stderr
+
+
+@one_broker
+def test_reload_runs_the_new_code(place: Place) -> None:
+    with place.start("worker", "jobs", "--reload") as parent:
+        dispatch(place, "note(1)")
+        eventually(lambda: place.lines("notes"))
+        place.write("jobs.py", JOBS.replace('f"{n} {os.getpid()}"', 'f"new {n}"'))
+        eventually(lambda: dispatch(place, "note(2)") or "new 2" in place.lines("notes"))
+        parent.terminate()
+        assert parent.wait(20) == 0
+
+
+@one_broker
+def test_reload_outlives_code_that_cannot_be_imported(place: Place) -> None:
+    with place.start("worker", "jobs", "--reload") as parent:
+        eventually(lambda: "concurrency 20" in place.log())
+        place.write("jobs.py", "raise RuntimeError('half written')")
+        eventually(lambda: "half written" in place.log())
+        place.write("jobs.py", JOBS)
+        dispatch(place, "note(1)")
+        eventually(lambda: place.lines("notes"))
+        parent.terminate()
+        assert parent.wait(20) == 0
