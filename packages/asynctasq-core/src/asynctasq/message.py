@@ -12,6 +12,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from time import time_ns
 from typing import Any
 
 import msgpack
@@ -25,8 +26,12 @@ MESSAGE, RESULT = b"asynctasq-msg", b"asynctasq-result"
 
 
 def new_id() -> str:
-    """A fresh message id: 32 hexadecimal digits from the system's random source."""
-    return os.urandom(16).hex()
+    """A fresh message id: 12 hexadecimal digits of time, 20 from the system's random source.
+
+    Time comes first so that a broker's index over ids grows at its end: with random ids, a million
+    waiting messages made each one half as expensive again in SQLite.
+    """
+    return f"{time_ns() // 1_000_000:012x}{os.urandom(10).hex()}"
 
 
 @dataclass(slots=True)
