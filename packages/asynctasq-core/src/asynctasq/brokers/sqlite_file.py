@@ -47,6 +47,7 @@ class SQLiteFile:
         self.times_opened = 0
         self._connection: sqlite3.Connection | None = None
         self._pid = 0
+        self._looks = 0
         self._identity: tuple[int, int] | None = None
 
     @contextmanager
@@ -72,14 +73,23 @@ class SQLiteFile:
             yield db
 
     def data_version(self) -> int:
-        """A number that differs once another connection has committed; runs no query."""
-        with self._explained():
-            version: int = self._open().execute("PRAGMA data_version").fetchone()[0]
-            return version
+        """A number that differs once another connection has committed; runs no query.
+
+        Called a hundred times a second by idle processes, it notices a replaced file only now and
+        then.
+        """
+        db, self._looks = self._connection, self._looks + 1
+        try:
+            if db is None or self._looks % 100 == 0:
+                db = self._open()
+            version: int = db.execute("PRAGMA data_version").fetchone()[0]
+        except sqlite3.Error as e:
+            raise self._explained(e) from e
+        return version
 
     def allow_busy_seconds(self, seconds: float) -> None:
         """Wait at most so long for other processes' transactions, from now on."""
-        with self._explained():
+        with self._explaining():
             self._open().execute(f"PRAGMA busy_timeout = {max(0, int(seconds * 1000))}")
 
     def close(self) -> None:
@@ -93,7 +103,7 @@ class SQLiteFile:
 
     @contextmanager
     def _in(self, begin: str) -> Iterator[sqlite3.Connection]:
-        with self._explained():
+        with self._explaining():
             db = self._open()
             db.execute(begin)
             try:
@@ -106,13 +116,17 @@ class SQLiteFile:
                 raise
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _explaining(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.Error as e:
-            if is_about_the_file(e):
-                self.close()
-            raise explained(e, self.path) from e
+            raise self._explained(e) from e
+
+    def _explained(self, error: sqlite3.Error) -> BrokerError:
+        """The error to raise instead; the connection may be the cause, so the next is a new one."""
+        if is_about_the_file(error):
+            self.close()
+        return explained(error, self.path)
 
     def _checkpoint(self, db: sqlite3.Connection) -> None:
         """Bring the log back into the file once it is long.

@@ -1,7 +1,8 @@
 """The one thread of a broker that touches its queue file, so that no event loop waits for a disk.
 
 Between jobs, while somebody waits for messages or results, it looks whether another connection has
-committed: `PRAGMA data_version`, which runs no query. With nobody waiting it sleeps.
+committed: `PRAGMA data_version`, which runs no query. With nobody waiting it sleeps; when nothing
+has changed for a second, it looks half as often, for each look costs an idle process 0.1 ms.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from .waiters import Waiters
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+QUIET_SECONDS = 1.0
 
 
 @dataclass(slots=True)
@@ -152,12 +155,13 @@ class _Worker:
         self._waits_less = False
         self._version = -1
         self._looked = 0.0
+        self._changed = 0.0
 
     def work(self) -> None:
         """Do jobs until the one that ends the thread; between them, look for changes."""
-        interval = self._config.poll_interval
         while True:
             watching = bool(self._takers or self._results)
+            interval = self._interval()
             try:
                 job = self._jobs.get(timeout=interval if watching else None)
             except Empty:
@@ -190,6 +194,10 @@ class _Worker:
             self._file.allow_busy_seconds(self._config.busy_timeout - waited)
             self._waits_less = waited_long
 
+    def _interval(self) -> float:
+        quiet = time.monotonic() - self._changed > QUIET_SECONDS
+        return self._config.poll_interval * (2 if quiet else 1)
+
     def _look(self) -> None:
         """Wake those who wait if another connection has committed since the last look."""
         self._looked = time.monotonic()
@@ -200,7 +208,7 @@ class _Worker:
             self._results.fail(e)
             return
         if version != self._version:
-            self._version = version
+            self._version, self._changed = version, self._looked
             self._takers.wake()
             self._answer_results()
 
