@@ -10,7 +10,7 @@ from contextlib import suppress
 import asynctasq
 import pytest
 from asgiref.sync import ThreadSensitiveContext, async_to_sync, sync_to_async
-from asynctasq import TaskHandle, TaskStatus, task
+from asynctasq import TaskHandle, TaskStatus, Worker, task
 from asynctasq_django.connections import watch_connections
 from django.db import connection, connections, transaction
 from django.test import TestCase
@@ -26,6 +26,12 @@ async def welcome(user: User) -> None: ...
 
 @task
 async def send(text: str) -> None: ...
+
+
+@task
+async def rename(user: User) -> None:
+    user.name = "async"
+    await user.asave()
 
 
 @pytest.fixture(autouse=True)
@@ -303,13 +309,26 @@ class _ApplicationTests(TestCase):
             handle = welcome(User.objects.create(email="a@example.com")).dispatch_sync()
         assert status(handle) == UNCOMMITTED
 
+    async def run_by_a_worker(self) -> None:
+        user = await User.objects.acreate(email="a@example.com")
+        await rename(user).on_commit(False).dispatch()
+        await Worker(burst=True).run()
+        await user.arefresh_from_db()
+        assert user.name == "async"
+
+    async def executed_here(self) -> None:
+        user = await User.objects.acreate(email="a@example.com")
+        await rename(user).execute()
+        await user.arefresh_from_db()
+        assert user.name == "async"
+
 
 _ApplicationTests.__test__ = False  # type: ignore[attr-defined]  # run by the test below
 
 
-@pytest.mark.parametrize("name", ["executed", "only_captured"])
-def test_captured_callbacks_of_djangos_test_case_send_when_executed(db: str, name: str) -> None:
+@pytest.mark.parametrize("name", ["executed", "only_captured", "run_by_a_worker", "executed_here"])
+def test_applications_can_use_djangos_test_case(db: str, name: str) -> None:
     result = unittest.TestResult()
     unittest.TestSuite([_ApplicationTests(name)]).run(result)
     assert result.testsRun == 1
-    assert not result.errors + result.failures
+    assert result.errors + result.failures == []
