@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import pytest
 import pytest_asyncio
@@ -30,7 +30,7 @@ def free_port() -> int:
             return port
 
 
-def missing(what: str) -> None:
+def missing(what: str) -> NoReturn:
     """Skip for want of a program; on a CI machine that is a failure."""
     if os.environ.get("CI"):
         pytest.fail(f"{what} is missing")
@@ -50,10 +50,7 @@ def _binary(kind: str) -> str:
         found = next((str(p) for place in places or [] for p in Path(place).glob(path)), None)
         if kind == "valkey":
             found = found or shutil.which("valkey-server")
-    if found is None:
-        missing(f"a server of kind {kind}")
-    assert found is not None
-    return found
+    return found or missing(f"a server of kind {kind}")
 
 
 class RedisProcess:
@@ -237,4 +234,4 @@ def start_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
 def _is_complete(node: RedisProcess, masters: int) -> bool:
     with node.client() as client:
         info: Any = client.execute_command("CLUSTER INFO")
-    return info["cluster_state"] == "ok" and info["cluster_size"] == str(masters)
+    return (info["cluster_state"], info["cluster_size"]) == ("ok", str(masters))

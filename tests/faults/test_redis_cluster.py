@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -17,7 +15,7 @@ from asynctasq.testing import BrokerSuite, OpenBroker
 
 
 @pytest.fixture(scope="module")
-def cluster(start_cluster: Any) -> Iterator[Any]:
+def cluster(start_cluster: Any) -> Any:
     return start_cluster(3)
 
 

@@ -38,7 +38,7 @@ from .scripts import (
     STATS,
     Command,
 )
-from .server import Server
+from .server import Call, Server
 
 T = TypeVar("T")
 
@@ -72,13 +72,10 @@ class RedisBroker:
         by_queue: dict[str, list[Outgoing]] = {}
         for message in messages:
             by_queue.setdefault(message.queue, []).append(message)
-        await self._register(set(by_queue) - self._known_queues)
-        if self._server.is_cluster:
-            for queue, some in by_queue.items():
-                await self._server.insist(self._keys.of(queue).stream, *self._puts(queue, some))
-        elif by_queue:
-            commands = [c for queue, some in by_queue.items() for c in self._puts(queue, some)]
-            await self._server.insist(self._keys.queues, *commands)
+        calls = [call for queue, some in by_queue.items() for call in self._puts(queue, some)]
+        if calls:
+            await self._server.insist_many(calls)
+            await self._register(set(by_queue) - self._known_queues)
 
     def consumer(self, options: ConsumerOptions) -> RedisConsumer:
         """A consumer that has not started yet."""
@@ -87,9 +84,8 @@ class RedisBroker:
     async def state(self, queue: str, message_id: str) -> MessageState | None:
         """Where the message is now; see `Broker.state`."""
         keys = self._keys.of(queue)
-        (state,) = await self._server.insist(
-            keys.stream, STATE((keys.stream, keys.ids), message_id)
-        )
+        command = STATE((keys.stream, keys.ids), message_id)
+        state = await self._server.insist(keys.stream, command)
         return None if state is None else cast(MessageState, state.decode())
 
     async def cancel(
@@ -104,7 +100,7 @@ class RedisBroker:
             result or b"",
             max(1, round(result_ttl * 1000)),
         )
-        (removed,) = await self._server.insist(keys.stream, command)
+        removed = await self._server.insist(keys.stream, command)
         return bool(removed)
 
     async def result(self, queue: str, message_id: str, timeout_seconds: float) -> bytes | None:
@@ -113,15 +109,14 @@ class RedisBroker:
 
     async def stats(self) -> list[QueueStats]:
         """Every known queue, by name."""
-        (names,) = await self._server.insist(self._keys.queues, (b"SMEMBERS", self._keys.queues))
-        stats = []
-        for name in sorted(name.decode() for name in names):
-            keys = self._keys.of(name)
-            (counts,) = await self._server.insist(
-                keys.stream, STATS((keys.stream, keys.delayed, keys.dead))
-            )
-            stats.append(QueueStats(name, *counts))
-        return stats
+        names = await self._server.insist(self._keys.queues, (b"SMEMBERS", self._keys.queues))
+        queues = sorted(name.decode() for name in names)
+        calls = []
+        for queue in queues:
+            keys = self._keys.of(queue)
+            calls.append((keys.stream, STATS((keys.stream, keys.delayed, keys.dead))))
+        counts = await self._server.insist_many(calls) if calls else []
+        return [QueueStats(queue, *some) for queue, some in zip(queues, counts, strict=True)]
 
     async def workers(self) -> list[WorkerInfo]:
         """Workers that gave a sign of life within their lease."""
@@ -135,9 +130,8 @@ class RedisBroker:
         letters: list[DeadLetter] = []
         for first in range(offset, offset + limit, _AT_ONCE):
             last = min(first + _AT_ONCE, offset + limit) - 1
-            (page,) = await self._server.insist(
-                keys.stream, DEAD((keys.dead, keys.letters), first, last)
-            )
+            command = DEAD((keys.dead, keys.letters), first, last)
+            page = await self._server.insist(keys.stream, command)
             letters += [
                 _dead_letter(queue, message_id, int(died_at), letter)
                 for message_id, died_at, letter in zip(
@@ -151,10 +145,11 @@ class RedisBroker:
     async def dead_letter(self, queue: str, message_id: str) -> DeadLetter | None:
         """One dead letter."""
         keys = self._keys.of(queue)
-        died_at, letter = await self._server.insist(
-            keys.stream,
-            (b"ZSCORE", keys.dead, message_id),
-            (b"HGET", keys.letters, message_id),
+        died_at, letter = await self._server.insist_many(
+            (
+                (keys.stream, (b"ZSCORE", keys.dead, message_id)),
+                (keys.stream, (b"HGET", keys.letters, message_id)),
+            )
         )
         if died_at is None or letter is None:
             return None
@@ -163,12 +158,12 @@ class RedisBroker:
     async def retry_dead(self, queue: str, bodies: Sequence[tuple[str, bytes]]) -> int:
         """Move dead letters back to waiting; see `Broker.retry_dead`."""
         keys = self._keys.of(queue)
-        scripts_keys = (keys.stream, keys.ids, keys.dead, keys.letters)
+        script_keys = (keys.stream, keys.ids, keys.dead, keys.letters)
         retried = 0
         for page in _pages(bodies):
             arguments = [value for pair in page for value in pair]
-            (count,) = await self._server.insist(keys.stream, RETRY_DEAD(scripts_keys, *arguments))
-            retried += count
+            command = RETRY_DEAD(script_keys, *arguments)
+            retried += await self._server.insist(keys.stream, command)
         return retried
 
     async def purge_dead(self, queue: str, message_ids: Sequence[str] | None = None) -> int:
@@ -179,8 +174,7 @@ class RedisBroker:
             return await self._until_none(keys.stream, PURGE_DEAD(script_keys))
         purged = 0
         for page in _pages(message_ids):
-            (count,) = await self._server.insist(keys.stream, PURGE_DEAD(script_keys, *page))
-            purged += count
+            purged += await self._server.insist(keys.stream, PURGE_DEAD(script_keys, *page))
         return purged
 
     async def purge(self, queue: str) -> int:
@@ -193,8 +187,7 @@ class RedisBroker:
         released = 0
         for queue in queues:
             stream = self._keys.of(queue).stream
-            (count,) = await self._server.insist(stream, RELEASE((stream,), worker_id, 0))
-            released += count
+            released += await self._server.insist(stream, RELEASE((stream,), worker_id, 0))
         await self._server.insist(self._keys.queues, withdrawal(self._keys, worker_id))
         return released
 
@@ -212,13 +205,13 @@ class RedisBroker:
         await self._server.close()
         self._known_queues.clear()
 
-    def _puts(self, queue: str, messages: Sequence[Outgoing]) -> Iterator[Command]:
-        keys = self._keys.of(queue)[:4]
+    def _puts(self, queue: str, messages: Sequence[Outgoing]) -> Iterator[Call]:
+        keys = self._keys.of(queue)
         for page in _pages(messages):
             arguments: list[bytes | str | int] = []
             for message in page:
                 arguments += (message.id, message.body, _due_ms(message.due))
-            yield PUT(keys, *arguments)
+            yield keys.stream, PUT(keys[:4], *arguments)
 
     async def _register(self, queues: set[str]) -> None:
         if queues:
@@ -230,7 +223,7 @@ class RedisBroker:
     async def _until_none(self, key: bytes, command: Command) -> int:
         total = 0
         while True:
-            (count,) = await self._server.insist(key, command)
+            count: int = await self._server.insist(key, command)
             if not count:
                 return total
             total += count

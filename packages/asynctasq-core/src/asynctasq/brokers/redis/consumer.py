@@ -12,7 +12,7 @@ from .lane import Lane
 from .registry import announcement, withdrawal
 from .renewal import Renewal
 from .scripts import RELEASE, Command
-from .server import Server
+from .server import Call, Server
 from .settling import settle_commands
 
 #: Seconds between looks for released, expired and due messages.
@@ -96,7 +96,7 @@ class RedisConsumer:
         return lost
 
     async def _apply(self, calls: Sequence[tuple[str, Command]]) -> set[tuple[str, bytes]]:
-        replies = await self._server.call_everywhere(
+        replies = await self._server.call_many(
             [(self._keys.of(queue).stream, command) for queue, command in calls]
         )
         return {
@@ -112,14 +112,12 @@ class RedisConsumer:
 
     async def idle(self) -> bool:
         """Whether its queues hold nothing but dead letters."""
+        calls: list[Call] = []
         for queue in self._options.queues:
             keys = self._keys.of(queue)
-            counts = await self._server.call_all(
-                keys.stream, ((b"XLEN", keys.stream), (b"ZCARD", keys.delayed))
-            )
-            if any(counts):
-                return False
-        return True
+            calls.append((keys.stream, (b"XLEN", keys.stream)))
+            calls.append((keys.stream, (b"ZCARD", keys.delayed)))
+        return not any(await self._server.call_many(calls))
 
     async def stop(self) -> None:
         """Release what is leased and withdraw; see `Consumer.stop`."""

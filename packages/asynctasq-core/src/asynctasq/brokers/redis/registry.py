@@ -30,12 +30,12 @@ def withdrawal(keys: Keys, worker_id: str) -> Command:
 
 async def alive_workers(server: Server, keys: Keys) -> list[WorkerInfo]:
     """The workers within their lease, each with the number of messages that it holds."""
-    (texts,) = await server.insist(keys.workers, WORKERS((keys.alive, keys.workers)))
+    texts = await server.insist(keys.workers, WORKERS((keys.alive, keys.workers)))
     described = [json.loads(text) for text in texts if text]
     held: Counter[str] = Counter()
-    for queue in {queue for fields in described for queue in fields["queues"]}:
-        stream = keys.of(queue).stream
-        (counts,) = await server.insist(stream, RUNNING((stream,)))
+    streams = {keys.of(queue).stream for fields in described for queue in fields["queues"]}
+    calls = [(stream, RUNNING((stream,))) for stream in streams]
+    for counts in await server.insist_many(calls) if calls else ():
         for consumer, number in zip(counts[::2], counts[1::2], strict=True):
             held[consumer.decode().rpartition("~")[0]] += number
     return [

@@ -1,6 +1,6 @@
 """The server as a whole: one Redis, a master found through Sentinels, or a cluster.
 
-Hands out wires to whichever node holds a key, and turns failures into the broker's errors.
+Sends commands to whichever node holds a key, and turns failures into the broker's errors.
 """
 
 from __future__ import annotations
@@ -31,11 +31,14 @@ from .wire import Wire
 #: Idle connections kept for each node; a burst of concurrent calls opens more.
 _KEPT_WIRES = 8
 
+#: A place in a cluster; `None` where there is a single place.
 Node = tuple[str, int] | None
+#: A key whose node is meant, and a command for it.
+Call = tuple[bytes, Command]
 
 
 class Server:
-    """Sends commands to the node that holds a key."""
+    """Where commands go; connects by itself."""
 
     def __init__(self, config: RedisConfig) -> None:
         self.address = Address(config)
@@ -57,36 +60,35 @@ class Server:
             BrokerUnavailable: No answer, or a refusal that passes.
             BrokerError: A refusal that will not.
         """
-        (reply,) = await self.call_all(key, (command,), timeout_seconds)
+        (reply,) = await self.call_many(((key, command),), timeout_seconds)
         return reply
 
-    async def call_all(
-        self, key: bytes, commands: Sequence[Command], timeout_seconds: float | None = None
+    async def call_many(
+        self, calls: Sequence[Call], timeout_seconds: float | None = None
     ) -> list[Any]:
-        """Send commands in one round trip; the first refusal is raised once all have answered."""
+        """Send commands in one round trip; in a cluster, in one for each key, all at once.
+
+        The first refusal is raised once all have answered.
+        """
         limit = self.timeout_seconds if timeout_seconds is None else timeout_seconds
-        try:
-            node = await self._node_of(key) if self.is_cluster else None
-            free = self._free.get(node)
-            wire = free.pop() if free else self._new_wire(node)
-            replies = await wire.ask_all(commands, limit)
-            await self._keep(node, wire)
-            for reply in replies:
-                if isinstance(reply, ResponseError):
-                    raise reply
-        except TRANSPORT_ERRORS as e:
-            await self._failed(e)
-            raise broker_error(e, self.address.name) from e
-        return replies
-
-    async def call_everywhere(self, calls: Sequence[tuple[bytes, Command]]) -> list[Any]:
-        """Send each command to the node that holds its key; one round trip unless in a cluster."""
         if not self.is_cluster:
-            return await self.call_all(calls[0][0], [command for _, command in calls])
-        return await asyncio.gather(*(self.call(key, command) for key, command in calls))
+            return await self._ask(None, [command for _, command in calls], limit)
+        by_key: dict[bytes, list[Command]] = {}
+        for key, command in calls:
+            by_key.setdefault(key, []).append(command)
+        answers = await asyncio.gather(
+            *(self._ask_cluster(key, commands, limit) for key, commands in by_key.items())
+        )
+        replies = dict(zip(by_key, map(iter, answers), strict=True))
+        return [next(replies[key]) for key, _ in calls]
 
-    async def insist(self, key: bytes, *commands: Command) -> list[Any]:
-        """Like `call_all`, again and again until `timeout_seconds` of the configuration are over.
+    async def insist(self, key: bytes, command: Command) -> Any:
+        """Like `call`, again and again until `timeout_seconds` of the configuration are over."""
+        (reply,) = await self.insist_many(((key, command),))
+        return reply
+
+    async def insist_many(self, calls: Sequence[Call]) -> list[Any]:
+        """Like `call_many`, again and again until `timeout_seconds` are over.
 
         Raises:
             BrokerUnavailable: Within that time, whatever the server does.
@@ -97,7 +99,7 @@ class Server:
         left = self.timeout_seconds
         while True:
             try:
-                return await self.call_all(key, commands, left)
+                return await self.call_many(calls, left)
             except BrokerUnavailable:
                 pause = backoff.next()
                 left = deadline - loop.time() - pause
@@ -106,16 +108,48 @@ class Server:
             await asyncio.sleep(pause)
 
     async def open_wire(self, key: bytes) -> Wire:
-        """A connection of the caller's own; the caller closes it."""
+        """A connection of the caller's own to the node of `key`; the caller closes it."""
         return self._new_wire(await self._node_of(key) if self.is_cluster else None)
 
     async def close(self) -> None:
-        """Close what is idle; wires in use close with their exchange."""
+        """Close what is idle; a connection in use closes with its exchange."""
         await self._drop_wires()
         await self._forget_cluster()
         if self._sentinel is not None:
             await self._sentinel.sentinel_manager.aclose()
             self._sentinel = None
+
+    async def _ask_cluster(
+        self, key: bytes, commands: Sequence[Command], timeout_seconds: float
+    ) -> list[Any]:
+        for attempts_left in (1, 0):
+            try:
+                async with asyncio.timeout(timeout_seconds):
+                    node = await self._node_of(key)
+                return await self._ask(node, commands, timeout_seconds)
+            except TRANSPORT_ERRORS as e:
+                raise broker_error(e, self.address.name) from e
+            except BrokerUnavailable as e:
+                # After MOVED nothing was done, and the map of slots has been dropped.
+                if not attempts_left or e.__cause__ is None or code_of(e.__cause__) != "MOVED":
+                    raise
+        raise AssertionError("the second attempt returns or raises")
+
+    async def _ask(
+        self, node: Node, commands: Sequence[Command], timeout_seconds: float
+    ) -> list[Any]:
+        free = self._free.get(node)
+        try:
+            wire = free.pop() if free else self._new_wire(node)
+            replies = await wire.ask_all(commands, timeout_seconds)
+            await self._keep(node, wire)
+            for reply in replies:
+                if isinstance(reply, ResponseError):
+                    raise reply
+        except TRANSPORT_ERRORS as e:
+            await self._failed(e)
+            raise broker_error(e, self.address.name) from e
+        return replies
 
     async def _keep(self, node: Node, wire: Wire) -> None:
         free = self._free.setdefault(node, [])
@@ -125,10 +159,12 @@ class Server:
             await wire.close()
 
     async def _failed(self, error: BaseException) -> None:
-        if code_of(error) in ("READONLY", "MASTERDOWN", "LOADING"):
+        code = code_of(error)
+        if code in ("READONLY", "MASTERDOWN", "LOADING"):
             # These connections lead to a server that is not the master (any more).
             await self._drop_wires()
-        if self.is_cluster and not isinstance(error, TimeoutError):
+        is_refusal = isinstance(error, ResponseError)
+        if not is_refusal or code in ("MOVED", "READONLY", "MASTERDOWN", "CLUSTERDOWN"):
             await self._forget_cluster()
 
     async def _drop_wires(self) -> None:
@@ -168,7 +204,7 @@ class Server:
         async with self._finding_cluster:
             if self._cluster is None:
                 self._cluster = await self._find_cluster()
-        node = self._cluster.get_node_from_key(key.decode())
+            node = self._cluster.get_node_from_key(key.decode())
         if node is None:
             raise BrokerUnavailable(f"{self.address.name} has no node for a queue's slot")
         return (str(node.host), int(node.port))
@@ -183,8 +219,11 @@ class Server:
             **address.credentials,
             **address.tls_options,
         )
-        async with asyncio.timeout(self.timeout_seconds):
+        try:
             await cluster.initialize()
+        except BaseException:
+            await cluster.aclose()
+            raise
         self._cluster_nodes = [(str(n.host), int(n.port)) for n in cluster.get_nodes()]
         return cluster
 
