@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import sys
+import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -40,12 +41,14 @@ class Hints:
         types: The same, by tag.
         options: Metadata for the adapter, by parameter.
         on_missing: By parameter, where it is set.
+        scope: Classes that annotations find besides those of their module.
     """
 
     tags: dict[type, str] = field(default_factory=dict)
     types: dict[str, type] = field(default_factory=dict)
     options: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     on_missing: dict[str, Missing] = field(default_factory=dict)
+    scope: Mapping[str, type] = field(default_factory=dict)
 
     def add(self, hint: Any, name: str = "") -> None:
         """Take in one annotation, that of the parameter `name` if it has one."""
@@ -56,19 +59,43 @@ class Hints:
         for item in metadata:
             if isinstance(item, OnMissing):
                 self.on_missing[name] = item.action
-        for cls in _named_types(hint, set()):
+        for cls in _named_types(hint, self.scope, []):
             tag = f"{module_name(cls.__module__)}.{cls.__qualname__}"
             self.tags[cls] = tag
             self.types[tag] = cls
 
 
-def hints_of(function: Callable[..., Any]) -> tuple[Hints, Hints]:
+def enclosing_classes(function: Callable[..., Any]) -> dict[str, type]:
+    """The classes local to the function that defines this one, for annotations that are strings.
+
+    To be called while that function runs.
+    """
+    if "<locals>" not in function.__qualname__:
+        return {}
+    frame: types.FrameType | None = sys._getframe(1)
+    while frame is not None and _is_ours(frame):
+        frame = frame.f_back
+    names = {} if frame is None else frame.f_locals
+    return {name: value for name, value in names.items() if isinstance(value, type)}
+
+
+def _is_ours(frame: types.FrameType) -> bool:
+    return str(frame.f_globals.get("__name__")).partition(".")[0] == "asynctasq"
+
+
+def hints_of(
+    function: Callable[..., Any], scope: Mapping[str, type] | None = None
+) -> tuple[Hints, Hints]:
     """The annotations of the parameters, and of the result.
 
     An annotation whose names cannot be looked up (imported for type checkers only) says nothing.
+
+    Args:
+        scope: From `enclosing_classes`.
     """
-    parameters, result = Hints(), Hints()
-    for name, hint in _hints(function).items():
+    scope = scope or {}
+    parameters, result = Hints(scope=scope), Hints(scope=scope)
+    for name, hint in _hints(function, scope).items():
         if name == "return":
             result.add(hint)
         else:
@@ -76,11 +103,11 @@ def hints_of(function: Callable[..., Any]) -> tuple[Hints, Hints]:
     return parameters, result
 
 
-def _hints(holder: Any) -> dict[str, Any]:
+def _hints(holder: Any, scope: Mapping[str, type]) -> dict[str, Any]:
     if isinstance(holder, type):
-        names = {**vars(sys.modules.get(holder.__module__, object)), **vars(holder)}
+        names = {**vars(sys.modules.get(holder.__module__, object)), **scope, **vars(holder)}
     else:
-        names = {**getattr(inspect.unwrap(holder), "__globals__", {}), **_closure(holder)}
+        names = {**getattr(inspect.unwrap(holder), "__globals__", {}), **scope, **_closure(holder)}
     try:
         return typing.get_type_hints(holder, names, include_extras=True)
     except Exception:  # noqa: BLE001 - one name that cannot be looked up; take the others
@@ -120,19 +147,31 @@ def _metadata(hint: Any) -> Iterator[Any]:
         yield from _metadata(argument)
 
 
-def _named_types(hint: Any, seen: set[Any]) -> Iterator[type]:
+def _named_types(hint: Any, scope: Mapping[str, type], seen: list[Any]) -> Iterator[type]:
     """Dataclasses and enums in the annotation, and in the fields of those dataclasses."""
-    if typing.get_origin(hint) is typing.Annotated:
-        hint = hint.__origin__
-    for argument in typing.get_args(hint):
-        yield from _named_types(argument, seen)
-    if not isinstance(hint, type) or hint in seen:
+    if any(hint is other for other in seen):
         return
-    seen.add(hint)
-    if issubclass(hint, Enum):
+    seen.append(hint)
+    if isinstance(hint, type) and issubclass(hint, Enum):
         yield hint
-    elif dataclasses.is_dataclass(hint):
+    elif isinstance(hint, type) and dataclasses.is_dataclass(hint):
         yield hint
+    for part in _parts(hint, scope):
+        yield from _named_types(part, scope, seen)
+
+
+def _parts(hint: Any, scope: Mapping[str, type]) -> Iterator[Any]:
+    """What an annotation is made of."""
+    if typing.get_origin(hint) is typing.Annotated:
+        yield hint.__origin__
+        return
+    if isinstance(hint, Enum):  # in a `Literal`
+        yield type(hint)
+        return
+    yield typing.get_origin(hint)
+    yield from typing.get_args(hint)
+    yield getattr(hint, "__supertype__", None)  # of a `NewType`
+    yield getattr(hint, "__value__", None)  # of a `type` statement
+    if isinstance(hint, type) and (dataclasses.is_dataclass(hint) or typing.is_typeddict(hint)):
         for base in hint.__mro__:
-            for field_hint in _hints(base).values():
-                yield from _named_types(field_hint, seen)
+            yield from _hints(base, scope).values()
