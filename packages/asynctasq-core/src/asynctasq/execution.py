@@ -97,12 +97,10 @@ class Runner:
                 value = await self._call(job, ())
             else:
                 value = await self._call_in_scope(job, wanted, fetched)
-        except asyncio.CancelledError as e:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
+        except BaseException as e:
+            # User code: its SystemExit must not stop a worker, nor a CancelledError of its own.
+            if isinstance(e, asyncio.CancelledError) and is_being_cancelled():
                 raise
-            return await self._failed(job, e)
-        except BaseException as e:  # noqa: BLE001 - user code; its SystemExit must not stop a worker
             return await self._failed(job, e)
         return outcomes.succeeded(self.app, job, value)
 
@@ -119,7 +117,11 @@ class Runner:
                 return await self._call(job, instances)
             from .lazy import drive
 
-            return await drive(self._call(job, instances))
+            async def call() -> Any:
+                # Decoding inside: a set of lazy objects hashes them, which fetches them.
+                return await self._call(job, instances)
+
+            return await drive(call())
 
     async def _fetch_in_scope(self, wanted: Wanted, fetched: Fetched) -> None:
         if not any(ref.in_task_scope for ref in wanted.rows):
@@ -131,7 +133,8 @@ class Runner:
             if row is not None:
                 fetched.rows[i] = row
 
-    async def _call(self, job: Job, instances: Sequence[object]) -> Any:
+    def _call(self, job: Job, instances: Sequence[object]) -> Awaitable[Any]:
+        """Decode the arguments and start the task; one coroutine less than if this were one."""
         task = job.task
         args, kwargs = decode_arguments(job.message.payload, task.hints[0].types, instances)
         try:
@@ -142,16 +145,8 @@ class Runner:
         if task.cls is not None:
             job.instance = task.cls(*args, **kwargs)
             function, args, kwargs = job.instance.execute, [], {}
-        timeout = job.options.timeout
-        if timeout is None:
-            return await self._started(job, function, args, kwargs)
-        try:
-            async with asyncio.timeout(timeout) as limit:
-                return await self._started(job, function, args, kwargs)
-        except TimeoutError as e:
-            if not limit.expired():
-                raise  # the task's own
-            raise TaskTimeout(f"{task.name} ran longer than {timeout} s") from e
+        running = self._started(job, function, args, kwargs)
+        return running if job.options.timeout is None else _limited(job, running)
 
     def _started(
         self, job: Job, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
@@ -167,7 +162,14 @@ class Runner:
                     scope = adapter.thread_scope(job.message)  # type: ignore[misc]
                     if scope is not None:
                         stack.enter_context(scope)
-                return function(*args, **kwargs)
+                value = function(*args, **kwargs)
+            if inspect.iscoroutine(value):
+                value.close()
+                raise TypeError(
+                    f"{job.task.name} is a `def` that returned a coroutine, which nobody awaits: "
+                    f"declare it `async def`"
+                )
+            return value
 
         return run_in_thread(self.threads, run)
 
@@ -188,9 +190,28 @@ class Runner:
                 answer = method(error)
                 return await answer if inspect.isawaitable(answer) else answer
             return await run_in_thread(self.threads, lambda: method(error))
-        except Exception:
+        except BaseException as e:
+            if isinstance(e, asyncio.CancelledError) and is_being_cancelled():
+                raise
             logger.exception("%s() of a task failed", hook, extra={"task": job.task.name})
             return default
+
+
+async def _limited(job: Job, running: Awaitable[Any]) -> Any:
+    timeout = job.options.timeout
+    try:
+        async with asyncio.timeout(timeout) as limit:
+            return await running
+    except TimeoutError as e:
+        if not limit.expired():
+            raise  # the task's own
+        raise TaskTimeout(f"{job.task.name} ran longer than {timeout} s") from e
+
+
+def is_being_cancelled() -> bool:
+    """Whether somebody cancelled the asyncio task that runs here, and not the code in it itself."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 @asynccontextmanager
