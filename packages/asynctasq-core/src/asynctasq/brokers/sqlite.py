@@ -13,6 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import count
 from random import getrandbits
 
@@ -33,7 +34,7 @@ from . import (
     sqlite_queries,
     sqlite_transitions,
 )
-from .sqlite_file import SQLiteFile
+from .sqlite_file import SQLiteFile, absolute_path
 from .sqlite_queries import NEVER
 from .sqlite_thread import SQLiteThread
 from .sqlite_transitions import CHUNK, DEAD, DELAYED, LEASED, WAITING
@@ -50,8 +51,9 @@ class SQLiteBroker:
     """
 
     def __init__(self, config: SQLiteConfig) -> None:
-        self._config = config
-        self._thread = SQLiteThread(config)
+        # Once and for all, for the working directory may change before the file is opened.
+        self._config = replace(config, path=absolute_path(config.path))
+        self._thread = SQLiteThread(self._config)
 
     async def put(self, messages: Sequence[Outgoing]) -> None:
         """Add the messages: all of them, or none if there is an error."""
@@ -136,12 +138,12 @@ class SQLiteBroker:
         try:
             await self._thread.write(sqlite_transitions.declare, ())
         except BrokerError as e:
-            return [Finding("error", "sqlite", str(e), "see the text")]
+            return [Finding("error", "sqlite", str(e))]
         return await self._thread.run(sqlite_checks.findings)
 
     def describe(self) -> str:
         """`sqlite` and the absolute path."""
-        return f"sqlite {self._thread.path}"
+        return f"sqlite {self._config.path}"
 
     async def close(self) -> None:
         """Close the connection."""

@@ -33,16 +33,12 @@ class SQLiteFile:
     """A connection that opens by itself; used by one thread at a time.
 
     Attributes:
-        path: Absolute, so that a later change of the working directory does not matter.
+        path: Absolute.
         times_opened: Changes when another connection, perhaps to another file, was opened.
     """
 
     def __init__(self, config: SQLiteConfig) -> None:
-        if str(config.path) == ":memory:":
-            raise ConfigurationError(
-                'sqlite path ":memory:" cannot be shared; use driver "memory", or give a file'
-            )
-        self.path = str(Path(config.path).expanduser().absolute())
+        self.path = absolute_path(config.path)
         self._config = config
         self.times_opened = 0
         self._connection: sqlite3.Connection | None = None
@@ -197,6 +193,19 @@ class SQLiteFile:
                 f"queue file {self.path} is on a file system without shared memory (journal mode "
                 f"{mode}); put it on a local disk"
             )
+
+
+def absolute_path(path: str | Path) -> str:
+    """Where the queue file is.
+
+    Raises:
+        ConfigurationError: The path names no file.
+    """
+    if str(path) in ("", ":memory:"):
+        raise ConfigurationError(
+            f'sqlite path {str(path)!r} cannot be shared; use driver "memory", or give a file'
+        )
+    return str(Path(path).expanduser().absolute())
 
 
 def _identity(path: str) -> tuple[int, int] | None:

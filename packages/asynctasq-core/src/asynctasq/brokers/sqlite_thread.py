@@ -56,7 +56,6 @@ class SQLiteThread:
     """Runs jobs one after the other on one connection; starts by itself, also after a fork."""
 
     def __init__(self, config: SQLiteConfig) -> None:
-        self.path = SQLiteFile(config).path
         self._config = config
         self._forget()
 
