@@ -14,6 +14,7 @@ from .brokers import Broker, Outgoing
 from .config import Config
 from .dispatching import Deferred, Outbox, Prepared, prepare
 from .handle import TaskHandle
+from .models import allow_packages
 from .plugins import Adapters, installed
 from .task import Call
 
@@ -184,6 +185,7 @@ def init(config: Mapping[str, Any] | None = None, /, **options: Any) -> Config:
     adapters = installed()
     loaded = Config.load({**(config or {}), **options}, adapters.option_names())
     adapters.configure(loaded.adapter_options)
+    allow_packages(loaded.model_modules)
     _current = App(loaded, adapters)
     return loaded
 

@@ -205,11 +205,15 @@ def check_task_options(options: Mapping[str, Any], where: str) -> None:
         if name not in known:
             raise ConfigurationError(f"{where}: {_unknown(name, known, 'task option')}")
     rules: dict[str, tuple[Callable[[Any], bool], str]] = {
+        "name": (lambda v: isinstance(v, str) and 0 < len(v) <= 500, "1 to 500 characters"),
         "max_attempts": (lambda v: isinstance(v, int) and v >= 1, "a whole number of at least 1"),
-        "retry_delay": (lambda v: v >= 0, "seconds, 0 or more"),
+        "retry_delay": (lambda v: 0 <= v <= LONGEST_SECONDS, "seconds, 0 to 1e9"),
         "retry_strategy": (lambda v: v in ("exponential", "fixed"), '"exponential" or "fixed"'),
-        "timeout": (lambda v: v is None or v > 0, "seconds above 0, or None"),
-        "result_ttl": (lambda v: v is None or v > 0, "seconds above 0, or None"),
+        "retry_jitter": (lambda v: isinstance(v, bool), "True or False"),
+        "retry_on": (_are_exceptions, "an exception class or a tuple of them"),
+        "process": (lambda v: isinstance(v, bool), "True or False"),
+        "timeout": (_is_duration, "seconds above 0, or None"),
+        "result_ttl": (_is_duration, "seconds above 0, or None"),
         "on_missing": (lambda v: v in ("fail", "skip", "none"), '"fail", "skip" or "none"'),
         "queue": (lambda v: isinstance(v, str) and is_queue_name(v), QUEUE_RULE),
     }
@@ -220,7 +224,24 @@ def check_task_options(options: Mapping[str, Any], where: str) -> None:
             except TypeError:
                 valid = False
             if not valid:
-                raise ConfigurationError(f"{where}: {name} must be {rule}, not {options[name]!r}")
+                raise ConfigurationError(
+                    f"{where}: {name} must be {rule}, not {options[name]!r:.200}"
+                )
+
+
+#: The longest time that can be told to wait, about 30 years; brokers count in whole milliseconds.
+LONGEST_SECONDS = 1e9
+
+
+def _is_duration(value: Any) -> bool:
+    return value is None or 0 < value <= LONGEST_SECONDS
+
+
+def _are_exceptions(value: Any) -> bool:
+    classes = value if isinstance(value, tuple) else (value,)
+    return value is None or all(
+        isinstance(c, type) and issubclass(c, BaseException) for c in classes
+    )
 
 
 QUEUE_RULE = "1 to 200 printable characters without spaces, commas and braces"

@@ -17,10 +17,15 @@ import msgpack
 from . import scalars
 from .errors import InvalidMessage, InvalidReference
 from .references import Ref
-from .serializer import FROZENSET, OBJECT, REF, SET, TUPLE, registered_tags
-
-#: How deep extension types may nest; containers of msgpack's own are bounded by its decoder.
-MAX_EXTENSION_DEPTH = 32
+from .serializer import (
+    FROZENSET,
+    MAX_EXTENSION_DEPTH,
+    OBJECT,
+    REF,
+    SET,
+    TUPLE,
+    registered_tags,
+)
 
 
 @dataclass(slots=True)
@@ -81,9 +86,7 @@ class Decoder:
         cls = self.known.get(tag)
         if cls is None:
             raise InvalidMessage(f"{tag[:200]!r} is no type that the task's annotations name")
-        if issubclass(cls, Enum):
-            return cls(content)
-        return _dataclass(cls, content)
+        return _member(cls, content) if issubclass(cls, Enum) else _dataclass(cls, content)
 
 
 _CONTAINERS: dict[int, Callable[[list[Any]], object]] = {
@@ -93,14 +96,20 @@ _CONTAINERS: dict[int, Callable[[list[Any]], object]] = {
 }
 
 
+def _member(cls: type[Enum], content: Any) -> object:
+    try:
+        return cls(content)
+    except ValueError as e:  # its text would show the value
+        raise InvalidMessage(f"a value that is no {cls.__qualname__}") from e
+
+
 def _dataclass(cls: type, content: Any) -> object:
     declared = {f.name: f for f in dataclasses.fields(cls)}
     if not isinstance(content, dict) or not content.keys() <= declared.keys():
         raise InvalidMessage(f"fields that do not belong to {cls.__qualname__}")
     value: object = cls(**{k: v for k, v in content.items() if declared[k].init})
-    for name, item in content.items():
-        if not declared[name].init:
-            object.__setattr__(value, name, item)
+    for name, item in content.items():  # also over what `__post_init__` has made of it
+        object.__setattr__(value, name, item)
     return value
 
 
@@ -202,7 +211,8 @@ def decode_value(
     except (InvalidMessage, InvalidReference):
         raise
     except Exception as e:  # a registered type's decode runs inside
-        raise InvalidMessage(f"the payload is damaged: {type(e).__name__}: {e}"[:500]) from e
+        # Without the error's text, which may show arguments.
+        raise InvalidMessage(f"the payload is damaged ({type(e).__name__})") from e
 
 
 class damaged_input:
@@ -214,4 +224,4 @@ class damaged_input:
         if isinstance(error, Exception) and not isinstance(
             error, InvalidMessage | InvalidReference
         ):
-            raise InvalidMessage(f"damaged bytes: {type(error).__name__}: {error}"[:500]) from error
+            raise InvalidMessage(f"damaged bytes ({type(error).__name__})") from error

@@ -112,7 +112,7 @@ class Deferred:
     """The `DeferredSend` of one dispatch.
 
     Attributes:
-        state: `"waiting"`, then `"sent"` or `"dropped"`; the handle shows it.
+        state: `"waiting"`, then `"sent"`, `"dropped"` or `"cancelled"`; the handle shows it.
     """
 
     app: App
@@ -120,17 +120,26 @@ class Deferred:
     state: str = "waiting"
 
     def __call__(self) -> None:
+        if self.state != "waiting":
+            return
         self.app.put_blocking(self.outgoing)
         self.state = "sent"
 
     async def send_async(self) -> None:
         """Send now, from a running event loop."""
+        if self.state != "waiting":
+            return
         await self.app.outbox().put([self.outgoing])
         self.state = "sent"
 
     def drop(self) -> None:
         """Forget it."""
-        self.state = "dropped"
+        if self.state == "waiting":
+            self.state = "dropped"
+
+    def cancel(self) -> None:
+        """Forget it, since whoever dispatched it says so."""
+        self.state = "cancelled"
 
 
 @dataclass(slots=True)

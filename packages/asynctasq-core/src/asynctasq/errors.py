@@ -178,5 +178,7 @@ class Retry(Exception):
     """
 
     def __init__(self, reason: str = "", *, delay: float | None = None) -> None:
+        if delay is not None and not 0 <= delay <= 1e9:
+            raise ValueError(f"Retry(delay={delay}): seconds from 0 to 1e9")
         self.delay = delay
         super().__init__(reason)

@@ -49,6 +49,13 @@ class TaskStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
+_DEFERRED = {
+    "waiting": TaskStatus.UNCOMMITTED,
+    "dropped": TaskStatus.DROPPED,
+    "cancelled": TaskStatus.CANCELLED,
+}
+
+
 @dataclass(slots=True, eq=False)
 class TaskHandle(Generic[R]):
     """What `dispatch` returns.
@@ -77,8 +84,7 @@ class TaskHandle(Generic[R]):
             BrokerUnavailable: The broker cannot be reached.
         """
         if self._deferred is not None and self._deferred.state != "sent":
-            dropped = self._deferred.state == "dropped"
-            return TaskStatus.DROPPED if dropped else TaskStatus.UNCOMMITTED
+            return _DEFERRED[self._deferred.state]
         broker = self._app.open_broker()
         state = await broker.state(self.queue, self.id)
         if state is not None:
@@ -112,6 +118,8 @@ class TaskHandle(Generic[R]):
             )
         if self._deferred is not None and self._deferred.state == "dropped":
             raise DispatchDropped(f"{self.task.name} {self.id}: its transaction was rolled back")
+        if self._deferred is not None and self._deferred.state == "cancelled":
+            raise TaskCancelled(f"{self.task.name} {self.id} was cancelled")
         stored = await self._stored(timeout)
         if stored is None:
             raise ResultTimeout(f"{self.task.name} {self.id}: no result within {timeout} s")
@@ -139,8 +147,10 @@ class TaskHandle(Generic[R]):
             Whether it was removed; `False` when it is running, finished or dead.
         """
         if self._deferred is not None and self._deferred.state != "sent":
-            self._deferred.drop()
-            return True
+            was_waiting = self._deferred.state == "waiting"
+            if was_waiting:
+                self._deferred.cancel()
+            return was_waiting
         result = None
         if self.result_ttl is not None:
             result = sign(msgpack.packb({"cancelled": True}), self._app.config.signing_key, RESULT)

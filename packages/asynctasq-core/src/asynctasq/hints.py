@@ -152,9 +152,7 @@ def _named_types(hint: Any, scope: Mapping[str, type], seen: list[Any]) -> Itera
     if any(hint is other for other in seen):
         return
     seen.append(hint)
-    if isinstance(hint, type) and issubclass(hint, Enum):
-        yield hint
-    elif isinstance(hint, type) and dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and (issubclass(hint, Enum) or dataclasses.is_dataclass(hint)):
         yield hint
     for part in _parts(hint, scope):
         yield from _named_types(part, scope, seen)

@@ -107,7 +107,7 @@ class Message:
             raise InvalidMessage(f"{len(body)} bytes, more than max_payload_bytes ({max_bytes})")
         packed = verify(body, keys, MESSAGE)
         try:
-            parts = msgpack.unpackb(packed)
+            parts = msgpack.unpackb(packed, **_LIMITS)
         except (ValueError, msgpack.UnpackException, TypeError) as e:
             raise InvalidMessage(f"not a message: {type(e).__name__}") from e
         if type(parts) is not list or [*map(type, parts)] != _TYPES or parts[0] != VERSION:
@@ -115,9 +115,13 @@ class Message:
         _, id_, task, attempt, enqueued_at, options, headers, postponed, payload = parts
         if not 1 <= attempt < 2**31 or not 0 <= postponed < 2**31:
             raise InvalidMessage("a message whose counts are out of range")
+        if headers and not all(type(text) is str for item in headers.items() for text in item):
+            raise InvalidMessage("a message whose headers are not text")
         return cls(id_, task, payload, enqueued_at, attempt, options, headers, postponed)
 
 
+#: More than any version's parts need; so that no header of damaged bytes claims memory for nothing.
+_LIMITS = {"max_array_len": 64, "max_map_len": 1000, "max_ext_len": 0}
 _TYPES = [int, str, str, int, float, dict, dict, int, bytes]
 
 

@@ -96,12 +96,13 @@ def _attribute(module: object, names: list[str]) -> type | None:
 
 def _imported(path: str) -> type:
     parts = path.split(".")
-    if not all(part.isidentifier() for part in parts) or len(parts) > 20:
+    # Importing a `__main__` would run a program.
+    if not all(p.isidentifier() and p != "__main__" for p in parts) or len(parts) > 20:
         raise InvalidReference(f"{path[:200]!r} is not the path of a class")
     if parts[0] not in _packages:
         raise InvalidReference(
-            f"{path!r} is not loaded and lies outside the application's packages; import it in a "
-            f"module given to the worker, list its package in model_modules, or use alias_model"
+            f"{path[:200]!r} is not loaded and lies outside the application's packages; import it "
+            f"in a module given to the worker, list its package in model_modules, or use alias_model"
         )
     for i in range(len(parts) - 1, 0, -1):
         name = ".".join(parts[:i])
@@ -111,7 +112,9 @@ def _imported(path: str) -> type:
             if e.name and (name == e.name or name.startswith(e.name + ".")):
                 continue
             raise
+        except SystemExit as e:  # a script without a main guard; it must not end the worker
+            raise InvalidReference(f"importing {name!r} for a reference ended the program") from e
         if (cls := _attribute(module, parts[i:])) is not None:
             return cls
         break
-    raise InvalidReference(f"there is no class {path!r}; if it was renamed, use alias_model")
+    raise InvalidReference(f"there is no class {path[:200]!r}; if it was renamed, use alias_model")

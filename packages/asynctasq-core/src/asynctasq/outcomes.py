@@ -174,6 +174,7 @@ def dead(app: App, job: Job, error: BaseException, reason: str) -> Verdict:
 
 def dead_delivery(delivery: Delivery, info: dict[str, object]) -> Verdict:
     """The verdict on a delivery that cannot be run, whatever its body is."""
+    info = {k: _shortened(v) if isinstance(v, str) else v for k, v in info.items()}
     info = {**info, "deliveries": delivery.deliveries, "failed_at": time()}
     packed = msgpack.packb(info, unicode_errors="backslashreplace")
     error = str(info.get("error", ""))
@@ -181,11 +182,14 @@ def dead_delivery(delivery: Delivery, info: dict[str, object]) -> Verdict:
 
 
 def _text(error: BaseException) -> str:
-    text = "".join(tracebacks.format_exception_only(error)).strip()
-    return text if len(text) <= LONGEST_TEXT else text[:LONGEST_TEXT] + "..."
+    return _shortened("".join(tracebacks.format_exception_only(error)).strip())
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 3] + "..."
 
 
 def traceback_text(error: BaseException) -> str:
     """The error's traceback as printed, its end if it is very long."""
     text = "".join(tracebacks.format_exception(error))
-    return text if len(text) <= LONGEST_TEXT else "..." + text[-LONGEST_TEXT:]
+    return text if len(text) <= LONGEST_TEXT else "..." + text[3 - LONGEST_TEXT :]

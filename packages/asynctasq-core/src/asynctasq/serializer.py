@@ -7,9 +7,11 @@ user's can be mistaken for one of ours.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import cache
 from typing import Any, Protocol
 
 import msgpack
@@ -19,6 +21,10 @@ from .errors import SerializationError
 from .references import Ref
 
 REF, TUPLE, SET, FROZENSET, OBJECT = 1, 9, 10, 11, 12
+
+#: How deep extension types may nest, each a Python call inside msgpack's; msgpack bounds its own
+#: containers.
+MAX_EXTENSION_DEPTH = 32
 
 Encode = Callable[[Any], Any]
 Decode = Callable[[Any], Any]
@@ -78,7 +84,7 @@ class Encoder:
         known: Classes that the annotations name, with their tags.
     """
 
-    __slots__ = ("_known", "_owner_of", "models")
+    __slots__ = ("_depth", "_known", "_owner_of", "models")
 
     def __init__(
         self, owner_of: Callable[[object], Owner | None], known: Mapping[type, str]
@@ -86,6 +92,7 @@ class Encoder:
         self._owner_of = owner_of
         self._known = known
         self.models: list[tuple[Owner, object]] = []
+        self._depth = 0
 
     def owns(self, value: object) -> bool:
         """Whether an adapter owns the value, so that nobody else may look inside it."""
@@ -93,7 +100,9 @@ class Encoder:
 
     def pack(self, value: object) -> bytes:
         """The value as bytes; raises whatever stands in the way, without the place."""
-        packed: bytes = msgpack.packb(value, default=self.default, strict_types=True)
+        # The buffer grows as needed; its default size costs more than packing a usual call does.
+        packer = msgpack.Packer(default=self.default, strict_types=True, buf_size=1024)
+        packed: bytes = packer.pack(value)
         return packed
 
     def default(self, value: object) -> msgpack.ExtType:
@@ -102,6 +111,16 @@ class Encoder:
         if (scalar := scalars.ENCODERS.get(cls)) is not None:
             code, encode = scalar
             return msgpack.ExtType(code, encode(value).encode())
+        if self._depth == MAX_EXTENSION_DEPTH:
+            raise SerializationError(_TOO_DEEP)
+        self._depth += 1
+        try:
+            return self._nested(value)
+        finally:
+            self._depth -= 1
+
+    def _nested(self, value: object) -> msgpack.ExtType:
+        cls = type(value)
         if cls in _CONTAINER_CODES:
             return msgpack.ExtType(_CONTAINER_CODES[cls], self.pack(list(value)))  # type: ignore[call-overload]
         if (owner := self._owner_of(value)) is not None:
@@ -115,13 +134,15 @@ class Encoder:
             tag, encode = _registered[cls]
             return [tag, encode(value)]
         if (known := self._known.get(cls)) is not None:
-            return [known, value.value if isinstance(value, Enum) else _fields(value)]
+            return [known, value.value if isinstance(value, Enum) else _fields(value, cls)]
         raise SerializationError(
             f"{cls.__module__}.{cls.__qualname__} cannot be put on the queue; "
             + ("annotate the parameter with it or use " if _is_plain(cls) else "use ")
             + "register_type(...)"
         )
 
+
+_TOO_DEEP = "nested too deep, or contains itself"
 
 _CONTAINER_CODES: dict[type, int] = {tuple: TUPLE, set: SET, frozenset: FROZENSET}
 
@@ -130,8 +151,21 @@ def _is_plain(cls: type) -> bool:
     return dataclasses.is_dataclass(cls) or issubclass(cls, Enum)
 
 
-def _fields(value: object) -> dict[str, object]:
-    return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}  # type: ignore[arg-type]
+def _fields(value: object, cls: type) -> dict[str, object]:
+    if (parameter := _unknown_parameter(cls)) is not None:
+        raise SerializationError(
+            f"{cls.__module__}.{cls.__qualname__} cannot be made again from its fields, since its "
+            f"constructor needs {parameter!r}; use register_type(...)"
+        )
+    return {f.name: getattr(value, f.name) for f in dataclasses.fields(cls)}
+
+
+@cache
+def _unknown_parameter(cls: type) -> str | None:
+    """What the dataclass's constructor needs and no field has, such as an `InitVar`."""
+    names = {f.name for f in dataclasses.fields(cls) if f.init}
+    parameters = inspect.signature(cls).parameters.values()
+    return next((p.name for p in parameters if p.name not in names and p.default is p.empty), None)
 
 
 def _ref_map(orm: str, ref: Ref) -> dict[str, object]:
@@ -179,6 +213,10 @@ def encode_value(
         raise _as_serialization_error(e, path) from e
 
 
+#: How many steps the path of an error has at most.
+_DEEPEST_PATH = 100
+
+
 def _positional_names(names: Sequence[str]) -> Iterator[str]:
     yield from names
     i = len(names)
@@ -187,7 +225,7 @@ def _positional_names(names: Sequence[str]) -> Iterator[str]:
         i += 1
 
 
-def locate(value: object, path: str, encoder: Encoder, depth: int = 0) -> None:
+def locate(value: object, path: str, encoder: Encoder, ancestors: tuple[object, ...] = ()) -> None:
     """Raise the error of the innermost value below `path` that cannot be encoded, if there is one.
 
     Only walked after an encoding has failed, so that success costs nothing.
@@ -195,9 +233,11 @@ def locate(value: object, path: str, encoder: Encoder, depth: int = 0) -> None:
     try:
         encoder.pack(value)
     except Exception as e:  # adapters' and register_type's code runs inside
-        if depth < 100 and not encoder.owns(value):
+        inside = (*ancestors, value)
+        if len(inside) < _DEEPEST_PATH and not encoder.owns(value):
             for child_path, child in _children(value, path):
-                locate(child, child_path, encoder, depth + 1)
+                if not any(child is ancestor for ancestor in inside):
+                    locate(child, child_path, encoder, inside)
         raise _as_serialization_error(e, path) from e
 
 
@@ -220,5 +260,5 @@ def _as_serialization_error(error: Exception, path: str) -> SerializationError:
     if isinstance(error, UnicodeEncodeError):
         return SerializationError("str holds lone surrogates, which UTF-8 has no form for", path)
     if isinstance(error, ValueError | RecursionError) and "recursion" in str(error):
-        return SerializationError("nested too deep, or contains itself", path)
+        return SerializationError(_TOO_DEEP, path)
     return SerializationError(f"{type(error).__name__}: {error}", path)

@@ -14,9 +14,9 @@ from functools import cached_property
 from time import time
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, TypeVar, overload
 
-from .config import TaskConfig, check_task_options, is_queue_name
+from .config import LONGEST_SECONDS, TaskConfig, check_task_options, is_queue_name
 from .errors import ConfigurationError
-from .hints import Hints, Missing, hints_of
+from .hints import Hints, Missing, enclosing_classes, hints_of
 from .models import module_name
 from .signatures import signature_check
 
@@ -70,12 +70,16 @@ class Task(Generic[P, R]):
         check_task_options(options, f"task {self.name}")
         self.function = function
         self.cls = cls
-        self.is_async = inspect.iscoroutinefunction(cls.execute if cls else function)
+        run = cls.execute if cls else function
+        if inspect.isgeneratorfunction(run) or inspect.isasyncgenfunction(run):
+            raise ConfigurationError(f"task {self.name}: a function with `yield` cannot be a task")
+        self.is_async = inspect.iscoroutinefunction(run)
         if self.is_async and options.get("process"):
             raise ConfigurationError(f"task {self.name}: process=True is for `def` functions")
         self._given = options
         self._options: tuple[object, TaskOptions] | None = None
         self._check = signature_check(function)
+        self._scope = enclosing_classes(function)
         self.__doc__ = function.__doc__
         self.__name__ = getattr(function, "__name__", self.name)
         self.__module__ = function.__module__
@@ -118,9 +122,9 @@ class Task(Generic[P, R]):
     @cached_property
     def hints(self) -> tuple[Hints, Hints]:
         """What the annotations of parameters and result say, read at first use."""
-        parameters, result = hints_of(self.function)
+        parameters, result = hints_of(self.function, self._scope)
         if self.cls is not None:
-            _, result = hints_of(self.cls.execute)
+            _, result = hints_of(self.cls.execute, self._scope)
         return parameters, result
 
     def check_arguments(self, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
@@ -181,12 +185,14 @@ class Call(Generic[R_co]):
 
     def delay(self, seconds: float) -> Call[R_co]:
         """Run no earlier than this many seconds from now."""
-        if seconds < 0:
-            raise ValueError(f"delay({seconds}): seconds must not be negative")
+        if not 0 <= seconds <= LONGEST_SECONDS:
+            raise ValueError(f"delay({seconds}): seconds must be 0 to 1e9")
         return self._changed(due=time() + seconds)
 
     def at(self, moment: datetime) -> Call[R_co]:
         """Run no earlier than this moment; a naive one is local time, as everywhere in Python."""
+        if not isinstance(moment, datetime):
+            raise TypeError(f"at() takes a datetime, not {type(moment).__name__}")
         return self._changed(due=moment.timestamp())
 
     def retry_after(self, seconds: float) -> Call[R_co]:

@@ -32,6 +32,9 @@ class _Interruptible:
             self._thread = threading.get_ident()
         try:
             return self._function()
+        except StopIteration as e:
+            # No asyncio future takes one: it would wait for ever. As in coroutines (PEP 479).
+            raise RuntimeError("the function raised StopIteration") from e
         finally:
             with self._lock:
                 if self._was_interrupted:  # too late: the thread's next function must not get it
