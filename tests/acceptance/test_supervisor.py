@@ -172,7 +172,12 @@ def test_reload_runs_the_new_code(place: Place) -> None:
         dispatch(place, "note(1)")
         eventually(lambda: place.lines("notes"))
         place.write("jobs.py", JOBS.replace('f"{n} {os.getpid()}"', 'f"new {n}"'))
-        eventually(lambda: dispatch(place, "note(2)") or "new 2" in place.lines("notes"))
+
+        def runs_new_code() -> bool:
+            dispatch(place, "note(2)")
+            return "new 2" in place.lines("notes")
+
+        eventually(runs_new_code)
         parent.terminate()
         assert parent.wait(20) == 0
 

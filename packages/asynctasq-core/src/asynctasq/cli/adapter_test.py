@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from ..errors import PluginError
+
 
 @click.command(
     "test-adapter", context_settings={"ignore_unknown_options": True, "allow_extra_args": True}
@@ -15,6 +17,14 @@ def command(name: str, pytest_arguments: tuple[str, ...]) -> None:
 
     Further arguments go to pytest.
     """
-    from ..testing import run_adapter_suite
-
-    raise SystemExit(run_adapter_suite(name, pytest_arguments))
+    try:
+        from ..testing import run_adapter_suite
+    except ModuleNotFoundError as e:
+        raise click.ClickException(
+            f"{e.name} is not installed: pip install 'asynctasq-core[testing]'"
+        ) from e
+    try:
+        code = run_adapter_suite(name, pytest_arguments)
+    except PluginError as e:
+        raise click.ClickException(str(e)) from e
+    raise SystemExit(code)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .. import __version__
+from ..config import QUEUE_RULE, is_queue_name
 from . import logs
 
 if TYPE_CHECKING:
@@ -54,7 +55,11 @@ class Settings:
 
 
 def _split(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...]:
-    return tuple(name.strip() for name in (value or "").split(",") if name.strip())
+    names = tuple(name.strip() for name in (value or "").split(",") if name.strip())
+    for name in names:
+        if not is_queue_name(name):
+            raise click.BadParameter(f"{name!r} is no queue name: {QUEUE_RULE}")
+    return names
 
 
 @click.command("worker")

@@ -1,0 +1,263 @@
+"""The command line as a user runs it, on every broker that processes can share."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+
+from .conftest import Place, eventually, finished
+
+JOBS = """
+import asyncio
+from asynctasq import task
+
+@task
+async def hello(name):
+    with open("greeted", "a") as file:
+        file.write(f"{name}\\n")
+
+@task(queue="mail", max_attempts=1)
+async def fail(n):
+    raise ValueError(f"broken {n}")
+
+@task
+async def wait():
+    open("begun", "w").close()
+    await asyncio.sleep(60)
+"""
+
+one_broker = pytest.mark.parametrize("place", ["sqlite"], indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def jobs(place: Place) -> None:
+    place.write("jobs.py", JOBS)
+
+
+def dispatch(place: Place, calls: str) -> None:
+    place.python(
+        f"import asyncio, asynctasq\nfrom jobs import *\n"
+        f"asyncio.run(asynctasq.dispatch_many({calls}))"
+    )
+
+
+@pytest.mark.parametrize("module", ["jobs", "jobs.py", "./jobs.py"])
+@one_broker
+def test_a_module_is_named_as_such_or_by_its_path(place: Place, module: str) -> None:
+    dispatch(place, "[hello('Ada')]")
+    finished(place.run("worker", module, "--burst"))
+    assert place.lines("greeted") == ["Ada"]
+
+
+@one_broker
+def test_modules_come_from_the_environment_too(place: Place) -> None:
+    dispatch(place, "[hello('Ada')]")
+    finished(place.run("worker", "--burst", ASYNCTASQ_IMPORTS="jobs"))
+    assert place.lines("greeted") == ["Ada"]
+
+
+def test_the_first_line_names_broker_queues_and_concurrency(place: Place) -> None:
+    done = place.run("worker", "jobs", "--burst", "--queues", "high, low", "--concurrency", "7")
+    first = done.stderr.splitlines()[0]
+    assert "queues high, low" in first
+    assert "concurrency 7" in first
+    if place.settings["ASYNCTASQ_DRIVER"] == "sqlite":
+        assert f"sqlite {place.path / '.asynctasq' / 'queue.db'}" in first
+    else:
+        assert "redis" in first
+
+
+@one_broker
+def test_queues_are_by_default_those_that_tasks_name(place: Place) -> None:
+    assert "queues default, mail" in place.run("worker", "jobs", "--burst").stderr
+
+
+@one_broker
+def test_successes_are_logged_only_when_asked_for(place: Place) -> None:
+    dispatch(place, "[hello('Ada'), fail(1)]")
+    quiet = place.run("worker", "jobs", "--burst").stderr
+    assert "succeeded" not in quiet
+    assert "task dead" in quiet
+    dispatch(place, "[hello('Ada')]")
+    assert "task succeeded" in place.run("worker", "jobs", "--burst", "--log-level", "info").stderr
+
+
+@one_broker
+def test_json_logs_are_one_object_per_line(place: Place) -> None:
+    dispatch(place, "[hello('Ada'), fail(1)]")
+    done = place.run("worker", "jobs", "--burst", "--log-level", "info", "--log-format", "json")
+    records = [json.loads(line) for line in done.stderr.splitlines()[1:]]
+    outcomes = {r["task"]: r for r in records if r["message"].startswith("task ")}
+    assert outcomes["jobs.hello"]["level"] == "info"
+    assert outcomes["jobs.fail"]["level"] == "error"
+    assert outcomes["jobs.fail"]["error"] == "ValueError: broken 1"
+    assert outcomes["jobs.fail"]["queue"] == "mail"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["worker"], 2, "asynctasq worker app.tasks"),
+        (["worker", "nowhere"], 1, "no module 'nowhere'"),
+        (["worker", "nowhere.py"], 1, "no script"),
+        (["worker", "jobs", "--concurrency", "0"], 2, "--concurrency"),
+        (["worker", "jobs", "--queues", "{a}"], 2, "no queue name"),
+        (["dead", "retry"], 2, "--all"),
+        (["dead", "show", "unknown"], 1, "no dead letter unknown"),
+        (["dead", "purge", "unknown"], 1, "no dead letters"),
+    ],
+)
+@one_broker
+def test_mistakes_are_answered_in_one_line(
+    place: Place, arguments: list[str], code: int, said: str
+) -> None:
+    done = place.run(*arguments)
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", [["status"], ["dead", "list"]])
+@one_broker
+def test_an_unreachable_broker_is_one_line_and_exit_code_1(
+    place: Place, command: list[str]
+) -> None:
+    done = place.run(
+        *command, ASYNCTASQ_DRIVER="redis", ASYNCTASQ_REDIS_URL=f"redis://127.0.0.1:{free_port()}/0"
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: ")
+    assert "Traceback" not in done.stderr
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port: int = s.getsockname()[1]
+        return port
+
+
+@one_broker
+def test_a_wrong_setting_is_one_line(place: Place) -> None:
+    done = place.run("status", ASYNCTASQ_DRIVER="postgres")
+    assert done.returncode == 1
+    assert "'postgres' is not one of redis, sqlite, memory" in done.stderr
+
+
+def test_status_counts_every_state_and_shows_workers(place: Place) -> None:
+    dispatch(place, "[hello('Ada').delay(600), fail(1), hello('Grace'), wait()]")
+    with place.start("worker", "jobs", "--concurrency", "9") as worker:
+        eventually(lambda: place.lines("greeted") and (place.path / "begun").exists())
+        eventually(lambda: place.counts("default") == {"delayed": 1, "running": 1})
+        eventually(lambda: place.counts("mail") == {"dead": 1})
+        (shown,) = place.status()["workers"]
+        assert shown["pid"] == worker.pid
+        assert shown["concurrency"] == 9
+        assert shown["queues"] == ["default", "mail"]
+        printed = finished(place.run("status"))
+        assert "default" in printed
+        assert str(worker.pid) in printed
+
+
+def test_dead_letters_are_listed_shown_retried_and_purged(place: Place) -> None:
+    dispatch(place, "[fail(n) for n in range(3)]")
+    finished(place.run("worker", "jobs", "--burst"))
+    letters = json.loads(finished(place.run("dead", "list", "--json")))
+    assert {letter["error"] for letter in letters} == {f"ValueError: broken {n}" for n in range(3)}
+    first, second, third = (letter["id"] for letter in letters)
+    assert first in finished(place.run("dead", "list"))
+
+    shown = finished(place.run("dead", "show", first))
+    assert "jobs.fail" in shown
+    assert 'raise ValueError(f"broken {n}")' in shown
+
+    assert finished(place.run("dead", "retry", first)) == "retried 1 dead letter\n"
+    assert place.counts("mail") == {"waiting": 1, "dead": 2}
+    assert finished(place.run("dead", "purge", second, "--queue", "mail")).startswith("deleted 1")
+    finished(place.run("worker", "jobs", "--burst"))
+    left = json.loads(finished(place.run("dead", "list", "--json", "--queue", "mail")))
+    assert {letter["id"] for letter in left} == {first, third}
+    assert all(letter["attempts"] == 1 for letter in left)
+    assert finished(place.run("dead", "purge", "--all")) == "deleted 2 dead letters\n"
+    assert finished(place.run("dead", "list")) == "No dead letters.\n"
+
+
+def test_thousands_of_dead_letters_are_retried_at_once(place: Place) -> None:
+    dispatch(place, "[fail(n) for n in range(3000)]")
+    finished(place.run("worker", "jobs", "--burst", "--log-level", "error", "--concurrency", "200"))
+    assert place.counts("mail") == {"dead": 3000}
+    page = json.loads(
+        finished(place.run("dead", "list", "--json", "--limit", "5", "--offset", "2998"))
+    )
+    assert len(page) == 2
+    assert finished(place.run("dead", "retry", "--all")) == "retried 3000 dead letters\n"
+    assert place.counts("mail") == {"waiting": 3000}
+
+
+def test_doctor_finds_the_broker_well(place: Place) -> None:
+    done = place.run("doctor", "--json")
+    findings = json.loads(done.stdout)
+    assert done.returncode == 0, findings
+    assert place.settings["ASYNCTASQ_DRIVER"] in {f["subject"].split()[0] for f in findings}
+
+
+@one_broker
+def test_doctor_exits_with_1_when_the_broker_is_away(place: Place) -> None:
+    done = place.run(
+        "doctor",
+        ASYNCTASQ_DRIVER="redis",
+        ASYNCTASQ_REDIS_URL=f"redis://:secret@127.0.0.1:{free_port()}/0",
+    )
+    assert done.returncode == 1
+    assert "ERROR" in done.stdout
+    assert "secret" not in done.stdout + done.stderr
+
+
+@one_broker
+def test_doctor_and_status_use_what_the_application_configures(place: Place) -> None:
+    place.write("settings.py", "import asynctasq\nasynctasq.init(sqlite='elsewhere.db')\n")
+    assert "elsewhere.db" in finished(place.run("status", "-m", "settings"))
+    assert "elsewhere.db" in finished(place.run("doctor", "--module", "settings"))
+
+
+@one_broker
+def test_plugins_shows_each_adapter_and_why_one_is_broken(place: Place) -> None:
+    install_fake(
+        place.path, "asynctasq_broken", "1.2", "[asynctasq]\nbroken = nowhere_to_be_found\n"
+    )
+    listed = json.loads(finished(place.run("plugins", "--json")))
+    states = {p["name"]: (p["distribution"], p["state"]) for p in listed}
+    assert states["sqlalchemy"] == ("asynctasq-sqlalchemy", "loaded")
+    (broken,) = (p for p in listed if p["name"] == "broken")
+    assert (broken["version"], broken["state"]) == ("1.2", "failed")
+    assert "nowhere_to_be_found" in broken["reason"]
+    printed = finished(place.run("plugins"))
+    assert "nowhere_to_be_found" in printed
+    assert "asynctasq-sqlalchemy" in printed
+
+
+@one_broker
+def test_plugins_and_doctor_notice_a_foreign_distribution(place: Place) -> None:
+    install_fake(place.path, "asynctasq", "1.7.0")
+    assert "asynctasq 1.7.0 is another project" in place.run("plugins").stderr
+    done = place.run("doctor")
+    assert done.returncode == 1
+    assert "asynctasq 1.7.0 is another project" in done.stdout
+
+
+@one_broker
+def test_asynctasq_plugins_chooses_which_adapters_load(place: Place) -> None:
+    listed = json.loads(finished(place.run("plugins", "--json", ASYNCTASQ_PLUGINS="django")))
+    assert {p["name"] for p in listed if p["state"] == "loaded"} == {"django"}
+    assert all(p["reason"] for p in listed if p["state"] == "blocked")
+
+
+def install_fake(folder: Path, name: str, version: str, entry_points: str = "") -> None:
+    """Make a distribution appear installed: the working directory comes first on the path."""
+    info = folder / f"{name}-{version}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    (info / "entry_points.txt").write_text(entry_points)

@@ -1,0 +1,74 @@
+"""The README's example, run as printed, and the commands it names."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from asynctasq.cli import cli
+
+from .conftest import ROOT, clean_environment, finished
+
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str, text: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def section(title: str) -> str:
+    return README.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def test_the_complete_example_runs_as_printed(tmp_path: Path) -> None:
+    example = section("A complete example")
+    (program,) = blocks("python", example)
+    (commands,) = blocks("sh", example)
+    (expected,) = blocks("text", example)
+    (tmp_path / "app.py").write_text(program)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    printed = ""
+    for command in commands.splitlines():
+        printed += finished(
+            subprocess.run(
+                command,
+                shell=True,
+                cwd=tmp_path,
+                env={**clean_environment(), "PATH": path},
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+        )
+    assert printed == expected
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(([^)#:]+)\)", README))))
+def test_links_lead_somewhere(target: str) -> None:
+    assert (ROOT / target).exists()
+
+
+def test_the_test_command_is_that_of_continuous_integration() -> None:
+    commands = "\n".join(blocks("sh", section("See it")))
+    ci = (ROOT / ".ci" / "run").read_text()
+    for command in (".venv/bin/hatch run demo", ".venv/bin/hatch run test"):
+        assert command in commands
+        assert f"step {command}\n" in ci
+
+
+def test_the_page_of_the_command_line_has_every_command_and_option() -> None:
+    page = (ROOT / "docs" / "cli.md").read_text()
+    for name in cli.list_commands(click.Context(cli)):
+        command = cli.get_command(click.Context(cli), name)
+        assert command is not None
+        assert f"## {name}\n" in page
+        for one in command.commands.values() if isinstance(command, click.Group) else [command]:
+            for parameter in one.params:
+                if isinstance(parameter, click.Option) and not parameter.hidden:
+                    assert f"{parameter.opts[-1]}" in page, f"{name}: {parameter.opts}"

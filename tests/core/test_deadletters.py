@@ -1,0 +1,122 @@
+"""Dead letters through the API: which queues, which ids, and what a retried message becomes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+from asynctasq import Worker, deadletters, init, task
+from asynctasq.app import current
+from asynctasq.brokers import Action, Outcome, Outgoing
+from asynctasq.message import Message
+
+KEY = b"0123456789abcdef"
+
+
+@task(queue="bills", max_attempts=1)
+async def fail(n: int) -> None:
+    raise ValueError(f"broken {n}")
+
+
+@pytest.fixture(autouse=True)
+async def _app() -> AsyncIterator[None]:
+    init(driver="memory", signing_key=KEY)
+    yield
+    init(driver="memory")
+
+
+async def work(*queues: str) -> None:
+    await Worker(queues=queues or ("bills", "other"), burst=True).run()
+
+
+async def test_each_says_what_happened_and_when() -> None:
+    handle = await fail(1).dispatch()
+    await work()
+    (letter,) = await deadletters.list_dead()
+    assert (letter.id, letter.queue, letter.task) == (handle.id, "bills", fail.name)
+    assert letter.error == "ValueError: broken 1"
+    assert "raise ValueError" in letter.traceback
+    assert (letter.attempts, letter.deliveries) == (1, 1)
+    assert letter.reason
+    assert letter.payload_bytes > 0
+    assert letter == await deadletters.show(handle.id)
+    assert letter == await deadletters.show(handle.id, "bills")
+    assert await deadletters.show(handle.id, "other") is None
+    assert await deadletters.show("unknown") is None
+
+
+async def test_pages_go_across_queues_in_order() -> None:
+    for queue in ("bills", "other"):
+        for n in range(3):
+            await fail(n).on_queue(queue).dispatch()
+    await work()
+    everything = await deadletters.list_dead()
+    assert [letter.queue for letter in everything] == ["bills"] * 3 + ["other"] * 3
+    paged = [(await deadletters.list_dead(limit=1, offset=i))[0] for i in range(6)]
+    assert paged == everything
+    assert await deadletters.list_dead(limit=4, offset=1) == everything[1:5]
+    assert await deadletters.list_dead(offset=6) == []
+    assert await deadletters.list_dead("other") == everything[3:]
+
+
+async def test_a_retry_keeps_the_id_and_starts_over() -> None:
+    handle = await fail(1).max_attempts(2).retry_after(0).dispatch()
+    await work()
+    assert (await deadletters.list_dead())[0].attempts == 2
+    assert await deadletters.retry("bills", [handle.id, "unknown"]) == 1
+    assert await handle.status() == "waiting"
+    await work()
+    (letter,) = await deadletters.list_dead()
+    assert (letter.id, letter.attempts) == (handle.id, 2)
+
+
+async def test_a_retry_of_all_takes_each_once() -> None:
+    for n in range(1203):
+        await fail(n).dispatch()
+    await work()
+    assert await deadletters.retry("other") == 0
+    assert await deadletters.retry() == 1203
+    assert await deadletters.retry() == 0
+    assert (await current().open_broker().stats())[0].waiting == 1203
+
+
+async def test_what_cannot_be_read_is_still_listed_retried_as_it_is_and_purged() -> None:
+    broker = current().open_broker()
+    await broker.put([Outgoing("bills", "x", b"garbage")])
+    await work()
+    (letter,) = await deadletters.list_dead()
+    assert (letter.id, letter.task) == ("x", "")
+    assert await deadletters.retry(ids=["x"]) == 1
+    await work()
+    raw = await broker.dead_letter("bills", "x")
+    assert raw is not None
+    assert raw.body == b"garbage"
+    assert await deadletters.purge() == 1
+    assert await deadletters.list_dead() == []
+
+
+async def test_a_retry_never_signs_what_was_not_signed() -> None:
+    forged = Message("y", fail.name, b"", 0.0).encode()
+    broker = current().open_broker()
+    await broker.put([Outgoing("bills", "y", forged)])
+    await work()
+    await deadletters.retry()
+    await work()
+    (letter,) = await deadletters.list_dead()
+    assert "BadSignature" in letter.error
+
+
+async def test_info_of_another_kind_does_not_hide_a_letter() -> None:
+    from asynctasq.brokers import ConsumerOptions, WorkerInfo
+
+    broker = current().open_broker()
+    await broker.put([Outgoing("bills", "z", b"body")])
+    info = WorkerInfo("w", "host", 1, ("bills",), 1, 0.0)
+    consumer = broker.consumer(ConsumerOptions(info, ("bills",)))
+    await consumer.start()
+    (delivery,) = await consumer.take(1, 1.0)
+    await consumer.settle([Outcome(delivery, Action.DEAD, info=b"\xc1 no msgpack")])
+    await consumer.stop()
+    (letter,) = await deadletters.list_dead()
+    assert (letter.id, letter.reason) == ("z", "")
+    assert await deadletters.purge("bills", ["z"]) == 1
