@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from .brokers import Broker, Outgoing
+from .classes import AsyncTask, SyncTask
 from .config import Config
 from .dispatching import Deferred, Outbox, Prepared, prepare
 from .handle import TaskHandle
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from .brokers.memory import MemoryStore
 
 R = TypeVar("R")
+Dispatchable = Call[Any] | AsyncTask[Any] | SyncTask[Any]
 
 
 @dataclass(slots=True)
@@ -97,8 +99,9 @@ class App:
             self.put_blocking(prepared.outgoing)
         return handle
 
-    async def dispatch_many(self, calls: Sequence[Call[Any]]) -> list[TaskHandle[Any]]:
+    async def dispatch_many(self, calls: Iterable[Dispatchable]) -> list[TaskHandle[Any]]:
         """As `asynctasq.dispatch_many`."""
+        calls = [call._call if isinstance(call, AsyncTask | SyncTask) else call for call in calls]
         all_prepared = [prepare(call, self) for call in calls]
         handles = [self._handle(c, p) for c, p in zip(calls, all_prepared, strict=True)]
         now = [p.outgoing for p in all_prepared if p.defer is None]
@@ -198,7 +201,7 @@ def current() -> App:
     return _current
 
 
-async def dispatch_many(calls: Sequence[Call[Any]]) -> list[TaskHandle[Any]]:
+async def dispatch_many(calls: Iterable[Dispatchable]) -> list[TaskHandle[Any]]:
     """Put many calls on their queues in one round trip, in order.
 
     Raises:

@@ -6,7 +6,7 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
-from types import BuiltinFunctionType
+from types import BuiltinFunctionType, WrapperDescriptorType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgpack
@@ -185,10 +185,14 @@ def encode_error(error: BaseException, traceback: str, app: App) -> bytes:
         args = encode_value(list(error.args), "error", lambda _: None, {})
     except SerializationError:
         args = None
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - the application's `__str__`
+        text = ""
     content = {
         "error": f"{type(error).__module__}:{type(error).__qualname__}",
         "args": args,
-        "text": str(error),
+        "text": text,
         "traceback": traceback,
     }
     packed = msgpack.packb(content, unicode_errors="backslashreplace")
@@ -203,10 +207,17 @@ def _error(content: dict[str, Any]) -> BaseException:
     error = TaskFailed(f"{name.replace(':', '.').removeprefix('builtins.')}: {text}")
     if cls is not None and content.get("args") is not None:
         args = decode_value(content["args"], {})
-        with suppress(TypeError):  # a built-in class that cannot be made without arguments
-            error = cls.__new__(cls)
-            error.args = tuple(args)
+        with suppress(Exception):  # a built-in class that refuses these arguments
+            error = _made(cls, args)
     error.__cause__ = RemoteTraceback(str(content.get("traceback", "")))
+    return error
+
+
+def _made(cls: type[Exception], args: list[Any]) -> Exception:
+    if isinstance(cls.__init__, WrapperDescriptorType):
+        return cls(*args)  # nothing but built-in code; `OSError` sets its attributes so
+    error = cls.__new__(cls)
+    error.args = tuple(args)
     return error
 
 

@@ -102,7 +102,8 @@ def _imported(path: str) -> type:
     if parts[0] not in _packages:
         raise InvalidReference(
             f"{path[:200]!r} is not loaded and lies outside the application's packages; import it "
-            f"in a module given to the worker, list its package in model_modules, or use alias_model"
+            f"in a module given to the worker, list its package in model_modules, or use "
+            f"alias_model"
         )
     for i in range(len(parts) - 1, 0, -1):
         name = ".".join(parts[:i])

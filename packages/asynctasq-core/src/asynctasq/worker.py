@@ -292,8 +292,13 @@ class Worker:
                 verdict = await self._process_tasks().run(job)
             else:
                 verdict = await self._runner.run(job, wanted, fetched)
-        except asyncio.CancelledError:
-            verdict = outcomes.released(job)
+        except asyncio.CancelledError as e:
+            # Without a shutdown it was the task that cancelled itself.
+            stopping = self._stop.is_set()
+            verdict = outcomes.released(job) if stopping else outcomes.failed(self._app, job, e)
+        except Exception as e:
+            logger.exception("running a task failed outside of it", extra={"id": job.message.id})
+            verdict = outcomes.failed(self._app, job, e)
         self._finish(job.key, verdict, started)
 
     def _process_tasks(self) -> ProcessTasks:
