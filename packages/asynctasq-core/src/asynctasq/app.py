@@ -101,9 +101,9 @@ class App:
 
     async def dispatch_many(self, calls: Iterable[Dispatchable]) -> list[TaskHandle[Any]]:
         """As `asynctasq.dispatch_many`."""
-        calls = [call._call if isinstance(call, AsyncTask | SyncTask) else call for call in calls]
-        all_prepared = [prepare(call, self) for call in calls]
-        handles = [self._handle(c, p) for c, p in zip(calls, all_prepared, strict=True)]
+        to_send = [c._call if isinstance(c, AsyncTask | SyncTask) else c for c in calls]
+        all_prepared = [prepare(call, self) for call in to_send]
+        handles = [self._handle(c, p) for c, p in zip(to_send, all_prepared, strict=True)]
         now = [p.outgoing for p in all_prepared if p.defer is None]
         if now:
             await self._of_this_loop().outbox.put(now)
