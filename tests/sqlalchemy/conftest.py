@@ -72,3 +72,10 @@ def postgres(database: Callable[[str], URL], monkeypatch: pytest.MonkeyPatch) ->
     """PostgreSQL by asyncpg."""
     with open_store("asyncpg", database, monkeypatch) as opened:
         yield opened
+
+
+@pytest.fixture
+def maria(database: Callable[[str], URL], monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    """MariaDB, synchronously."""
+    with open_store("pymysql", database, monkeypatch) as opened:
+        yield opened

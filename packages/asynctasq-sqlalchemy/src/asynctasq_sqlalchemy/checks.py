@@ -26,7 +26,7 @@ async def check() -> list[Finding]:
     """Findings on every session factory and every engine that the loaded models use."""
     findings = list(_models_without_factory())
     seen: set[Engine] = set()
-    for factory, classes in all_factories():
+    for factory, classes in all_factories().items():
         session = open_session(factory)
         try:
             engines = _engines(sync_part(session), classes)

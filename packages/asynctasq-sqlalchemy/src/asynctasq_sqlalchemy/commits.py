@@ -6,8 +6,8 @@ records to the enclosing one, a rolled-back one forgets them. What waits is sent
 has gone back to its pool, so that an unreachable broker neither holds it nor leaves the session in
 a state between; the error then comes out of the user's `commit()`, whose data is committed.
 
-Imported in the middle of the application's first import of SQLAlchemy, when its `ext.asyncio` may be
-half there: this module and `models` do without it.
+Imported in the middle of the application's first import of SQLAlchemy, when its `ext.asyncio` may
+be half there: this module and `models` do without it.
 """
 
 from __future__ import annotations

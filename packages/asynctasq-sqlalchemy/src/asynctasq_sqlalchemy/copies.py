@@ -56,20 +56,30 @@ def attach(session: Session, instances: Iterable[object]) -> None:
 
 
 def _woven(row: object, present: dict[Any, object]) -> Iterator[object]:
-    """Refer to rows that are present instead of to others of the same key; give those new here."""
+    """Let the row refer to instances that are present; give those whose own turn comes next."""
     for relationship in inspect(row).mapper.relationships:
         if not vars(row).get(relationship.key):
             continue
-        related = _related(row, relationship)
-        one_each = []
-        for other in related:
+        chosen = []
+        for other in _related(row, relationship):
             key = inspect(other).key
-            if key not in present:
-                present[key] = other
-                yield other
-            one_each.append(present[key])
-        if any(a is not b for a, b in zip(related, one_each, strict=True)):
-            _set(row, relationship, one_each)
+            is_new = key not in present
+            chosen.append(one := present.setdefault(key, other))
+            if is_new or (one is not other and _complete(one, other)):
+                yield one
+        _set(row, relationship, chosen)
+
+
+def _complete(row: object, other: object) -> bool:
+    """Give a row what only another instance of it has loaded; whether there was anything."""
+    missing = vars(other).keys() - vars(row).keys()
+    for relationship in inspect(row).mapper.relationships:
+        if relationship.key in missing and vars(other)[relationship.key]:
+            _set(row, relationship, _related(other, relationship))
+    for column in inspect(row).mapper.column_attrs:
+        if column.key in missing:
+            set_committed_value(row, column.key, vars(other)[column.key])
+    return bool(missing)
 
 
 def _related(row: object, relationship: RelationshipProperty[Any]) -> list[Any]:

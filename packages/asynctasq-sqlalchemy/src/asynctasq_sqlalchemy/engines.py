@@ -122,7 +122,7 @@ def abandon_inherited() -> None:
 
 
 def _known() -> Iterator[Engine]:
-    for factory, _ in all_factories():
+    for factory in all_factories():
         options = getattr(getattr(factory, "session_factory", factory), "kw", {})
         for engine in (options.get("bind"), *(options.get("binds") or {}).values()):
             if isinstance(engine, AsyncEngine | Engine):

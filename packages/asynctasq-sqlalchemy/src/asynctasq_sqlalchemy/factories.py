@@ -59,14 +59,14 @@ def _declarative_base(cls: type) -> type:
     return next((b for b in reversed(cls.__mro__) if "metadata" in vars(b)), cls)
 
 
-def all_factories() -> list[tuple[Any, list[type]]]:
+def all_factories() -> dict[Any, list[type]]:
     """Each distinct factory with the mapped classes that use it."""
-    found: dict[int, tuple[Any, list[type]]] = {}
+    found: dict[Any, list[type]] = {}
     for cls in mapped_classes():
         factory = find_factory(cls)
         if factory is not None:
-            found.setdefault(id(factory), (factory, []))[1].append(cls)
-    return list(found.values())
+            found.setdefault(factory, []).append(cls)
+    return found
 
 
 def open_session(factory: Any) -> AnySession:

@@ -15,6 +15,9 @@ _TRANSIENT_CLASSES = {"08", "28", "3D", "40", "53", "57", "58"}
 _LOCK_NOT_AVAILABLE = "55P03"
 _DATA_CLASS = "22"
 
+#: What MySQL gives where it has an error number only.
+_GENERAL = "HY000"
+
 #: SQLite's code for an error in the statement itself; all others of its OperationalErrors pass.
 _SQLITE_ERROR = 1
 
@@ -76,6 +79,6 @@ def _sqlstate(error: Exception) -> str:
     original = getattr(error, "orig", None) or error
     for name in ("sqlstate", "pgcode"):
         state = getattr(original, name, None)
-        if isinstance(state, str):
+        if isinstance(state, str) and state != _GENERAL:
             return state
     return ""

@@ -65,7 +65,7 @@ def _identity(mapper: Mapper[Any], convert: list[Callable[[Any], Any]], key: Any
     parts = tuple(key) if isinstance(key, tuple | list) else (key,)
     name = mapper.class_.__qualname__
     if len(parts) != len(convert):
-        raise InvalidReference(f"{name} has a key of {len(convert)} columns, not {len(parts)}")
+        raise InvalidReference(f"the key of {name} has {len(convert)} part(s), not {len(parts)}")
     try:
         return tuple(c(part) for c, part in zip(convert, parts, strict=True))
     except (ValueError, TypeError, ArithmeticError, KeyError) as e:

@@ -48,7 +48,7 @@ class TaskScope:
     def __init__(self, task: str, instances: Sequence[object] = ()) -> None:
         self._task = task
         self._instances = instances
-        self._sessions: dict[int, AnySession] = {}
+        self._sessions: dict[Any, AnySession] = {}
         self._token: Token[TaskScope | None] | None = None
 
     async def __aenter__(self) -> TaskScope:
@@ -74,10 +74,10 @@ class TaskScope:
 
     def session(self, factory: Any) -> AnySession:
         """This run's session of the factory, with the run's instances of its models."""
-        session = self._sessions.get(id(factory))
+        session = self._sessions.get(factory)
         if session is None:
-            session = self._sessions[id(factory)] = open_session(factory)
-            mine = [i for i in self._instances if find_factory(type(i)) is factory]
+            session = self._sessions[factory] = open_session(factory)
+            mine = [i for i in self._instances if find_factory(type(i)) == factory]
             attach(sync_part(session), mine)
         return session
 
@@ -87,9 +87,8 @@ class TaskScope:
         Raises:
             ConfigurationError: There is none, or more than one.
         """
-        mine = [find_factory(type(i)) for i in self._instances]
-        factories = {id(f): f for f in mine if f is not None}
-        factories = factories or {id(f): f for f, _ in all_factories()}
+        factories = {find_factory(type(i)) for i in self._instances} - {None}
+        factories = factories or set(all_factories())
         if not factories:
             raise ConfigurationError(
                 f"no model has a session factory: set Base.{ATTRIBUTE} in a module that the "
@@ -100,7 +99,7 @@ class TaskScope:
                 "models of several session factories are in use: name one of the models, "
                 "as in task_session(User)"
             )
-        return next(iter(factories.values()))
+        return factories.pop()
 
     def _warn_of_lost_changes(self, session: AnySession) -> None:
         session = sync_part(session)
