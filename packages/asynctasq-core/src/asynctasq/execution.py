@@ -12,7 +12,13 @@ import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    ExitStack,
+    asynccontextmanager,
+    nullcontext,
+)
 from contextvars import ContextVar
 from dataclasses import dataclass
 from time import time
@@ -106,11 +112,11 @@ class Runner:
 
     async def _call_in_scope(self, job: Job, wanted: Wanted | None, fetched: Fetched | None) -> Any:
         if wanted is None or fetched is None:
-            async with scopes(self.scoped, job.message, None):
+            async with scope_of(self.scoped, job.message, None):
                 return await self._call(job, ())
         if fetched.error is not None:
             raise fetched.error
-        async with scopes(self.scoped, job.message, fetched):
+        async with scope_of(self.scoped, job.message, fetched):
             await self._fetch_in_scope(wanted, fetched)
             instances = wanted.instances(fetched.rows)
             if not fetched.is_lazy:
@@ -214,19 +220,28 @@ def is_being_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-@asynccontextmanager
-async def scopes(
+def scope_of(
     adapters: Sequence[Adapter], message: Message, fetched: Fetched | None
-) -> AsyncIterator[None]:
-    """The scopes of all adapters round one run, each with those instances that are its own."""
-    async with AsyncExitStack() as stack:
-        for adapter in adapters:
-            if adapter.task_scope is None:
-                continue
-            mine = [] if fetched is None else fetched.of(adapter)
-            scope = adapter.task_scope(message, mine)
+) -> AbstractAsyncContextManager[object]:
+    """The scopes of all adapters round one run as one, each with its own model instances."""
+    scopes = []
+    for adapter in adapters:
+        if adapter.task_scope is not None:
+            scope = adapter.task_scope(message, fetched.of(adapter) if fetched is not None else ())
             if scope is not None:
-                await stack.enter_async_context(scope)
+                scopes.append(scope)
+    if len(scopes) == 1:
+        return scopes[0]
+    return _all_of(scopes) if scopes else nullcontext()
+
+
+@asynccontextmanager
+async def _all_of(
+    scopes: Sequence[AbstractAsyncContextManager[object]],
+) -> AsyncIterator[None]:
+    async with AsyncExitStack() as stack:
+        for scope in scopes:
+            await stack.enter_async_context(scope)
         yield
 
 
@@ -246,7 +261,7 @@ async def execute_call(call: Call[Any]) -> Any:
     try:
         with ThreadPoolExecutor(1, "asynctasq-execute") as threads:
             runner = Runner(app, threads, scoped_adapters(app))
-            async with scopes(runner.scoped, message, None):
+            async with scope_of(runner.scoped, message, None):
                 function: Callable[..., Any] = task.function
                 args, kwargs = call.args, call.kwargs
                 job = Job(
