@@ -114,7 +114,9 @@ class RedisProcess:
 class StartRedis(Protocol):
     """Starts a server that ends with the test."""
 
-    def __call__(self, *options: str, kind: str = "redis", **connection: Any) -> RedisProcess: ...
+    def __call__(
+        self, *options: str, kind: str = "redis", port: int = 0, **connection: Any
+    ) -> RedisProcess: ...
 
 
 @pytest.fixture
@@ -122,8 +124,9 @@ def start_redis(tmp_path: Path) -> Iterator[StartRedis]:
     """Starts servers; `kind` is `redis`, `redis-6.2` or `valkey`."""
     started: list[RedisProcess] = []
 
-    def start(*options: str, kind: str = "redis", **connection: Any) -> RedisProcess:
-        server = RedisProcess(tmp_path / f"redis-{len(started)}", *options, kind=kind)
+    def start(*options: str, kind: str = "redis", port: int = 0, **connection: Any) -> RedisProcess:
+        folder = tmp_path / f"redis-{len(started)}"
+        server = RedisProcess(folder, *options, kind=kind, port=port)
         started.append(server)
         server.start(**connection)
         return server

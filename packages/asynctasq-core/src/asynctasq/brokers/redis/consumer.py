@@ -7,11 +7,12 @@ from collections.abc import Sequence
 
 from ...errors import BrokerError, BrokerUnavailable
 from .. import Action, ConsumerOptions, Delivery, Outcome
+from .failures import denial
 from .keys import Keys
 from .lane import Lane
 from .registry import announcement, withdrawal
 from .renewal import Renewal
-from .scripts import RELEASE, Command
+from .scripts import RELEASE, RIGHTS, Command
 from .server import Call, Server
 from .settling import settle_commands
 
@@ -44,6 +45,10 @@ class RedisConsumer:
 
     async def start(self) -> None:
         """Announce the worker; see `Consumer.start`."""
+        probe = self._keys.probe
+        if denied := await self._server.call(probe, RIGHTS((probe,))):
+            commands = b", ".join(sorted(set(denied))).decode()
+            raise denial(f"commands {commands}", self._server.address.name)
         await self._server.call(self._keys.queues, announcement(self._keys, self._options))
         self._sweep_at = 0.0
 

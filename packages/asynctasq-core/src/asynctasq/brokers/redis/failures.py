@@ -30,6 +30,8 @@ _PASSING = {
     "NOSCRIPT": "its scripts were deleted",
 }
 _CODE = re.compile(r"\b(" + "|".join(_PASSING) + r")\b")
+#: How servers word a denial inside a script.
+_DENIAL = re.compile(r"NOPERM|user executing the script can't|ACL failure in script")
 
 #: What a read returns or raises when the transport failed; anything else is a refusal.
 TRANSPORT_ERRORS = (exceptions.RedisError, exceptions.RedisClusterException, OSError)
@@ -68,11 +70,8 @@ def broker_error(error: BaseException, where: str) -> BrokerError:
         error: Raised by redis-py, or a timeout.
         where: The server, as `RedisBroker.describe` names it.
     """
-    if isinstance(error, exceptions.NoPermissionError):
-        return BrokerError(
-            f"{where} denies a right: {_brief(error)}; grant the ACL user the rights that the "
-            f"documentation of the Redis broker lists"
-        )
+    if isinstance(error, exceptions.NoPermissionError) or _DENIAL.search(str(error)):
+        return denial(_brief(error), where)
     if isinstance(error, exceptions.AuthenticationError):
         return BrokerError(
             f"{where} refuses the login: {_brief(error)}; check username and password in the "
@@ -85,6 +84,14 @@ def broker_error(error: BaseException, where: str) -> BrokerError:
     if isinstance(error, TimeoutError | exceptions.TimeoutError):
         return BrokerUnavailable(f"{where} did not answer in time")
     return BrokerUnavailable(f"{where} cannot be reached: {_brief(error)}")
+
+
+def denial(what: str, where: str) -> BrokerError:
+    """What to raise when the user may not do `what`."""
+    return BrokerError(
+        f"{where} denies a right: {what}; grant the ACL user the rights that the documentation of "
+        f"the Redis broker lists"
+    )
 
 
 def _brief(error: BaseException) -> str:

@@ -35,8 +35,9 @@ class Keys:
 
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
-        self.alive, self.workers, self.queues = (
-            f"{prefix}:{{registry}}:{name}".encode() for name in ("alive", "workers", "queues")
+        self.alive, self.workers, self.queues, self.probe = (
+            f"{prefix}:{{registry}}:{name}".encode()
+            for name in ("alive", "workers", "queues", "probe")
         )
         self._of_queue: dict[str, QueueKeys] = {}
 

@@ -9,6 +9,7 @@ from typing import Any
 import redis
 from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode, RedisCluster
+from redis.exceptions import ConnectionError as LostConnection
 from redis.exceptions import NoScriptError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
@@ -56,6 +57,13 @@ class Renewal:
             _run(client, announcement(self._keys, self._options))
         return lost
 
+    def _limits(self) -> dict[str, Any]:
+        # An answer that takes a third of the lease leaves time to ask again before it runs out.
+        seconds = min(self._address.config.timeout, self._options.lease_seconds / 3)
+        # The server may have closed the connection since the last call.
+        again = Retry(NoBackoff(), 1, supported_errors=(LostConnection,))
+        return {"protocol": 2, "socket_timeout": seconds, "retry": again}
+
     def close(self) -> None:
         """Close the connection."""
         client, self._client = self._client, None
@@ -66,7 +74,7 @@ class Renewal:
     def _connected(self) -> Iterator[Any]:
         try:
             if self._client is None:
-                self._client = _client(self._address)
+                self._client = _client(self._address, self._limits())
             yield self._client
         except TRANSPORT_ERRORS as e:
             self.close()
@@ -85,12 +93,7 @@ def _run(client: Any, command: Command) -> Any:
         return client.execute_command(*with_source(command))
 
 
-def _client(address: Address) -> Any:
-    limits: dict[str, Any] = {
-        "protocol": 2,
-        "socket_timeout": address.config.timeout,
-        "retry": Retry(NoBackoff(), 1),
-    }
+def _client(address: Address, limits: dict[str, Any]) -> Any:
     if address.config.sentinels:
         sentinel = Sentinel(address.sentinel_nodes, sentinel_kwargs=address.sentinel_options)
         return sentinel.master_for(

@@ -97,14 +97,18 @@ class Server:
         deadline = loop.time() + self.timeout_seconds
         backoff = Backoff()
         left = self.timeout_seconds
+        failure: BrokerUnavailable | None = None
         while True:
             try:
                 return await self.call_many(calls, left)
-            except BrokerUnavailable:
-                pause = backoff.next()
-                left = deadline - loop.time() - pause
-                if left <= 0:
-                    raise
+            except BrokerUnavailable as e:
+                # That the time is over says less than what has used it up.
+                if failure is None or not isinstance(e.__cause__, TimeoutError):
+                    failure = e
+            pause = backoff.next()
+            left = deadline - loop.time() - pause
+            if left <= 0:
+                raise failure
             await asyncio.sleep(pause)
 
     async def open_wire(self, key: bytes) -> Wire:
@@ -116,7 +120,8 @@ class Server:
         await self._drop_wires()
         await self._forget_cluster()
         if self._sentinel is not None:
-            await self._sentinel.sentinel_manager.aclose()
+            for sentinel in self._sentinel.sentinel_manager.sentinels:
+                await sentinel.aclose()
             self._sentinel = None
 
     async def _ask_cluster(

@@ -1,0 +1,34 @@
+-- Which of the commands that the other scripts use the user may not run. A right that is missing in
+-- the middle of a script would leave it half applied, so workers ask before they begin.
+--
+-- KEYS[1] probe   a key that nothing else uses; empty before and after
+-- Returns the commands that are denied.
+
+local probe = KEYS[1]
+local calls = {
+  {'GET', probe}, {'SET', probe, '', 'XX'}, {'PUBLISH', probe, ''}, {'TIME'},
+  {'XADD', probe, 'NOMKSTREAM', '*', 'id', ''}, {'XDEL', probe, '0-1'}, {'XLEN', probe},
+  {'XRANGE', probe, '-', '+'}, {'XACK', probe, GROUP, '0-1'},
+  {'XCLAIM', probe, GROUP, RELEASED, 0, '0-1'}, {'XPENDING', probe, GROUP},
+  {'XREADGROUP', 'GROUP', GROUP, RELEASED, 'STREAMS', probe, '>'},
+  {'XGROUP', 'CREATE', probe, GROUP, '0'}, {'XGROUP', 'DELCONSUMER', probe, GROUP, RELEASED},
+  {'XINFO', 'CONSUMERS', probe, GROUP}, {'XINFO', 'GROUPS', probe},
+  {'HGET', probe, 'id'}, {'HMGET', probe, 'id'}, {'HSET', probe, 'id', ''}, {'HDEL', probe, 'id'},
+  {'ZADD', probe, 'XX', 0, 'id'}, {'ZREM', probe, 'id'}, {'ZCARD', probe}, {'ZSCORE', probe, 'id'},
+  {'ZMSCORE', probe, 'id'}, {'ZRANGE', probe, 0, 0}, {'ZREVRANGE', probe, 0, 0},
+  {'ZRANGEBYSCORE', probe, 0, 0}, {'SMEMBERS', probe},
+}
+local denials = {"NOPERM", "user executing the script can't", 'ACL failure in script'}
+
+local denied = {}
+for _, call in ipairs(calls) do
+  local reply = redis.pcall(unpack(call))
+  local refusal = type(reply) == 'table' and reply.err or ''
+  for _, text in ipairs(denials) do
+    if string.find(refusal, text, 1, true) then
+      denied[#denied + 1] = call[1]
+      break
+    end
+  end
+end
+return denied
