@@ -27,7 +27,7 @@ class LeaseKeeper:
         consumer: Consumer,
         lease_seconds: float,
         held: Callable[[], Sequence[Delivery]],
-        lost: Callable[[list[Delivery]], None],
+        lost: Callable[[list[Delivery]], object],
     ) -> None:
         self._consumer = consumer
         self._interval = lease_seconds / 3

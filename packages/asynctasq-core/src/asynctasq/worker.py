@@ -168,9 +168,15 @@ class Worker:
         settler = self._settler
 
         def note(lost: list[Delivery]) -> None:
-            loop.call_soon_threadsafe(note_lost, lost)
+            # What has finished meanwhile was settled before the renewal: not lost, but done.
+            note_lost([d for d in lost if (d.queue, d.id) in self._running])
 
-        return LeaseKeeper(self._consumer, self.lease, lambda: list(settler.held.values()), note)
+        return LeaseKeeper(
+            self._consumer,
+            self.lease,
+            lambda: list(settler.held.values()),
+            lambda lost: loop.call_soon_threadsafe(note, lost),
+        )
 
     # --- taking -------------------------------------------------------------------------
 
@@ -361,7 +367,7 @@ class Worker:
 
 def _worker_info(queues: tuple[str, ...], concurrency: int) -> WorkerInfo:
     host, pid = socket.gethostname(), os.getpid()
-    worker_id = f"{host}-{pid}-{new_id()[:8]}"
+    worker_id = f"{host}-{pid}-{new_id()[-8:]}"
     return WorkerInfo(worker_id, host, pid, queues, concurrency, started_at=time())
 
 
