@@ -94,9 +94,12 @@ class Encoder:
         self.models: list[tuple[Owner, object]] = []
         self._depth = 0
 
-    def owns(self, value: object) -> bool:
-        """Whether an adapter owns the value, so that nobody else may look inside it."""
-        return type(value) not in _CONTAINER_CODES and self._owner_of(value) is not None
+    def is_opaque(self, value: object) -> bool:
+        """Whether its parts do not travel one by one: a model's instance, or what nobody knows."""
+        cls = type(value)
+        if dataclasses.is_dataclass(cls) and cls not in self._known:
+            return True
+        return cls not in _CONTAINER_CODES and self._owner_of(value) is not None
 
     def pack(self, value: object) -> bytes:
         """The value as bytes; raises whatever stands in the way, without the place."""
@@ -234,7 +237,7 @@ def locate(value: object, path: str, encoder: Encoder, ancestors: tuple[object, 
         encoder.pack(value)
     except Exception as e:  # adapters' and register_type's code runs inside
         inside = (*ancestors, value)
-        if len(inside) < _DEEPEST_PATH and not encoder.owns(value):
+        if len(inside) < _DEEPEST_PATH and not encoder.is_opaque(value):
             for child_path, child in _children(value, path):
                 if not any(child is ancestor for ancestor in inside):
                     locate(child, child_path, encoder, inside)
