@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import logging
 import os
+import pkgutil
 import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from importlib.resources import files
 from pathlib import Path
 
 from ..config import SQLiteConfig
@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 APPLICATION_ID = 0x61737471
 SCHEMA_VERSION = 1
+SCHEMA = (pkgutil.get_data(__package__, "sqlite_schema.sql") or b"").decode()
 CHECKPOINT_BYTES = 16 * 1024 * 1024
 
 _inherited: list[sqlite3.Connection] = []
@@ -84,9 +85,10 @@ class SQLiteFile:
         return version
 
     def allow_busy_seconds(self, seconds: float) -> None:
-        """Wait at most so long for other processes' transactions, from now on."""
-        with self._explaining():
-            self._open().execute(f"PRAGMA busy_timeout = {max(0, int(seconds * 1000))}")
+        """Let the open connection, if any, wait at most so long for others' transactions."""
+        if self._connection is not None:
+            with self._explaining():
+                self._connection.execute(f"PRAGMA busy_timeout = {max(0, int(seconds * 1000))}")
 
     def close(self) -> None:
         """Close the connection; the next use opens another."""
@@ -240,8 +242,7 @@ def _create_schema(db: sqlite3.Connection, path: str) -> None:
     db.execute("BEGIN IMMEDIATE")
     try:
         if not _is_queue_file(db, path):  # else another process was faster
-            schema = files(__package__).joinpath("sqlite_schema.sql").read_text("utf-8")
-            for statement in schema.split(";\n"):
+            for statement in SCHEMA.split(";\n"):
                 db.execute(statement)
             db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
