@@ -135,6 +135,7 @@ class Runner:
         (inside,) = await fetch(self.app.adapters, [wanted], in_task_scope=True)
         if inside.error is not None:
             raise inside.error
+        fetched.is_lazy |= inside.is_lazy
         for i, row in enumerate(inside.rows):
             if row is not None:
                 fetched.rows[i] = row

@@ -153,7 +153,12 @@ async def fetch(
                     group.targets.append((i, j))
         except Exception as e:  # noqa: BLE001 - importing a model's module runs the application's code
             found[i].error = e
-    await asyncio.gather(*(_fetch_group(group, found) for group in groups.values()))
+    if in_task_scope:
+        # In this asyncio task: a lock's transaction has to be in the context of the task itself.
+        for group in groups.values():
+            await _fetch_group(group, found)
+    else:
+        await asyncio.gather(*(_fetch_group(group, found) for group in groups.values()))
     return found
 
 
