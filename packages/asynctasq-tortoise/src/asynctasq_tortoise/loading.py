@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -40,15 +41,18 @@ async def fetch_many(refs: Sequence[Ref]) -> list[object | None]:
 
 def _key(model: Any, ref: Ref) -> Any:
     """The key as Python value of the model's field, so that no key makes the query fail."""
+    from tortoise.exceptions import ValidationError
+
     field = model._meta.pk
     try:
-        if isinstance(ref.pk, bool | list | tuple | dict | set | None):
+        if isinstance(ref.pk, bool | bytes | list | tuple | dict | set | None):
             raise TypeError
         key = field.to_python_value(ref.pk)
+        field.to_db_value(key, model)
         limits = field.constraints if isinstance(key, int) else {}
         is_valid = (key == ref.pk or str(key) == str(ref.pk)) and "\x00" not in str(key)
         is_valid &= limits.get("ge", key) <= key <= limits.get("le", key)
-    except (ValueError, TypeError, ArithmeticError, AttributeError) as e:
+    except (ValidationError, ValueError, TypeError, ArithmeticError, AttributeError) as e:
         raise _no_key(model, ref) from e
     if not is_valid:
         raise _no_key(model, ref)
@@ -65,15 +69,24 @@ async def _rows(model: Any, keys: list[Any], ref: Ref) -> dict[Any, Any]:
 
     loads = [o for o in ref.options if isinstance(o, LoadOption)]
     connection = await _connection(model, ref, any(o.in_task_scope for o in loads))
+    if _is_unescaped(connection) and any("\\" in str(key) for key in keys):
+        raise InvalidReference(f"{ref.model}: a key with a backslash needs Tortoise 0.22 or later")
     rows = {}
     for start in range(0, len(keys), CHUNK_SIZE):
         # Not the model's manager, which may hide rows.
         query = QuerySet(model).using_db(connection)
-        query = query.filter(pk__in=keys[start : start + CHUNK_SIZE])
+        query = query.filter(**{f"{model._meta.pk_attr}__in": keys[start : start + CHUNK_SIZE]})
         for option in loads:
             query = option.apply(query)
         rows.update({row.pk: row for row in await query})
     return rows
+
+
+def _is_unescaped(connection: Any) -> bool:
+    """Tortoise 0.21 writes values into the statement, and MySQL takes backslashes for escapes."""
+    version: str = sys.modules["tortoise"].__version__
+    dialect: str = connection.capabilities.dialect
+    return dialect == "mysql" and version.startswith("0.21.")
 
 
 async def _connection(model: Any, ref: Ref, is_locked: bool) -> Any:

@@ -1,0 +1,181 @@
+"""A database of each kind for each test that wants one, and Tortoise initialised on it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+from uuid import uuid4
+
+import pymysql
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent / "application"))
+
+POSTGRES = os.environ.get(
+    "ASYNCTASQ_TEST_POSTGRES_URL", "postgresql://postgres@127.0.0.1:5432/test"
+)
+MYSQL = os.environ.get("ASYNCTASQ_TEST_MYSQL_URL", "mysql://root@127.0.0.1:3306/test")
+MODULES = {"models": ["tortoise_shop.models"]}
+KINDS = ["sqlite", "asyncpg", "psycopg", "mysql"]
+
+
+def with_scheme(url: str, scheme: str, database: str) -> str:
+    """The URL of another database on the same server, as Tortoise spells it."""
+    return urlunsplit((scheme, urlsplit(url).netloc, f"/{database}", "", ""))
+
+
+def postgres(statement: str) -> None:
+    """Run a statement on the server of the tests."""
+    import psycopg
+
+    url = with_scheme(POSTGRES, "postgresql", "postgres")
+    with psycopg.connect(url, autocommit=True, connect_timeout=3) as connection:
+        connection.execute(statement)
+
+
+def mysql(statement: str) -> None:
+    """Run a statement on the server of the tests."""
+    parts = urlsplit(MYSQL)
+    connection = pymysql.connect(
+        host=parts.hostname,
+        port=parts.port or 3306,
+        user=parts.username,
+        password=parts.password or "",
+        connect_timeout=3,
+    )
+    with connection, connection.cursor() as cursor:
+        cursor.execute(statement)
+
+
+def missing(server: str, error: Exception) -> None:
+    """Skip without a server, but not where there has to be one."""
+    if os.environ.get("CI"):
+        raise error
+    pytest.skip(f"no {server}: {error}")
+
+
+def make_database(kind: str, folder: Path) -> Iterator[str]:
+    """The URL of an empty database, which is removed in the end."""
+    name = f"asynctasq_tt_{uuid4().hex[:12]}"
+    if kind == "sqlite":
+        yield f"sqlite://{folder}/{name}.db"
+        return
+    execute = mysql if kind == "mysql" else postgres
+    try:
+        execute(f"CREATE DATABASE {name}")
+    except Exception as e:  # noqa: BLE001 - any driver's error
+        missing(kind, e)
+    url = MYSQL if kind == "mysql" else POSTGRES
+    try:
+        yield with_scheme(url, kind, name)
+    finally:
+        execute(f"DROP DATABASE {name}{'' if kind == 'mysql' else ' WITH (FORCE)'}")
+
+
+@pytest.fixture(params=KINDS)
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """An empty database of each kind in turn."""
+    yield from make_database(request.param, tmp_path)
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """An empty SQLite database."""
+    return f"sqlite://{tmp_path}/db.sqlite3"
+
+
+@pytest.fixture
+def postgres_url(tmp_path: Path) -> Iterator[str]:
+    """An empty PostgreSQL database, through asyncpg."""
+    yield from make_database("asyncpg", tmp_path)
+
+
+Initialise = Callable[..., Awaitable[None]]
+
+
+@pytest.fixture
+async def initialise() -> AsyncIterator[Initialise]:
+    """`Tortoise.init` in the test's context, and all tables; closed in the end."""
+    from tortoise import Tortoise
+    from tortoise.backends.base.executor import EXECUTOR_CACHE
+
+    opened: list[Any] = []
+    EXECUTOR_CACHE.clear()  # keyed by connection name and table, whatever the dialect
+
+    async def init(*, schemas: bool = True, **arguments: Any) -> None:
+        if "config" not in arguments:
+            arguments.setdefault("modules", MODULES)
+        opened.append(await Tortoise.init(**arguments) or Tortoise)
+        if schemas:
+            await Tortoise.generate_schemas()
+
+    yield init
+    for each in opened:
+        await each.close_connections()
+
+
+@pytest.fixture
+async def db(url: str, initialise: Initialise) -> str:
+    """Tortoise initialised on an empty database of each kind in turn."""
+    await initialise(db_url=url)
+    return url
+
+
+@pytest.fixture
+async def sqlite(sqlite_url: str, initialise: Initialise) -> str:
+    """The same on SQLite alone."""
+    await initialise(db_url=sqlite_url)
+    return sqlite_url
+
+
+@pytest.fixture(autouse=True)
+async def _clean_process() -> AsyncIterator[None]:
+    """Each test starts without configuration, and without what another one opened."""
+    from asynctasq_tortoise import lifecycle
+    from tortoise import Tortoise
+
+    yield
+    await lifecycle.stop_worker()
+    lifecycle.configure(None)
+    if not hasattr(Tortoise, "_get_context"):  # 0.x has but one state
+        await Tortoise._reset_apps()
+        Tortoise._inited = False
+
+
+class Statements:
+    """Counts the statements that reach the clients of Tortoise."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def emit(self, text: str) -> None:
+        """Take in one log record."""
+        self.seen.append(text)
+
+    def selects(self) -> int:
+        """How many queries read rows."""
+        return sum(text.lstrip().upper().startswith("SELECT") for text in self.seen)
+
+
+@pytest.fixture
+def statements() -> Iterator[Statements]:
+    """What Tortoise logs while the test runs."""
+    import logging
+
+    found = Statements()
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            found.emit(record.getMessage())
+
+    logger = logging.getLogger("tortoise.db_client")
+    listener, level = Listener(), logger.level
+    logger.addHandler(listener)
+    logger.setLevel(logging.DEBUG)
+    yield found
+    logger.removeHandler(listener)
+    logger.setLevel(level)

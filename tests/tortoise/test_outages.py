@@ -1,0 +1,108 @@
+"""Which errors of drivers mean that the database could not answer; each comes from a real driver."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import asyncpg
+import psycopg
+import pymysql
+import pytest
+from asynctasq_tortoise.outages import outage
+from tortoise.exceptions import DBConnectionError, OperationalError
+
+from .conftest import MYSQL, POSTGRES
+
+
+@contextmanager
+def as_tortoise_raises(kind: type[Exception]) -> Iterator[None]:
+    """Errors of drivers inside the block come out as Tortoise's, as its clients do it."""
+    try:
+        yield
+    except Exception as e:
+        raise kind(e)  # noqa: B904 - so do Tortoise's clients
+
+
+def locked(folder: Path) -> None:
+    path = folder / "x.db"
+    with sqlite3.connect(path, isolation_level=None) as one:
+        one.execute("CREATE TABLE t (id)")
+        one.execute("BEGIN EXCLUSIVE")
+        try:
+            sqlite3.connect(path, timeout=0).execute("SELECT * FROM t")
+        finally:
+            one.rollback()
+
+
+def unreachable_file(folder: Path) -> None:
+    sqlite3.connect(folder / "none" / "x.db")
+
+
+def no_table(folder: Path) -> None:
+    sqlite3.connect(folder / "y.db").execute("SELECT * FROM nothing")
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(
+    ("failing", "is_outage"), [(locked, True), (unreachable_file, True), (no_table, False)]
+)
+def test_errors_of_sqlite(failing: object, is_outage: bool, tmp_path: Path) -> None:
+    with pytest.raises(OperationalError) as e, as_tortoise_raises(OperationalError):
+        failing(tmp_path)  # type: ignore[operator]
+    assert (outage(e.value) is not None) is is_outage
+
+
+async def test_a_connection_that_the_server_ends_is_an_outage_with_asyncpg() -> None:
+    connection = await asyncpg.connect(POSTGRES)
+    with pytest.raises(asyncpg.PostgresError) as e:
+        await connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+    assert outage(e.value) is e.value
+    with pytest.raises(asyncpg.InterfaceError) as closed:
+        await connection.execute("SELECT 1")
+    assert outage(closed.value) is closed.value
+
+
+async def test_a_connection_that_the_server_ends_is_an_outage_with_psycopg() -> None:
+    async with await psycopg.AsyncConnection.connect(POSTGRES) as connection:
+        with pytest.raises(psycopg.OperationalError) as e:
+            await connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+        assert outage(e.value) is e.value
+        with pytest.raises(psycopg.OperationalError) as closed:
+            await connection.execute("SELECT 1")
+        assert outage(closed.value) is closed.value
+
+
+async def test_a_mistake_in_the_query_is_none() -> None:
+    connection = await asyncpg.connect(POSTGRES)
+    with pytest.raises(asyncpg.PostgresError) as e:
+        await connection.execute("SELECT * FROM nothing_of_this_name")
+    await connection.close()
+    assert outage(e.value) is None
+    with pytest.raises(psycopg.Error) as other, psycopg.connect(POSTGRES) as sync_connection:
+        sync_connection.execute("SELECT 1 / 0")
+    assert outage(other.value) is None
+
+
+def test_codes_of_mysql_are_told_apart() -> None:
+    parts = urlsplit(MYSQL)
+    with pytest.raises(DBConnectionError) as e, as_tortoise_raises(DBConnectionError):
+        pymysql.connect(host=parts.hostname, port=1, user="nobody")
+    assert isinstance(outage(e.value), pymysql.err.OperationalError)
+    connection = pymysql.connect(
+        host=parts.hostname, port=parts.port or 3306, user=parts.username, password=parts.password or ""
+    )
+    with connection, connection.cursor() as cursor:
+        with pytest.raises(OperationalError) as none, as_tortoise_raises(OperationalError):
+            cursor.execute("SELECT * FROM nothing.nothing")
+    assert outage(none.value) is None
+
+
+def test_timeouts_are_outages_and_cancellation_is_none() -> None:
+    assert outage(TimeoutError()) is not None
+    assert outage(ValueError()) is None
+    assert outage(asyncio.CancelledError()) is None
