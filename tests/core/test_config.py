@@ -1,0 +1,213 @@
+"""Configuration: argument, then environment, then default, and nothing silently ignored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import asynctasq
+import pytest
+from asynctasq import Config, ConfigurationError, RedisConfig, Retry, SQLiteConfig, Worker, task
+from asynctasq.app import App, current
+
+KEY = "a secret of at least 16 bytes"
+
+
+def load(environ: dict[str, str] | None = None, /, **options: Any) -> Config:
+    return Config.load(options, ["toy_option"], environ or {})
+
+
+def test_an_argument_wins_over_the_environment_and_that_over_the_default() -> None:
+    environ = {"ASYNCTASQ_MAX_DELIVERIES": "7", "ASYNCTASQ_DRIVER": "memory"}
+    assert load().max_deliveries == 5
+    assert load(environ).max_deliveries == 7
+    assert load(environ, max_deliveries=9).max_deliveries == 9
+    assert load(environ).driver == "memory"
+    assert load(environ, driver="sqlite").driver == "sqlite"
+
+
+def test_without_configuration_the_embedded_broker_is_used() -> None:
+    assert load().driver == "sqlite"
+    assert str(load().sqlite.path) == ".asynctasq/queue.db"
+    assert load({"ASYNCTASQ_SQLITE_PATH": "/q.db"}).sqlite.path == "/q.db"
+
+
+def test_naming_a_redis_selects_it() -> None:
+    assert load(redis="redis://h:1/2").driver == "redis"
+    assert load({"ASYNCTASQ_REDIS_URL": "redis://h"}).driver == "redis"
+    assert load({"ASYNCTASQ_REDIS_URL": "redis://h"}, driver="memory").driver == "memory"
+
+
+def test_sections_take_an_object_a_mapping_or_the_main_value() -> None:
+    assert load(redis=RedisConfig(url="redis://h")).redis.url == "redis://h"
+    assert load(redis={"url": "redis://h", "timeout": 1.5}).redis.timeout == 1.5
+    assert load(redis="redis://h").redis.url == "redis://h"
+    assert load(sqlite=Path("/q")).sqlite.path == Path("/q")
+    environ = {"ASYNCTASQ_REDIS_KEY_PREFIX": "p", "ASYNCTASQ_REDIS_CLUSTER": "yes"}
+    section = load(environ, redis={"url": "redis://h"}).redis
+    assert (section.key_prefix, section.cluster, section.url) == ("p", True, "redis://h")
+
+
+def test_an_option_and_a_key_of_the_mapping_are_the_same(configure: Callable[..., App]) -> None:
+    assert configure(max_deliveries=3).config.max_deliveries == 3
+    asynctasq.init({"driver": "memory", "max_deliveries": 4}, max_deliveries=6)
+    assert current().config.max_deliveries == 6
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"drivr": 1}, "unknown option 'drivr': did you mean 'driver'"),
+        ({"signing_keys": KEY}, "did you mean 'signing_key'"),
+        ({"toy_opton": 1}, "did you mean 'toy_option'"),
+        ({"xyzzy": 1}, "known are .*driver.*toy_option"),
+        ({"tortoise_config": {}}, "asynctasq-tortoise, which is not installed"),
+        ({"sqlalchemy_engine": 1}, "asynctasq-sqlalchemy, which is not installed"),
+        ({"driver": "rabbit"}, "'rabbit' is not one of redis, sqlite, memory"),
+        ({"redis": {"ulr": "x"}}, "RedisConfig: unknown option 'ulr': did you mean 'url'"),
+        ({"redis": 7}, "RedisConfig expected, not int"),
+        ({"sqlite": {"pth": "x"}}, "SQLiteConfig: unknown option 'pth': did you mean 'path'"),
+        ({"max_deliveries": 0}, "max_deliveries must be a whole number of at least 1"),
+        ({"max_payload_bytes": "1"}, "max_payload_bytes must be a whole number"),
+        ({"signing_key": "short"}, "16 to 64 bytes"),
+        ({"signing_key": [KEY, b""]}, "16 to 64 bytes"),
+        ({"signing_key": b"x" * 65}, "16 to 64 bytes"),
+        ({"task_defaults": {"max_atempts": 1}}, "task_defaults: unknown task option"),
+        ({"task_defaults": {"timeout": 0}}, "task_defaults: timeout must be seconds above 0"),
+    ],
+    ids=lambda v: next(iter(v)) if isinstance(v, dict) else None,
+)
+def test_what_cannot_be_is_refused_by_name(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        load(**options)
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("MAX_DELIVERIES", "many"),
+        ("REDIS_TIMEOUT", "soon"),
+        ("REDIS_CLUSTER", "perhaps"),
+        ("SQLITE_BUSY_TIMEOUT", "x"),
+    ],
+)
+def test_a_variable_that_cannot_be_read_is_named(variable: str, text: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"ASYNCTASQ_{variable}"):
+        load({f"ASYNCTASQ_{variable}": text})
+
+
+def test_lists_come_from_the_environment_with_commas() -> None:
+    environ = {"ASYNCTASQ_IMPORTS": "a.b, c", "ASYNCTASQ_SIGNING_KEY": f"{KEY},{KEY}2"}
+    assert load(environ).imports == ("a.b", "c")
+    assert load(environ).signing_key == (KEY.encode(), f"{KEY}2".encode())
+    assert load(imports="x,y").imports == ("x", "y")
+    assert load(model_modules=["a"]).model_modules == ("a",)
+    assert load(signing_key=KEY.encode()).signing_key == (KEY.encode(),)
+
+
+def test_secrets_are_not_shown() -> None:
+    config = load(
+        signing_key=KEY,
+        redis={"url": "redis://:hush@h", "password": "hush", "sentinel_password": "hush"},
+        toy_option="hush",
+    )
+    assert "hush" not in repr(config)
+    assert KEY not in repr(config)
+    with pytest.raises(ConfigurationError) as caught:
+        load(signing_key="hush")
+    assert "hush" not in str(caught.value)
+
+
+def test_options_of_adapters_are_kept_apart() -> None:
+    assert load(toy_option=1).adapter_options == {"toy_option": 1}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"name": ""},
+        {"name": 7},
+        {"queue": ""},
+        {"queue": "a b"},
+        {"queue": "a,b"},
+        {"queue": "{a}"},
+        {"queue": None},
+        {"queue": "x" * 201},
+        {"max_attempts": 0},
+        {"max_attempts": 1.5},
+        {"max_attempts": "3"},
+        {"retry_delay": -1},
+        {"retry_delay": float("nan")},
+        {"retry_delay": float("inf")},
+        {"retry_delay": None},
+        {"retry_strategy": "linear"},
+        {"retry_jitter": "yes"},
+        {"retry_on": "ValueError"},
+        {"retry_on": [ValueError]},
+        {"retry_on": (ValueError, int)},
+        {"timeout": 0},
+        {"timeout": -1},
+        {"timeout": float("inf")},
+        {"timeout": "5"},
+        {"process": "yes"},
+        {"on_missing": "explode"},
+        {"result_ttl": 0},
+        {"result_ttl": float("nan")},
+        {"retries": 3},
+    ],
+    ids=str,
+)
+def test_task_options_that_cannot_work_are_refused_where_they_are_written(
+    options: dict[str, Any],
+) -> None:
+    with pytest.raises(ConfigurationError, match=next(iter(options))):
+
+        @task(**options)
+        async def refused() -> None: ...
+
+
+def test_process_is_for_plain_functions() -> None:
+    with pytest.raises(ConfigurationError, match="process=True is for `def`"):
+
+        @task(process=True)
+        async def refused() -> None: ...
+
+
+def test_functions_with_yield_cannot_be_tasks() -> None:
+    with pytest.raises(ConfigurationError, match="yield"):
+
+        @task
+        def numbers() -> Any:
+            yield 1
+
+    with pytest.raises(ConfigurationError, match="yield"):
+
+        @task
+        async def more() -> Any:
+            yield 1
+
+
+@pytest.mark.parametrize("delay", [-1.0, float("nan"), float("inf")])
+def test_a_retry_after_impossible_seconds_is_refused(delay: float) -> None:
+    with pytest.raises(ValueError, match="seconds"):
+        Retry(delay=delay)
+
+
+@pytest.mark.parametrize("options", [{"concurrency": 0}, {"lease": 0}, {"grace": -1}], ids=str)
+def test_a_worker_of_impossible_size_is_refused(app: App, options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="concurrency must be at least 1"):
+        Worker(**options)
+
+
+def test_the_default_section_objects_are_those_of_the_documentation() -> None:
+    assert load().redis == RedisConfig()
+    assert load().sqlite == SQLiteConfig()
+    assert RedisConfig().url == "redis://localhost:6379/0"
+
+
+def test_all_public_names_are_there() -> None:
+    for name in asynctasq.__all__:
+        assert getattr(asynctasq, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = asynctasq.nothing
