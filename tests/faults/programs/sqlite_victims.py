@@ -33,10 +33,8 @@ async def work(path: str, lease_seconds: float, log_path: str) -> None:
     log = os.open(log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
     def note(what: str, taken: list[Delivery]) -> None:
-        lines = (
-            f"{os.getpid()} {what} {delivery.id} {delivery.body.decode()}\n" for delivery in taken
-        )
-        os.write(log, "".join(lines).encode())
+        lines = (f"\n{os.getpid()} {what} {d.id} {d.body.decode()} whole" for d in taken)
+        os.write(log, "".join(lines).encode())  # may be cut short by the kill
 
     broker, consumer = started(path, lease_seconds)
     await consumer.start()
