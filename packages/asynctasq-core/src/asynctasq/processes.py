@@ -98,6 +98,7 @@ class _Child:
     """The parent's end of one child process."""
 
     process: asyncio.subprocess.Process
+    connection: socket.socket
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
 
@@ -117,7 +118,7 @@ class _Child:
                     # what becomes of running tasks.
                     start_new_session=True,
                 )
-            child = cls(process, *await asyncio.open_unix_connection(sock=ours))
+            child = cls(process, ours, *await asyncio.open_unix_connection(sock=ours))
         except BaseException:
             ours.close()
             raise
@@ -132,7 +133,14 @@ class _Child:
         return child
 
     def is_alive(self) -> bool:
-        return self.process.returncode is None and not self.reader.at_eof()
+        # Asked of the kernel: the event loop may not have come to hear of its death yet.
+        try:
+            self.connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
 
     async def call(self, body: bytes) -> bytes:
         try:
