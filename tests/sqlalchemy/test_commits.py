@@ -150,9 +150,7 @@ def test_a_statement_that_reads_or_is_text_writes_nothing_we_know_of(session: Se
     assert not adapter.is_pending_write(user)
 
 
-def test_sends_follow_the_commit_in_the_order_of_their_calls(
-    session: Session, sends: Sends
-) -> None:
+def test_sends_follow_the_commit_in_the_order_of_calls(session: Session, sends: Sends) -> None:
     user = new_user(session)
     for name in "abc":
         adapter.after_commit(user, sends.add(name))

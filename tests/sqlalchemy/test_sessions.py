@@ -30,7 +30,7 @@ from sqlalchemy.orm import (
     selectinload,
     sessionmaker,
 )
-from sqlalchemy.pool import NullPool
+from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool
 
 
 @dataclass
@@ -108,11 +108,13 @@ async def test_a_task_that_needs_no_session_makes_none(
         assert statements == []
 
 
-async def test_no_connection_is_held_before_the_session_is_used(lite: Store) -> None:
+async def test_no_connection_is_held_before_the_session_is_used(
+    lite: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lite.add(User(id=1, name="Ann"))
-    engine = create_async_engine(lite.url)
+    engine = create_async_engine(lite.url, poolclass=AsyncAdaptedQueuePool)
     pool: Any = engine.pool
-    Base._asynctasq_session_factory = async_sessionmaker(engine)  # type: ignore[attr-defined]
+    monkeypatch.setattr(Base, "_asynctasq_session_factory", async_sessionmaker(engine))
     (user,) = await fetch(ref(User, 1))
     async with scope(user):
         session = task_session()
@@ -129,17 +131,21 @@ async def test_no_connection_is_held_before_the_session_is_used(lite: Store) -> 
 
 @pytest.mark.parametrize("error", [ValueError("boom"), asyncio.CancelledError()])
 async def test_the_session_is_closed_whatever_the_task_raises(
-    lite: Store, error: BaseException
+    lite: Store, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
     lite.add(User(id=1, name="Ann"))
     (user,) = await fetch(ref(User, 1))
-    engine = create_async_engine(lite.url)
+    engine = create_async_engine(lite.url, poolclass=AsyncAdaptedQueuePool)
     pool: Any = engine.pool
-    Base._asynctasq_session_factory = async_sessionmaker(engine)  # type: ignore[attr-defined]
-    with pytest.raises(type(error)):
+    monkeypatch.setattr(Base, "_asynctasq_session_factory", async_sessionmaker(engine))
+
+    async def run() -> None:
         async with scope(user):
             await user.awaitable_attrs.orders
             raise error
+
+    with pytest.raises(type(error)):
+        await run()
     assert pool.checkedout() == 0
     await engine.dispose()
 
@@ -371,14 +377,16 @@ def test_a_lock_wants_the_tasks_scope() -> None:
     assert not ref(Item, 1, selectinload(User.orders)).in_task_scope
 
 
-async def test_a_deadlocked_or_slow_lock_leaves_the_row_unavailable(maria: Store) -> None:
+async def test_a_deadlocked_or_slow_lock_leaves_the_row_unavailable(
+    maria: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     maria.add(Item(id=1, name="x"))
     engine = create_engine(
         maria.url,
         poolclass=NullPool,
         connect_args={"init_command": "SET innodb_lock_wait_timeout = 1"},
     )
-    Base._asynctasq_session_factory = sessionmaker(engine)  # type: ignore[attr-defined]
+    monkeypatch.setattr(Base, "_asynctasq_session_factory", sessionmaker(engine))
     with maria.setup() as other:
         other.get_one(Item, 1, with_for_update=True)
         async with scope():

@@ -70,7 +70,7 @@ class Country(Base):
 
 class Price(Base):
     __tablename__ = "prices"
-    amount: Mapped[Decimal] = mapped_column(Numeric(10, 2), primary_key=True)
+    amount: Mapped[Decimal] = mapped_column(Numeric(10, 2), primary_key=True, autoincrement=False)
 
 
 class Reading(Base):

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool, QueuePool
 
 from .engines import given_engines, sync_engine
-from .factories import ATTRIBUTE, all_factories, find_factory, open_session, sync_part
+from .factories import ATTRIBUTE, AnySession, all_factories, find_factory, open_session, sync_part
 from .loading import work_in
 from .models import mapped_classes
 from .sessions import close
@@ -27,19 +27,26 @@ async def check() -> list[Finding]:
     findings = list(_models_without_factory())
     seen: set[Engine] = set()
     for factory, classes in all_factories().items():
-        session = open_session(factory)
         try:
-            engines = _engines(sync_part(session), classes)
-            findings.extend(_session(sync_part(session), classes))
-            for engine, model in engines.items():
-                if engine not in seen:
-                    seen.add(engine)
-                    findings.append(await _reached(session, engine, model))
-                    findings.extend(_pool(engine))
+            findings += await _factory(factory, classes, seen)
         except Exception as e:  # noqa: BLE001 - whatever the application's factory does
-            findings.append(_error(f"session factory of {_names(classes)}", e))
-        finally:
-            await close(session)
+            findings.append(
+                Finding("error", _of(classes), f"cannot be used ({type(e).__name__}: {e})")
+            )
+    return findings
+
+
+async def _factory(factory: Any, classes: list[type], seen: set[Engine]) -> list[Finding]:
+    """Findings on one factory, and on those of its engines that were not looked at yet."""
+    session = open_session(factory)
+    findings = [_session(sync_part(session), classes)]
+    try:
+        for engine, model in _engines(sync_part(session), classes).items():
+            if engine not in seen:
+                seen.add(engine)
+                findings += [await _reached(session, engine, model), *_pool(engine)]
+    finally:
+        await close(session)
     return findings
 
 
@@ -59,18 +66,20 @@ def _names(classes: Iterable[type]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def _session(session: Session, classes: list[type]) -> Iterator[Finding]:
-    subject = f"session factory of {_names(classes)}"
-    if session.expire_on_commit:
-        yield Finding(
-            "warning",
-            subject,
-            "attributes expire at each commit: reading them afterwards queries again, and fails in "
-            "asynchronous code (MissingGreenlet, DetachedInstanceError)",
-            "create it with expire_on_commit=False",
-        )
-    else:
-        yield Finding("ok", subject, "attributes stay readable after a commit")
+def _of(classes: list[type]) -> str:
+    return f"session factory of {_names(classes)}"
+
+
+def _session(session: Session, classes: list[type]) -> Finding:
+    if not session.expire_on_commit:
+        return Finding("ok", _of(classes), "attributes stay readable after a commit")
+    return Finding(
+        "warning",
+        _of(classes),
+        "attributes expire at each commit: reading them afterwards queries again, and fails in "
+        "asynchronous code (MissingGreenlet, DetachedInstanceError)",
+        "create it with expire_on_commit=False",
+    )
 
 
 def _engines(session: Session, classes: list[type]) -> dict[Engine, type]:
@@ -87,12 +96,17 @@ def _subject(engine: Engine) -> str:
     return f"sqlalchemy engine {engine.dialect.name}+{engine.driver} {place}"
 
 
-async def _reached(session: Any, engine: Engine, model: type) -> Finding:
+async def _reached(session: AnySession, engine: Engine, model: type) -> Finding:
     started = perf_counter()
     try:
         await asyncio.wait_for(work_in(session, _select_one, model), TIMEOUT)
     except Exception as e:  # noqa: BLE001 - drivers raise what they like when they connect
-        return _error(_subject(engine), e)
+        return Finding(
+            "error",
+            _subject(engine),
+            f"did not answer ({type(getattr(e, 'orig', None) or e).__qualname__})",
+            "check that the server runs and that the engine's URL and credentials are right",
+        )
     milliseconds = (perf_counter() - started) * 1000
     return Finding("ok", _subject(engine), f"answered within {milliseconds:.0f} ms")
 
@@ -100,16 +114,6 @@ async def _reached(session: Any, engine: Engine, model: type) -> Finding:
 def _select_one(session: Session, model: type) -> None:
     connection = session.connection(bind_arguments={"mapper": inspect(model)})
     connection.execute(select(literal(1))).scalar_one()
-
-
-def _error(subject: str, error: Exception) -> Finding:
-    kind = type(getattr(error, "orig", None) or error).__qualname__
-    return Finding(
-        "error",
-        subject,
-        f"did not answer ({kind})",
-        "check that the server runs and that the engine's URL and credentials are right",
-    )
 
 
 def _pool(engine: Engine) -> Iterator[Finding]:

@@ -20,9 +20,9 @@ from weakref import WeakSet
 
 from asynctasq import DeferredSend
 from sqlalchemy import event, inspect
+from sqlalchemy.exc import MissingGreenlet
 from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction
 from sqlalchemy.util import await_only
-from sqlalchemy.util.concurrency import in_greenlet
 
 _RECORD = "asynctasq_sqlalchemy.record"
 _CONNECTED = "asynctasq_sqlalchemy.connected"
@@ -164,9 +164,9 @@ def _send(sends: Sequence[DeferredSend]) -> None:
     """Send each, in order, even if one fails; the first error is raised then."""
     if not sends:
         return
-    if in_greenlet():
+    try:
         errors = await_only(_send_on_loop(sends))
-    else:
+    except MissingGreenlet:  # a synchronous session's commit
         errors = [error for send in sends if (error := _error_of(send)) is not None]
     if errors:
         raise errors[0]
