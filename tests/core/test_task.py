@@ -1,0 +1,411 @@
+"""Tasks in all their forms, and the calls made of them."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import subprocess
+import sys
+import threading
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from time import time
+from typing import Any
+
+import pytest
+from asynctasq import (
+    AsyncTask,
+    Call,
+    ConfigurationError,
+    SyncTask,
+    Task,
+    TaskConfig,
+    TaskFailed,
+    TaskStatus,
+    current_message,
+    dispatch_many,
+    task,
+)
+from asynctasq.app import App
+from asynctasq.task import registry
+
+Work = Callable[..., Awaitable[None]]
+
+ran: list[Any] = []
+
+
+@pytest.fixture(autouse=True)
+def _nothing_ran() -> None:
+    ran.clear()
+
+
+@task(result_ttl=60)
+async def on_loop(a: int, /, b: int = 2, *rest: int, c: int, d: int = 4, **more: int) -> object:
+    ran.append(threading.current_thread().name)
+    return [a, b, list(rest), c, d, more]
+
+
+@task(result_ttl=60)
+def in_thread(a: int, b: int = 2) -> int:
+    ran.append(threading.current_thread().name)
+    return a + b
+
+
+async def test_async_tasks_run_on_the_loop_with_every_kind_of_parameter(
+    any_app: App, work: Work
+) -> None:
+    handle = await on_loop(1, 5, 6, 7, c=3, e=8).dispatch()
+    short = await on_loop(1, c=3).dispatch()
+    await work()
+    assert await handle.result(5) == [1, 5, [6, 7], 3, 4, {"e": 8}]
+    assert await short.result(5) == [1, 2, [], 3, 4, {}]
+    assert set(ran) == {"MainThread"}
+
+
+async def test_plain_functions_run_in_threads(any_app: App, work: Work) -> None:
+    handle = await in_thread(1, b=5).dispatch()
+    await work()
+    assert await handle.result(5) == 6
+    assert ran[0].startswith("asynctasq")
+
+
+async def test_threads_see_the_message_and_its_context(app: App, work: Work) -> None:
+    @task(result_ttl=60)
+    def whoami() -> list[object]:
+        message = current_message()
+        return [message.id, message.attempt, dict(message.headers)]
+
+    handle = await whoami().with_headers({"trace": "1"}).with_headers({"span": "2"}).dispatch()
+    await work()
+    assert await handle.result(5) == [handle.id, 1, {"trace": "1", "span": "2"}]
+    with pytest.raises(LookupError):
+        current_message()
+
+
+async def test_tasks_do_not_share_context_variables(app: App, work: Work) -> None:
+    variable: ContextVar[int] = ContextVar("variable", default=0)
+
+    @task(result_ttl=60)
+    async def count() -> int:
+        variable.set(variable.get() + 1)
+        await asyncio.sleep(0)
+        return variable.get()
+
+    handles = await dispatch_many([count() for _ in range(5)])
+    await work()
+    assert [await h.result(5) for h in handles] == [1] * 5
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "message"),
+    [
+        ((), {}, "missing a required argument: 'a'"),
+        ((1, 2, 3), {}, "too many positional"),
+        ((1,), {"a": 2}, "multiple values for argument 'a'"),
+        ((1,), {"x": 2}, "unexpected keyword argument 'x'"),
+        ((), {"b": 2}, "missing a required argument: 'a'"),
+    ],
+)
+def test_wrong_arguments_are_a_type_error_at_the_call(
+    args: tuple[Any, ...], kwargs: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(TypeError, match=message):
+        in_thread(*args, **kwargs)
+
+
+def test_the_task_still_shows_its_function() -> None:
+    assert in_thread.function(1, 2) == 3
+    assert in_thread.name == f"{__name__}.in_thread"
+    assert in_thread.__name__ == "in_thread"
+    assert repr(in_thread(1)) == f"<Call of {in_thread.name}>"
+
+
+def test_a_name_belongs_to_one_function() -> None:
+    @task(name="test-names.shared")
+    def first() -> None: ...
+
+    with pytest.raises(ConfigurationError, match=r"two tasks are named 'test-names\.shared'"):
+
+        @task(name="test-names.shared")
+        def second() -> None: ...
+
+    assert registry["test-names.shared"] is first
+
+
+def test_defining_a_function_again_replaces_its_task() -> None:
+    def define() -> Task[[], None]:
+        @task
+        def again() -> None: ...
+
+        return again
+
+    first, second = define(), define()
+    assert registry[first.name] is second
+
+
+async def test_a_decorated_coroutine_function_is_not_lost(app: App, work: Work) -> None:
+    def passing(function: Callable[[], Any]) -> Callable[[], Any]:
+        @functools.wraps(function)
+        def wrapper() -> Any:
+            return function()
+
+        return wrapper
+
+    @task(result_ttl=60, max_attempts=1)
+    @passing
+    async def wrapped() -> int:
+        return 1
+
+    handle = await wrapped().dispatch()
+    await work()
+    with pytest.raises(TypeError, match="declare it `async def`"):
+        await handle.result(5)
+
+
+# --- calls ------------------------------------------------------------------------------
+
+
+def test_each_chained_method_gives_a_new_call() -> None:
+    call = in_thread(1)
+    changed: list[Call[int]] = [
+        call.on_queue("q"),
+        call.delay(5),
+        call.at(datetime.now(UTC)),
+        call.retry_after(5),
+        call.max_attempts(2),
+        call.timeout(3),
+        call.on_commit(False),
+        call.with_headers({"a": "b"}),
+    ]
+    assert len({id(c) for c in [call, *changed]}) == 9
+    assert (call.queue, call.due, call.overrides, call.wait_for, call.headers) == (None,) * 5
+    combined = call.on_queue("q").max_attempts(2).timeout(3).retry_after(1).delay(9)
+    assert combined.queue == "q"
+    assert combined.overrides == {"max_attempts": 2, "timeout": 3, "retry_delay": 1}
+    assert combined.due == pytest.approx(time() + 9, abs=2)
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (lambda c: c.on_queue(""), ConfigurationError),
+        (lambda c: c.on_queue("a b"), ConfigurationError),
+        (lambda c: c.on_queue("{x}"), ConfigurationError),
+        (lambda c: c.delay(-1), ValueError),
+        (lambda c: c.delay(float("nan")), ValueError),
+        (lambda c: c.delay(float("inf")), ValueError),
+        (lambda c: c.delay("5"), TypeError),
+        (lambda c: c.at("tomorrow"), TypeError),
+        (lambda c: c.retry_after(-1), ConfigurationError),
+        (lambda c: c.max_attempts(0), ConfigurationError),
+        (lambda c: c.max_attempts("2"), ConfigurationError),
+        (lambda c: c.timeout(0), ConfigurationError),
+        (lambda c: c.timeout("1"), ConfigurationError),
+    ],
+)
+def test_chained_values_are_checked_at_once(
+    change: Callable[[Any], Any], error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        change(in_thread(1))
+
+
+async def test_a_call_goes_to_the_queue_it_names(any_app: App, work: Work) -> None:
+    handle = await in_thread(1).on_queue("other").dispatch()
+    assert handle.queue == "other"
+    await work(queues=["other"])
+    assert await handle.result(5) == 3
+
+
+async def test_delayed_calls_wait(any_app: App, work: Work) -> None:
+    started = time()
+    soon = await in_thread(1).delay(0.4).dispatch()
+    moment = datetime.now(UTC) + timedelta(seconds=0.4)
+    at = await in_thread(2).at(moment).dispatch()
+    naive = await in_thread(3).at(datetime.now() + timedelta(seconds=0.4)).dispatch()  # noqa: DTZ005
+    assert await soon.status() is TaskStatus.DELAYED
+    await work()
+    assert time() - started >= 0.4
+    assert [await h.result(5) for h in (soon, at, naive)] == [3, 4, 5]
+
+
+async def test_a_moment_in_the_past_is_now(any_app: App, work: Work) -> None:
+    handle = await in_thread(1).at(datetime(2000, 1, 1, tzinfo=UTC)).dispatch()
+    await work()
+    assert await handle.result(5) == 3
+
+
+async def test_a_call_can_be_dispatched_twice(app: App, work: Work) -> None:
+    call = in_thread(1)
+    first, second = await call.dispatch(), await call.dispatch()
+    assert first.id != second.id
+    await work()
+    assert len(ran) == 2
+
+
+async def test_execute_runs_here_and_now_with_the_arguments_themselves(app: App) -> None:
+    @task
+    async def same(value: object) -> object:
+        return value
+
+    @task
+    def same_in_thread(value: object) -> object:
+        return value
+
+    marker = object()
+    assert await same(marker).execute() is marker
+    assert await same_in_thread(marker).execute() is marker
+    with pytest.raises(TypeError):
+        await failing(marker).execute()
+
+
+@task
+async def failing(_: object) -> None:
+    raise TypeError("as raised")
+
+
+async def test_execute_gives_a_message_and_takes_it_away_again(app: App) -> None:
+    @task
+    def attempt() -> int:
+        return current_message().attempt
+
+    assert await attempt().execute() == 1
+    with pytest.raises(LookupError):
+        current_message()
+
+
+# --- class-based tasks ------------------------------------------------------------------
+
+
+class Add(AsyncTask[int]):
+    """Adds."""
+
+    config: TaskConfig = {"result_ttl": 60, "queue": "sums"}  # noqa: RUF012
+
+    def __init__(self, a: int, b: int = 2) -> None:
+        self.a, self.b = a, b
+
+    async def execute(self) -> int:
+        return self.a + self.b
+
+
+class AddInThread(SyncTask[str]):
+    config: TaskConfig = {"result_ttl": 60}  # noqa: RUF012
+
+    def __init__(self, *, a: int) -> None:
+        self.a = a
+
+    def execute(self) -> str:
+        return f"{self.a} in {threading.current_thread().name}"
+
+
+class NoArguments(AsyncTask[int]):
+    config: TaskConfig = {"result_ttl": 60}  # noqa: RUF012
+
+    async def execute(self) -> int:
+        return 7
+
+
+async def test_class_based_tasks_run_by_their_constructor_arguments(
+    any_app: App, work: Work
+) -> None:
+    handles: list[Any] = [
+        await Add(1, b=5).dispatch(),
+        await AddInThread(a=1).dispatch(),
+        await NoArguments().dispatch(),
+    ]
+    assert handles[0].queue == "sums"
+    await work(queues=["default", "sums"])
+    assert await handles[0].result(5) == 6
+    assert (await handles[1].result(5)).startswith("1 in asynctasq")
+    assert await handles[2].result(5) == 7
+
+
+async def test_class_based_tasks_chain_and_go_in_bulk(app: App, work: Work) -> None:
+    handles = await dispatch_many([Add(1), Add(2).on_queue("x"), AddInThread(a=3), in_thread(4)])
+    assert [h.queue for h in handles] == ["sums", "x", "default", "default"]
+    call = Add(1).delay(5).max_attempts(2).timeout(3).retry_after(1)
+    assert call.overrides == {"max_attempts": 2, "timeout": 3, "retry_delay": 1}
+
+
+async def test_a_class_based_task_runs_here_and_now(app: App) -> None:
+    assert await Add(1).execute() == 3
+    assert await Add(1).on_queue("x").execute() == 3
+    assert AddInThread(a=1).execute().startswith("1 in MainThread")
+
+
+def test_wrong_constructor_arguments_are_a_type_error_at_the_call() -> None:
+    with pytest.raises(TypeError, match="missing a required argument: 'a'"):
+        Add()  # type: ignore[call-arg]
+    with pytest.raises(TypeError):
+        NoArguments(1)  # type: ignore[call-arg]
+
+
+def test_execute_must_be_of_the_kind_of_the_class() -> None:
+    with pytest.raises(TypeError, match="execute must be `async def`"):
+
+        class Wrong(AsyncTask[int]):
+            def execute(self) -> int:
+                return 1
+
+    with pytest.raises(TypeError, match="execute must be `def`"):
+
+        class AlsoWrong(SyncTask[int]):
+            async def execute(self) -> int:
+                return 1
+
+
+async def test_a_subclass_of_a_task_is_a_task_of_its_own(app: App, work: Work) -> None:
+    class Twice(Add):
+        async def execute(self) -> int:
+            return 2 * await super().execute()
+
+    assert Twice._task.name != Add._task.name
+    handle = await Twice(1).dispatch()
+    await work(queues=["sums"])
+    assert await handle.result(5) == 6
+
+
+# --- names ------------------------------------------------------------------------------
+
+SCRIPT = """
+import asynctasq, sys
+
+@asynctasq.task
+def f(): ...
+
+class C(asynctasq.AsyncTask):
+    async def execute(self): ...
+
+print(f.name, C._task.name)
+"""
+
+
+def run_python(*arguments: str, cwd: Path) -> str:
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+def test_tasks_of_a_script_bear_the_scripts_name(tmp_path: Path) -> None:
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app/__init__.py").touch()
+    for name in ("script.py", "app/__main__.py", "app/module.py"):
+        (tmp_path / name).write_text(SCRIPT)
+    assert run_python("script.py", cwd=tmp_path) == "script.f script.C"
+    assert run_python("-m", "app", cwd=tmp_path) == "app.f app.C"
+    assert run_python("-m", "app.module", cwd=tmp_path) == "app.module.f app.module.C"
+    assert run_python("-c", "import script", cwd=tmp_path) == "script.f script.C"
+
+
+async def test_a_task_that_the_worker_does_not_know_is_a_dead_letter(app: App, work: Work) -> None:
+    @task(name="test-names.unknown", result_ttl=60)
+    def unknown() -> None: ...
+
+    handle = await unknown().dispatch()
+    del registry["test-names.unknown"]
+    await work()
+    assert await handle.status() is TaskStatus.DEAD
+    assert TaskFailed is not None
