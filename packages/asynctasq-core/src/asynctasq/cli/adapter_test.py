@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import click
 
-from ..errors import PluginError
-
 
 @click.command(
     "test-adapter", context_settings={"ignore_unknown_options": True, "allow_extra_args": True}
@@ -23,8 +21,4 @@ def command(name: str, pytest_arguments: tuple[str, ...]) -> None:
         raise click.ClickException(
             f"{e.name} is not installed: pip install 'asynctasq-core[testing]'"
         ) from e
-    try:
-        code = run_adapter_suite(name, pytest_arguments)
-    except PluginError as e:
-        raise click.ClickException(str(e)) from e
-    raise SystemExit(code)
+    raise SystemExit(run_adapter_suite(name, pytest_arguments))

@@ -1,0 +1,194 @@
+"""The hooks. Functions import Peewee themselves: they run once the application has imported it."""
+
+import asyncio
+import copy
+import sys
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial, reduce
+from operator import and_, eq
+from typing import Any
+
+from asynctasq import (
+    InvalidReference,
+    Ref,
+    ReferenceUnavailable,
+    UnsavedModelError,
+    class_path,
+    hookimpl,
+)
+
+from . import prefetch
+
+_watched: weakref.WeakSet[Any] = weakref.WeakSet()  # databases
+
+
+@hookimpl
+def is_model(obj: object) -> bool:
+    """Whether the type is one of Peewee's models."""
+    peewee = sys.modules.get("peewee")
+    return peewee is not None and issubclass(type(obj), peewee.Model)
+
+
+@hookimpl
+def to_ref(obj: Any) -> Ref:
+    """The reference, by what Peewee holds; a key that was set but not saved is dirty."""
+    model, key = type(obj), _key(obj)
+    if None in key or obj._dirty.intersection(field.name for field in _fields(model)):
+        raise UnsavedModelError(f"this {model.__name__} has no row yet: save it first")
+    return Ref(class_path(model), key if len(key) > 1 else key[0])
+
+
+def _fields(model: Any) -> list[Any]:
+    key = model._meta.primary_key
+    return [model._meta.fields[name] for name in getattr(key, "field_names", [key.name])]
+
+
+def _key(row: Any) -> tuple[Any, ...]:
+    return tuple(row.__data__.get(field.name) for field in _fields(type(row)))
+
+
+@hookimpl
+async def fetch_many(refs: Sequence[Ref]) -> list[object | None]:
+    """The rows, fetched in a thread; each further instance of one row is a copy."""
+    import peewee
+
+    model: Any = refs[0].model_class()
+    keys = [_checked(model, ref) for ref in refs]
+    try:
+        found = await asyncio.to_thread(_rows, model, list(dict.fromkeys(keys)), refs[0].options)
+    except (peewee.OperationalError, peewee.InterfaceError) as e:
+        if "no such" in str(e):  # table or column: waiting does not bring it
+            raise
+        raise ReferenceUnavailable(f"the database of {refs[0].model} gave no answer") from e
+    originals = dict(found)
+    return [originals.pop(key, None) or copy.deepcopy(found.get(key)) for key in keys]
+
+
+def _checked(model: Any, ref: Ref) -> tuple[Any, ...]:
+    fields = _fields(model)
+    key = (ref.pk,) if len(fields) == 1 else ref.pk
+    has_parts = isinstance(key, tuple) and len(key) == len(fields)
+    if ref.db is not None or not has_parts or not all(map(_fits, fields, key)):
+        raise InvalidReference(f"no row of {ref.model} can have this key or database")
+    return key
+
+
+def _fits(field: Any, value: Any) -> bool:
+    """Whether the field keeps the value as it is, and every database can take it."""
+    try:
+        kept = field.python_value(field.db_value(value))
+    except (ValueError, TypeError, ArithmeticError, AttributeError):
+        return False
+    if value is None or isinstance(value, tuple) or (type(kept), kept) != (type(value), value):
+        return False
+    return -(2**63) <= value < 2**63 if isinstance(value, int) else "\0" not in str(value)
+
+
+def _rows(model: Any, keys: list[Any], options: Sequence[Any]) -> dict[Any, Any]:
+    import peewee
+
+    related = [m for option in options if isinstance(option, prefetch) for m in option.models]
+    fields, found = _fields(model), dict[Any, Any]()
+    with _database(model).connection_context():
+        for part in (keys[start : start + 200] for start in range(0, len(keys), 200)):
+            each = [reduce(and_, map(eq, fields, key)) for key in part]
+            # Flat, since databases limit how deep conditions nest.
+            condition = peewee.NodeList(each, " OR ", True)
+            if len(fields) == 1:
+                condition = fields[0].in_([key[0] for key in part])
+            query = model.select().where(condition)
+            found |= {_key(row): row for row in peewee.prefetch(query, *related)}
+    return found
+
+
+def _database(model: Any) -> Any:
+    db = model._meta.database
+    return getattr(db, "obj", db)  # taken out of its proxy
+
+
+class OpenTransaction:
+    """Whether a transaction wrote, the dispatches made in it, where its savepoints began.
+
+    Only Peewee's list of functions to call after the commit holds it: at a rollback it goes.
+    """
+
+    def __init__(self, db: Any, wrote: bool) -> None:
+        self.wrote, self.sends, self.savepoints = wrote, list[Any](), dict[str, int]()
+        db.top_transaction().asynctasq = weakref.ref(self)
+        db.after_commit(self.send)
+
+    def send(self) -> None:
+        """Committed."""
+        while self.sends:
+            self.sends.pop(0)()
+
+    def drop(self, start: int = 0) -> None:
+        """Rolled back, to a savepoint or as a whole."""
+        while len(self.sends) > start:
+            self.sends.pop().drop()
+
+    __del__ = drop
+
+
+def _transaction(db: Any) -> OpenTransaction:
+    known = getattr(db.top_transaction(), "asynctasq", None)
+    # One that began before it was watched may have written.
+    return (known and known()) or OpenTransaction(db, wrote=db not in _watched)
+
+
+@hookimpl
+def is_pending_write(obj: object) -> bool:
+    """Whether the transaction open on the model's database wrote; which rows, nobody notes."""
+    db = _database(type(obj))
+    return db.in_transaction() and _transaction(db).wrote
+
+
+@hookimpl
+def after_commit(obj: object, send: Any) -> None:
+    """Send when the model's database has committed."""
+    _transaction(_database(type(obj))).sends.append(send)
+
+
+@hookimpl
+def configure() -> None:
+    """Watch what is written through the databases of all models, from before the first write."""
+    if "peewee" in sys.modules:
+        _watch(sys.modules["peewee"].Model)
+
+
+def _watch(base: Any) -> None:
+    for model in base.__subclasses__():
+        if (db := _database(model)) is not None and db not in _watched:
+            _watched.add(db)
+            db.query_hooks.append(partial(_note, weakref.ref(db)))
+        _watch(model)
+
+
+def _note(watched: Any, event: Any) -> None:
+    if event.exception is not None or not watched().in_transaction():
+        return
+    words, transaction = event.sql.upper().rstrip("; ").split(), _transaction(watched())
+    if words[0] == "SAVEPOINT":
+        transaction.savepoints[words[-1]] = len(transaction.sends)
+    elif words[0] == "ROLLBACK":
+        transaction.drop(transaction.savepoints.get(words[-1], 0))
+    elif words[0] not in ("SELECT", "RELEASE", "PRAGMA"):
+        transaction.wrote = True
+
+
+@hookimpl
+@contextmanager
+def thread_scope() -> Iterator[None]:
+    """Close what a `def` task has connected in its thread."""
+    yield
+    for db in list(_watched):
+        if not db.is_closed():
+            db.close()
+
+
+@hookimpl
+def adapter_suite() -> str:
+    """What `asynctasq test-adapter peewee` runs."""
+    return "asynctasq_peewee.suite:TestPeewee"

@@ -1,0 +1,1 @@
+"""The parts of `AdapterSuite`, one for each promise of an adapter."""
