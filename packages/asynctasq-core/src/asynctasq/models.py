@@ -17,6 +17,7 @@ from .errors import InvalidReference
 
 _aliases: dict[str, type] = {}
 _found: dict[str, type] = {}
+_paths: dict[type, str] = {}
 _packages: set[str] = set()
 
 
@@ -38,7 +39,9 @@ def module_name(module: str) -> str:
 
 def class_path(cls: type) -> str:
     """`module.qualname` of a model, as references carry it; the class is findable here by it."""
-    path = f"{module_name(cls.__module__)}.{cls.__qualname__}"
+    path = _paths.get(cls)
+    if path is None:
+        path = _paths[cls] = f"{module_name(cls.__module__)}.{cls.__qualname__}"
     _found[path] = cls
     return path
 
