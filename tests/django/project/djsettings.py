@@ -16,3 +16,4 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 SECRET_KEY = "tests"
 USE_TZ = True
 ASYNCTASQ: dict[str, Any] = json.loads(os.environ.get("DJSHOP_ASYNCTASQ", '{"driver": "memory"}'))
+TASKS = {"default": {"BACKEND": "asynctasq_django.tasks_backend.AsynctasqBackend", "QUEUES": []}}
