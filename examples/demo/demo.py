@@ -216,10 +216,10 @@ async def show_dead_letters(checks: Checks, handles: dict[str, TaskHandle[Any]])
         await reached(gone, "dead"), "a task whose row is gone was not run", "no retries either"
     )
     table = Table(box=box.SIMPLE_HEAD, title="asynctasq dead list", title_justify="left")
-    for column in ("id", "task", "attempts", "reason", "error"):
+    for column in ("task", "attempts", "reason", "error"):
         table.add_column(column, overflow="fold")
     for letter in await deadletters.list_dead():
-        table.add_row(letter.id[:8], letter.task, str(letter.attempts), letter.reason, letter.error)
+        table.add_row(letter.task, str(letter.attempts), letter.reason, letter.error)
     console.print(table)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 
@@ -147,6 +148,9 @@ def test_a_task_that_kills_its_worker_ends_as_a_dead_letter_and_the_rest_goes_on
         eventually(lambda: place.counts() == {"dead": 1}, 40)
         assert {line.split()[0] for line in place.lines("notes")} == set(map(str, range(20)))
         assert len(place.lines("deaths")) == 5  # max_deliveries
+        pauses = [float(p) for p in re.findall(r"pause_seconds=(\S+)", place.log())]
+        assert pauses[0] == 0
+        assert max(pauses) > 0
         parent.terminate()
         assert parent.wait(20) == 0
 

@@ -100,6 +100,14 @@ def test_core_alone_says_what_a_missing_adapter_is_called(
     assert "asynctasq-tortoise" in core_alone.run("python", "-c", code, cwd=tmp_path).stderr
 
 
+def test_core_alone_says_what_the_suite_of_adapters_needs(
+    core_alone: Environment, tmp_path: Path
+) -> None:
+    done = core_alone.run("asynctasq", "test-adapter", "sqlalchemy", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "asynctasq-core[testing]" in done.stderr
+
+
 def test_the_command_and_the_module_are_the_same(core_alone: Environment, tmp_path: Path) -> None:
     by_command = core_alone.run("asynctasq", "--help", cwd=tmp_path)
     by_module = core_alone.run("python", "-m", "asynctasq", "--help", cwd=tmp_path)
