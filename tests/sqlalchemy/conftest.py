@@ -24,7 +24,7 @@ from sqlalchemy import URL
 
 
 @pytest.fixture(scope="session")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], URL]]:
+def database_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], URL]]:
     """Gives the URL of a database of its own on a server, with all tables; dropped at the end."""
     made: dict[str, URL] = {}
 
@@ -41,41 +41,41 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str
 @pytest.fixture(params=[*ASYNC_DRIVERS, *SYNC_DRIVERS])
 def store(
     request: pytest.FixtureRequest,
-    database: Callable[[str], URL],
+    database_url: Callable[[str], URL],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Store]:
     """Each driver in turn."""
-    with open_store(request.param, database, monkeypatch) as opened:
+    with open_store(request.param, database_url, monkeypatch) as opened:
         yield opened
 
 
 @pytest.fixture(params=list(ASYNC_DRIVERS))
 def async_store(
     request: pytest.FixtureRequest,
-    database: Callable[[str], URL],
+    database_url: Callable[[str], URL],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Store]:
     """Each asynchronous driver in turn."""
-    with open_store(request.param, database, monkeypatch) as opened:
+    with open_store(request.param, database_url, monkeypatch) as opened:
         yield opened
 
 
 @pytest.fixture
-def lite(database: Callable[[str], URL], monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+def lite(database_url: Callable[[str], URL], monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     """SQLite, asynchronously: for what no database makes different."""
-    with open_store("aiosqlite", database, monkeypatch) as opened:
+    with open_store("aiosqlite", database_url, monkeypatch) as opened:
         yield opened
 
 
 @pytest.fixture
-def postgres(database: Callable[[str], URL], monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+def postgres(database_url: Callable[[str], URL], monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     """PostgreSQL by asyncpg."""
-    with open_store("asyncpg", database, monkeypatch) as opened:
+    with open_store("asyncpg", database_url, monkeypatch) as opened:
         yield opened
 
 
 @pytest.fixture
-def maria(database: Callable[[str], URL], monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+def maria(database_url: Callable[[str], URL], monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     """MariaDB, synchronously."""
-    with open_store("pymysql", database, monkeypatch) as opened:
+    with open_store("pymysql", database_url, monkeypatch) as opened:
         yield opened

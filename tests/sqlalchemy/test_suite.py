@@ -1,0 +1,80 @@
+"""The suite of all adapters, on each server, asynchronously and synchronously."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from asynctasq_sqlalchemy import for_update
+from asynctasq_sqlalchemy.suite import TestSQLAlchemy as AsyncSuite
+from asynctasq_sqlalchemy.suite import TestSynchronousSessions as SyncSuite
+from sqlalchemy import URL, text
+
+CONNECTIONS = text(
+    "SELECT count(*) FROM pg_stat_activity "
+    "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+)
+
+
+class TestAioSQLite(AsyncSuite):
+    """The embedded database."""
+
+
+class TestSQLite3(SyncSuite):
+    """The embedded database in threads."""
+
+
+class TestAsyncpg(AsyncSuite):
+    """PostgreSQL, with connections counted by the server."""
+
+    locking = counts_connections = True
+    driver = "postgresql+asyncpg"
+
+    @pytest.fixture
+    def url(self, tmp_path: Path, database_url: Callable[[str], URL]) -> URL:
+        return database_url("postgres").set(drivername=self.driver)
+
+    def lock(self) -> Sequence[Any]:
+        return [for_update()]
+
+    async def connections(self) -> int:
+        async with self.factory() as session:
+            return int(await session.scalar(CONNECTIONS))
+
+
+class TestPsycopg(TestAsyncpg):
+    """PostgreSQL by its other driver."""
+
+    driver = "postgresql+psycopg"
+
+
+class TestPsycopgInThreads(SyncSuite):
+    """PostgreSQL with synchronous sessions."""
+
+    locking = counts_connections = True
+
+    @pytest.fixture
+    def url(self, tmp_path: Path, database_url: Callable[[str], URL]) -> URL:
+        return database_url("postgres")
+
+    def lock(self) -> Sequence[Any]:
+        return [for_update()]
+
+    def connections(self) -> int:
+        with self.factory() as session:
+            return int(session.scalar(CONNECTIONS))
+
+
+class TestAiomysql(AsyncSuite):
+    """MariaDB."""
+
+    locking = True
+
+    @pytest.fixture
+    def url(self, tmp_path: Path, database_url: Callable[[str], URL]) -> URL:
+        return database_url("mysql").set(drivername="mysql+aiomysql")
+
+    def lock(self) -> Sequence[Any]:
+        return [for_update()]

@@ -156,3 +156,9 @@ def lazy_names() -> Mapping[str, str]:
         "create_worker_session_factory": "asynctasq_sqlalchemy:create_worker_session_factory",
         "task_session": "asynctasq_sqlalchemy:task_session",
     }
+
+
+@hookimpl
+def adapter_suite() -> str:
+    """The suite of `asynctasq test-adapter sqlalchemy`."""
+    return "asynctasq_sqlalchemy.suite:TestSQLAlchemy"

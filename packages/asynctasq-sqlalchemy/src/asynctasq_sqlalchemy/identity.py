@@ -19,6 +19,8 @@ from sqlalchemy.orm import InstanceState, Mapper
 
 Identity = tuple[Any, ...]
 
+_PLAIN = (int, str, bytes, float, UUID)
+
 _FROM_TEXT: dict[type, Callable[[str], Any]] = {
     UUID: UUID,
     datetime: datetime.fromisoformat,
@@ -62,7 +64,7 @@ def identities(mapper: Mapper[Any], keys: Iterable[Any]) -> list[Identity]:
 
 
 def _identity(mapper: Mapper[Any], convert: list[Callable[[Any], Any]], key: Any) -> Identity:
-    parts = tuple(key) if isinstance(key, tuple | list) else (key,)
+    parts = key if len(convert) > 1 and isinstance(key, tuple) else (key,)
     name = mapper.class_.__qualname__
     if len(parts) != len(convert):
         raise InvalidReference(f"the key of {name} has {len(convert)} part(s), not {len(parts)}")
@@ -73,7 +75,15 @@ def _identity(mapper: Mapper[Any], convert: list[Callable[[Any], Any]], key: Any
 
 
 def _plain(value: Any) -> Any:
-    return value.name if isinstance(value, Enum) else value
+    """The value in a type that travels: an enum by its name, asyncpg's UUID as Python's."""
+    if type(value) in _PLAIN:
+        return value
+    if isinstance(value, Enum):
+        return value.name
+    if isinstance(value, UUID):
+        return UUID(int=value.int)
+    base = next((t for t in _PLAIN if isinstance(value, t)), None)
+    return value if base is None or isinstance(value, bool) else base(value)
 
 
 def _converter(column: ColumnElement[Any]) -> Callable[[Any], Any]:

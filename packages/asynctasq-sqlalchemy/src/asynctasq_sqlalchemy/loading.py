@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from asynctasq import Ref
+from asynctasq import InvalidReference, Ref
 from sqlalchemy import ColumnElement, Select, and_, inspect, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.ext.horizontal_shard import set_shard_id
+from sqlalchemy.ext.horizontal_shard import ShardedSession, set_shard_id
 from sqlalchemy.orm import Mapper, Session
 from sqlalchemy.sql.base import ExecutableOption
 
@@ -40,22 +41,21 @@ async def fetch_many(refs: Sequence[Ref]) -> list[object | None]:
 
     Raises:
         ReferenceUnavailable: The database did not answer, or a lock was not to be had.
-        InvalidReference: A key cannot be one of the model.
+        InvalidReference: A key cannot be one of the model, or there is no such shard.
         ConfigurationError: The model has no session factory.
     """
     model, options = refs[0].model_class(), refs[0].options
     mapper: Mapper[Any] = inspect(model)
     keys = identities(mapper, (ref.pk for ref in refs))
-    query = _query(model, options, refs[0].db)
+    lookup = _Lookup(mapper, keys, _query(model, options), refs[0].db)
     source = next((o.session_factory for o in options if isinstance(o, ReadFrom)), None)
     factory = source or factory_of(model)
     try:
         if refs[0].in_task_scope:
-            session = current_scope().session(factory)
-            return await work_in(session, _rows, query, mapper, keys)
+            return await work_in(current_scope().session(factory), lookup.rows)
         session = open_session(factory)
         try:
-            return await work_in(session, _own_rows, query, mapper, keys)
+            return await work_in(session, lookup.own_rows)
         finally:
             await close(session)
     except Exception as e:
@@ -72,11 +72,9 @@ async def work_in(session: AnySession, work: Callable[..., R], *args: Any) -> R:
     return await asyncio.to_thread(work, session, *args)
 
 
-def _query(model: type, options: Sequence[Any], shard: str | None) -> Select[Any]:
+def _query(model: type, options: Sequence[Any]) -> Select[Any]:
     query: Select[Any] = select(model)
     query = query.options(*(o for o in options if isinstance(o, ExecutableOption)))
-    if shard is not None:
-        query = query.options(set_shard_id(shard))
     for lock in options:
         if isinstance(lock, ForUpdate):
             query = query.with_for_update(
@@ -89,54 +87,64 @@ def _query(model: type, options: Sequence[Any], shard: str | None) -> Select[Any
     return query
 
 
-def _own_rows(
-    session: Session, query: Select[Any], mapper: Mapper[Any], keys: Sequence[Identity]
-) -> list[object | None]:
-    """Detached rows, none of which shares anything with another."""
-    rows = _rows(session, query, mapper, keys)
-    session.expunge_all()
-    uses = Counter(id(row) for row in rows if row is not None)
-    if len(rows) == 1 or not (
-        any(n > 1 for n in uses.values()) or any(row and is_linked(row) for row in rows)
-    ):
-        return rows
-    return [
-        row if row is None or (uses[id(row)] == 1 and not is_linked(row)) else copy_of(row)
-        for row in rows
-    ]
+@dataclass(frozen=True, slots=True)
+class _Lookup:
+    """A query for the rows of some keys, to be run in a session.
 
+    Attributes:
+        keys: As SQLAlchemy knows their rows; may repeat.
+        query: Without its condition.
+        shard: The identity token of the rows, where the session has several databases.
+    """
 
-def _rows(
-    session: Session, query: Select[Any], mapper: Mapper[Any], keys: Sequence[Identity]
-) -> list[object | None]:
-    """The rows of the keys in their order; the same row for the same key."""
-    dialect = session.get_bind(mapper=mapper).dialect.name
-    wanted = list(dict.fromkeys(keys))
-    found: dict[Identity, object] = {}
-    for start in range(0, len(wanted), size := _chunk_size(dialect, mapper)):
-        condition = _condition(mapper, wanted[start : start + size], dialect)
-        for row in session.scalars(query.where(condition)).unique():
-            found[_identity(row)] = row
-    _rename(session, query, mapper, wanted, found, dialect)
-    return [found.get(key) for key in keys]
+    mapper: Mapper[Any]
+    keys: Sequence[Identity]
+    query: Select[Any]
+    shard: str | None
 
+    def own_rows(self, session: Session) -> list[object | None]:
+        """Detached rows, none of which shares anything with another."""
+        rows = self.rows(session)
+        session.expunge_all()
+        uses = Counter(map(id, rows))
+        shared = {id(r) for r in rows if r is not None and (uses[id(r)] > 1 or is_linked(r))}
+        if len(rows) == 1 or not shared:
+            return rows
+        return [copy_of(row) if id(row) in shared else row for row in rows]
 
-def _rename(
-    session: Session,
-    query: Select[Any],
-    mapper: Mapper[Any],
-    wanted: Sequence[Identity],
-    found: dict[Identity, object],
-    dialect: str,
-) -> None:
-    """Find the keys of rows that the database wrote otherwise: padded, or in another case."""
-    strange = found.keys() - set(wanted)
-    for key in wanted:
-        if strange and key not in found:
-            row = session.scalars(query.where(_condition(mapper, [key], dialect))).unique().first()
-            if row is not None:
-                found[key] = row
-                strange.discard(_identity(row))
+    def rows(self, session: Session) -> list[object | None]:
+        """The rows in the order of the keys; the same row for the same key."""
+        dialect = self._dialect(session)
+        wanted = list(dict.fromkeys(self.keys))
+        found: dict[Identity, object] = {}
+        for start in range(0, len(wanted), size := _chunk_size(dialect, self.mapper)):
+            for row in self._select(session, dialect, wanted[start : start + size]):
+                found[_identity(row)] = row
+        strange = found.keys() - set(wanted)
+        for key in wanted:
+            # Rows that the database wrote otherwise, padded or in another case, are found singly.
+            if strange and key not in found:
+                for row in self._select(session, dialect, [key]):
+                    found[key] = row
+                    strange.discard(_identity(row))
+        return [found.get(key) for key in self.keys]
+
+    def _dialect(self, session: Session) -> str:
+        if self.shard is None:
+            return session.get_bind(mapper=self.mapper).dialect.name
+        if isinstance(session, ShardedSession):
+            try:
+                return session.get_bind(mapper=self.mapper, shard_id=self.shard).dialect.name
+            except KeyError as e:
+                raise InvalidReference(f"there is no shard {self.shard[:50]!r}") from e
+        name = self.mapper.class_.__qualname__
+        raise InvalidReference(f"{name} has one database, there is no {self.shard[:50]!r}")
+
+    def _select(self, session: Session, dialect: str, keys: Sequence[Identity]) -> list[object]:
+        query = self.query.where(_condition(self.mapper, keys, dialect))
+        if self.shard is not None:
+            query = query.options(set_shard_id(self.shard))
+        return list(session.scalars(query).unique())
 
 
 def _identity(row: object) -> Identity:
@@ -150,13 +158,15 @@ def _chunk_size(dialect: str, mapper: Mapper[Any]) -> int:
 
 
 def _condition(mapper: Mapper[Any], keys: Sequence[Identity], dialect: str) -> ColumnElement[bool]:
+    columns: list[Any]
     columns = [mapper.get_property_by_column(c).class_attribute for c in mapper.primary_key]
+    condition: ColumnElement[bool]
     if len(columns) == 1:
-        single: ColumnElement[bool] = columns[0].in_([key[0] for key in keys])
-        return single
-    if dialect in _WITHOUT_TUPLES:
-        return or_(*(and_(*map(_equal, columns, key)) for key in keys))
-    condition: ColumnElement[bool] = tuple_(*columns).in_(keys)
+        condition = columns[0].in_([key[0] for key in keys])
+    elif dialect in _WITHOUT_TUPLES:
+        condition = or_(*(and_(*map(_equal, columns, key)) for key in keys))
+    else:
+        condition = tuple_(*columns).in_(keys)
     return condition
 
 

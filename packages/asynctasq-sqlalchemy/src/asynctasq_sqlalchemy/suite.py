@@ -1,0 +1,298 @@
+"""What `asynctasq test-adapter sqlalchemy` runs, on SQLite; it needs the extra `testing`."""
+
+from __future__ import annotations
+
+import datetime
+import uuid
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from asynctasq.testing import AdapterSuite, Scope
+from sqlalchemy import URL, Engine, ForeignKey, Numeric, String, event, make_url, update
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import (
+    DeclarativeBase,
+    Mapped,
+    Session,
+    mapped_column,
+    relationship,
+    selectinload,
+)
+
+from . import create_worker_session_factory
+
+
+class Base(DeclarativeBase):
+    """Of the suite's models."""
+
+
+class User(Base):
+    """The main model."""
+
+    __tablename__ = "suite_users"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(50))
+    orders: Mapped[list[Order]] = relationship()
+
+
+class Order(Base):
+    """The second model, related to the first."""
+
+    __tablename__ = "suite_orders"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(50))
+    user_id: Mapped[int | None] = mapped_column(ForeignKey(User.id))
+
+
+class Seat(Base):
+    """A key of two columns, whose attributes have other names."""
+
+    __tablename__ = "suite_seats"
+    row: Mapped[str] = mapped_column("seat_row", String(5), primary_key=True)
+    number: Mapped[int] = mapped_column("seat_no", primary_key=True, autoincrement=False)
+    name: Mapped[str] = mapped_column(String(50))
+
+
+class Document(Base):
+    """Keyed by a UUID that is there before the row."""
+
+    __tablename__ = "suite_documents"
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid.uuid4)
+
+
+class Country(Base):
+    """Keyed by text."""
+
+    __tablename__ = "suite_countries"
+    code: Mapped[str] = mapped_column(String(2), primary_key=True)
+
+
+class Price(Base):
+    """Keyed by a Decimal."""
+
+    __tablename__ = "suite_prices"
+    amount: Mapped[Decimal] = mapped_column(Numeric(10, 2), primary_key=True, autoincrement=False)
+
+
+class Day(Base):
+    """Keyed by a date and a time."""
+
+    __tablename__ = "suite_days"
+    date: Mapped[datetime.date] = mapped_column(primary_key=True)
+    at: Mapped[datetime.datetime] = mapped_column(primary_key=True)
+
+
+class _Suite(AdapterSuite):
+    """What is the same for asynchronous and synchronous sessions."""
+
+    adapter = "sqlalchemy"
+    composite_keys = other_keys = knows_deleted = stale_instances = True
+    transactions = savepoints = declared_loading = outages = True
+    factory: Any
+
+    def new(self, name: str) -> User:
+        return User(name=name)
+
+    def seat(self, name: str) -> Seat:
+        """A seat that was not taken yet."""
+        return Seat(row="A", number=uuid.uuid4().int % 10**6, name=name)
+
+    def loadable(self, name: str) -> User:
+        """A user with orders."""
+        return User(name=name, orders=[Order(name="book"), Order(name="pen")])
+
+    def others(self) -> list[Any]:
+        """Rows with keys of every other type."""
+        moment = datetime.datetime(2026, 11, 22, 9, 43)
+        return [
+            Document(),
+            Country(code="CH"),
+            Price(amount=Decimal("12.50")),
+            Day(date=moment.date(), at=moment),
+        ]
+
+    @contextmanager
+    def statements(self) -> Iterator[list[str]]:
+        seen: list[str] = []
+
+        def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+            seen.append(statement)
+
+        event.listen(Engine, "before_cursor_execute", note)
+        try:
+            yield seen
+        finally:
+            event.remove(Engine, "before_cursor_execute", note)
+
+    def transaction(self) -> Scope:
+        scope: Scope = self.factory.begin()
+        return scope
+
+    def savepoint(self, transaction: Any) -> Scope:
+        scope: Scope = transaction.begin_nested()
+        return scope
+
+    def loading(self) -> Sequence[Any]:
+        return [selectinload(User.orders)]
+
+    def loaded(self, row: User) -> list[str]:
+        return [order.name for order in row.orders]
+
+    @contextmanager
+    def outage(self) -> Iterator[None]:
+        """The models have the session factory of a server that does not exist meanwhile."""
+        self.use(create_worker_session_factory(self.nowhere()))
+        try:
+            yield
+        finally:
+            self.use(self.factory)
+
+    def use(self, factory: Any) -> None:
+        """Set the models' session factory."""
+        Base._asynctasq_session_factory = factory  # type: ignore[attr-defined]
+
+    def nowhere(self) -> URL:
+        """Where no database answers."""
+        url: URL = self.factory.kw["bind"].url
+        if url.get_backend_name() == "sqlite":
+            return url.set(database="/nowhere/suite.db")
+        return url.set(host="127.0.0.1", port=1)
+
+
+class TestSQLAlchemy(_Suite):
+    """With `AsyncSession`; a subclass may give another `url`."""
+
+    @pytest.fixture
+    def url(self, tmp_path: Path) -> URL:
+        """Of a database."""
+        return make_url(f"sqlite+aiosqlite:///{tmp_path}/suite.db")
+
+    @pytest_asyncio.fixture
+    async def database(self, url: URL) -> AsyncIterator[None]:
+        """The tables."""
+        self.factory = create_worker_session_factory(url)
+        self.use(self.factory)
+        engine = self.factory.kw["bind"]
+        async with engine.begin() as connection:
+            await connection.run_sync(Base.metadata.create_all)
+        yield
+        async with engine.begin() as connection:
+            await connection.run_sync(Base.metadata.drop_all)
+        await engine.dispose()
+
+    async def saved(self, row: Any) -> Any:
+        """The row, committed."""
+        async with self.factory.begin() as session:
+            session.add(row)
+        return row
+
+    async def save(self, name: str) -> Any:
+        return await self.saved(User(name=name))
+
+    async def save_other(self, name: str) -> Any:
+        return await self.saved(Order(name=name))
+
+    async def save_composite(self, name: str) -> Any:
+        return await self.saved(self.seat(name))
+
+    async def save_with_other_keys(self) -> list[Any]:
+        return [await self.saved(row) for row in self.others()]
+
+    async def save_loadable(self, name: str) -> Any:
+        return await self.saved(self.loadable(name))
+
+    async def rename(self, row: User, name: str) -> None:
+        async with self.factory.begin() as session:
+            await session.execute(update(User).where(User.id == row.id).values(name=name))
+
+    async def delete(self, row: Any) -> None:
+        async with self.factory.begin() as session:
+            session.add(row)
+            await session.delete(row)
+
+    async def stale(self, row: User) -> User:
+        async with self.factory() as session:
+            found: User = await session.get_one(User, row.id)
+            session.expire(found)
+        return found
+
+    async def write(self, transaction: AsyncSession, name: str) -> User:
+        user = User(name=name)
+        transaction.add(user)
+        await transaction.flush()
+        return user
+
+    async def read(self, transaction: AsyncSession, row: User) -> User:
+        return await transaction.get_one(User, row.id)
+
+
+class TestSynchronousSessions(_Suite):
+    """With `Session`, called in a thread; a subclass may give another `url`."""
+
+    asynchronous = False
+
+    @pytest.fixture
+    def url(self, tmp_path: Path) -> URL:
+        """Of a database."""
+        return make_url(f"sqlite:///{tmp_path}/suite.db")
+
+    @pytest.fixture
+    def database(self, url: URL) -> Iterator[None]:
+        """The tables."""
+        self.factory = create_worker_session_factory(url)
+        self.use(self.factory)
+        engine = self.factory.kw["bind"]
+        Base.metadata.create_all(engine)
+        yield
+        Base.metadata.drop_all(engine)
+        engine.dispose()
+
+    def saved(self, row: Any) -> Any:
+        """The row, committed."""
+        with self.factory.begin() as session:
+            session.add(row)
+        return row
+
+    def save(self, name: str) -> Any:
+        return self.saved(User(name=name))
+
+    def save_other(self, name: str) -> Any:
+        return self.saved(Order(name=name))
+
+    def save_composite(self, name: str) -> Any:
+        return self.saved(self.seat(name))
+
+    def save_with_other_keys(self) -> list[Any]:
+        return [self.saved(row) for row in self.others()]
+
+    def save_loadable(self, name: str) -> Any:
+        return self.saved(self.loadable(name))
+
+    def rename(self, row: User, name: str) -> None:
+        with self.factory.begin() as session:
+            session.execute(update(User).where(User.id == row.id).values(name=name))
+
+    def delete(self, row: Any) -> None:
+        with self.factory.begin() as session:
+            session.add(row)
+            session.delete(row)
+
+    def stale(self, row: User) -> User:
+        with self.factory() as session:
+            found: User = session.get_one(User, row.id)
+            session.expire(found)
+        return found
+
+    def write(self, transaction: Session, name: str) -> User:
+        user = User(name=name)
+        transaction.add(user)
+        transaction.flush()
+        return user
+
+    def read(self, transaction: Session, row: User) -> User:
+        return transaction.get_one(User, row.id)
