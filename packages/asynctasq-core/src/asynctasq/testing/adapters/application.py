@@ -67,11 +67,6 @@ class Application:
 
     # --- always given -------------------------------------------------------------------
 
-    @pytest.fixture
-    def database(self) -> None:
-        """Tables that exist while the test runs."""
-        raise NotImplementedError(f"{type(self).__name__} has no fixture `database`")
-
     def save(self, name: str) -> Any:
         """Insert and commit a row of the main model; return its instance."""
         raise NotImplementedError
