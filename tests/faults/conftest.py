@@ -199,42 +199,35 @@ async def start_proxy() -> AsyncIterator[Callable[[int], Any]]:
 
 
 @pytest.fixture(scope="session")
-def start_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Any]]:
-    """Starts clusters that end with the session."""
-    nodes: list[RedisProcess] = []
-
-    def start(masters: int, replicas: int = 0) -> list[RedisProcess]:
-        client = shutil.which("redis-cli") or missing("redis-cli")
-        folder = tmp_path_factory.mktemp("cluster")
-        ours = [
-            RedisProcess(
-                folder / str(i),
-                "--cluster-enabled", "yes", "--cluster-node-timeout", "1000",
-                "--appendonly", "yes",
-            )
-            for i in range(masters * (1 + replicas))
-        ]  # fmt: skip
-        nodes.extend(ours)
-        for node in ours:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[RedisProcess]]:
+    """Six nodes: three masters with a replica each. Tests leave all of them running."""
+    client = shutil.which("redis-cli") or missing("redis-cli")
+    folder = tmp_path_factory.mktemp("cluster")
+    options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--appendonly", "yes")
+    nodes = [RedisProcess(folder / str(i), *options) for i in range(6)]
+    try:
+        for node in nodes:
             node.start()
-        addresses = [f"127.0.0.1:{node.port}" for node in ours]
+        addresses = [f"127.0.0.1:{node.port}" for node in nodes]
         subprocess.run(
-            [str(client), "--cluster", "create", *addresses,
-             "--cluster-replicas", str(replicas), "--cluster-yes"],
-            check=True, capture_output=True, timeout=60,
-        )  # fmt: skip
+            [client, "--cluster", "create", *addresses, "--cluster-replicas", "1", "--cluster-yes"],
+            check=True,
+            capture_output=True,
+            timeout=60,
+        )
         deadline = time.monotonic() + 20
-        while not all(_is_complete(node, masters) for node in ours):
+        while not all(_is_complete(node) for node in nodes):
             assert time.monotonic() < deadline, "the cluster did not come up"
             time.sleep(0.05)
-        return ours
+        yield nodes
+    finally:
+        for node in nodes:
+            node.kill()
 
-    yield start
-    for node in nodes:
-        node.kill()
 
-
-def _is_complete(node: RedisProcess, masters: int) -> bool:
+def _is_complete(node: RedisProcess) -> bool:
     with node.client() as client:
         info: Any = client.execute_command("CLUSTER INFO")
-    return (info["cluster_state"], info["cluster_size"]) == ("ok", str(masters))
+        role = client.info("replication")
+    is_linked = role["role"] == "master" or role["master_link_status"] == "up"
+    return (info["cluster_state"], info["cluster_size"]) == ("ok", "3") and is_linked

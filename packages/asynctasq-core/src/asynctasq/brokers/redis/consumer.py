@@ -18,6 +18,8 @@ from .settling import settle_commands
 
 #: Seconds between looks for released, expired and due messages.
 SWEEP_SECONDS = 0.5
+#: Seconds that a message read in advance is kept for the next `take`, then it is left to others.
+_UNCLAIMED_SECONDS = 0.05
 
 
 class RedisConsumer:
@@ -25,7 +27,8 @@ class RedisConsumer:
 
     Queues that live in one place (all, unless the server is a cluster) form a lane: one round trip
     serves the whole lane. With several lanes each has a blocking read of its own, which outlives
-    the call that started it; what it brings in meanwhile is handed out first by the next call.
+    the call that started it for a moment; what it brings in is handed out by the next call, or
+    released if that does not come soon.
     """
 
     def __init__(self, server: Server, keys: Keys, options: ConsumerOptions) -> None:
@@ -38,6 +41,7 @@ class RedisConsumer:
         self._lanes = [Lane(server, keys, group, name) for group in groups]
         self._readers: dict[Lane, asyncio.Task[None]] = {}
         self._arrived: list[Delivery] = []
+        self._is_taking = False
         #: Taken over from a lease that was released or lost: the tag of the latest delivery.
         self._reclaimed: dict[tuple[str, bytes], bytes] = {}
         self._sweep_at = 0.0
@@ -56,15 +60,19 @@ class RedisConsumer:
         """Lease up to `limit` messages; see `Consumer.take`."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_seconds
-        while True:
-            found = await self._look(limit)
-            if not found:
-                wait = min(deadline, self._sweep_at) - loop.time()
-                found = await self._wait(limit, wait)
-            if len(found) > limit:
-                await self._release(found[limit:])
-            if found or loop.time() >= deadline:
-                return found[:limit]
+        self._is_taking = True
+        try:
+            while True:
+                found = await self._look(limit)
+                if not found:
+                    wait = min(deadline, self._sweep_at) - loop.time()
+                    found = await self._wait(limit, wait)
+                if len(found) > limit:
+                    await self._release(found[limit:])
+                if found or loop.time() >= deadline:
+                    return found[:limit]
+        finally:
+            self._is_taking = False
 
     def renew(self, held: Sequence[Delivery]) -> list[Delivery]:
         """Renew leases; see `Consumer.renew`."""
@@ -188,7 +196,13 @@ class RedisConsumer:
         return found
 
     async def _read_into_arrived(self, lane: Lane) -> None:
-        self._arrived += await lane.read(1, SWEEP_SECONDS)
+        # In two steps: `+=` would load the list before the wait, and bring back what it held then.
+        arrived = await lane.read(1, SWEEP_SECONDS)
+        self._arrived += arrived
+        if self._arrived and not self._is_taking:
+            await asyncio.sleep(_UNCLAIMED_SECONDS)
+            unclaimed, self._arrived = self._arrived, []
+            await self._release(unclaimed)
 
     async def _release(self, surplus: Sequence[Delivery]) -> None:
         await self.settle([Outcome(delivery, Action.RELEASE) for delivery in surplus])
