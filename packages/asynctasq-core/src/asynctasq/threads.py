@@ -32,9 +32,10 @@ class _Interruptible:
             self._thread = threading.get_ident()
         try:
             return self._function()
-        except StopIteration as e:
-            # No asyncio future takes one: it would wait for ever. As in coroutines (PEP 479).
-            raise RuntimeError("the function raised StopIteration") from e
+        except (StopIteration, GeneratorExit) as e:
+            # A future takes no StopIteration, and would wait for ever; GeneratorExit would close
+            # the coroutine that waits.
+            raise RuntimeError(f"the function raised {type(e).__name__}") from e
         finally:
             with self._lock:
                 if self._was_interrupted:  # too late: the thread's next function must not get it
