@@ -67,7 +67,9 @@ class Settler:
                 break
         backoff.reset()
         for outcome in batch:
-            self.held.pop((outcome.delivery.queue, outcome.delivery.id), None)
+            key = (outcome.delivery.queue, outcome.delivery.id)
+            if self.held.get(key) is outcome.delivery:  # and not delivered again meanwhile
+                del self.held[key]
         if lost:
             note_lost([outcome.delivery for outcome in lost])
 

@@ -222,9 +222,10 @@ class Worker:
         with_rows: list[tuple[Job, Wanted]] = []
         for delivery in deliveries:
             key = (delivery.queue, delivery.id)
-            if key in self._settler.held:
+            if key in self._running:
                 self._taken_again(key, delivery)
                 continue
+            # A message may be back, to be retried, before the settling of its last run returns.
             self._settler.held[key] = delivery
             self._running[key] = None
             if delivery.deliveries >= SUSPECT_DELIVERIES and not self._admit_suspect(key, delivery):
