@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from . import outcomes
 from .app import current
 from .brokers import Action, Backoff, Consumer, ConsumerOptions, Delivery, Outcome, WorkerInfo
-from .errors import BrokerError
+from .errors import BrokerError, MessageError, TaskCrashed
 from .execution import Runner, scoped_adapters, wanted_by
 from .jobs import Job, Key, declared_queues, recognise, task_name
 from .leases import LeaseKeeper
@@ -253,8 +253,7 @@ class Worker:
 
     def _admit_suspect(self, key: Key, delivery: Delivery) -> bool:
         if delivery.deliveries > self._app.config.max_deliveries:
-            times = delivery.deliveries - 1
-            self._refuse(key, delivery, f"delivered {times} times to workers that died with it")
+            self._give_up(key, delivery)
             return False
         if self._suspect is not None:
             self._gave_suspects_back = True
@@ -262,6 +261,17 @@ class Worker:
             return False
         self._suspect = key
         return True
+
+    def _give_up(self, key: Key, delivery: Delivery) -> None:
+        """A message that its workers die with; whoever waits for its result is told."""
+        reason = f"delivered {delivery.deliveries - 1} times to workers that died with it"
+        try:
+            job = self._jobs[key] = recognise(delivery, self._app)
+        except MessageError:
+            self._refuse(key, delivery, reason)
+        else:
+            error = TaskCrashed(f"{job.task.name}: {reason}")
+            self._finish(key, outcomes.dead(self._app, job, error, reason), 0.0)
 
     def _refuse(
         self, key: Key, delivery: Delivery, reason: str, error: Exception | None = None
