@@ -29,10 +29,10 @@ hookimpl = pluggy.HookimplMarker("asynctasq")
 
 @hookspec
 def is_model(obj: object) -> bool | None:
-    """Called once for each type of object met in arguments: is it an instance of a model of yours?
+    """Called once for each type met in arguments or references: is it a model of yours?
 
-    Must depend on `type(obj)` alone (the object may be a bare one without state), must not import
-    the ORM: while the ORM is not in `sys.modules`, no instance of its models can exist.
+    Must depend on `type(obj)` alone (in a worker the object is a bare one without state), must not
+    import the ORM: while the ORM is not in `sys.modules`, no instance of its models can exist.
 
     Returns:
         `True` to own the type; `False` or `None` to leave it to others.
@@ -80,15 +80,21 @@ def option_names() -> Collection[str]:
 
 @hookspec
 def configure(options: Mapping[str, Any]) -> None:
-    """Called by each `asynctasq.init` with those of your options that were given, maybe none."""
+    """Called by each `asynctasq.init` with those of your options that were given, maybe none.
+
+    An application that never calls `init` has it called at its first dispatch.
+
+    Raises:
+        ConfigurationError: A value that cannot work.
+    """
 
 
 @hookspec
 def prepare() -> Iterable[str] | None:
-    """Called once in each worker process before it imports the application's modules.
+    """Called in each process that runs tasks, before it imports the application's modules.
 
     The place to set up an ORM that models cannot be imported without (Django). Runs with the
-    working directory on `sys.path`.
+    working directory on `sys.path`, and must bear being called again.
 
     Returns:
         Names of modules that the worker imports besides those it was given.
@@ -106,12 +112,19 @@ def explain_import(error: Exception) -> str | None:
 
 @hookspec
 def worker_started(worker: Worker) -> Awaitable[None] | None:
-    """Called on the event loop of each worker process before it takes its first message."""
+    """Called on the event loop of each worker process before it takes its first message.
+
+    An error is logged, and the worker goes on. Child processes for `process=True` tasks do not call
+    it, so what a task needs must be had at the first `fetch_many` as well.
+    """
 
 
 @hookspec
 def worker_stopped(worker: Worker) -> Awaitable[None] | None:
-    """Called on the event loop of each worker process after its last task: close things."""
+    """Called on the event loop of each worker process after its last task: close things.
+
+    Also when `worker_started` failed. An error is logged.
+    """
 
 
 @hookspec
@@ -122,7 +135,8 @@ def task_scope(
 
     Entered and left in the task's own asyncio task, so context variables set in it reach the task.
     An exception of the task passes through it. `instances` are those of your models that were
-    fetched for this task; what references with `in_task_scope` options bring comes later.
+    fetched for this task, none under `Call.execute()`; what references with `in_task_scope` options
+    bring comes later.
 
     Returns:
         `None` if this run needs no scope.

@@ -1,0 +1,293 @@
+"""The page on hooks says what the hooks are, and its adapter does what the page says."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import asynctasq
+import pytest
+from asynctasq import TaskStatus, Worker, hookspecs, plugins
+from asynctasq.cli import cli
+from asynctasq.imports import load_modules
+from click.testing import CliRunner
+
+from .conftest import ROOT, Page, install
+
+HOOKS = list(hookspecs.HOOKS)
+
+
+def signature(hook: str) -> str:
+    """As the page spells it."""
+    function = getattr(hookspecs, hook)
+    hints = dict(inspect.get_annotations(function))
+    returns = hints.pop("return")
+    return f"{hook}({', '.join(f'{name}: {hint}' for name, hint in hints.items())}) -> {returns}"
+
+
+@pytest.fixture(scope="module")
+def text(page: Callable[[str], Page]) -> str:
+    return page("hooks.md").text
+
+
+def section(text: str, hook: str) -> str:
+    """What stands under the hook's heading."""
+    return text.partition(f"\n## `{signature(hook)}`\n")[2].partition("\n## ")[0]
+
+
+def test_the_page_has_a_heading_with_the_exact_signature_of_each_hook(text: str) -> None:
+    assert re.findall(r"^## `(.*)`$", text, re.MULTILINE) == [signature(hook) for hook in HOOKS]
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_each_hook_is_described_and_has_an_example(text: str, hook: str) -> None:
+    words, _, example = section(text, hook).partition("```python file=asynctasq_toy.py\n")
+    assert len(words.split()) > 10
+    assert re.search(rf"@hookimpl\n(@\w+\n)?(async )?def {hook}\(", example)
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_each_hook_has_a_test_of_its_name(hook: str) -> None:
+    tests = (ROOT / "tests").rglob("test_*.py")
+    assert any(re.search(rf"\bdef test_hook_{hook}\(", test.read_text()) for test in tests)
+
+
+def test_every_hookspec_is_listed() -> None:
+    marked = [n for n, f in vars(hookspecs).items() if hasattr(f, "asynctasq_spec")]
+    assert sorted(marked) == sorted(HOOKS)
+
+
+# --- the page's adapter at work ---------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(page: Callable[[str], Page], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page's files, installed."""
+    path = tmp_path_factory.mktemp("toy")
+    for file, code in page("hooks.md").files().items():
+        (path / file).write_text(code)
+    install(path, "asynctasq-toy", "0.1.0", {"toy": "asynctasq_toy"})
+    return path
+
+
+@pytest.fixture
+def toy(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """The page's adapter, the only one loaded; its ORM is not imported yet."""
+    monkeypatch.syspath_prepend(str(folder))
+    import asynctasq_toy  # type: ignore[import-not-found]
+
+    adapters = plugins.Adapters({"toy": asynctasq_toy})
+    monkeypatch.setattr(plugins, "_installed", adapters)
+    asynctasq.init(driver="memory")
+    yield asynctasq_toy
+    for name in ("toyorm", "asynctasq_toy"):
+        sys.modules.pop(name, None)
+    monkeypatch.undo()
+    asynctasq.init(driver="memory")
+
+
+@pytest.fixture
+def toyorm(toy: ModuleType) -> ModuleType:
+    """The page's ORM with a model `User`."""
+    import toyorm  # type: ignore[import-not-found]
+
+    module: ModuleType = toyorm
+    module.User = type("User", (module.Model,), {"__module__": "toyorm"})  # type: ignore[attr-defined]
+    return module
+
+
+async def saved(toyorm: ModuleType, **values: Any) -> Any:
+    user = toyorm.User(**values)
+    await user.save()
+    return user
+
+
+async def run_one(function: Callable[..., Any], *args: Any, **options: Any) -> asynctasq.TaskHandle:  # type: ignore[type-arg]
+    """Dispatch a call and work until it is done."""
+    task = asynctasq.task(name=f"{function.__module__}.{function.__qualname__}", **options)
+    handle = await task(function)(*args).dispatch()
+    await Worker(burst=True).run()
+    return handle
+
+
+def adapter() -> plugins.Adapter:
+    return plugins.installed().loaded["toy"]
+
+
+def test_hook_is_model(toy: ModuleType) -> None:
+    assert not toy.is_model(object())
+    assert "toyorm" not in sys.modules
+    import toyorm
+
+    assert toy.is_model(object.__new__(toyorm.Model))
+    assert not toy.is_model(toyorm.Model)
+
+
+async def test_hook_to_ref(toyorm: ModuleType) -> None:
+    user = toyorm.User(name="Ada")
+    with pytest.raises(asynctasq.UnsavedModelError, match="save"):
+        adapter().to_ref(user)
+    await user.save()
+    assert adapter().to_ref(user) == asynctasq.Ref("toyorm.User", user.id)
+    await user.delete()
+    with pytest.raises(asynctasq.DeletedModelError):
+        adapter().to_ref(user)
+
+
+async def test_hook_fetch_many(toyorm: ModuleType) -> None:
+    seen = []
+
+    async def read(users: list[Any]) -> None:
+        seen.extend(users)
+
+    users = [await saved(toyorm, name=name) for name in ("Ada", "Grace")]
+    await run_one(read, users)
+    assert [user.name for user in seen] == ["Ada", "Grace"]
+    assert seen[0] is not users[0]
+
+
+def test_hook_option_names(toy: ModuleType) -> None:
+    with pytest.raises(asynctasq.ConfigurationError, match="toy_modules"):
+        asynctasq.init(driver="memory", toy_module=["x"])
+    assert asynctasq.init(driver="memory", toy_modules=["x"])
+
+
+def test_hook_configure(toy: ModuleType) -> None:
+    asynctasq.init(driver="memory", toy_modules=["x"])
+    assert toy.settings == {"toy_modules": ["x"]}
+    asynctasq.init(driver="memory")
+    assert toy.settings == {}
+
+
+def test_hook_prepare(toy: ModuleType) -> None:
+    asynctasq.init(driver="memory", toy_modules=["colorsys"])
+    assert load_modules(["wave" if sys.version_info < (3, 13) else "csv"])[1:] == ["colorsys"]
+
+
+def test_hook_explain_import(toyorm: ModuleType, tmp_path: Path) -> None:
+    module = tmp_path / "app_that_queries.py"
+    module.write_text("import toyorm\ntoyorm.is_connected = False\ntoyorm.execute('SELECT')\n")
+    with pytest.raises(asynctasq.ConfigurationError, match=r"set toyorm\.is_connected before"):
+        load_modules([str(module)])
+    sys.path.remove(str(tmp_path))
+
+
+async def test_hook_worker_started(toy: ModuleType) -> None:
+    seen = []
+
+    async def look() -> None:
+        seen.append(dict(toy.workers))
+
+    await run_one(look)
+    assert list(seen[0].values()) == [20]
+
+
+async def test_hook_worker_stopped(toy: ModuleType) -> None:
+    async def look() -> None:
+        assert toy.workers
+
+    await run_one(look)
+    assert toy.workers == {}
+
+
+async def test_hook_task_scope(toy: ModuleType, toyorm: ModuleType) -> None:
+    seen = []
+
+    async def read(user: Any) -> None:
+        seen.append((user, *toy.given.get()))
+
+    await run_one(read, await saved(toyorm, name="Ada"))
+    assert seen[0][0] is seen[0][1]
+    assert toy.given.get() == ()
+
+
+async def test_hook_thread_scope(toy: ModuleType) -> None:
+    seen = []
+
+    def look() -> None:
+        seen.append(list(toy.threads))
+
+    await run_one(look)
+    assert len(seen[0]) == 1
+    assert toy.threads == []
+
+
+async def test_hook_is_pending_write(toyorm: ModuleType) -> None:
+    old = await saved(toyorm, name="Ada")
+    async with toyorm.Transaction():
+        new = await saved(toyorm, name="Grace")
+        async with toyorm.Transaction():
+            assert toyorm.current.get().outer
+            assert [adapter().is_pending_write(user) for user in (old, new)] == [False, True]  # type: ignore[misc]
+    assert not adapter().is_pending_write(new)  # type: ignore[misc]
+
+
+async def read_one(user: Any) -> None: ...
+
+
+async def test_hook_after_commit(toyorm: ModuleType) -> None:
+    read = asynctasq.task(read_one)
+    async with toyorm.Transaction():
+        kept = await read(await saved(toyorm, name="Ada")).dispatch()
+        assert await kept.status() == TaskStatus.UNCOMMITTED
+    assert await kept.status() == TaskStatus.WAITING
+    with suppress(ZeroDivisionError):
+        async with toyorm.Transaction():
+            lost = await read(await saved(toyorm, name="Ada")).dispatch()
+            raise ZeroDivisionError
+    assert await lost.status() == TaskStatus.DROPPED
+
+
+async def test_hook_owns_transaction(toyorm: ModuleType) -> None:
+    call = asynctasq.task(read_one)(None)
+    async with toyorm.Transaction() as transaction:
+        handle = await call.on_commit(transaction).dispatch()
+        assert await handle.status() == TaskStatus.UNCOMMITTED
+    assert await handle.status() == TaskStatus.WAITING
+    with pytest.raises(asynctasq.ConfigurationError, match="on_commit"):
+        await call.on_commit("a stranger").dispatch()
+
+
+async def test_hook_open_transaction(toyorm: ModuleType) -> None:
+    call = asynctasq.task(read_one)(None)
+    async with toyorm.Transaction():
+        handle = await call.on_commit().dispatch()
+        assert await handle.status() == TaskStatus.UNCOMMITTED
+        assert await (await call.dispatch()).status() == TaskStatus.WAITING
+    assert await (await call.on_commit().dispatch()).status() == TaskStatus.WAITING
+
+
+def test_hook_check(toyorm: ModuleType) -> None:
+    assert "ok       toyorm: connected" in CliRunner().invoke(cli, ["doctor"]).output
+    toyorm.is_connected = False  # type: ignore[attr-defined]
+    done = CliRunner().invoke(cli, ["doctor"])
+    assert (done.exit_code, "set toyorm.is_connected" in done.output) == (1, True)
+
+
+async def test_hook_lazy_names(toy: ModuleType, toyorm: ModuleType) -> None:
+    assert asynctasq.fetched_rows is toy.fetched_rows
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = asynctasq.no_such_name
+
+
+def test_hook_adapter_suite(folder: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "asynctasq", "test-adapter", "toy", "-q", "-W", "error"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(folder), "ASYNCTASQ_PLUGINS": "toy"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert int(re.findall(r"(\d+) passed", done.stdout)[0]) > 70
+    assert "capability composite_keys" in done.stdout
