@@ -68,7 +68,9 @@ def lite(database_url: Callable[[str], URL], monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.fixture
-def postgres(database_url: Callable[[str], URL], monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+def postgres(
+    database_url: Callable[[str], URL], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Store]:
     """PostgreSQL by asyncpg."""
     with open_store("asyncpg", database_url, monkeypatch) as opened:
         yield opened

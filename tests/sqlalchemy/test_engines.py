@@ -58,6 +58,12 @@ def test_the_driver_decides_between_async_and_sync_sessions(
     assert not getattr(session, "sync_session", session).expire_on_commit
 
 
+def test_the_session_class_decides_for_a_driver_that_can_both() -> None:
+    factory = create_worker_session_factory("postgresql+psycopg://localhost/db", class_=Session)
+    assert isinstance(factory(), Session)
+    assert isinstance(engine_of(factory), Engine)
+
+
 def test_pool_options_choose_a_pool() -> None:
     factory = create_worker_session_factory("postgresql+asyncpg://localhost/db", pool_size=3)
     assert isinstance(engine_of(factory).pool, AsyncAdaptedQueuePool)

@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,9 +21,10 @@ from asynctasq import (
 from asynctasq_sqlalchemy import adapter, read_from
 from sashop import Account, Base, Country, Item, Membership, Order, Point, Reading, User
 from sastore import Store
-from sqlalchemy import inspect, text
+from sqlalchemy import inspect, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
+from sqlalchemy.ext.horizontal_shard import ShardedSession, set_shard_id
 from sqlalchemy.orm import selectinload, sessionmaker
 from sqlalchemy.orm.exc import DetachedInstanceError
 from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool
@@ -331,3 +333,39 @@ async def test_a_synchronous_factory_does_not_block_the_event_loop(
     (row,) = await fetch(ref(Item, 1))
     assert row.name == "x"
     assert reached.is_set()
+
+
+def sharded(first: Store, second: Store) -> sessionmaker[ShardedSession]:
+    """A factory of sessions over two databases; rows without a shard are looked for in both."""
+    engines = {"first": first.setup.kw["bind"], "second": second.setup.kw["bind"]}
+    return sessionmaker(
+        class_=ShardedSession,
+        shards=engines,
+        shard_chooser=lambda mapper, instance, clause: "first",
+        identity_chooser=lambda *args, **options: list(engines),
+        execute_chooser=lambda context: list(engines),
+    )
+
+
+async def test_a_row_of_a_shard_comes_from_its_shard(
+    lite: Store, maria: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lite.add(Item(id=1, name="in the first"))
+    maria.add(Item(id=1, name="in the second"))
+    factory = sharded(lite, maria)
+    monkeypatch.setattr(Base, "_asynctasq_session_factory", factory)
+    with factory() as session:
+        option = set_shard_id("second")
+        row = session.scalars(select(Item).options(option)).one()
+    reference = adapter.to_ref(row)
+    assert reference.db == "second"
+    (found,) = await fetch(reference)
+    assert found.name == "in the second"
+    with pytest.raises(InvalidReference, match="no shard 'third'"):
+        await fetch(replace(reference, db="third"))
+
+
+async def test_a_model_of_one_database_has_no_shards(lite: Store) -> None:
+    lite.add(Item(id=1, name="x"))
+    with pytest.raises(InvalidReference, match="one database"):
+        await fetch(replace(ref(Item, 1), db="elsewhere"))

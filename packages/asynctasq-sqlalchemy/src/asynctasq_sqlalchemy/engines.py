@@ -47,12 +47,12 @@ def create_worker_session_factory(
     stops.
 
     Args:
-        url: Of the database. Its driver decides between asynchronous and synchronous sessions;
-            psycopg, which can both, gives asynchronous ones.
+        url: Of the database. Its driver decides between asynchronous and synchronous sessions.
         expire_on_commit: As of a sessionmaker; off, for expired attributes cannot be read
             in asynchronous code.
         autoflush: As of a sessionmaker.
-        class_: The session class.
+        class_: The session class. Decides with psycopg, which can both: asynchronous sessions by
+            default, synchronous ones with a subclass of `Session`.
         info: The sessions' `info`.
         engine_options: As of `create_async_engine` or `create_engine`.
 
@@ -64,7 +64,8 @@ def create_worker_session_factory(
         engine_options["poolclass"] = NullPool
     options: dict[str, Any]
     options = {"expire_on_commit": expire_on_commit, "autoflush": autoflush, "info": info}
-    if url.get_dialect().get_async_dialect_cls(url).is_async:
+    is_async = url.get_dialect().get_async_dialect_cls(url).is_async
+    if is_async and not (class_ and issubclass(class_, Session)):
         async_engine = create_async_engine(url, **engine_options)
         _made.add(async_engine)
         return async_sessionmaker(async_engine, class_=class_ or AsyncSession, **options)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from asynctasq.testing import AdapterSuite, Scope
+from asynctasq.testing import AdapterSuite
 from sqlalchemy import URL, Engine, ForeignKey, Numeric, String, event, make_url, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import (
@@ -94,6 +94,7 @@ class _Suite(AdapterSuite):
     composite_keys = other_keys = knows_deleted = stale_instances = True
     transactions = savepoints = declared_loading = outages = True
     factory: Any
+    session_class: type[Any] = AsyncSession
 
     def new(self, name: str) -> User:
         return User(name=name)
@@ -129,13 +130,11 @@ class _Suite(AdapterSuite):
         finally:
             event.remove(Engine, "before_cursor_execute", note)
 
-    def transaction(self) -> Scope:
-        scope: Scope = self.factory.begin()
-        return scope
+    def transaction(self) -> Any:
+        return self.factory.begin()
 
-    def savepoint(self, transaction: Any) -> Scope:
-        scope: Scope = transaction.begin_nested()
-        return scope
+    def savepoint(self, transaction: Any) -> Any:
+        return transaction.begin_nested()
 
     def loading(self) -> Sequence[Any]:
         return [selectinload(User.orders)]
@@ -146,7 +145,7 @@ class _Suite(AdapterSuite):
     @contextmanager
     def outage(self) -> Iterator[None]:
         """The models have the session factory of a server that does not exist meanwhile."""
-        self.use(create_worker_session_factory(self.nowhere()))
+        self.use(create_worker_session_factory(self.nowhere(), class_=self.session_class))
         try:
             yield
         finally:
@@ -154,7 +153,7 @@ class _Suite(AdapterSuite):
 
     def use(self, factory: Any) -> None:
         """Set the models' session factory."""
-        Base._asynctasq_session_factory = factory  # type: ignore[attr-defined]
+        Base._asynctasq_session_factory = factory
 
     def nowhere(self) -> URL:
         """Where no database answers."""
@@ -175,7 +174,7 @@ class TestSQLAlchemy(_Suite):
     @pytest_asyncio.fixture
     async def database(self, url: URL) -> AsyncIterator[None]:
         """The tables."""
-        self.factory = create_worker_session_factory(url)
+        self.factory = create_worker_session_factory(url, class_=self.session_class)
         self.use(self.factory)
         engine = self.factory.kw["bind"]
         async with engine.begin() as connection:
@@ -235,6 +234,7 @@ class TestSynchronousSessions(_Suite):
     """With `Session`, called in a thread; a subclass may give another `url`."""
 
     asynchronous = False
+    session_class = Session
 
     @pytest.fixture
     def url(self, tmp_path: Path) -> URL:
@@ -244,7 +244,7 @@ class TestSynchronousSessions(_Suite):
     @pytest.fixture
     def database(self, url: URL) -> Iterator[None]:
         """The tables."""
-        self.factory = create_worker_session_factory(url)
+        self.factory = create_worker_session_factory(url, class_=self.session_class)
         self.use(self.factory)
         engine = self.factory.kw["bind"]
         Base.metadata.create_all(engine)
