@@ -247,9 +247,14 @@ class SQLiteConsumer:
     def _give_back(self, attempt: asyncio.Task[tuple[list[Delivery], float]]) -> None:
         if attempt.cancelled() or attempt.exception() is not None:
             return
-        released = [Outcome(delivery, Action.RELEASE) for delivery in attempt.result()[0]]
-        if released:
-            self._giving_back = asyncio.ensure_future(self.settle(released))
+        if taken := attempt.result()[0]:
+            self._giving_back = asyncio.ensure_future(self._release(taken))
+
+    async def _release(self, taken: Sequence[Delivery]) -> None:
+        try:
+            await self.settle([Outcome(delivery, Action.RELEASE) for delivery in taken])
+        except BrokerError as e:
+            logger.warning("leases of a cancelled take were not released and will run out: %s", e)
 
     def _close_lease_file(self, _: SQLiteFile) -> None:
         with self._renewing:

@@ -12,23 +12,30 @@ from .sqlite_transitions import DEAD, DELAYED, LEASED, WAITING
 
 NEVER = float("inf")
 
+_NUMBER = "(SELECT number FROM queue WHERE name = ?)"
+_COUNT = f"SELECT count(*) FROM message WHERE queue = {_NUMBER} AND state = ? AND at <= ?"
 _NEXT = """SELECT min(
-    ifnull((SELECT at FROM message WHERE queue = ?1 AND state = 0 ORDER BY at LIMIT 1), 9e999),
-    ifnull((SELECT at FROM message WHERE queue = ?1 AND state = 1 ORDER BY at LIMIT 1), 9e999),
-    ifnull((SELECT at FROM message WHERE queue = ?1 AND state = 2 LIMIT 1), 9e999))"""
-_COUNT = "SELECT count(*) FROM message WHERE queue = ? AND state = ? AND at <= ?"
+    ifnull((SELECT at FROM message WHERE queue = number AND state = 0 ORDER BY at LIMIT 1), 9e999),
+    ifnull((SELECT at FROM message WHERE queue = number AND state = 1 ORDER BY at LIMIT 1), 9e999),
+    ifnull((SELECT at FROM message WHERE queue = number AND state = 2 LIMIT 1), 9e999))
+    FROM queue WHERE name = ?"""
 
 
 def ready_at(db: Connection, queues: Iterable[str]) -> float:
-    """Unix time at which there is something to take: past or `NEVER` included."""
-    earliest: float = min(db.execute(_NEXT, (queue,)).fetchone()[0] for queue in queues)
+    """Unix time at which there is something to take, `NEVER` included; some time past for now."""
+    now, earliest = time.time(), NEVER
+    for queue in queues:
+        row = db.execute(_NEXT, (queue,)).fetchone()
+        earliest = min(earliest, row[0]) if row else earliest
+        if earliest <= now:
+            break
     return earliest
 
 
 def state(db: Connection, queue: str, message_id: str) -> MessageState | None:
     """Where a message is."""
     row = db.execute(
-        "SELECT state, at FROM message WHERE queue = ? AND id = ?", (queue, message_id)
+        f"SELECT state, at FROM message WHERE queue = {_NUMBER} AND id = ?", (queue, message_id)
     ).fetchone()
     if row is None:
         return None
@@ -76,7 +83,7 @@ def workers(db: Connection) -> list[WorkerInfo]:
     now = time.time()
     running: dict[str, int] = dict(
         db.execute(
-            """SELECT owner, count(*) FROM queue JOIN message ON queue = name
+            """SELECT owner, count(*) FROM queue JOIN message ON queue = number
             WHERE state = 0 AND at > ? GROUP BY owner""",
             (now,),
         ).fetchall()
@@ -95,17 +102,18 @@ def workers(db: Connection) -> list[WorkerInfo]:
 def dead_letters(db: Connection, queue: str, limit: int, offset: int) -> list[DeadLetter]:
     """A page of the dead letters, newest first."""
     rows = db.execute(
-        """SELECT queue, id, body, info, at FROM message WHERE queue = ? AND state = 3
+        f"""SELECT id, body, info, at FROM message WHERE queue = {_NUMBER} AND state = 3
         ORDER BY at DESC, place DESC LIMIT ? OFFSET ?""",
         (queue, limit, offset),
     )
-    return [DeadLetter(*row) for row in rows]
+    return [DeadLetter(queue, *row) for row in rows]
 
 
 def dead_letter(db: Connection, queue: str, message_id: str) -> DeadLetter | None:
     """One dead letter."""
     row = db.execute(
-        "SELECT queue, id, body, info, at FROM message WHERE queue = ? AND id = ? AND state = 3",
+        f"""SELECT id, body, info, at FROM message
+        WHERE queue = {_NUMBER} AND id = ? AND state = 3""",
         (queue, message_id),
     ).fetchone()
-    return DeadLetter(*row) if row else None
+    return DeadLetter(queue, *row) if row else None

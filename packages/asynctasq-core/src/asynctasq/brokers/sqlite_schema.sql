@@ -8,12 +8,15 @@
 -- so that time alone moves no row: whoever takes finds what is ready by (queue, state, at).
 
 CREATE TABLE queue (
-    name TEXT PRIMARY KEY
-) WITHOUT ROWID;
+    number INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE
+);
 
+-- place is the order of arrival, with the queue's number in front (place >> 40): what is taken and
+-- settled together stands together, however many queues are filled in turn.
 CREATE TABLE message (
     place INTEGER PRIMARY KEY,
-    queue TEXT NOT NULL,
+    queue INTEGER NOT NULL,
     id TEXT NOT NULL,
     state INTEGER NOT NULL,
     at REAL NOT NULL,

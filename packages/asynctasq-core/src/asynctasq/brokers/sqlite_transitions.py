@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Sequence
+from itertools import count
 from sqlite3 import Connection
 from typing import NamedTuple
 
@@ -17,10 +18,15 @@ from . import Action, ConsumerOptions, Delivery, Outcome, Outgoing
 LEASED, DELAYED, WAITING, DEAD = range(4)
 CHUNK = 5000
 
-_PUT = """INSERT INTO message (queue, id, state, at, body) VALUES (?, ?, ?, ?, ?)
-    ON CONFLICT DO NOTHING"""
-_READY = """SELECT place, id, body, deliveries FROM message
-    WHERE queue = ? AND state = ? AND at <= ? ORDER BY at, place LIMIT ?"""
+PLACES = 40  # bits of a place that are its order in the queue
+
+_NUMBER = "(SELECT number FROM queue WHERE name = ?)"
+_DECLARE = "INSERT INTO queue (name) VALUES (?) ON CONFLICT DO NOTHING"
+_LAST = "SELECT max(place) FROM message WHERE place >= ? AND place < ?"
+_PUT = """INSERT INTO message (place, queue, id, state, at, body) VALUES (?, ?, ?, ?, ?, ?)
+    ON CONFLICT (queue, id) DO NOTHING"""
+_READY = f"""SELECT place, id, body, deliveries FROM message
+    WHERE queue = {_NUMBER} AND state = ? AND at <= ? ORDER BY at, place LIMIT ?"""
 _LEASE = """UPDATE message
     SET state = 0, at = ?, deliveries = deliveries + 1, owner = ?, lease = ? WHERE place = ?"""
 _MINE = "WHERE place = ? AND owner = ? AND lease = ?"
@@ -47,22 +53,31 @@ class Tag(NamedTuple):
 
 def put(db: Connection, messages: Sequence[Outgoing]) -> None:
     """Add those whose queue does not hold their id."""
-    declare(db, {message.queue for message in messages})
-    db.executemany(
-        _PUT,
-        (
-            (m.queue, m.id, WAITING, 0.0, m.body)
-            if m.due is None
-            else (m.queue, m.id, DELAYED, m.due, m.body)
-            for m in messages
-        ),
-    )
+    by_queue: dict[str, list[Outgoing]] = {}
+    for message in messages:
+        by_queue.setdefault(message.queue, []).append(message)
+    declare(db, by_queue)
+    for queue, its in by_queue.items():
+        [number] = db.execute("SELECT number FROM queue WHERE name = ?", (queue,)).fetchone()
+        places = count(_next_place(db, number))
+        rows = ((next(places), number, m.id, *_state_of(m), m.body) for m in its)
+        db.executemany(_PUT, rows)
+
+
+def _next_place(db: Connection, number: int) -> int:
+    first = number << PLACES
+    [last] = db.execute(_LAST, (first, first + (1 << PLACES))).fetchone()
+    return first if last is None else last + 1
+
+
+def _state_of(message: Outgoing) -> tuple[int, float]:
+    return (WAITING, 0.0) if message.due is None else (DELAYED, message.due)
 
 
 def declare(db: Connection, queues: Iterable[str]) -> None:
     """Make the queues known."""
     for name in queues:
-        db.execute("INSERT INTO queue VALUES (?) ON CONFLICT DO NOTHING", (name,))
+        db.execute(_DECLARE, (name,))
 
 
 def take(db: Connection, options: ConsumerOptions, lease: int, limit: int) -> list[Delivery]:
@@ -133,8 +148,8 @@ def withdraw(db: Connection, worker_id: str, queues: Iterable[str], *, undo: boo
     db.execute("DELETE FROM worker WHERE id = ? OR alive_until < ?", (worker_id, now - 86400))
     return sum(
         db.execute(
-            """UPDATE message SET at = 0, deliveries = deliveries - ?, owner = NULL, lease = NULL
-            WHERE queue = ? AND state = 0 AND owner = ?""",
+            f"""UPDATE message SET at = 0, deliveries = deliveries - ?, owner = NULL, lease = NULL
+            WHERE queue = {_NUMBER} AND state = 0 AND owner = ?""",
             (int(undo), queue, worker_id),
         ).rowcount
         for queue in queues
@@ -146,7 +161,7 @@ def cancel(
 ) -> bool:
     """Delete a message that has not started, keeping `result`; returns whether it was so."""
     removed = db.execute(
-        """DELETE FROM message WHERE queue = ? AND id = ?
+        f"""DELETE FROM message WHERE queue = {_NUMBER} AND id = ?
         AND (state IN (1, 2) OR state = 0 AND at <= ?)""",
         (queue, message_id, time.time()),
     ).rowcount
@@ -159,8 +174,8 @@ def retry_dead(db: Connection, queue: str, bodies: Iterable[tuple[str, bytes]]) 
     """Make dead letters wait again; returns how many there were."""
     return sum(
         db.execute(
-            """UPDATE message SET state = 2, at = 0, deliveries = 0, body = ?, info = NULL
-            WHERE queue = ? AND id = ? AND state = 3""",
+            f"""UPDATE message SET state = 2, at = 0, deliveries = 0, body = ?, info = NULL
+            WHERE queue = {_NUMBER} AND id = ? AND state = 3""",
             (body, queue, message_id),
         ).rowcount
         for message_id, body in bodies
@@ -171,7 +186,8 @@ def delete_dead(db: Connection, queue: str, message_ids: Iterable[str]) -> int:
     """Delete these dead letters; returns how many there were."""
     return sum(
         db.execute(
-            "DELETE FROM message WHERE queue = ? AND id = ? AND state = 3", (queue, message_id)
+            f"DELETE FROM message WHERE queue = {_NUMBER} AND id = ? AND state = 3",
+            (queue, message_id),
         ).rowcount
         for message_id in message_ids
     )
@@ -180,7 +196,7 @@ def delete_dead(db: Connection, queue: str, message_ids: Iterable[str]) -> int:
 def delete_some(db: Connection, queue: str, state: int, until: float) -> int:
     """Delete at most `CHUNK` messages of the state, up to the time `until`; returns how many."""
     return db.execute(
-        """DELETE FROM message WHERE place IN
-        (SELECT place FROM message WHERE queue = ? AND state = ? AND at <= ? LIMIT ?)""",
+        f"""DELETE FROM message WHERE place IN
+        (SELECT place FROM message WHERE queue = {_NUMBER} AND state = ? AND at <= ? LIMIT ?)""",
         (queue, state, until, CHUNK),
     ).rowcount
