@@ -33,7 +33,7 @@ def find_factory(cls: type) -> Any:
             )
         private = members.get("__private_attributes__")
         if private and ATTRIBUTE in private:  # where SQLModel puts what a class body sets
-            return private[ATTRIBUTE].get_default()
+            return private[ATTRIBUTE].default
     return None
 
 
