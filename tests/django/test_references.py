@@ -246,7 +246,20 @@ def test_five_thousand_composite_keys_are_fetched(alias: str) -> None:
     assert alias == "lite" or queries == 1
 
 
-HOSTILE = [None, "x", 1.5, decimal.Decimal("1.5"), [1], (1, 2), {"a": 1}, 2**70, "1\0"]
+HOSTILE = [
+    None,
+    "x",
+    1.5,
+    decimal.Decimal("1.5"),
+    [1],
+    (1, 2),
+    {"a": 1},
+    b"1",
+    True,
+    uuid.UUID(int=1),
+    2**70,
+    "1\0",
+]
 
 
 @pytest.mark.parametrize("pk", HOSTILE, ids=repr)

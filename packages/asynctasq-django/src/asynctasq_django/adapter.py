@@ -148,3 +148,9 @@ async def check() -> Iterable[Finding]:
     from .doctor import check
 
     return await check()
+
+
+@hookimpl
+def adapter_suite() -> str:
+    """On SQLite, or on the databases of the settings."""
+    return "asynctasq_django.suite:TestDjango"

@@ -12,8 +12,7 @@ from django.core.exceptions import SynchronousOnlyOperation
 from django.db import DEFAULT_DB_ALIAS, models
 from django.utils.functional import LazyObject, empty
 
-#: Keys of exactly these types travel as they are.
-WIRE_TYPES = frozenset(
+_WIRE_TYPES = frozenset(
     {
         int,
         str,
@@ -86,7 +85,7 @@ def _wire_key(instance: models.Model, pk: Any) -> Any:
 
 def _wire_value(field: models.Field[Any, Any], value: Any) -> Any:
     """A key as a plain value: without the subclass that choices, safe strings or fields make."""
-    if type(value) in WIRE_TYPES:
+    if type(value) in _WIRE_TYPES:
         return value
     if isinstance(value, str):
         return str.__str__(value)

@@ -6,7 +6,6 @@ reaches the database, and that no two positions of the result share an instance.
 
 from __future__ import annotations
 
-import decimal
 import pickle
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -22,7 +21,7 @@ from django.db import (
     models,
 )
 
-from .identity import WIRE_TYPES, key_fields
+from .identity import key_fields
 from .options import Loading
 
 # PostgreSQL counts the parameters of a statement in 16 bits when it binds them itself.
@@ -89,7 +88,7 @@ def _key(model: type[models.Model], pk: Any) -> Any:
 def _key_part(model: type[models.Model], field: models.Field[Any, Any], value: Any) -> Any:
     try:
         converted = field.to_python(value)
-        fits = converted is not None and _fits(value, converted)
+        fits = converted is not None and _fits(field, value, converted)
     except (ValidationError, ValueError, TypeError, ArithmeticError):
         fits = False
     if not fits:
@@ -99,10 +98,12 @@ def _key_part(model: type[models.Model], field: models.Field[Any, Any], value: A
     return converted
 
 
-def _fits(value: Any, converted: Any) -> bool:
+def _fits(field: models.Field[Any, Any], value: Any, converted: Any) -> bool:
     """Whether nothing was lost or made up in the conversion, and databases can take the result."""
-    if isinstance(value, (float, decimal.Decimal)) or type(value) not in WIRE_TYPES:
-        return bool(converted == value)
+    if type(value) in (bool, float):
+        return type(converted) is type(value)
+    if not isinstance(value, str) and value not in (converted, field.get_prep_value(converted)):
+        return False
     if isinstance(converted, str):
         return "\0" not in converted and bool(converted.encode() or True)
     return not isinstance(converted, int) or -(2**63) <= converted < 2**63

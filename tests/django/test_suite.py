@@ -1,0 +1,82 @@
+"""The conformance suite of adapters, on every database."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+from asynctasq_django import select_for_update, suite
+from asynctasq_django.lanes import close_lanes
+from django.db import connection, connections
+
+Need = Callable[[str], str]
+
+
+class TestPostgreSQL(suite.TestDjango):
+    """With locks, and a server that counts connections."""
+
+    locking = counts_connections = True
+    away = {"PORT": "1"}  # noqa: RUF012
+
+    @pytest.fixture
+    def server(self, need_database: Need) -> None:
+        need_database("default")
+        need_database("other")
+
+    def lock(self) -> Sequence[Any]:
+        return [select_for_update()]
+
+    def connections(self) -> int:
+        """Once those that were closed have gone, which takes the server a moment."""
+        deadline = time.monotonic() + 5
+        while (count := self._count()) > 1 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return count
+
+    def _count(self) -> int:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+            )
+            return int(cursor.fetchone()[0])
+
+
+class _StandIn(suite.TestDjango):
+    """On another of the project's databases under the alias `default`."""
+
+    alias = ""
+
+    @pytest.fixture
+    def server(self, need_database: Need, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        need_database("other")
+        settings = connections.settings[need_database(self.alias)]
+        monkeypatch.setitem(connections.settings, "default", settings)
+        _forget_connection()
+        yield
+        _forget_connection()
+
+
+def _forget_connection() -> None:
+    asyncio.run(close_lanes())  # those of the test before may still know the other database
+    connections["default"].close()
+    del connections["default"]
+
+
+class TestMariaDB(_StandIn):
+    """With locks."""
+
+    alias = "maria"
+    locking = True
+    away = {"PORT": "1"}  # noqa: RUF012
+
+    def lock(self) -> Sequence[Any]:
+        return [select_for_update()]
+
+
+class TestSQLite(_StandIn):
+    """As the suite runs by itself."""
+
+    alias = "lite"
