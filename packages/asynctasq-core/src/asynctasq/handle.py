@@ -22,11 +22,12 @@ from .errors import (
     TaskFailed,
 )
 from .message import RESULT, sign, verify
-from .serializer import encode_value
+from .serializer import Owner, encode_value
 
 if TYPE_CHECKING:
     from .app import App
     from .dispatching import Deferred
+    from .references import Ref
     from .task import Task
 
 R = TypeVar("R")
@@ -164,6 +165,15 @@ class TaskHandle(Generic[R]):
         return content
 
 
+class _NoInstances:
+    """Stands for the owner of model instances where none may be."""
+
+    name = ""
+
+    def to_ref(self, obj: object) -> Ref:
+        raise SerializationError("a result holds no model instances: return their keys")
+
+
 def encode_result(value: object, app: App, task: Task[..., Any]) -> bytes:
     """The stored form of what a task returned.
 
@@ -171,11 +181,10 @@ def encode_result(value: object, app: App, task: Task[..., Any]) -> bytes:
         SerializationError: The value cannot travel.
     """
 
-    def refuse(obj: object) -> None:
-        if app.adapters.owner_of(obj) is not None:
-            raise SerializationError("a result holds no model instances: return their keys")
+    def refusing(obj: object) -> Owner | None:
+        return None if app.adapters.owner_of(obj) is None else _NoInstances()
 
-    encoded = encode_value(value, "result", refuse, task.hints[1].tags)
+    encoded = encode_value(value, "result", refusing, task.hints[1].tags)
     return sign(msgpack.packb({"value": encoded}), app.config.signing_key, RESULT)
 
 

@@ -1,0 +1,387 @@
+"""References: one query for many, one instance in a task, gone apart from unavailable."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import msgpack
+import pytest
+from asynctasq import (
+    AsyncTask,
+    OnMissing,
+    ReferenceGone,
+    TaskConfig,
+    TaskStatus,
+    current_message,
+    deadletters,
+    dispatch_many,
+    task,
+)
+from asynctasq.brokers import ConsumerOptions, WorkerInfo
+from asynctasq.message import Message
+from asynctasq.task import Call
+from toy_orm import Load, Order, Toy, User
+
+Work = Callable[..., Awaitable[None]]
+
+got: list[Any] = []
+
+
+@pytest.fixture(autouse=True)
+def _nothing_came() -> None:
+    got.clear()
+
+
+@pytest.fixture
+def ann(toy: Toy) -> User:
+    user = User(1, "Ann")
+    toy.save(user)
+    return user
+
+
+@task
+async def take(*values: Any) -> None:
+    got.append(values)
+
+
+@task
+async def take_user(user: User) -> None:
+    got.append(user)
+
+
+async def payload(toy: Toy, call: Call[Any]) -> Any:
+    """The arguments of the call as they stand on the queue."""
+    import asynctasq.app
+
+    await call.on_queue("looked-at").dispatch()
+    broker = asynctasq.app.current().open_broker()
+    info = WorkerInfo("w", "h", 1, ("looked-at",), 1, 0.0)
+    consumer = broker.consumer(ConsumerOptions(info, ("looked-at",)))
+    await consumer.start()
+    [delivery] = await consumer.take(1, 5)
+    return msgpack.unpackb(Message.decode(delivery.body).payload, strict_map_key=False)
+
+
+async def test_a_reference_holds_label_key_and_class_and_nothing_else(
+    toy: Toy, ann: User
+) -> None:
+    [[reference], _] = await payload(toy, take_user(ann))
+    assert reference.code == 1
+    assert msgpack.unpackb(reference.data) == {
+        "__orm:toy__": 1,
+        "__orm_class__": "toy_orm.User",
+    }
+    [[reference], _] = await payload(toy, take_user(User((1, "a"), "Ann", db="other")))
+    assert msgpack.unpackb(reference.data) == {
+        "__orm:toy__": [1, "a"],
+        "__orm_class__": "toy_orm.User",
+        "__orm_db__": "other",
+    }
+
+
+async def test_rows_are_fetched_anew_wherever_they_stand(
+    toy: Toy, ann: User, work: Work
+) -> None:
+    toy.save(User((1, "x"), "Bob", db="other"))
+    await take(
+        ann, [ann], {"k": (ann, {"n": [ann]})}, User((1, "x"), "old", db="other")
+    ).dispatch()
+    toy.save(User(1, "Anna"))
+    await work()
+    [(first, [second], nested, bob)] = got
+    assert first.name == "Anna"
+    assert first is not ann
+    assert nested["k"][0] is nested["k"][1]["n"][0] is second is first
+    assert (bob.name, bob.pk, bob.db) == ("Bob", (1, "x"), "other")
+
+
+async def test_rows_inside_sets_and_dataclasses_arrive(toy: Toy, ann: User, work: Work) -> None:
+    @dataclass
+    class Invoice:
+        user: User
+        orders: list[Order]
+
+    toy.save(Order(1, "shoes"))
+
+    @task
+    async def bill(invoice: Invoice, users: frozenset[User]) -> None:
+        got.append((invoice, users))
+
+    await bill(Invoice(ann, [Order(1)]), frozenset([ann])).dispatch()
+    await work()
+    [(invoice, users)] = got
+    assert invoice.user.name == "Ann"
+    assert invoice.orders[0].name == "shoes"
+    assert users == {invoice.user}
+
+
+async def test_one_query_per_model_and_database_serves_all_messages_taken_together(
+    toy: Toy, work: Work
+) -> None:
+    for i in range(20):
+        toy.save(User(i, f"u{i}"))
+        toy.save(Order(i, f"o{i}"))
+        toy.save(User(i, f"x{i}", db="x"))
+    await dispatch_many(take(User(i), Order(i), User(i, db="x"), User(0)) for i in range(20))
+    await work(concurrency=50)
+    assert len(toy.asked) == 3
+    names = sorted(tuple(v.name for v in values) for values in got)
+    assert names == sorted((f"u{i}", f"o{i}", f"x{i}", "u0") for i in range(20))
+
+
+async def test_two_tasks_never_share_an_instance(toy: Toy, ann: User, work: Work) -> None:
+    await dispatch_many([take_user(ann), take_user(ann)])
+    await work()
+    assert len(toy.asked) == 1
+    first, second = got
+    assert first is not second
+    assert first.name == second.name == "Ann"
+
+
+async def test_keys_that_compare_equal_but_differ_in_type_are_two_rows(
+    toy: Toy, work: Work
+) -> None:
+    toy.save(User(1, "int"))
+    await take(User(1), User(True), User(1.0)).dispatch()
+    await work()
+    assert len(toy.asked[0]) == 3
+
+
+async def test_a_task_without_models_asks_nobody(toy: Toy, work: Work) -> None:
+    await take({"__orm:toy__": 1, "__orm_class__": "toy_orm.User"}, "__orm:").dispatch()
+    await work()
+    assert toy.asked == []
+    assert got == [({"__orm:toy__": 1, "__orm_class__": "toy_orm.User"}, "__orm:")]
+
+
+# --- gone -------------------------------------------------------------------------------
+
+
+async def test_a_row_that_is_gone_is_a_dead_letter_at_once(toy: Toy, work: Work) -> None:
+    handle = await take_user(User(404)).max_attempts(5).dispatch()
+    await work()
+    letter = await deadletters.show(handle.id)
+    assert letter is not None
+    assert (letter.reason, letter.attempts) == ("a row is gone", 1)
+    assert "ReferenceGone" in letter.error
+    assert "toy_orm.User 404 no longer exists" in letter.error
+    assert got == []
+
+
+async def test_a_task_may_be_skipped_when_a_row_is_gone(
+    toy: Toy, work: Work, caplog: pytest.LogCaptureFixture
+) -> None:
+    @task(on_missing="skip", result_ttl=60)
+    async def skipped(user: User) -> None:
+        got.append(user)
+
+    handle = await skipped(User(404)).dispatch()
+    await work()
+    assert got == []
+    assert await handle.status() is TaskStatus.DONE
+    assert await handle.result(1) is None
+    assert [r.levelname for r in caplog.records if r.message == "task skipped"] == ["WARNING"]
+
+
+async def test_a_task_may_get_none_for_a_row_that_is_gone(
+    toy: Toy, ann: User, work: Work
+) -> None:
+    @task(on_missing="none")
+    async def maybe(users: list[User | None]) -> None:
+        got.append(users)
+
+    await maybe([User(404), ann]).dispatch()
+    await work()
+    [[none, user]] = got
+    assert none is None
+    assert user.name == "Ann"
+
+
+@task(on_missing="fail")
+async def by_parameter(
+    user: Annotated[User | None, OnMissing("none")],
+    order: Annotated[Order, OnMissing("skip")],
+    *rest: Annotated[User | None, OnMissing("none")],
+    last: User | None = None,
+) -> None:
+    got.append((user, order, rest, last))
+
+
+async def test_a_parameter_may_have_a_rule_of_its_own(toy: Toy, ann: User, work: Work) -> None:
+    toy.save(Order(1, "shoes"))
+    fine = await by_parameter(User(404), Order(1), User(405), ann).dispatch()
+    skipped = await by_parameter(ann, Order(404)).dispatch()
+    dead = await by_parameter(ann, Order(1), last=User(404)).dispatch()
+    first_fail = await by_parameter(ann, Order(404), last=User(404)).dispatch()
+    await work()
+    assert await fine.status() is TaskStatus.DONE
+    assert await skipped.status() is TaskStatus.DONE
+    assert await dead.status() is TaskStatus.DEAD
+    assert await first_fail.status() is TaskStatus.DEAD
+    [(user, order, rest, last)] = got
+    assert (user, order.name, rest[0], rest[1].name, last) == (None, "shoes", None, "Ann", None)
+
+
+# --- unavailable ------------------------------------------------------------------------
+
+
+async def test_a_database_that_is_down_is_waited_for_without_using_up_an_attempt(
+    toy: Toy, ann: User, work: Work, caplog: pytest.LogCaptureFixture
+) -> None:
+    @task(max_attempts=1)
+    async def once(user: User) -> None:
+        got.append((user.name, current_message().attempt))
+
+    toy.failing = 2
+    await once(ann).dispatch()
+    await work()
+    assert got == [("Ann", 1)]
+    assert [r.message for r in caplog.records] == ["task postponed"] * 2
+
+
+async def test_one_bad_key_fails_its_own_message_alone(toy: Toy, ann: User, work: Work) -> None:
+    good, bad = await dispatch_many([take_user(ann), take_user(User("impossible"))])
+    await work()
+    assert [user.name for user in got] == ["Ann"]
+    assert await good.status() is TaskStatus.DONE
+    letter = await deadletters.show(bad.id)
+    assert letter is not None
+    assert letter.reason == "the message cannot be run"
+    assert "no such key" in letter.error
+
+
+async def test_an_adapters_error_is_retried_like_the_tasks_own(
+    toy: Toy, ann: User, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    instance = Toy._instance
+
+    def broken(self: Toy, model: type[Any], ref: Any) -> object | None:
+        calls.append(1)
+        if len(calls) < 3:
+            raise RuntimeError("driver bug")
+        return instance(self, model, ref)
+
+    monkeypatch.setattr(Toy, "_instance", broken)
+    await take_user(ann).retry_after(0).dispatch()
+    await work()
+    assert [user.name for user in got] == ["Ann"]
+
+
+# --- scopes, options and lazy instances -------------------------------------------------
+
+
+async def test_options_of_the_annotation_go_to_the_adapter(
+    toy: Toy, ann: User, work: Work
+) -> None:
+    @task
+    async def loaded(user: Annotated[User, Load("orders")], other: User) -> None:
+        got.append((user, other))
+
+    await dispatch_many([loaded(ann, ann), loaded(ann, ann)])
+    await work()
+    assert sorted(len(refs[0].options) for refs in toy.asked) == [0, 1]
+    assert [refs[0].options for refs in toy.asked if refs[0].options] == [(Load("orders"),)]
+    assert all(user is not other for user, other in got)
+
+
+async def test_a_lock_is_taken_inside_the_tasks_scope(toy: Toy, ann: User, work: Work) -> None:
+    scopes: list[list[str]] = []
+
+    @task
+    async def locked(user: Annotated[User, Load("lock", in_task_scope=True)], other: User) -> None:
+        scopes.append(list(toy.scopes))
+        got.append((user.name, other.name, current_message().id))
+
+    handles = await dispatch_many([locked(ann, ann), locked(ann, ann)])
+    await work()
+    assert len(toy.asked) == 3
+    assert sorted(name for *_, name in got) == sorted(h.id for h in handles)
+    assert toy.scopes == []
+    assert all(got[i][2] in scopes[i] for i in range(2))
+
+
+async def test_scopes_are_left_after_failures_too(toy: Toy, ann: User, work: Work) -> None:
+    @task(max_attempts=1)
+    async def fails(user: User) -> None:
+        assert current_message().id in toy.scopes
+        raise ValueError
+
+    @task(max_attempts=1, timeout=0.05)
+    async def slow(user: User) -> None:
+        await asyncio.sleep(60)
+
+    await fails(ann).dispatch()
+    await slow(ann).dispatch()
+    await work()
+    assert toy.scopes == []
+
+
+async def test_an_orm_that_is_not_ready_gives_instances_that_fetch_themselves(
+    toy: Toy, ann: User, work: Work
+) -> None:
+    @task
+    async def initialises(user: User) -> None:
+        assert isinstance(user, User)
+        await asyncio.sleep(0)
+        toy.is_ready = True
+        got.append((user.name, user.pk))
+
+    toy.is_ready = False
+    await initialises(ann).dispatch()
+    await work()
+    assert got == [("Ann", 1)]
+
+
+async def test_a_lazy_row_that_is_gone_says_so_at_its_first_use(toy: Toy, work: Work) -> None:
+    @task(result_ttl=60)
+    async def initialises(user: User) -> str:
+        toy.is_ready = True
+        return user.name
+
+    toy.is_ready = False
+    handle = await initialises(User(404)).dispatch()
+    await work()
+    with pytest.raises(ReferenceGone, match="404 no longer exists"):
+        await handle.result(1)
+
+
+async def test_class_based_tasks_and_threads_receive_instances(
+    toy: Toy, ann: User, work: Work
+) -> None:
+    class Greet(AsyncTask[None]):
+        config: TaskConfig = {}  # noqa: RUF012
+
+        def __init__(self, user: User, *, again: User) -> None:
+            self.user, self.again = user, again
+
+        async def execute(self) -> None:
+            got.append((self.user.name, self.user is self.again))
+
+    @task
+    def in_thread(user: User) -> None:
+        got.append((user.name, True))
+
+    await Greet(ann, again=ann).dispatch()
+    await in_thread(ann).dispatch()
+    await work()
+    assert got == [("Ann", True)] * 2
+
+
+async def test_a_result_holds_no_instances(toy: Toy, ann: User, work: Work) -> None:
+    @task(result_ttl=60)
+    async def gives(user: User) -> list[User]:
+        return [user]
+
+    handle = await gives(ann).dispatch()
+    await work()
+    with pytest.raises(Exception, match=r"result\[0\]: a result holds no model instances"):
+        await handle.result(1)
+
+
+async def test_execute_hands_over_the_very_instances(toy: Toy, ann: User) -> None:
+    await take_user(ann).execute()
+    assert got == [ann]
