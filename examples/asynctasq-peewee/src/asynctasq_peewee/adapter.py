@@ -59,8 +59,8 @@ async def fetch_many(refs: Sequence[Ref]) -> list[object | None]:
     try:
         found = await asyncio.to_thread(_rows, model, list(dict.fromkeys(keys)), refs[0].options)
     except (peewee.OperationalError, peewee.InterfaceError) as e:
-        if "no such" in str(e):  # table or column: waiting does not bring it
-            raise
+        if "no such" in str(e):
+            raise  # a table or column: waiting does not bring it
         raise ReferenceUnavailable(f"the database of {refs[0].model} gave no answer") from e
     originals = dict(found)
     return [originals.pop(key, None) or copy.deepcopy(found.get(key)) for key in keys]
@@ -94,8 +94,7 @@ def _rows(model: Any, keys: list[Any], options: Sequence[Any]) -> dict[Any, Any]
     with _database(model).connection_context():
         for part in (keys[start : start + 200] for start in range(0, len(keys), 200)):
             each = [reduce(and_, map(eq, fields, key)) for key in part]
-            # Flat, since databases limit how deep conditions nest.
-            condition = peewee.NodeList(each, " OR ", True)
+            condition = peewee.NodeList(each, " OR ", True)  # flat: nesting is limited
             if len(fields) == 1:
                 condition = fields[0].in_([key[0] for key in part])
             query = model.select().where(condition)
@@ -167,9 +166,10 @@ def _watch(base: Any) -> None:
 
 
 def _note(watched: Any, event: Any) -> None:
-    if event.exception is not None or not watched().in_transaction():
-        return
-    words, transaction = event.sql.upper().rstrip("; ").split(), _transaction(watched())
+    db = watched()
+    if event.exception is not None or not hasattr(db.top_transaction(), "commit"):
+        return  # no transaction, or one of `manual_commit()`, which after_commit() refuses
+    words, transaction = event.sql.upper().rstrip("; ").split(), _transaction(db)
     if words[0] == "SAVEPOINT":
         transaction.savepoints[words[-1]] = len(transaction.sends)
     elif words[0] == "ROLLBACK":

@@ -1,0 +1,85 @@
+"""The guide's blocks are the Peewee adapter, whole, and together they pass the suite."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from asynctasq import hookspecs
+from asynctasq.testing import AdapterSuite
+
+from .conftest import ROOT, Page, install
+
+EXAMPLE = ROOT / "examples" / "asynctasq-peewee"
+
+
+@pytest.fixture(scope="module")
+def guide(page: Callable[[str], Page]) -> Page:
+    return page("writing-an-adapter.md")
+
+
+def test_the_blocks_put_together_are_the_example(guide: Page) -> None:
+    files = {p for p in EXAMPLE.rglob("*") if p.suffix in (".py", ".toml")}
+    assert guide.files() == {str(p.relative_to(EXAMPLE)): p.read_text() for p in files}
+
+
+def test_every_block_is_of_the_example_or_a_command_that_a_test_runs(guide: Page) -> None:
+    assert all(block.file or block.language == "bash" for block in guide.blocks)
+
+
+def test_the_example_has_fewer_than_300_lines_of_python() -> None:
+    modules = EXAMPLE.rglob("*.py")
+    assert sum(len(module.read_text().splitlines()) for module in modules) < 300
+
+
+def test_the_example_imports_public_names_only() -> None:
+    for module in EXAMPLE.rglob("*.py"):
+        found = re.findall(r"(?:from|import) (asynctasq(?!_)[\w.]*)", module.read_text())
+        assert set(found) <= {"asynctasq", "asynctasq.testing"}
+
+
+def test_the_guide_mentions_every_hook_and_every_flag(guide: Page) -> None:
+    assert {h for h in hookspecs.HOOKS if f"`{h}`" not in guide.text} <= {"adapter_suite"}
+    flags = set(re.findall(r"^\| `(\w+)`", guide.text.partition("And with the flags")[2], re.M))
+    declared = next(c for c in AdapterSuite.__mro__ if "composite_keys" in vars(c))
+    known = {name for name, value in vars(declared).items() if isinstance(value, bool)}
+    assert flags | {"asynchronous"} == known
+
+
+def test_links_to_other_places_lead_somewhere(guide: Page) -> None:
+    headings = {_anchor(h) for h in re.findall(r"^#+ (.*)$", guide.text, re.MULTILINE)}
+    hooks = (ROOT / "docs" / "hooks.md").read_text()
+    others = {_anchor(h) for h in re.findall(r"^#+ (.*)$", hooks, re.MULTILINE)}
+    for target in re.findall(r"\]\(([^)]+)\)", guide.text):
+        path, _, anchor = target.partition("#")
+        assert not path or (ROOT / "docs" / path).exists(), target
+        assert not anchor or anchor in (others if path else headings), target
+
+
+def _anchor(heading: str) -> str:
+    """As GitHub makes it."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
+def test_the_adapter_that_the_guide_builds_passes_the_suite(guide: Page, tmp_path: Path) -> None:
+    for file, code in guide.files().items():
+        path = tmp_path / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(code)
+    install(tmp_path / "src", "asynctasq-peewee", "0.1.0", {"peewee": "asynctasq_peewee.adapter"})
+    done = subprocess.run(
+        [sys.executable, "-m", "asynctasq", "test-adapter", "peewee", "-q", "-W", "error"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}/src", "ASYNCTASQ_PLUGINS": "peewee"},
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert int(re.findall(r"(\d+) passed", done.stdout)[0]) > 85
