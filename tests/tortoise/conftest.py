@@ -19,7 +19,7 @@ POSTGRES = os.environ.get(
     "ASYNCTASQ_TEST_POSTGRES_URL", "postgresql://postgres@127.0.0.1:5432/test"
 )
 MYSQL = os.environ.get("ASYNCTASQ_TEST_MYSQL_URL", "mysql://root@127.0.0.1:3306/test")
-MODULES = {"models": ["tortoise_shop.models"]}
+MODULES: dict[str, Any] = {"models": ["tortoise_shop.models"]}
 KINDS = ["sqlite", "asyncpg", "psycopg", "mysql"]
 
 
@@ -136,14 +136,28 @@ async def sqlite(sqlite_url: str, initialise: Initialise) -> str:
 async def _clean_process() -> AsyncIterator[None]:
     """Each test starts without configuration, and without what another one opened."""
     from asynctasq_tortoise import lifecycle
-    from tortoise import Tortoise
 
     yield
     await lifecycle.stop_worker()
     lifecycle.configure(None)
-    if not hasattr(Tortoise, "_get_context"):  # 0.x has but one state
-        await Tortoise._reset_apps()
-        Tortoise._inited = False
+    await forget_initialisation()
+
+
+async def forget_initialisation() -> None:
+    """Let this process look to the next worker as if it had never initialised Tortoise."""
+    from tortoise import Tortoise, connections
+
+    if hasattr(Tortoise, "_get_context"):
+        await Tortoise.close_connections()
+        return
+    orm: Any = Tortoise  # 0.x has one state for the whole process
+    handler: Any = connections
+    if handler._db_config is not None:
+        await orm.close_connections()
+    await orm._reset_apps()
+    orm._inited = False
+    handler._db_config = None
+    handler._clear_storage()
 
 
 class Statements:

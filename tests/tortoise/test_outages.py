@@ -1,4 +1,4 @@
-"""Which errors of drivers mean that the database could not answer; each comes from a real driver."""
+"""Which errors of drivers mean that the database could not answer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def as_tortoise_raises(kind: type[Exception]) -> Iterator[None]:
     """Errors of drivers inside the block come out as Tortoise's, as its clients do it."""
     try:
         yield
-    except Exception as e:
+    except (sqlite3.Error, pymysql.Error) as e:
         raise kind(e)  # noqa: B904 - so do Tortoise's clients
 
 
@@ -47,7 +47,9 @@ def no_table(folder: Path) -> None:
     sqlite3.connect(folder / "y.db").execute("SELECT * FROM nothing")
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
 @pytest.mark.parametrize(
     ("failing", "is_outage"), [(locked, True), (unreachable_file, True), (no_table, False)]
 )
@@ -94,11 +96,18 @@ def test_codes_of_mysql_are_told_apart() -> None:
         pymysql.connect(host=parts.hostname, port=1, user="nobody")
     assert isinstance(outage(e.value), pymysql.err.OperationalError)
     connection = pymysql.connect(
-        host=parts.hostname, port=parts.port or 3306, user=parts.username, password=parts.password or ""
+        host=parts.hostname,
+        port=parts.port or 3306,
+        user=parts.username,
+        password=parts.password or "",
     )
-    with connection, connection.cursor() as cursor:
-        with pytest.raises(OperationalError) as none, as_tortoise_raises(OperationalError):
-            cursor.execute("SELECT * FROM nothing.nothing")
+    with (
+        connection,
+        connection.cursor() as cursor,
+        pytest.raises(OperationalError) as none,
+        as_tortoise_raises(OperationalError),
+    ):
+        cursor.execute("SELECT * FROM nothing.nothing")
     assert outage(none.value) is None
 
 

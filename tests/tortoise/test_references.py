@@ -215,9 +215,7 @@ async def test_a_database_that_is_down_makes_the_reference_unavailable(
     assert "secret-word" not in f"{e.value}{e.value.__cause__}"
 
 
-async def test_an_error_of_the_query_is_no_outage(
-    sqlite_url: str, initialise: Initialise
-) -> None:
+async def test_an_error_of_the_query_is_no_outage(sqlite_url: str, initialise: Initialise) -> None:
     from tortoise.exceptions import OperationalError
 
     await initialise(db_url=sqlite_url, schemas=False)

@@ -151,8 +151,12 @@ async def close() -> None:
         return
     from tortoise import Tortoise
 
-    context = _process.context
-    await (context.close_connections() if context is not None else Tortoise.close_connections())
+    if _process.context is not None:
+        await _process.context.close_connections()
+    else:
+        await Tortoise.close_connections()
+        state: Any = Tortoise
+        state._inited = False  # 0.x goes on calling itself initialised
     _process.is_to_close = _process.is_made_by_task = False
     _process.context = None
 

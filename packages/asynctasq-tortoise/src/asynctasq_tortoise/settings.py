@@ -67,15 +67,14 @@ def init_arguments(options: Mapping[str, Any]) -> dict[str, Any]:
     return arguments
 
 
-def _with_credentials(arguments: dict[str, Any], credentials: dict[str, Any]) -> dict[str, Any]:
+def _with_credentials(arguments: dict[str, Any], credentials: dict[str, Any]) -> Any:
     """Takes the sources out of the arguments and makes one configuration of them."""
     from tortoise.backends.base.config_generator import expand_db_url, generate_config
 
     if "config_file" in arguments:
         raise ConfigurationError("pool sizes beside config_file: write them into that file")
-    config: Any
     if url := arguments.pop("db_url", None):
-        config = generate_config(url, app_modules=arguments.pop("modules", None) or {})
+        config: Any = generate_config(url, app_modules=arguments.pop("modules", None) or {})
     else:
         config = arguments.pop("config")
         config = config.to_dict() if hasattr(config, "to_dict") else config
@@ -86,8 +85,7 @@ def _with_credentials(arguments: dict[str, Any], credentials: dict[str, Any]) ->
         if not connection["engine"].endswith("sqlite"):
             connection["credentials"] = {**connection["credentials"], **credentials}
         connections[alias] = connection
-    expanded: dict[str, Any] = {**config, "connections": connections}
-    return expanded
+    return {**config, "connections": connections}
 
 
 def _pool(options: Mapping[str, Any]) -> dict[str, Any]:

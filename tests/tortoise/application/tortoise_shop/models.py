@@ -10,6 +10,7 @@ from tortoise.models import Model
 
 
 class User(Model):
+    id = fields.IntField(primary_key=True)
     email = fields.CharField(max_length=255)
     name = fields.CharField(max_length=100, default="")
     tags: Any = fields.JSONField(default=list)
