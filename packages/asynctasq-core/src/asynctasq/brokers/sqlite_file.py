@@ -171,7 +171,7 @@ class SQLiteFile:
             db.execute(f"PRAGMA synchronous = {self._config.synchronous}")
             db.execute("PRAGMA wal_autocheckpoint = 0")
             db.execute("PRAGMA temp_store = MEMORY")
-            db.execute("PRAGMA cache_size = -16000")
+            db.execute("PRAGMA cache_size = -8000")
             if not known:
                 _create_schema(db, self.path)
         except BaseException:
