@@ -99,8 +99,8 @@ _CONTAINERS: dict[int, Callable[[list[Any]], object]] = {
 def _member(cls: type[Enum], content: Any) -> object:
     try:
         return cls(content)
-    except ValueError as e:  # its text would show the value
-        raise InvalidMessage(f"a value that is no {cls.__qualname__}") from e
+    except ValueError:  # its text would show the value, also in the traceback
+        raise InvalidMessage(f"a value that is no {cls.__qualname__}") from None
 
 
 def _dataclass(cls: type, content: Any) -> object:
@@ -211,8 +211,8 @@ def decode_value(
     except (InvalidMessage, InvalidReference):
         raise
     except Exception as e:  # a registered type's decode runs inside
-        # Without the error's text, which may show arguments.
-        raise InvalidMessage(f"the payload is damaged ({type(e).__name__})") from e
+        # Without the error's text, which may show arguments, also in the traceback.
+        raise InvalidMessage(f"the payload is damaged ({type(e).__name__})") from None
 
 
 class damaged_input:
@@ -224,4 +224,4 @@ class damaged_input:
         if isinstance(error, Exception) and not isinstance(
             error, InvalidMessage | InvalidReference
         ):
-            raise InvalidMessage(f"damaged bytes ({type(error).__name__})") from error
+            raise InvalidMessage(f"damaged bytes ({type(error).__name__})") from None

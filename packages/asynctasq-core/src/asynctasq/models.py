@@ -71,13 +71,19 @@ def find_class(path: str) -> type:
     """
     cls = _aliases.get(path) or _found.get(path)
     if cls is None:
-        cls = _among_loaded(path) or _imported(path)
+        parts = path.split(".", _MOST_PARTS)
+        # Importing a `__main__` would run a program.
+        if len(parts) > _MOST_PARTS or not all(p.isidentifier() and p != "__main__" for p in parts):
+            raise InvalidReference(f"{path[:200]!r} is not the path of a class")
+        cls = _among_loaded(parts) or _imported(path, parts)
         _found[path] = cls
     return cls
 
 
-def _among_loaded(path: str) -> type | None:
-    parts = path.split(".")
+_MOST_PARTS = 20
+
+
+def _among_loaded(parts: list[str]) -> type | None:
     for i in range(len(parts) - 1, 0, -1):
         name = ".".join(parts[:i])
         module = sys.modules.get(name)
@@ -97,11 +103,7 @@ def _attribute(module: object, names: list[str]) -> type | None:
     return found if isinstance(found, type) else None
 
 
-def _imported(path: str) -> type:
-    parts = path.split(".")
-    # Importing a `__main__` would run a program.
-    if not all(p.isidentifier() and p != "__main__" for p in parts) or len(parts) > 20:
-        raise InvalidReference(f"{path[:200]!r} is not the path of a class")
+def _imported(path: str, parts: list[str]) -> type:
     if parts[0] not in _packages:
         raise InvalidReference(
             f"{path[:200]!r} is not loaded and lies outside the application's packages; import it "

@@ -91,6 +91,9 @@ def _direct(hook: str, implementation: pluggy.HookImpl) -> Callable[..., Any]:
     return lambda *args: function(*[args[i] for i in places])
 
 
+_never_deleted: list[object] = []
+
+
 class Adapters:
     """The installed adapters.
 
@@ -166,14 +169,23 @@ class Adapters:
             failed = next((r.reason for r in self.reports if r.name == ref.orm), "not installed")
             raise InvalidReference(f"no adapter {ref.orm[:50]!r}: {failed}")
         cls = ref.model_class()
+        if self._owner_of_class(cls) is not adapter:
+            raise InvalidReference(f"{ref.model[:200]!r} is not a model of {ref.orm!r}")
+        return adapter
+
+    def _owner_of_class(self, cls: type) -> Adapter | None:
+        if cls in self._owners:
+            return self._owners[cls]
         try:
             # `is_model` depends on the type alone, so a bare object stands for the class.
-            owner = self.owner_of(object.__new__(cls))
+            bare: object = object.__new__(cls)
         except TypeError:
-            owner = None
-        if owner is not adapter:
-            raise InvalidReference(f"{ref.model!r} is not a model of {ref.orm!r}")
-        return adapter
+            return None
+        owner = self.owner_of(bare)
+        if hasattr(cls, "__del__"):
+            # A message must not run the code of a class that it names; one object of each is kept.
+            _never_deleted.append(bare)
+        return owner
 
     def with_hook(self, hook: str) -> list[Adapter]:
         """Those that implement the hook."""
