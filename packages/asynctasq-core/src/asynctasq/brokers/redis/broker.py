@@ -8,7 +8,7 @@ transition is one Lua script.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar, cast
 
 from ...config import RedisConfig
@@ -42,8 +42,12 @@ from .server import Call, Server
 
 T = TypeVar("T")
 
-#: Messages of one script call; keeps the server's other clients from waiting.
+#: Most messages of one script call, and most bytes unless one message has more: so that the
+#: server's other clients do not wait long.
 _AT_ONCE = 500
+_BYTES_AT_ONCE = 4 * 1024 * 1024
+#: Dead letters of one answer, each with its body.
+_LETTERS_AT_ONCE = 100
 
 
 class RedisBroker:
@@ -128,8 +132,8 @@ class RedisBroker:
         """A page of the queue's dead letters, newest first."""
         keys = self._keys.of(queue)
         letters: list[DeadLetter] = []
-        for first in range(offset, offset + limit, _AT_ONCE):
-            last = min(first + _AT_ONCE, offset + limit) - 1
+        for first in range(offset, offset + limit, _LETTERS_AT_ONCE):
+            last = min(first + _LETTERS_AT_ONCE, offset + limit) - 1
             command = DEAD((keys.dead, keys.letters), first, last)
             page = await self._server.insist(keys.stream, command)
             letters += [
@@ -138,7 +142,7 @@ class RedisBroker:
                     page[::3], page[1::3], page[2::3], strict=True
                 )
             ]
-            if len(page) < 3 * _AT_ONCE:
+            if len(page) < 3 * _LETTERS_AT_ONCE:
                 break
         return letters
 
@@ -160,7 +164,7 @@ class RedisBroker:
         keys = self._keys.of(queue)
         script_keys = (keys.stream, keys.ids, keys.dead, keys.letters)
         retried = 0
-        for page in _pages(bodies):
+        for page in _pages(bodies, lambda pair: len(pair[1])):
             arguments = [value for pair in page for value in pair]
             command = RETRY_DEAD(script_keys, *arguments)
             retried += await self._server.insist(keys.stream, command)
@@ -173,7 +177,7 @@ class RedisBroker:
         if message_ids is None:
             return await self._until_none(keys.stream, PURGE_DEAD(script_keys))
         purged = 0
-        for page in _pages(message_ids):
+        for page in _pages(message_ids, len):
             purged += await self._server.insist(keys.stream, PURGE_DEAD(script_keys, *page))
         return purged
 
@@ -207,7 +211,7 @@ class RedisBroker:
 
     def _puts(self, queue: str, messages: Sequence[Outgoing]) -> Iterator[Call]:
         keys = self._keys.of(queue)
-        for page in _pages(messages):
+        for page in _pages(messages, lambda message: len(message.body)):
             arguments: list[bytes | str | int] = []
             for message in page:
                 arguments += (message.id, message.body, _due_ms(message.due))
@@ -235,9 +239,15 @@ def _due_ms(due: float | None) -> bytes | int:
     return round(due * 1000)
 
 
-def _pages(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    for i in range(0, len(items), _AT_ONCE):
-        yield items[i : i + _AT_ONCE]
+def _pages(items: Sequence[T], size: Callable[[T], int]) -> Iterator[Sequence[T]]:
+    first = page_bytes = 0
+    for i, item in enumerate(items):
+        page_bytes += size(item)
+        if i - first == _AT_ONCE or (page_bytes > _BYTES_AT_ONCE and i > first):
+            yield items[first:i]
+            first, page_bytes = i, size(item)
+    if items:
+        yield items[first:]
 
 
 def _dead_letter(queue: str, message_id: bytes, died_at_ms: int, letter: bytes) -> DeadLetter:

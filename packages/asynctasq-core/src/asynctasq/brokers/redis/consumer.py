@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 
 from ...errors import BrokerError, BrokerUnavailable
 from .. import Action, ConsumerOptions, Delivery, Outcome
@@ -140,45 +141,58 @@ class RedisConsumer:
         self._readers.clear()
         self._arrived.clear()
         worker_id = self._options.worker.id
-        try:
+        # If the server is away, the leases run out by themselves.
+        with suppress(BrokerError, TimeoutError):
             async with asyncio.timeout(self._server.timeout_seconds):
                 for queue in self._options.queues:
                     stream = self._keys.of(queue).stream
                     await self._server.call(stream, RELEASE((stream,), worker_id, 1))
                 await self._server.call(self._keys.queues, withdrawal(self._keys, worker_id))
-        except (BrokerError, TimeoutError):
-            # The server is away: the leases run out by themselves.
-            pass
         await asyncio.to_thread(self._renewal.close)
 
     async def _look(self, limit: int) -> list[Delivery]:
-        now = asyncio.get_running_loop().time()
-        sweep = now >= self._sweep_at
         found, self._arrived = self._arrived, []
-        if not sweep and len(self._options.queues) == 1:
-            return found
+        if asyncio.get_running_loop().time() >= self._sweep_at:
+            await self._sweep(limit, found)
+        elif len(self._options.queues) > 1:
+            await self._read_present(limit, found)
+        return found
+
+    async def _sweep(self, limit: int, found: list[Delivery]) -> None:
+        now = asyncio.get_running_loop().time()
         next_sweep = SWEEP_SECONDS
         failure: BrokerUnavailable | None = None
         for lane in self._lanes:
-            if len(found) >= limit and not sweep:
-                break
             try:
-                scan = await lane.scan(limit - len(found), sweep)
+                sweep = await lane.sweep(max(0, limit - len(found)))
             except BrokerUnavailable as e:
                 failure = e
                 continue
-            found += scan.found
-            self._reclaimed.update(((d.queue, d.tag), d.tag) for d in scan.claimed)
-            next_sweep = min(next_sweep, scan.next_due_seconds)
+            found += sweep.found
+            self._reclaimed.update(((d.queue, d.tag), d.tag) for d in sweep.claimed)
+            next_sweep = min(next_sweep, sweep.next_due_seconds)
+        if failure is None:
+            self._sweep_at = now + next_sweep
+        elif not found:
+            raise failure
+
+    async def _read_present(self, limit: int, found: list[Delivery]) -> None:
+        failure: BrokerUnavailable | None = None
+        for lane in self._lanes:
+            if len(found) >= limit:
+                return
+            try:
+                deliveries = await lane.read_present(limit - len(found))
+            except BrokerUnavailable as e:
+                failure = e
+                continue
+            found += deliveries
         if failure and not found:
             raise failure
-        if sweep and not failure:
-            self._sweep_at = now + next_sweep
-        return found
 
     async def _wait(self, limit: int, wait_seconds: float) -> list[Delivery]:
         if len(self._lanes) == 1:
-            return await self._lanes[0].read(limit, wait_seconds)
+            return await self._lanes[0].read_next(limit, wait_seconds)
         if wait_seconds <= 0:
             return []
         for lane in self._lanes:
@@ -197,7 +211,7 @@ class RedisConsumer:
 
     async def _read_into_arrived(self, lane: Lane) -> None:
         # In two steps: `+=` would load the list before the wait, and bring back what it held then.
-        arrived = await lane.read(1, SWEEP_SECONDS)
+        arrived = await lane.read_next(1, SWEEP_SECONDS)
         self._arrived += arrived
         if self._arrived and not self._is_taking:
             await asyncio.sleep(_UNCLAIMED_SECONDS)
@@ -205,4 +219,6 @@ class RedisConsumer:
             await self._release(unclaimed)
 
     async def _release(self, surplus: Sequence[Delivery]) -> None:
-        await self.settle([Outcome(delivery, Action.RELEASE) for delivery in surplus])
+        # If the server is away, these leases run out by themselves.
+        with suppress(BrokerUnavailable):
+            await self.settle([Outcome(delivery, Action.RELEASE) for delivery in surplus])

@@ -11,16 +11,16 @@ from ...errors import BrokerUnavailable
 from .. import Delivery
 from .failures import code_of
 from .keys import Keys
-from .scripts import TAKE
+from .scripts import READ, SWEEP
 from .server import Server
 
 
 @dataclass(slots=True)
-class Scan:
-    """What a look at a lane has leased.
+class Sweep:
+    """What a sweep has leased.
 
     Attributes:
-        next_due_seconds: Until the next delayed message is due, as far as a sweep can tell.
+        next_due_seconds: Until the next delayed message is due, as far as it could tell.
         found: All of it, in order of priority.
         claimed: Those of it that were released or whose lease had run out.
     """
@@ -42,29 +42,37 @@ class Lane:
         self._streams = tuple(each.stream for each in queue_keys)
         self._queue_of = dict(zip(self._streams, self._queues, strict=True))
 
-    async def scan(self, limit: int, sweep: bool) -> Scan:
-        """Lease what is there, without waiting.
+    async def sweep(self, limit: int) -> Sweep:
+        """Do what is due, and lease what is there without waiting.
 
         Args:
-            limit: Most messages to lease; 0 only sweeps.
-            sweep: Whether to look for released, expired and due messages too.
+            limit: Most messages to lease; 0 leases none.
         """
-        try:
-            reply = await self._take(limit, sweep)
-        except BrokerUnavailable as e:
-            if sweep or not _is_emptied(e):
-                raise
-            reply = await self._take(limit, True)
-        scan = Scan(math.inf if reply[0] < 0 else max(0.001, reply[0] / 1000))
+        command = SWEEP(self._keys, self._consumer, limit)
+        reply = await self._server.call(self._keys[0], command)
+        sweep = Sweep(math.inf if reply[0] < 0 else max(0.001, reply[0] / 1000))
         for queue_index, claimed, counts, new in reply[1:]:
             queue = self._queues[queue_index]
             again = [_delivery(queue, e, n) for e, n in zip(claimed, counts, strict=True)]
-            scan.claimed += again
-            scan.found += again
-            scan.found += [_delivery(queue, entry, 1) for entry in new]
-        return scan
+            sweep.claimed += again
+            sweep.found += again
+            sweep.found += [_delivery(queue, entry, 1) for entry in new]
+        return sweep
 
-    async def read(self, limit: int, wait_seconds: float) -> list[Delivery]:
+    async def read_present(self, limit: int) -> list[Delivery]:
+        """Lease new messages that are there, without waiting."""
+        command = READ(self._streams, self._consumer, limit)
+        try:
+            reply = await self._server.call(self._streams[0], command)
+        except BrokerUnavailable as e:
+            return await self._set_up_again(e)
+        return [
+            _delivery(self._queues[queue_index], entry, 1)
+            for queue_index, entries in reply
+            for entry in entries
+        ]
+
+    async def read_next(self, limit: int, wait_seconds: float) -> list[Delivery]:
         """Lease new messages as soon as there are any.
 
         Over several queues one message of each may come, `limit` or not.
@@ -82,10 +90,7 @@ class Lane:
         try:
             reply = await self._server.call(self._streams[0], command, limit_seconds)
         except BrokerUnavailable as e:
-            if not _is_emptied(e):
-                raise
-            await self._take(0, True)
-            return []
+            return await self._set_up_again(e)
         queue_of = self._queue_of
         return [
             _delivery(queue_of[stream], entry, 1)
@@ -93,14 +98,13 @@ class Lane:
             for entry in entries
         ]
 
-    async def _take(self, limit: int, sweep: bool) -> Any:
-        command = TAKE(self._keys, self._consumer, limit, int(sweep))
-        return await self._server.call(self._keys[0], command)
-
-
-def _is_emptied(error: BrokerUnavailable) -> bool:
-    cause = error.__cause__
-    return cause is not None and code_of(cause) in ("NOGROUP", "UNBLOCKED")
+    async def _set_up_again(self, failure: BrokerUnavailable) -> list[Delivery]:
+        """Create the groups if the failure was that somebody deleted the keys."""
+        cause = failure.__cause__
+        if cause is None or code_of(cause) not in ("NOGROUP", "UNBLOCKED"):
+            raise failure
+        await self.sweep(0)
+        return []
 
 
 def _delivery(queue: str, entry: Sequence[Any], deliveries: int) -> Delivery:

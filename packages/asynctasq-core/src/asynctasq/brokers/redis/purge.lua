@@ -1,9 +1,9 @@
 -- Delete messages that are waiting or delayed; call again until it returns 0.
 --
 -- KEYS[1..4] stream, ids, delayed, bodies (as in put.lua)
--- Returns how many were deleted, at most 500 of each kind.
+-- Returns how many were deleted, at most 100 of each kind.
 
-local PAGE = 500
+local PAGE = 100
 local stream, ids, delayed, bodies = unpack(KEYS)
 local purged = 0
 

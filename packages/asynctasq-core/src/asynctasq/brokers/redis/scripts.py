@@ -41,7 +41,8 @@ def with_source(command: Command) -> Command:
 
 
 PUT = Script("put")
-TAKE = Script("take")
+READ = Script("read")
+SWEEP = Script("sweep")
 SETTLE = Script("settle")
 RENEW = Script("renew")
 RELEASE = Script("release")

@@ -1,17 +1,16 @@
--- Lease messages of several queues, earlier queues first, without blocking.
+-- Make due messages ready, take over what was released or whose lease has run out, create groups that
+-- are missing, and lease new messages: earlier queues first, without blocking.
 --
 -- KEYS    for each queue: stream, ids, delayed, bodies (as in put.lua)
 -- ARGV[1] consumer   `<worker id>~<lease in ms>`
--- ARGV[2] limit      most messages to lease
--- ARGV[3] sweep      '1': also make due messages ready, take over what was released or whose lease
---                    has run out, and create groups that are missing
+-- ARGV[2] limit      most messages to lease; 0 leases none
 -- Returns {ms until the next delayed message is due or -1, {queue index from 0, claimed entries,
 -- their delivery counts, new entries}, ...}.
 
 local PAGE = 500
 local FORGET_CONSUMER_AFTER_MS = 3600 * 1000
 
-local consumer, room, sweep = ARGV[1], math.min(tonumber(ARGV[2]), 1000), ARGV[3] == '1'
+local consumer, room = ARGV[1], math.min(tonumber(ARGV[2]), 1000)
 
 -- Removing comes first: with memory exhausted Redis refuses the first write of a script if it can
 -- grow memory, and a queue that cannot be emptied would keep memory exhausted.
@@ -112,21 +111,18 @@ local function claim(stream, most)
   return claimed, counts
 end
 
-local now = sweep and now_ms()
-local next_due_ms = -1
+local now, next_due_ms = now_ms(), -1
 local reply = {next_due_ms}
 for i = 1, #KEYS, 4 do
-  local stream, ids, delayed, bodies = KEYS[i], KEYS[i + 1], KEYS[i + 2], KEYS[i + 3]
-  local claimed, counts, new = {}, {}, {}
-  if sweep then
-    promote(now, stream, ids, delayed, bodies)
-    local nearest = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2]
-    if nearest and (next_due_ms < 0 or nearest - now < next_due_ms) then
-      next_due_ms = math.max(0, nearest - now)
-    end
-    claimed, counts = claim(stream, room)
-    room = room - #claimed
+  local stream, ids, delayed, bodies = unpack(KEYS, i, i + 3)
+  promote(now, stream, ids, delayed, bodies)
+  local nearest = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2]
+  if nearest and (next_due_ms < 0 or nearest - now < next_due_ms) then
+    next_due_ms = math.max(0, nearest - now)
   end
+  local claimed, counts = claim(stream, room)
+  local new = {}
+  room = room - #claimed
   if room > 0 then
     local read = redis.call(
       'XREADGROUP', 'GROUP', GROUP, consumer, 'COUNT', room, 'STREAMS', stream, '>')
@@ -137,9 +133,6 @@ for i = 1, #KEYS, 4 do
   end
   if #claimed + #new > 0 then
     reply[#reply + 1] = {(i - 1) / 4, claimed, counts, new}
-  end
-  if room == 0 and not sweep then
-    break
   end
 end
 reply[1] = next_due_ms
