@@ -1,0 +1,1 @@
+"""One module per ORM: its model, its rows, its hand-written query, its count of queries."""

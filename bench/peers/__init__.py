@@ -1,0 +1,38 @@
+"""The task queues that are compared, one module each.
+
+A module is read twice: by the harness for `PEER`, and inside the peer's own virtual environment,
+where `INSIDE` holds and the part that imports the library runs. There it defines `Producer` with
+`open`, `close`, `send(kind, *args)` and, where the library sends in bulk, `send_many(kind, n)`;
+coroutines if `PEER.is_async`.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+INSIDE = "BENCH_PEER" in os.environ
+REDIS_URL = os.environ.get("BENCH_REDIS_URL", "")
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """How one library is installed and its worker started.
+
+    Attributes:
+        worker: Arguments behind the interpreter.
+        settings: What differs from the library's defaults.
+        delivery: What becomes of a task whose worker dies.
+        acknowledges: Whether a task is acknowledged after it ran.
+        is_async: Whether tasks are coroutines on one event loop.
+        gathers: Whether hundreds of sends may be under way at once.
+    """
+
+    name: str
+    requirements: tuple[str, ...]
+    worker: tuple[str, ...]
+    settings: str
+    delivery: str
+    acknowledges: bool = True
+    is_async: bool = False
+    gathers: bool = True

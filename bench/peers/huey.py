@@ -1,0 +1,40 @@
+"""huey on Redis."""
+
+from bench import probe
+from bench.peers import INSIDE, REDIS_URL, Peer
+
+PEER = Peer(
+    name="huey",
+    requirements=("huey==3.5.4", "redis==8.1.0", "hiredis==3.5.0"),
+    worker=(
+        *("-m", "huey.bin.huey_consumer", "bench.peers.huey.huey"),
+        *("-k", "thread", "-w", "1", "-n", "-q"),
+    ),
+    settings="RedisHuey, 1 thread, no results, no periodic tasks",
+    delivery="removed before the task runs: a killed worker loses it",
+    acknowledges=False,
+)
+
+if INSIDE:
+    from huey import RedisHuey
+
+    huey = RedisHuey("bench", url=REDIS_URL, results=False)
+
+    @huey.task(name="noop")
+    def noop() -> None:
+        probe.tick()
+
+    @huey.task(name="latency")
+    def latency(sent_ns: int) -> None:
+        probe.latency(sent_ns)
+
+    TASKS = {"noop": noop, "latency": latency}
+
+    class Producer:
+        def open(self) -> None: ...
+
+        def close(self) -> None:
+            huey.storage.close()
+
+        def send(self, kind: str, *args: int) -> None:
+            TASKS[kind](*args)
