@@ -21,7 +21,7 @@ from asynctasq_django import (
     select_related,
     using,
 )
-from asynctasq_django.lanes import Lane
+from asynctasq_django.lanes import Lane, close_lanes
 from django.db import (
     DatabaseError,
     OperationalError,
@@ -462,6 +462,18 @@ def test_execute_runs_a_task_with_its_scope() -> None:
     asyncio.run(rename_in_thread(user).execute())
     user.refresh_from_db()
     assert user.name == "sync 0"
+    assert connections_left() == []
+
+
+def test_kept_connections_of_threads_that_ended_do_not_pile_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(connections.settings["default"], "CONN_MAX_AGE", None)
+    (user,) = users(1)
+    for _ in range(10):
+        asyncio.run(rename_in_thread(user).execute())
+    assert connections_left(1) == []
+    asyncio.run(close_lanes())
     assert connections_left() == []
 
 

@@ -9,6 +9,7 @@ tasks running at once.
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -16,7 +17,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import Token
 from typing import Any, ParamSpec, TypeVar
-from weakref import WeakSet
 
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext, sync_to_async
 from django.db import connections, reset_queries
@@ -102,7 +102,7 @@ class LaneContext(ThreadSensitiveContext):
 
 
 _idle: deque[Lane] = deque()
-_kept: WeakSet[BaseDatabaseWrapper] = WeakSet()
+_kept: dict[BaseDatabaseWrapper, threading.Thread] = {}
 _loaders: deque[Lane] = deque()
 
 
@@ -168,14 +168,32 @@ async def close_lanes() -> None:
 
 
 def keep() -> None:
-    """Remember what this thread of somebody else's leaves open, to be closed with the lanes."""
-    _kept.update(c for c in connections.all(initialized_only=True) if c.connection is not None)
+    """Remember what this thread of somebody else's leaves open, to be closed with the lanes.
+
+    Some threads run one task and end. Their connections are closed here when the next one comes.
+    """
+    for connection in connections.all(initialized_only=True):
+        if connection.connection is not None:
+            _kept[connection] = threading.current_thread()
+    if len(_kept) > 1:
+        _close_kept(lambda thread: not thread.is_alive())
+
+
+def take_back() -> None:
+    """Forget what `keep` remembered of this thread: it is in use again."""
+    if _kept:
+        for connection in connections.all(initialized_only=True):
+            _kept.pop(connection, None)
+
+
+def _close_kept(is_over: Callable[[threading.Thread], bool]) -> None:
+    for connection, thread in list(_kept.items()):
+        if is_over(thread) and _kept.pop(connection, None) is not None:
+            connection.inc_thread_sharing()
+            connection.close()
 
 
 def _end(lanes: Sequence[Lane]) -> None:
     for lane in lanes:
         lane.shutdown()
-    while _kept:
-        connection = _kept.pop()
-        connection.inc_thread_sharing()
-        connection.close()
+    _close_kept(lambda _: True)

@@ -11,7 +11,7 @@ from asynctasq import ConfigurationError, Ref
 from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from .lanes import LaneContext, borrow, call_loader, give_back, keep, tidy
+from .lanes import LaneContext, borrow, call_loader, give_back, keep, take_back, tidy
 from .loading import database_of, load
 from .options import Loading
 
@@ -81,6 +81,7 @@ def _current() -> TaskScope | None:
 def thread_scope() -> Iterator[None]:
     """Round a `def` task, in its thread: connections are checked before and let go afterwards."""
     outer = [c.alias for c in connections.all(initialized_only=True) if c.in_atomic_block]
+    take_back()
     tidy(outer)
     scope = _current()
     try:
