@@ -28,7 +28,6 @@ async def test_a_safe_server_is_found_in_order(start_redis: Any) -> None:
 async def test_settings_that_lose_tasks_are_found_with_advice(start_redis: Any) -> None:
     server = start_redis("--maxmemory-policy", "volatile-lru")
     with server.client() as client:
-        client.set("ballast", "x" * 5_000_000)
         client.config_set("maxmemory", int(client.info("memory")["used_memory"] * 1.05))
     found = await findings(server.url)
     assert found["maxmemory-policy"].level == "error"
