@@ -6,8 +6,8 @@ lease; stopping reaches each worker exactly once, however many signals the termi
 manager sends to whom; and when the parent dies, even by SIGKILL, its workers stop gracefully.
 
 The parent imports nothing of the application: it learns the broker's configuration from the first
-worker that has imported it. Each worker is a fresh interpreter joined to the parent by one socket
-(`Link` is the worker's end). POSIX only.
+worker that has imported it. Each worker is a fresh interpreter joined to the parent by a `link`.
+POSIX only.
 """
 
 from __future__ import annotations
@@ -15,84 +15,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import pickle
 import signal
 import socket
-import struct
 import sys
-import threading
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from .brokers import Backoff
-from .config import Config
 from .errors import BrokerError
+from .link import NOW, STOP, Announcement, read_announcement
 
 logger = logging.getLogger(__name__)
-
-_LENGTH = struct.Struct("!I")
-_STOP, _NOW = b"s", b"n"
 
 #: A worker that lived this long did not die "at once".
 _LONG_LIFE_SECONDS = 10.0
 
 #: What a worker has to end beyond its grace time, or after the order to skip it.
 _MARGIN_SECONDS = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Announcement:
-    """What a worker process tells its parent once the application is imported.
-
-    Attributes:
-        broker: Kind and address, without a password.
-        config: The configuration without what belongs to adapters.
-    """
-
-    worker_id: str
-    queues: tuple[str, ...]
-    broker: str
-    config: Config
-
-
-class Link:
-    """A worker process's end of the socket to its supervisor.
-
-    Args:
-        fd: The inherited descriptor, as given by `--link`.
-    """
-
-    def __init__(self, fd: int) -> None:
-        self._socket = socket.socket(fileno=fd)
-        self._socket.set_inheritable(False)
-
-    def announce(self, announcement: Announcement) -> None:
-        """Tell the parent who this is; a parent that is gone is noticed by `obey`."""
-        packed = pickle.dumps(announcement)
-        with contextlib.suppress(OSError):
-            self._socket.sendall(_LENGTH.pack(len(packed)) + packed)
-
-    def obey(self, stop: Callable[[], None], skip_grace: Callable[[], None]) -> None:
-        """Call these on the running event loop when the parent says so.
-
-        `stop` is also called when the parent is gone. Either may be called although the worker is
-        stopping already: a terminal and a service manager send signals to parent and workers alike.
-        """
-        loop = asyncio.get_running_loop()
-
-        def listen() -> None:
-            order = b"?"
-            while order:
-                try:
-                    order = self._socket.recv(1)
-                except OSError:
-                    order = b""
-                with contextlib.suppress(RuntimeError):  # the loop has ended by itself
-                    loop.call_soon_threadsafe(skip_grace if order == _NOW else stop)
-
-        threading.Thread(target=listen, name="asynctasq-supervisor", daemon=True).start()
 
 
 @dataclass(eq=False)
@@ -104,6 +44,7 @@ class _Child:
     writer: asyncio.StreamWriter
     announcement: Announcement | None = None
     started_at: float = field(default_factory=time.monotonic)
+    lived_seconds: float = 0.0
     retiring: bool = False
 
     def tell(self, order: bytes) -> None:
@@ -115,8 +56,22 @@ class _Child:
             logger.error("worker process killed", extra={"worker_pid": self.process.pid})
             self.process.kill()
 
-    def lived_long(self) -> bool:
-        return time.monotonic() - self.started_at >= _LONG_LIFE_SECONDS
+
+@dataclass(slots=True)
+class _Pauses:
+    """How long to wait before a worker that died is replaced; nothing at all the first time."""
+
+    backoff: Backoff = field(default_factory=lambda: Backoff(0.5, most_seconds=30.0))
+    died_young: bool = False
+
+    def after(self, lived_seconds: float) -> float:
+        young = lived_seconds < _LONG_LIFE_SECONDS
+        again = young and self.died_young
+        self.died_young = young
+        if not again:
+            self.backoff.reset()
+            return 0.0
+        return self.backoff.next()
 
 
 class Supervisor:
@@ -129,8 +84,8 @@ class Supervisor:
         grace_seconds: What the workers give running tasks at a stop; a worker that is still there
             well after it is killed.
         on_ready: Called with the announcement of the first worker that is ready.
-        watch: Waits for a change of the application's files; each time it returns, all workers are
-            replaced. A worker that cannot start then waits for the next change.
+        changes: Yields when the application's files have changed; all workers are replaced then.
+            A worker that could not even start waits for the next change.
     """
 
     def __init__(
@@ -141,14 +96,14 @@ class Supervisor:
         burst: bool,
         grace_seconds: float,
         on_ready: Callable[[Announcement], None],
-        watch: Callable[[], Coroutine[Any, Any, object]] | None = None,
+        changes: AsyncIterable[object] | None = None,
     ) -> None:
         self._command = command
         self._processes = processes
         self._burst = burst
         self._grace_seconds = grace_seconds
         self._on_ready = on_ready
-        self._watch = watch
+        self._changes = changes
         self._children: set[_Child] = set()
         self._any_was_ready = False
         self._stopping = asyncio.Event()
@@ -165,20 +120,23 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self.stop)
-        watcher = asyncio.create_task(self._reload()) if self._watch else None
+        keeping = asyncio.gather(*(self._keep_one() for _ in range(self._processes)))
+        reloading = asyncio.ensure_future(self._reload())
         try:
-            await asyncio.gather(*(self._keep_one() for _ in range(self._processes)))
+            await asyncio.wait((keeping, reloading), return_when=asyncio.FIRST_COMPLETED)
+            if reloading.done():
+                reloading.result()
+            await keeping
         finally:
-            if watcher:
-                watcher.cancel()
+            reloading.cancel()
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.remove_signal_handler(number)
         return self._exit_code
 
     def stop(self) -> None:
         """Stop gracefully; the second call skips the workers' grace time."""
-        order = _NOW if self._stopping.is_set() else _STOP
-        self._skipping_grace = order == _NOW
+        order = NOW if self._stopping.is_set() else STOP
+        self._skipping_grace = order == NOW
         self._stopping.set()
         self._changed.set()
         for child in self._children:
@@ -186,13 +144,12 @@ class Supervisor:
 
     def _end(self, child: _Child, order: bytes) -> None:
         child.tell(order)
-        grace = 0.0 if order == _NOW else self._grace_seconds
+        grace = 0.0 if order == NOW else self._grace_seconds
         asyncio.get_running_loop().call_later(grace + _MARGIN_SECONDS, child.kill)
 
     async def _keep_one(self) -> None:
         """One worker after the other, until none is wanted any more."""
-        pause = Backoff(first_seconds=0.5, most_seconds=30.0)
-        died_young = False
+        pauses = _Pauses()
         while not self._stopping.is_set():
             child = await self._start()
             code = await self._ended(child)
@@ -200,18 +157,8 @@ class Supervisor:
                 await self._release(child)
             if self._was_last(child, code):
                 return
-            if code == 0 or child.retiring:
-                continue
-            if self._watch and child.announcement is None:
-                await self._changed.wait()
-                continue
-            young = not child.lived_long()
-            if not (young and died_young):
-                pause.reset()
-            await self._wait_unless_stopped(
-                self._reported(child, code, pause.next() if young and died_young else 0.0)
-            )
-            died_young = young
+            if code != 0 and not child.retiring:
+                await self._wait_for_next(child, code, pauses)
 
     def _was_last(self, child: _Child, code: int) -> bool:
         """Whether nobody follows this worker; notes the exit code if so."""
@@ -222,25 +169,22 @@ class Supervisor:
             return True
         if code == 0:
             return self._burst and not child.retiring
-        if self._any_was_ready or self._watch:
+        if self._any_was_ready or self._changes:
             return False
         # None has ever come up, so another start would only fail the same way.
         self._exit_code = code if code > 0 else 1
         self.stop()
         return True
 
-    def _reported(self, child: _Child, code: int, pause_seconds: float) -> float:
+    async def _wait_for_next(self, child: _Child, code: int, pauses: _Pauses) -> None:
+        if self._changes and child.announcement is None:
+            await self._changed.wait()
+            return
+        seconds = pauses.after(child.lived_seconds)
         logger.error(
             "worker process died, starting another",
-            extra={
-                "worker_pid": child.process.pid,
-                "exit_code": code,
-                "pause_seconds": pause_seconds,
-            },
+            extra={"worker_pid": child.process.pid, "exit_code": code, "pause_seconds": seconds},
         )
-        return pause_seconds
-
-    async def _wait_unless_stopped(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._stopping.wait()
@@ -260,18 +204,17 @@ class Supervisor:
         child = _Child(process, *await asyncio.open_unix_connection(sock=ours))
         self._children.add(child)
         if self._stopping.is_set():
-            self._end(child, _NOW if self._skipping_grace else _STOP)
+            self._end(child, NOW if self._skipping_grace else STOP)
         return child
 
     async def _ended(self, child: _Child) -> int:
         """Wait for its announcement, then for its end."""
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
-            (length,) = _LENGTH.unpack(await child.reader.readexactly(_LENGTH.size))
-            child.announcement = pickle.loads(await child.reader.readexactly(length))
-            if not self._any_was_ready:
-                self._any_was_ready = True
-                self._on_ready(child.announcement)
+        child.announcement = await read_announcement(child.reader)
+        if child.announcement and not self._any_was_ready:
+            self._any_was_ready = True
+            self._on_ready(child.announcement)
         code = await child.process.wait()
+        child.lived_seconds = time.monotonic() - child.started_at
         self._children.discard(child)
         child.writer.close()
         return code
@@ -292,12 +235,12 @@ class Supervisor:
             await broker.close()
 
     async def _reload(self) -> None:
-        assert self._watch is not None
-        while True:
-            await self._watch()
+        if self._changes is None:
+            return
+        async for _ in self._changes:
             for child in self._children:
                 child.retiring = True
-                self._end(child, _STOP)
+                self._end(child, STOP)
             self._changed.set()
             self._changed.clear()
 

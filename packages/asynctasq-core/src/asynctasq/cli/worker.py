@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import AsyncIterable
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from ..config import QUEUE_RULE, is_queue_name
 from . import logs
 
 if TYPE_CHECKING:
-    from ..supervisor import Announcement
+    from ..link import Announcement
     from ..worker import Worker
 
 _NO_MODULES = (
@@ -166,7 +167,7 @@ def _address() -> str:
 
 def _join_supervisor(worker: Worker, fd: int) -> None:
     from ..app import current
-    from ..supervisor import Announcement, Link
+    from ..link import Announcement, Link
 
     # The parent needs the way to the broker only; the rest may hold what it cannot import.
     config = replace(current().config, task_defaults={}, adapter_options={}, signing_key=())
@@ -199,13 +200,13 @@ def _supervise(settings: Settings) -> int:
         burst=settings.burst,
         grace_seconds=settings.grace,
         on_ready=ready,
-        watch=_watcher() if settings.reload else None,
+        changes=_changes() if settings.reload else None,
     )
     return asyncio.run(supervisor.run())
 
 
-def _watcher() -> Any:
-    """A function that waits until Python files below the working directory change."""
+def _changes() -> AsyncIterable[object]:
+    """Changes of Python files below the working directory."""
     try:
         from watchfiles import PythonFilter, awatch
     except ImportError as e:
@@ -213,8 +214,4 @@ def _watcher() -> Any:
             "--reload needs watchfiles: pip install 'asynctasq-core[reload]'"
         ) from e
 
-    async def changed() -> None:
-        async for _ in awatch(".", watch_filter=PythonFilter()):
-            return
-
-    return changed
+    return awatch(".", watch_filter=PythonFilter())
