@@ -112,6 +112,6 @@ async def test_models_without_a_factory_are_named(
     lite: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(DataBase, "_asynctasq_session_factory")
-    (warning,) = [f for f in await adapter.check() if "no session factory" in f.text]
-    assert "Point" in warning.text
-    assert "_asynctasq_session_factory" in warning.advice
+    (warning,) = [f for f in await adapter.check() if f.subject == "models of DataBase"]
+    assert warning.text == "no session factory for Point"
+    assert "DataBase._asynctasq_session_factory" in warning.advice

@@ -13,7 +13,15 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool, QueuePool
 
 from .engines import given_engines, sync_engine
-from .factories import ATTRIBUTE, AnySession, all_factories, find_factory, open_session, sync_part
+from .factories import (
+    ATTRIBUTE,
+    AnySession,
+    all_factories,
+    declarative_base,
+    find_factory,
+    open_session,
+    sync_part,
+)
 from .loading import work_in
 from .models import mapped_classes
 from .sessions import close
@@ -51,13 +59,16 @@ async def _factory(factory: Any, classes: list[type], seen: set[Engine]) -> list
 
 
 def _models_without_factory() -> Iterator[Finding]:
-    without = [cls for cls in mapped_classes() if find_factory(cls) is None]
-    if without:
+    without: dict[type, list[type]] = {}
+    for cls in mapped_classes():
+        if find_factory(cls) is None:
+            without.setdefault(declarative_base(cls), []).append(cls)
+    for base, classes in without.items():
         yield Finding(
             "warning",
-            "sqlalchemy models",
-            f"no session factory for {_names(without)}",
-            f"set {ATTRIBUTE} on their base class, or no task can receive them",
+            f"models of {base.__qualname__}",
+            f"no session factory for {_names(classes)}",
+            f"set {base.__name__}.{ATTRIBUTE}, or no task can receive them",
         )
 
 

@@ -19,9 +19,10 @@ from typing import Any
 from weakref import WeakSet
 
 from asynctasq import DeferredSend
-from sqlalchemy import event, inspect
+from sqlalchemy import event
 from sqlalchemy.exc import MissingGreenlet
 from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction
+from sqlalchemy.orm.attributes import instance_state
 from sqlalchemy.util import await_only
 
 _RECORD = "asynctasq_sqlalchemy.record"
@@ -63,7 +64,7 @@ def is_pending_write(obj: object) -> bool:
 
     Changes that were not flushed yet count: the next commit would write them.
     """
-    state = inspect(obj)
+    state = instance_state(obj)
     session: Session | None = state.session
     if session is None:
         return False
@@ -84,9 +85,9 @@ def after_commit(session: Session, send: DeferredSend) -> None:
     _record(session).waiting.append((session.get_nested_transaction(), send))
 
 
-def has_connected(session: Session) -> bool:
-    """Whether the session may hold a connection."""
-    return _CONNECTED in session.info
+def is_unused(session: Session) -> bool:
+    """Whether the session never connected, and nothing waits for its commit."""
+    return _CONNECTED not in session.info and _RECORD not in session.info
 
 
 def _record(session: Session) -> _Record:
@@ -100,7 +101,7 @@ def _note_connection(session: Session, *_: object) -> None:
 
 def _note_flush(session: Session, _: object) -> None:
     changed = [o for o in session.dirty if session.is_modified(o)]
-    states = [inspect(o) for o in (*session.new, *changed, *session.deleted)]
+    states = [instance_state(o) for o in (*session.new, *changed, *session.deleted)]
     if states:
         _record(session).note(session.get_nested_transaction(), *states)
 

@@ -10,20 +10,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from typing import Any
 
-from sqlalchemy import inspect
 from sqlalchemy.orm import RelationshipProperty, Session
-from sqlalchemy.orm.attributes import set_committed_value
+from sqlalchemy.orm.attributes import instance_state, set_committed_value
 from sqlalchemy.orm.collections import collection_adapter
 
 
 def is_linked(row: object) -> bool:
     """Whether other instances were loaded along with the row."""
-    return any(vars(row).get(r.key) for r in inspect(row).mapper.relationships)
+    return any(vars(row).get(r.key) for r in instance_state(row).mapper.relationships)
 
 
 def copy_of(row: object) -> object:
     """A detached copy of a detached row and of what was loaded with it, without SQL."""
-    state = inspect(row)
+    state = instance_state(row)
     _unshare(row)
     for related, *_ in state.mapper.cascade_iterator("merge", state):
         _unshare(related)
@@ -40,7 +39,7 @@ def copy_of(row: object) -> object:
 def _unshare(row: object) -> None:
     """Give the row mutable values of its own; what is unhashable counts as mutable."""
     values = vars(row)
-    for attribute in inspect(row).mapper.column_attrs:
+    for attribute in instance_state(row).mapper.column_attrs:
         value = values.get(attribute.key)
         if value is not None and type(value).__hash__ is None:
             values[attribute.key] = deepcopy(value)
@@ -48,7 +47,7 @@ def _unshare(row: object) -> None:
 
 def attach(session: Session, instances: Iterable[object]) -> None:
     """Add detached instances, and what was loaded with them, so that no row is there twice."""
-    present = {inspect(i).key: i for i in instances if inspect(i).session is None}
+    present = {instance_state(i).key: i for i in instances if instance_state(i).session is None}
     stack = list(present.values())
     while stack:
         stack.extend(_woven(stack.pop(), present))
@@ -57,12 +56,12 @@ def attach(session: Session, instances: Iterable[object]) -> None:
 
 def _woven(row: object, present: dict[Any, object]) -> Iterator[object]:
     """Let the row refer to instances that are present; give those whose own turn comes next."""
-    for relationship in inspect(row).mapper.relationships:
+    for relationship in instance_state(row).mapper.relationships:
         if not vars(row).get(relationship.key):
             continue
         chosen = []
         for other in _related(row, relationship):
-            key = inspect(other).key
+            key = instance_state(other).key
             is_new = key not in present
             chosen.append(one := present.setdefault(key, other))
             if is_new or (one is not other and _complete(one, other)):
@@ -73,10 +72,10 @@ def _woven(row: object, present: dict[Any, object]) -> Iterator[object]:
 def _complete(row: object, other: object) -> bool:
     """Give a row what only another instance of it has loaded; whether there was anything."""
     missing = vars(other).keys() - vars(row).keys()
-    for relationship in inspect(row).mapper.relationships:
+    for relationship in instance_state(row).mapper.relationships:
         if relationship.key in missing and vars(other)[relationship.key]:
             _set(row, relationship, _related(other, relationship))
-    for column in inspect(row).mapper.column_attrs:
+    for column in instance_state(row).mapper.column_attrs:
         if column.key in missing:
             set_committed_value(row, column.key, vars(other)[column.key])
     return bool(missing)

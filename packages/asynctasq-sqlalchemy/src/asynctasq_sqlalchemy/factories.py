@@ -45,7 +45,7 @@ def factory_of(cls: type) -> Any:
     """
     factory = find_factory(cls)
     if factory is None:
-        base = _declarative_base(cls)
+        base = declarative_base(cls)
         raise ConfigurationError(
             f"{cls.__qualname__} has no session factory: set "
             f"{base.__name__}.{ATTRIBUTE} = async_sessionmaker(engine, expire_on_commit=False) "
@@ -54,7 +54,7 @@ def factory_of(cls: type) -> Any:
     return factory
 
 
-def _declarative_base(cls: type) -> type:
+def declarative_base(cls: type) -> type:
     """The topmost class that shares the model's metadata."""
     return next((b for b in reversed(cls.__mro__) if "metadata" in vars(b)), cls)
 

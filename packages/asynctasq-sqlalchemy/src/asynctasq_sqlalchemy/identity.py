@@ -14,8 +14,9 @@ from typing import Any
 from uuid import UUID
 
 from asynctasq import DeletedModelError, InvalidReference, Ref, UnsavedModelError, class_path
-from sqlalchemy import ColumnElement, inspect
+from sqlalchemy import ColumnElement
 from sqlalchemy.orm import InstanceState, Mapper
+from sqlalchemy.orm.attributes import instance_state
 
 Identity = tuple[Any, ...]
 
@@ -36,7 +37,7 @@ def to_ref(obj: object) -> Ref:
         UnsavedModelError: The instance was never flushed, or its insert was rolled back.
         DeletedModelError: The row was deleted, or is about to be in this session.
     """
-    state: InstanceState[Any] = inspect(obj)
+    state: InstanceState[Any] = instance_state(obj)
     name = type(obj).__qualname__
     if state.was_deleted or (state.session is not None and obj in state.session.deleted):
         raise DeletedModelError(f"this {name} was deleted; there is no row to refer to")

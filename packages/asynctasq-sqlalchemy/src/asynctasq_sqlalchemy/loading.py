@@ -13,6 +13,7 @@ from sqlalchemy import ColumnElement, Select, and_, inspect, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.ext.horizontal_shard import ShardedSession, set_shard_id
 from sqlalchemy.orm import Mapper, Session
+from sqlalchemy.orm.attributes import instance_state
 from sqlalchemy.sql.base import ExecutableOption
 
 from .copies import copy_of, is_linked
@@ -148,7 +149,9 @@ class _Lookup:
 
 
 def _identity(row: object) -> Identity:
-    identity: Identity = inspect(row).identity
+    # `instance_state` is what `inspect` finds in the end, at a tenth of its cost.
+    identity: Identity | None = instance_state(row).identity
+    assert identity is not None
     return identity
 
 

@@ -17,10 +17,10 @@ from types import TracebackType
 from typing import Any
 
 from asynctasq import ConfigurationError
-from sqlalchemy import inspect
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm.attributes import instance_state
 
-from .commits import has_connected
+from .commits import is_unused
 from .copies import attach
 from .factories import (
     ATTRIBUTE,
@@ -147,17 +147,17 @@ def task_session(model: type | None = None) -> Any:
 
 
 def _may_load_more(instance: object) -> bool:
-    state = inspect(instance)
+    state = instance_state(instance)
     return bool(state.mapper.relationships or state.unloaded)
 
 
 async def close(session: AnySession) -> None:
     """Give the session's connection back, also when the caller is cancelled meanwhile.
 
-    A session without a connection is closed at once, without a switch of greenlet or thread.
+    One that was never used only lets go of its instances, without a switch of greenlet or thread.
     """
-    if not has_connected(sync_part(session)):
-        sync_part(session).close()
+    if is_unused(sync_part(session)):
+        sync_part(session).expunge_all()
     elif isinstance(session, AsyncSession):
         await asyncio.shield(session.close())
     else:

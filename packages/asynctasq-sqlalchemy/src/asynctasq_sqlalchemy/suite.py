@@ -183,6 +183,7 @@ class TestSQLAlchemy(_Suite):
         async with engine.begin() as connection:
             await connection.run_sync(Base.metadata.drop_all)
         await engine.dispose()
+        self.use(None)
 
     async def saved(self, row: Any) -> Any:
         """The row, committed."""
@@ -251,6 +252,7 @@ class TestSynchronousSessions(_Suite):
         yield
         Base.metadata.drop_all(engine)
         engine.dispose()
+        self.use(None)
 
     def saved(self, row: Any) -> Any:
         """The row, committed."""
