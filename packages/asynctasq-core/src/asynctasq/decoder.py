@@ -210,7 +210,7 @@ def decode_value(
         return Decoder(known, iter(instances)).unpack(payload)
     except (InvalidMessage, InvalidReference):
         raise
-    except Exception as e:  # a registered type's decode runs inside
+    except Exception as e:  # noqa: BLE001 - a registered type's decode runs inside
         # Without the error's text, which may show arguments, also in the traceback.
         raise InvalidMessage(f"the payload is damaged ({type(e).__name__})") from None
 
