@@ -1,0 +1,588 @@
+"""The worker: order, concurrency, outages, logs, and the end of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import pytest
+from asynctasq import (
+    BrokerUnavailable,
+    TaskConfig,
+    TaskStatus,
+    AsyncTask,
+    Worker,
+    current_message,
+    deadletters,
+    dispatch_many,
+    task,
+)
+from asynctasq.app import App
+from asynctasq.brokers import Consumer, ConsumerOptions, Delivery, Outcome, WorkerInfo
+from asynctasq.brokers.memory import MemoryConsumer
+
+Work = Callable[..., Awaitable[None]]
+Start = Callable[..., Worker]
+Becomes = Callable[..., Awaitable[None]]
+
+ran: list[Any] = []
+
+
+@pytest.fixture(autouse=True)
+def _nothing_ran() -> None:
+    ran.clear()
+
+
+@task
+async def note(value: object) -> None:
+    ran.append(value)
+
+
+async def test_earlier_queues_come_first(any_app: App, work: Work) -> None:
+    for queue in ("low", "default", "high"):
+        await dispatch_many(note(queue).on_queue(queue) for _ in range(5))
+    await work(queues=["high", "default", "low"], concurrency=1)
+    assert ran == ["high"] * 5 + ["default"] * 5 + ["low"] * 5
+
+
+async def test_a_worker_serves_no_other_queue(any_app: App, work: Work) -> None:
+    other = await note(1).on_queue("other").dispatch()
+    await note(2).dispatch()
+    await work(queues=["default"])
+    assert ran == [2]
+    assert await other.status() is TaskStatus.WAITING
+
+
+async def test_by_default_it_serves_the_queues_that_tasks_name(app: App) -> None:
+    @task(queue="named-by-a-task")
+    async def named() -> None: ...
+
+    queues = Worker().queues
+    assert queues[0] == "default"
+    assert "named-by-a-task" in queues
+
+
+async def test_no_more_run_at_once_than_allowed(any_app: App, work: Work) -> None:
+    running: list[int] = []
+    most: list[int] = []
+
+    @task
+    async def counted() -> None:
+        running.append(1)
+        most.append(len(running))
+        await asyncio.sleep(0.005)
+        running.pop()
+
+    await dispatch_many(counted() for _ in range(60))
+    await work(concurrency=7)
+    assert len(most) == 60
+    assert max(most) == 7
+
+
+async def test_a_free_slot_is_filled_while_others_are_busy(any_app: App, start_worker: Start) -> None:
+    proceed = asyncio.Event()
+    seen = asyncio.Event()
+
+    @task
+    async def blocks() -> None:
+        await proceed.wait()
+
+    @task
+    async def quick() -> None:
+        seen.set()
+
+    await blocks().dispatch()
+    start_worker(concurrency=2)
+    for _ in range(3):
+        seen.clear()
+        await quick().dispatch()
+        async with asyncio.timeout(10):
+            await seen.wait()
+    proceed.set()
+
+
+async def test_work_that_arrives_wakes_an_idle_worker(
+    any_app: App, start_worker: Start, becomes: Becomes
+) -> None:
+    started = asyncio.Event()
+
+    @task
+    async def starts() -> None:
+        started.set()
+
+    start_worker()
+    await starts().dispatch()
+    async with asyncio.timeout(10):
+        await started.wait()
+    waits: list[float] = []
+    for _ in range(20):
+        started.clear()
+        before = time.perf_counter()
+        await starts().dispatch()
+        async with asyncio.timeout(10):
+            await started.wait()
+        waits.append(time.perf_counter() - before)
+    assert sorted(waits)[10] < 0.05
+
+
+async def test_burst_waits_for_what_is_delayed_and_for_other_workers(
+    any_app: App, work: Work
+) -> None:
+    await note("delayed").delay(0.3).dispatch()
+
+    @task
+    async def further() -> None:
+        await asyncio.sleep(0.05)
+        await note("dispatched by a task").dispatch()
+
+    await further().dispatch()
+    await asyncio.gather(work(), work())
+    assert sorted(ran) == ["delayed", "dispatched by a task"]
+
+
+async def test_burst_with_nothing_to_do_ends_at_once(any_app: App, work: Work) -> None:
+    async with asyncio.timeout(5):
+        await work()
+
+
+async def test_tasks_run_once_with_several_workers(any_app: App, work: Work) -> None:
+    await dispatch_many(note(i) for i in range(300))
+    await asyncio.gather(*(work(concurrency=10) for _ in range(3)))
+    assert sorted(ran) == list(range(300))
+
+
+# --- stopping ---------------------------------------------------------------------------
+
+
+async def test_running_tasks_finish_when_the_worker_is_stopped(
+    any_app: App, becomes: Becomes
+) -> None:
+    running = asyncio.Event()
+
+    @task
+    async def finishes() -> None:
+        running.set()
+        await asyncio.sleep(0.2)
+        ran.append("finished")
+
+    handle = await finishes().dispatch()
+    late = await note("late").dispatch()
+    worker = Worker(concurrency=1)
+    run = asyncio.create_task(worker.run())
+    async with asyncio.timeout(10):
+        await running.wait()
+        assert worker.running == 1
+        worker.stop()
+        await run
+    assert ran == ["finished"]
+    assert await handle.status() is TaskStatus.DONE
+    assert await late.status() is TaskStatus.WAITING
+
+
+async def interrupted(worker: Worker, stop: Callable[[Worker], None], running: Any) -> float:
+    """Run the worker, stop it once something runs; gives the seconds that the stop took."""
+    run = asyncio.create_task(worker.run())
+    async with asyncio.timeout(30):
+        await running.wait()
+        before = time.monotonic()
+        stop(worker)
+        await run
+    return time.monotonic() - before
+
+
+async def take_one(app: App, queue: str = "default") -> Delivery:
+    """The queue's next message as another worker would get it."""
+    info = WorkerInfo("another", "host", 1, (queue,), 1, time.time())
+    consumer = app.open_broker().consumer(ConsumerOptions(info, (queue,)))
+    await consumer.start()
+    [delivery] = await consumer.take(1, 10)
+    await consumer.stop()
+    return delivery
+
+
+async def test_a_task_that_outlives_the_grace_time_is_released(any_app: App) -> None:
+    running = asyncio.Event()
+    attempts: list[int] = []
+
+    @task
+    async def long() -> None:
+        attempts.append(current_message().attempt)
+        running.set()
+        await asyncio.sleep(3600)
+
+    handle = await long().dispatch()
+    took = await interrupted(Worker(grace=0.2), Worker.stop, running)
+    assert 0.2 <= took < 5
+    assert await handle.status() is TaskStatus.WAITING
+    delivery = await take_one(any_app)
+    assert delivery.deliveries == 1
+    assert attempts == [1]
+
+
+async def test_a_second_stop_skips_the_grace_time(any_app: App) -> None:
+    running = asyncio.Event()
+
+    @task
+    async def long() -> None:
+        running.set()
+        await asyncio.sleep(3600)
+
+    def twice(worker: Worker) -> None:
+        worker.stop()
+        worker.stop()
+
+    handle = await long().dispatch()
+    assert await interrupted(Worker(grace=600), twice, running) < 5
+    assert await handle.status() is TaskStatus.WAITING
+
+
+async def test_a_released_task_runs_again_as_the_same_attempt(any_app: App, work: Work) -> None:
+    running = asyncio.Event()
+    attempts: list[int] = []
+
+    @task(max_attempts=1)
+    async def long_at_first() -> None:
+        attempts.append(current_message().attempt)
+        running.set()
+        if len(attempts) < 8:
+            await asyncio.sleep(3600)
+
+    handle = await long_at_first().dispatch()
+    for _ in range(7):  # more often than a message may be delivered
+        running.clear()
+        await interrupted(Worker(grace=0), Worker.stop, running)
+    await work()
+    assert attempts == [1] * 8
+    assert await handle.status() is TaskStatus.DONE
+
+
+async def test_a_task_that_swallows_its_cancellation_does_not_hold_the_worker(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asynctasq.worker.CANCEL_SECONDS", 0.2)
+    running, proceed = asyncio.Event(), asyncio.Event()
+
+    @task
+    async def stubborn() -> None:
+        running.set()
+        while not proceed.is_set():
+            try:
+                await proceed.wait()
+            except asyncio.CancelledError:
+                continue
+        ran.append("ended")
+
+    handle = await stubborn().dispatch()
+    assert await interrupted(Worker(grace=0), Worker.stop, running) < 5
+    assert await handle.status() is TaskStatus.WAITING
+    proceed.set()
+    while not ran:
+        await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert await handle.status() is TaskStatus.WAITING
+
+
+async def test_a_thread_is_interrupted_at_the_end_of_the_grace_time(app: App) -> None:
+    loop = asyncio.get_running_loop()
+    running = asyncio.Event()
+    stopped = threading.Event()
+
+    @task
+    def spins() -> None:
+        loop.call_soon_threadsafe(running.set)
+        try:
+            while True:
+                sum(range(100))
+        finally:
+            stopped.set()
+
+    handle = await spins().dispatch()
+    assert await interrupted(Worker(grace=0), Worker.stop, running) < 5
+    assert stopped.is_set()
+    assert await handle.status() is TaskStatus.WAITING
+
+
+async def test_stop_may_be_called_from_any_thread_and_before_the_start(app: App) -> None:
+    worker = Worker()
+    worker.stop()
+    async with asyncio.timeout(5):
+        await worker.run()
+    other = Worker()
+    run = asyncio.create_task(other.run())
+    await asyncio.sleep(0.05)
+    await asyncio.to_thread(other.stop)
+    async with asyncio.timeout(5):
+        await run
+    assert other.is_stopping
+
+
+# --- a broker that is away --------------------------------------------------------------
+
+
+async def test_a_broker_that_is_away_at_the_start_is_waited_for(
+    app: App, monkeypatch: pytest.MonkeyPatch, work: Work
+) -> None:
+    tries: list[int] = []
+    start = MemoryConsumer.start
+
+    async def flaky(self: MemoryConsumer) -> None:
+        tries.append(1)
+        if len(tries) < 3:
+            raise BrokerUnavailable("away")
+        await start(self)
+
+    monkeypatch.setattr(MemoryConsumer, "start", flaky)
+    await note(1).dispatch()
+    await work()
+    assert ran == [1]
+    assert len(tries) == 3
+
+
+async def test_a_worker_can_be_stopped_while_it_waits_for_its_broker(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(self: MemoryConsumer) -> None:
+        raise BrokerUnavailable("away")
+
+    monkeypatch.setattr(MemoryConsumer, "start", away)
+    worker = Worker()
+    run = asyncio.create_task(worker.run())
+    await asyncio.sleep(0.05)
+    worker.stop()
+    async with asyncio.timeout(10):
+        await run
+
+
+async def test_outages_while_taking_and_settling_lose_and_repeat_nothing(
+    app: App, monkeypatch: pytest.MonkeyPatch, work: Work, caplog: pytest.LogCaptureFixture
+) -> None:
+    take, settle = MemoryConsumer.take, MemoryConsumer.settle
+    calls = {"take": 0, "settle": 0}
+
+    async def flaky_take(self: MemoryConsumer, limit: int, seconds: float) -> list[Delivery]:
+        calls["take"] += 1
+        if calls["take"] % 2:
+            raise BrokerUnavailable("away")
+        return await take(self, limit, seconds)
+
+    async def flaky_settle(
+        self: MemoryConsumer, outcomes: Sequence[Outcome]
+    ) -> list[Outcome]:
+        calls["settle"] += 1
+        if calls["settle"] % 2:
+            raise BrokerUnavailable("away")
+        return await settle(self, outcomes)
+
+    monkeypatch.setattr(MemoryConsumer, "take", flaky_take)
+    monkeypatch.setattr(MemoryConsumer, "settle", flaky_settle)
+    await dispatch_many(note(i) for i in range(50))
+    await work(concurrency=10)
+    assert sorted(ran) == list(range(50))
+    assert {r.levelname for r in caplog.records} == {"WARNING"}
+
+
+# --- leases -----------------------------------------------------------------------------
+
+
+async def test_a_task_that_blocks_the_loop_keeps_its_lease(any_app: App, work: Work) -> None:
+    @task
+    async def blocks() -> None:
+        ran.append("start")
+        await asyncio.to_thread(lambda: None)
+        time.sleep(1.6)
+        ran.append("end")
+
+    await blocks().dispatch()
+    other = threading.Thread(target=lambda: asyncio.run(_burst_elsewhere()))
+    other.start()
+    await work(lease=0.5)
+    await asyncio.to_thread(other.join)
+    assert ran == ["start", "end"]
+
+
+async def _burst_elsewhere() -> None:
+    await Worker(burst=True, lease=0.5).run()
+
+
+async def test_a_message_that_comes_back_while_it_still_runs_is_not_run_twice(
+    app: App, start_worker: Start, monkeypatch: pytest.MonkeyPatch, becomes: Becomes
+) -> None:
+    proceed = asyncio.Event()
+
+    @task
+    async def long() -> None:
+        ran.append(1)
+        await proceed.wait()
+
+    monkeypatch.setattr(MemoryConsumer, "renew", lambda self, held: [])
+    handle = await long().dispatch()
+    start_worker(lease=0.1)
+    await becomes(lambda: ran)
+    await asyncio.sleep(0.4)
+    proceed.set()
+
+    async def done() -> bool:
+        return await handle.status() is TaskStatus.DONE
+
+    await becomes(done)
+    assert ran == [1]
+
+
+async def test_a_lost_lease_is_logged_and_its_outcome_changes_nothing(
+    app: App, start_worker: Start, becomes: Becomes, caplog: pytest.LogCaptureFixture
+) -> None:
+    proceed, running = asyncio.Event(), asyncio.Event()
+
+    @task
+    async def long() -> None:
+        running.set()
+        await proceed.wait()
+
+    handle = await long().dispatch()
+    worker = start_worker()
+    async with asyncio.timeout(5):
+        await running.wait()
+    await app.open_broker().release_worker(worker.id, ["default"])
+    thief = app.open_broker().consumer(
+        ConsumerOptions(WorkerInfo("thief", "h", 1, ("default",), 1, 0.0), ("default",))
+    )
+    await thief.start()
+    worker.stop()
+    taken = await thief.take(1, 5)
+    proceed.set()
+    await becomes(lambda: [r for r in caplog.records if r.message == "lease lost"])
+    assert taken[0].id == handle.id
+    assert await handle.status() is TaskStatus.RUNNING
+
+
+# --- delivery limit ---------------------------------------------------------------------
+
+
+async def delivered(app: App, times: int, queue: str = "default") -> None:
+    """Take everything on the queue so often, each time like a worker that then died."""
+    for i in range(times):
+        info = WorkerInfo(f"dead-{i}", "host", 1, (queue,), 1, time.time())
+        consumer: Consumer = app.open_broker().consumer(ConsumerOptions(info, (queue,)))
+        await consumer.start()
+        while await consumer.take(100, 0):
+            pass
+        await app.open_broker().release_worker(info.id, [queue])
+
+
+async def test_a_message_that_its_workers_die_with_is_a_dead_letter(
+    any_app: App, work: Work
+) -> None:
+    @task(result_ttl=60)
+    async def killer() -> None:
+        ran.append("killer")
+
+    handle = await killer().dispatch()
+    await delivered(any_app, 5)
+    await work()
+    assert ran == []
+    letter = await deadletters.show(handle.id)
+    assert letter is not None
+    assert letter.reason == "delivered 5 times to workers that died with it"
+    assert letter.deliveries == 6
+    with pytest.raises(Exception, match="workers that died with it"):
+        await handle.result(5)
+
+
+async def test_the_last_delivery_still_counts(any_app: App, work: Work) -> None:
+    await note(1).dispatch()
+    await delivered(any_app, 4)
+    await work()
+    assert ran == [1]
+
+
+async def test_suspects_run_one_at_a_time(app: App, work: Work) -> None:
+    running: list[int] = []
+    most: list[int] = []
+
+    @task
+    async def suspect() -> None:
+        running.append(1)
+        most.append(len(running))
+        await asyncio.sleep(0.01)
+        running.pop()
+
+    await dispatch_many(suspect() for _ in range(4))
+    await delivered(app, 2)
+    await note("fresh").dispatch()
+    await work(concurrency=10)
+    assert most == [1] * 4
+    assert ran == ["fresh"]
+
+
+# --- logs -------------------------------------------------------------------------------
+
+
+async def test_each_outcome_is_one_structured_record_without_arguments(
+    app: App, work: Work, caplog: pytest.LogCaptureFixture
+) -> None:
+    secret = "hunter2"
+    caplog.set_level(logging.INFO)
+
+    @task(max_attempts=2, retry_delay=0)
+    async def fails(password: str) -> None:
+        raise ValueError("as always")
+
+    @task
+    async def fine(password: str) -> None: ...
+
+    class Made(AsyncTask[None]):
+        config: TaskConfig = {"max_attempts": 1}  # noqa: RUF012
+
+        def __init__(self, password: str) -> None:
+            raise KeyError
+
+        async def execute(self) -> None: ...
+
+    bad = await fails(secret).dispatch()
+    good = await fine(password=secret).dispatch()
+    await work()
+    records = {
+        (r.message, getattr(r, "id", "")): vars(r)
+        for r in caplog.records
+        if r.name == "asynctasq.worker"
+    }
+    assert set(records) == {
+        ("task retried", bad.id),
+        ("task dead", bad.id),
+        ("task succeeded", good.id),
+    }
+    retried, dead = records["task retried", bad.id], records["task dead", bad.id]
+    succeeded = records["task succeeded", good.id]
+    for record in (retried, dead, succeeded):
+        assert record["queue"] == "default"
+        assert record["seconds"] >= 0
+        assert secret not in repr(record)
+    assert (retried["attempt"], dead["attempt"], succeeded["attempt"]) == (1, 2, 1)
+    assert (retried["levelname"], dead["levelname"], succeeded["levelname"]) == (
+        *("WARNING", "ERROR", "INFO"),
+    )
+    assert succeeded["task"] == fine.name
+    assert retried["error"] == dead["error"] == "ValueError: as always"
+    assert retried["delay_seconds"] == 0
+
+
+async def test_an_error_in_a_constructor_is_the_tasks_own(app: App, work: Work) -> None:
+    class Unmakeable(AsyncTask[None]):
+        config: TaskConfig = {"max_attempts": 2, "retry_delay": 0, "result_ttl": 60}  # noqa: RUF012
+
+        def __init__(self, n: int) -> None:
+            ran.append(n)
+            if len(ran) > 1:
+                raise KeyError(n)
+
+        async def execute(self) -> None: ...
+
+    handle = await Unmakeable(1).dispatch()
+    await work()
+    assert ran == [1, 1, 1]
+    with pytest.raises(KeyError):
+        await handle.result(5)
