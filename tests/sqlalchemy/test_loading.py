@@ -21,11 +21,12 @@ from asynctasq import (
 from asynctasq_sqlalchemy import adapter, read_from
 from sashop import Account, Base, Country, Item, Membership, Order, Point, Reading, User
 from sastore import Store
-from sqlalchemy import inspect, select, text
+from sqlalchemy import event, inspect, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.ext.horizontal_shard import ShardedSession, set_shard_id
-from sqlalchemy.orm import selectinload, sessionmaker
+from sqlalchemy.orm import ORMExecuteState, selectinload, sessionmaker, with_loader_criteria
+from sqlalchemy.orm import Session as SyncSession
 from sqlalchemy.orm.exc import DetachedInstanceError
 from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool
 
@@ -316,7 +317,7 @@ async def test_an_annotation_can_name_another_database_to_read_from(
 async def test_a_synchronous_factory_does_not_block_the_event_loop(
     lite: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sqlalchemy import create_engine, event
+    from sqlalchemy import create_engine
 
     lite.add(Item(id=1, name="x"))
     engine = create_engine(lite.url.set(drivername="sqlite"), poolclass=NullPool)
@@ -369,3 +370,24 @@ async def test_a_model_of_one_database_has_no_shards(lite: Store) -> None:
     lite.add(Item(id=1, name="x"))
     with pytest.raises(InvalidReference, match="one database"):
         await fetch(replace(ref(Item, 1), db="elsewhere"))
+
+
+async def test_a_listener_that_hides_rows_can_let_references_pass(
+    lite: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Session(SyncSession):
+        """Hides rows whose name says so."""
+
+    @event.listens_for(Session, "do_orm_execute")
+    def hide(execution: ORMExecuteState) -> None:
+        if not execution.execution_options.get("asynctasq_fetch"):
+            criteria = with_loader_criteria(Item, Item.name != "hidden")
+            execution.statement = execution.statement.options(criteria)
+
+    lite.add(Item(id=1, name="hidden"))
+    factory = sessionmaker(lite.setup.kw["bind"], class_=Session)
+    monkeypatch.setattr(Base, "_asynctasq_session_factory", factory)
+    with factory() as session:
+        assert session.scalars(select(Item)).all() == []
+    (row,) = await fetch(ref(Item, 1))
+    assert row.name == "hidden"

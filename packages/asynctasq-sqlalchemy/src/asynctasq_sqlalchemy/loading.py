@@ -74,7 +74,8 @@ async def work_in(session: AnySession, work: Callable[..., R], *args: Any) -> R:
 
 
 def _query(model: type, options: Sequence[Any]) -> Select[Any]:
-    query: Select[Any] = select(model)
+    """The query without its condition; by `asynctasq_fetch` listeners that hide rows know it."""
+    query: Select[Any] = select(model).execution_options(asynctasq_fetch=True)
     query = query.options(*(o for o in options if isinstance(o, ExecutableOption)))
     for lock in options:
         if isinstance(lock, ForUpdate):
