@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import asynctasq
+import django
 import pytest
 from asynctasq_django import adapter
 from asynctasq_django.apps import AsynctasqConfig
@@ -121,11 +122,12 @@ def test_doctor_looks_at_every_database(db: str, run: Run) -> None:
     databases = json.loads(os.environ["DJSHOP_DATABASES"])
     databases["other"]["PORT"] = "1"
     databases["maria"] |= {"CONN_MAX_AGE": 60, "ATOMIC_REQUESTS": True}
-    databases["default"]["OPTIONS"] = {"pool": True}
+    if has_pools := django.VERSION >= (5, 1):
+        databases["default"]["OPTIONS"] = {"pool": True}
     done = run("manage.py", "asynctasq", "doctor", DJSHOP_DATABASES=json.dumps(databases))
     text = " ".join(done.stdout.split())
     assert "'default': PostgreSQL answers" in text
-    assert "a pool of 4 connections" in text
+    assert ("a pool of 4 connections" in text) is has_pools
     assert "'other': no answer: OperationalError" in text
     assert "CONN_HEALTH_CHECKS" in text
     assert "ATOMIC_REQUESTS" in text
