@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-import sys
 from collections.abc import Iterator, Sequence
+from importlib.metadata import version
 from typing import Any
 
 from asynctasq import ConfigurationError, InvalidReference, Ref, ReferenceUnavailable
@@ -84,9 +84,8 @@ async def _rows(model: Any, keys: list[Any], ref: Ref) -> dict[Any, Any]:
 
 def _is_unescaped(connection: Any) -> bool:
     """Tortoise 0.21 writes values into the statement, and MySQL takes backslashes for escapes."""
-    version: str = sys.modules["tortoise"].__version__
     dialect: str = connection.capabilities.dialect
-    return dialect == "mysql" and version.startswith("0.21.")
+    return dialect == "mysql" and version("tortoise-orm").startswith("0.21.")
 
 
 async def _connection(model: Any, ref: Ref, is_locked: bool) -> Any:

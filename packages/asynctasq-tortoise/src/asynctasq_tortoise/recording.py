@@ -5,8 +5,10 @@ They add nothing to what a method does. Installed once, when the application imp
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from importlib import import_module
+from importlib.metadata import version
 from typing import Any
 
 import wrapt
@@ -32,6 +34,10 @@ def install() -> None:
             wrapt.wrap_function_wrapper(queryset.__name__, f"{query}.{name}", _after_bulk_write)
     wrapt.wrap_function_wrapper("tortoise.connection", "ConnectionHandler.set", _on_begin)
     wrapt.wrap_function_wrapper("tortoise", "Tortoise.init", _init)
+    if version("tortoise-orm").startswith("0.21."):
+        client = "tortoise.backends.base.client"
+        for user in ("PoolConnectionWrapper", "TransactionContextPooled"):
+            wrapt.wrap_function_wrapper(client, f"{user}.ensure_connection", _connect_once)
 
 
 async def _after_select(
@@ -93,3 +99,17 @@ async def _init(
     context = await wrapped(*args, **kwargs)
     lifecycle.adopt(context)
     return context
+
+
+async def _connect_once(
+    wrapped: Wrapped, user: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Any:
+    """Tortoise 0.21 makes a pool for each of its first users at once, and loses all but one."""
+    is_wrapper = hasattr(user, "client")
+    client = user.client if is_wrapper else user.connection._parent
+    if not client._pool:
+        async with vars(client).setdefault("_asynctasq_lock", asyncio.Lock()):
+            if not client._pool:
+                await wrapped(*args, **kwargs)
+    if is_wrapper:
+        user.pool = client._pool

@@ -78,7 +78,7 @@ def _with_credentials(arguments: dict[str, Any], credentials: dict[str, Any]) ->
     else:
         config = arguments.pop("config")
         config = config.to_dict() if hasattr(config, "to_dict") else config
-    connections: dict[str, Any] = {}
+    connections = {}
     for alias, info in config["connections"].items():
         connection = dict(expand_db_url(info) if isinstance(info, str) else info)
         # SQLite has no pool, and would take each credential for a PRAGMA.
@@ -90,7 +90,7 @@ def _with_credentials(arguments: dict[str, Any], credentials: dict[str, Any]) ->
 
 def _pool(options: Mapping[str, Any]) -> dict[str, Any]:
     """Credentials from `connection_config`, `minsize` and `maxsize`."""
-    given = dict(options.get("connection_config") or {})
+    given: dict[str, Any] = dict(options.get("connection_config") or {})
     given.update((name, options[name]) for name in ("minsize", "maxsize") if name in options)
     credentials = {_POOL_SIZES.get(name, name): value for name, value in given.items()}
     low, high = credentials.get("minsize", 1), credentials.get("maxsize", 5)
