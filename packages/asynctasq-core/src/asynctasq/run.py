@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import signal
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
@@ -11,6 +14,8 @@ from importlib.util import find_spec
 from .app import current
 from .imports import load_modules
 from .worker import Worker
+
+logger = logging.getLogger(__name__)
 
 
 def run_worker(
@@ -24,7 +29,8 @@ def run_worker(
 ) -> None:
     """Import modules and run a worker until SIGTERM or SIGINT, or in burst mode until all is done.
 
-    A second signal skips the grace time. uvloop is used where it is installed.
+    A second signal skips the grace time. uvloop is used where it is installed. If a task ignores
+    that it is stopped, the process ends here, with code 0 and without exit handlers.
 
     Args:
         modules: Module names or script paths whose tasks are run, besides those in `imports`.
@@ -54,9 +60,24 @@ def run_worker(
         if on_ready is not None:
             on_ready(worker)
         await worker.run()
+        if worker.left_running:
+            _leave()
 
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(main())
+
+
+def _leave() -> None:
+    """End the process although threads or coroutines of tasks go on.
+
+    Both the loop and the interpreter would wait for them, for ever if need be.
+    """
+    logger.warning("tasks that ignore their cancellation end with the process")
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # closed
+            stream.flush()
+    os._exit(0)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
