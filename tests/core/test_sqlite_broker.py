@@ -212,6 +212,29 @@ async def test_the_log_is_brought_back_into_the_file(broker: SQLiteBroker, path:
     assert path.stat().st_size > CHECKPOINT_BYTES
 
 
+async def test_somebody_who_reads_for_long_does_not_hold_up_the_broker(
+    broker: SQLiteBroker, path: Path
+) -> None:
+    log = Path(f"{path}-wal")
+    await broker.put(messages(0, 1))
+    reader = sqlite3.connect(path, isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM message").fetchone()
+    started = time.monotonic()
+    for i in range(1, 60):
+        await broker.put(messages(i * 10, 10, b"x" * 100_000))
+    assert time.monotonic() - started < 10
+    assert log.stat().st_size > CHECKPOINT_BYTES
+    reader.close()
+    deadline = time.monotonic() + 30
+    number = 1000
+    while log.stat().st_size > CHECKPOINT_BYTES and time.monotonic() < deadline:
+        await broker.put(messages(number, 1))
+        number += 1
+        await asyncio.sleep(0.05)
+    assert log.stat().st_size <= CHECKPOINT_BYTES
+
+
 async def test_expired_results_are_deleted_from_the_file(broker: SQLiteBroker, path: Path) -> None:
     for i in range(30):
         await broker.put(messages(i, 1))

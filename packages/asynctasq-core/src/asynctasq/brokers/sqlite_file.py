@@ -25,6 +25,8 @@ APPLICATION_ID = 0x61737471
 SCHEMA_VERSION = 1
 SCHEMA = (pkgutil.get_data(__package__, "sqlite_schema.sql") or b"").decode()
 CHECKPOINT_BYTES = 16 * 1024 * 1024
+CHECKPOINT_WAIT_SECONDS = 0.1
+CHECKPOINT_PAUSE_SECONDS = 2.0
 
 _inherited: list[sqlite3.Connection] = []
 """Connections opened before a fork: closed here, they could undo locks of the parent."""
@@ -45,6 +47,7 @@ class SQLiteFile:
         self._connection: sqlite3.Connection | None = None
         self._pid = 0
         self._looks = 0
+        self._next_checkpoint = 0.0
         self._identity: tuple[int, int] | None = None
 
     @contextmanager
@@ -131,12 +134,17 @@ class SQLiteFile:
 
         Not left to SQLite: its automatic checkpoint does not keep writers out, and before 3.51.3
         two of them beside a commit could, very rarely, damage the file (the "WAL-reset bug").
-        TRUNCATE keeps them out, and makes the size of the log say how much there is to do.
+        TRUNCATE keeps them out, and makes the size of the log say how much there is to do. While
+        somebody reads for long (a backup, say) the log grows, and is tried again now and then.
         """
-        with suppress(FileNotFoundError):
-            if os.stat(self.path + "-wal").st_size > CHECKPOINT_BYTES:
-                with suppress(sqlite3.Error):  # what was committed is safe; a later one does it
-                    db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        now = time.monotonic()
+        if now < self._next_checkpoint or _size(self.path + "-wal") <= CHECKPOINT_BYTES:
+            return
+        self.allow_busy_seconds(CHECKPOINT_WAIT_SECONDS)
+        with suppress(sqlite3.Error):  # what was committed is safe; a later checkpoint does it
+            [busy, _, _] = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            self._next_checkpoint = now + CHECKPOINT_PAUSE_SECONDS if busy else 0.0
+        self.allow_busy_seconds(self._config.busy_timeout)
 
     def _open(self) -> sqlite3.Connection:
         """The connection, a new one where the old must not be used."""
@@ -216,6 +224,13 @@ def _identity(path: str) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
 
 
 def _is_queue_file(db: sqlite3.Connection, path: str) -> bool:

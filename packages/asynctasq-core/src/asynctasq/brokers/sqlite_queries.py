@@ -94,8 +94,16 @@ def workers(db: Connection) -> list[WorkerInfo]:
         (now,),
     ).fetchall()
     return [
-        WorkerInfo(id_, host, pid, tuple(json.loads(queues)), *rest, running.get(id_, 0))
-        for id_, host, pid, queues, *rest in rows
+        WorkerInfo(
+            worker_id,
+            host,
+            pid,
+            tuple(json.loads(queues)),
+            concurrency,
+            started_at,
+            running.get(worker_id, 0),
+        )
+        for worker_id, host, pid, queues, concurrency, started_at in rows
     ]
 
 

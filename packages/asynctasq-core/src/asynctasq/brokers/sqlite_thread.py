@@ -55,6 +55,8 @@ class _Job:
 class SQLiteThread:
     """Runs jobs one after the other on one connection; starts by itself, also after a fork."""
 
+    _jobs: SimpleQueue[_Job] | None
+
     def __init__(self, config: SQLiteConfig) -> None:
         self._config = config
         self._forget()
@@ -133,7 +135,7 @@ class SQLiteThread:
         self._pid = os.getpid()
         self._takers = Waiters()
         self._results = AwaitedResults()
-        self._jobs: SimpleQueue[_Job] | None = None
+        self._jobs = None
 
 
 class _Worker:
