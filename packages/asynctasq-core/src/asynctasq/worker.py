@@ -13,11 +13,12 @@ import os
 import socket
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from time import perf_counter, time
 from typing import TYPE_CHECKING, Any
 
 from . import outcomes
+from .ahead import PATIENCE_SECONDS, Ahead
 from .app import current
 from .brokers import Action, Backoff, Consumer, ConsumerOptions, Delivery, Outcome, WorkerInfo
 from .errors import BrokerError, MessageError, TaskCrashed
@@ -58,6 +59,9 @@ class Worker:
         grace: Seconds that running tasks get to finish after `stop`.
         burst: End once the queues hold nothing waiting, delayed or running.
         modules: What child processes for `process=True` tasks import.
+
+    Attributes:
+        left_running: Whether tasks ignored that they were stopped; they still run after `run`.
     """
 
     def __init__(
@@ -84,8 +88,10 @@ class Worker:
         self._running: dict[Key, asyncio.Task[None] | None] = {}
         self._jobs: dict[Key, Job] = {}
         self._loading: set[asyncio.Task[None]] = set()
+        self._ahead = Ahead(concurrency)
         self._suspect: Key | None = None
         self._gave_suspects_back = False
+        self.left_running = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._consumer: Consumer
         self._settler: Settler
@@ -198,22 +204,38 @@ class Worker:
         wait = BURST_WAIT_SECONDS if self.burst else WAIT_SECONDS
         while True:
             free = self.concurrency - len(self._running)
+            if self._ahead:
+                self._begin(self._ahead.take(free))
+                await self._slot_free_or_overdue()
+                continue
             if free <= 0:
                 self._slot.clear()
                 await self._slot.wait()
                 continue
             try:
-                deliveries = await self._consumer.take(free, wait)
+                deliveries = await self._consumer.take(free + self._ahead.room, wait)
                 if not deliveries and self.burst and await self._is_all_done():
                     return
             except BrokerError as e:
                 await _wait_for_broker("take", e, backoff)
                 continue
             backoff.reset()
-            self._begin(deliveries)
+            self._begin(deliveries[:free])
+            if len(deliveries) > free:
+                self._ahead.put(deliveries[free:])
             if self._gave_suspects_back:
                 self._gave_suspects_back = False
                 await asyncio.sleep(SUSPECT_PAUSE_SECONDS)
+
+    async def _slot_free_or_overdue(self) -> None:
+        """Wait for a slot as long as the messages ahead may; then give them back."""
+        if len(self._running) >= self.concurrency:
+            self._slot.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PATIENCE_SECONDS):
+                    await self._slot.wait()
+        for delivery in self._ahead.overdue():
+            self._settler.add(Outcome(delivery, Action.RELEASE))
 
     async def _is_all_done(self) -> bool:
         return not self._settler.held and await self._consumer.idle()
@@ -338,8 +360,9 @@ class Worker:
         verdict.outcome.delivery = self._settler.held[key]
         self._settler.add(verdict.outcome)
         self._slot.set()
+        seconds = perf_counter() - started if started else 0.0
+        self._ahead.note(seconds)
         if logger.isEnabledFor(verdict.level):
-            seconds = perf_counter() - started if started else 0.0
             logger.log(verdict.level, "task %s", verdict.word, extra=verdict.fields(job, seconds))
 
     # --- stopping -----------------------------------------------------------------------
@@ -353,6 +376,7 @@ class Worker:
                 task.cancel()
             await asyncio.wait(tasks, timeout=CANCEL_SECONDS)
         for key in list(self._running):  # code that does not end; its message need not wait for it
+            self.left_running = True
             outcome = Outcome(self._settler.held[key], Action.RELEASE)
             self._finish(key, Verdict(outcome, "released"), 0.0)
         try:
