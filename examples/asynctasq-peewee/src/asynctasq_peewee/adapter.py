@@ -68,9 +68,8 @@ async def fetch_many(refs: Sequence[Ref]) -> list[object | None]:
 
 def _checked(model: Any, ref: Ref) -> tuple[Any, ...]:
     fields = _fields(model)
-    key = (ref.pk,) if len(fields) == 1 else ref.pk
-    has_parts = isinstance(key, tuple) and len(key) == len(fields)
-    if ref.db is not None or not has_parts or not all(map(_fits, fields, key)):
+    key = (ref.pk,) if len(fields) == 1 or not isinstance(ref.pk, tuple) else ref.pk
+    if ref.db is not None or len(key) != len(fields) or not all(map(_fits, fields, key)):
         raise InvalidReference(f"no row of {ref.model} can have this key or database")
     return key
 
@@ -81,7 +80,9 @@ def _fits(field: Any, value: Any) -> bool:
         kept = field.python_value(field.db_value(value))
     except (ValueError, TypeError, ArithmeticError, AttributeError):
         return False
-    if value is None or isinstance(value, tuple) or (type(kept), kept) != (type(value), value):
+    integer = sys.modules["peewee"].IntegerField  # keeps what is no number as it is
+    has_type = isinstance(getattr(field, "rel_field", field), integer) == (type(value) is int)
+    if value is None or not has_type or (type(kept), kept) != (type(value), value):
         return False
     return -(2**63) <= value < 2**63 if isinstance(value, int) else "\0" not in str(value)
 

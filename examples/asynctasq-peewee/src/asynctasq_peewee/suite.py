@@ -1,6 +1,5 @@
 """What `asynctasq test-adapter peewee` runs, on SQLite; it needs the extra `testing`."""
 
-from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -88,7 +87,7 @@ class TestPeewee(AdapterSuite):
         return [order.name for order in row.orders]
 
     @contextmanager
-    def outage(self) -> Iterator[None]:
+    def outage(self) -> Any:
         name = db.obj.database
         db.init("/nowhere/suite.db")
         yield
