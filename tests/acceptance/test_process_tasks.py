@@ -72,8 +72,9 @@ def test_a_signal_to_worker_and_children_alike_lets_them_finish(
     dispatch(place, "[nap(1)]")
     with place.start("worker", "jobs") as worker:
         eventually(lambda: place.lines("begun"))
-        for process in [*psutil.Process(worker.pid).children(recursive=True), worker]:
-            os.kill(process.pid, number)
+        children = psutil.Process(worker.pid).children(recursive=True)
+        for pid in [*(child.pid for child in children), worker.pid]:
+            os.kill(pid, number)
         assert worker.wait(20) == 0
     assert len(place.lines("ended")) == 1
     assert place.counts() == {}
