@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable
+from functools import cache
 from importlib.util import find_spec
 
 from asynctasq import ConfigurationError
@@ -40,19 +41,27 @@ def prepare() -> Iterable[str]:
 def _start() -> list[str]:
     from asynctasq import class_path
     from django.apps import apps
-    from django.conf import settings
 
     from .connections import watch_connections
-    from .settings import configure
 
     watch_connections()
     if not apps.is_installed("asynctasq_django"):
-        configure(settings)
+        _configure_once()
     # Models that stand in no module under their own name, such as tables between two models.
     for model in apps.get_models(include_auto_created=True):
         class_path(model)
     modules = [f"{config.name}.tasks" for config in apps.get_app_configs()]
     return [module for module in modules if find_spec(module) is not None]
+
+
+@cache
+def _configure_once() -> None:
+    """Not again: what the application's modules give to `asynctasq.init` comes later and wins."""
+    from django.conf import settings
+
+    from .settings import configure
+
+    configure(settings)
 
 
 def explain_import(error: Exception) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 
 class Command(BaseCommand):
@@ -24,8 +24,12 @@ class Command(BaseCommand):
         self._run(argv[2:])
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """For `call_command("asynctasq", "status")`."""
-        self._run([*args, *options["arguments"]])
+        """For `call_command("asynctasq", "status")`, which returns if all is well."""
+        try:
+            self._run([*args, *options["arguments"]])
+        except SystemExit as e:
+            if e.code:
+                raise CommandError(f"asynctasq exited with {e.code}") from None
 
     def _run(self, arguments: list[str]) -> None:
         from asynctasq.cli import cli
