@@ -13,7 +13,7 @@ from time import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .brokers import Broker, Outgoing
-from .errors import ConfigurationError, PayloadTooLarge
+from .errors import ConfigurationError, PayloadTooLarge, SerializationError
 from .message import Message, new_id
 from .serializer import encode_arguments
 
@@ -54,9 +54,12 @@ def prepare(call: Call[Any], app: App) -> Prepared:
     """
     task, config = call.task, app.config
     options = call.options(config.task_defaults)
-    encoded = encode_arguments(
-        call.args, call.kwargs, task.parameter_names, app.adapters.owner_of, task.hints[0].tags
-    )
+    try:
+        encoded = encode_arguments(
+            call.args, call.kwargs, task.parameter_names, app.adapters.owner_of, task.hints[0].tags
+        )
+    except SerializationError as e:
+        raise _with_adapters_that_failed(e, app) from e.__cause__
     message = Message(
         new_id(), task.name, encoded.payload, time(), 1, call.overrides or {}, call.headers or {}
     )
@@ -71,6 +74,14 @@ def prepare(call: Call[Any], app: App) -> Prepared:
     if call.wait_for is not False and (call.wait_for is not None or encoded.models):
         prepared.defer = _what_to_wait_for(call.wait_for, encoded.models, app)
     return prepared
+
+
+def _with_adapters_that_failed(error: SerializationError, app: App) -> SerializationError:
+    """The error; where nobody knows the value's type, with those who perhaps would have."""
+    failures = app.adapters.failures()
+    if type(error) is not SerializationError or not failures:
+        return error
+    return SerializationError(f"{error.problem}; {failures}", error.path)
 
 
 def _what_to_wait_for(

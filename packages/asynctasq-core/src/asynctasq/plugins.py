@@ -70,6 +70,8 @@ class Adapter:
             mine = next((i for i in implementations if i.plugin is plugin), None)
             attribute = "_to_ref" if hook == "to_ref" else hook
             setattr(self, attribute, _direct(hook, mine) if mine else None)
+        if self.is_model is not None and not (self._to_ref and self.fetch_many):
+            raise PluginError("it has is_model, so it needs to_ref and fetch_many too")
 
     _to_ref: Callable[[object], Ref] | None
 
@@ -83,6 +85,8 @@ class Adapter:
 def _direct(hook: str, implementation: pluggy.HookImpl) -> Callable[..., Any]:
     """The implementation as a function of all the hook's arguments, by position."""
     function: Callable[..., Any] = implementation.function
+    if implementation.hookwrapper or implementation.wrapper:
+        raise PluginError(f"{hook} is a wrapper: adapters' hooks are called without a relay")
     spec = getattr(hookspecs, hook).__code__
     all_names = spec.co_varnames[: spec.co_argcount]
     places = [all_names.index(name) for name in implementation.argnames]
@@ -105,11 +109,14 @@ class Adapters:
         self.reports: list[PluginReport] = []
         self.loaded: dict[str, Adapter] = {}
         self._owners: dict[type, Adapter | None] = {}
-        self._relay = pluggy.PluginManager(GROUP)
-        self._relay.add_hookspecs(hookspecs)
         if plugins is None:
-            for entry_point, state, reason in _wanted():
+            found, chosen = _entry_points(), _chosen()
+            for entry_point, state, reason in _wanted(found, chosen):
                 self._load(entry_point, state, reason)
+            for name in sorted((chosen or set()) - {e.name for e in found}):
+                self.reports.append(
+                    PluginReport(name, "?", "?", "failed", "in ASYNCTASQ_PLUGINS, not installed")
+                )
         else:
             for name, plugin in plugins.items():
                 self._register(name, plugin)
@@ -120,7 +127,8 @@ class Adapters:
         if state == "loaded":
             try:
                 self._register(entry_point.name, entry_point.load())
-            except Exception as e:  # noqa: BLE001 - a plugin's code; reported, hides no other plugin
+            # A plugin's code, which may even exit; reported, it hides no other plugin.
+            except (Exception, SystemExit) as e:  # noqa: BLE001
                 state, reason = "failed", f"{type(e).__name__}: {e}"
         self.reports.append(PluginReport(entry_point.name, name, version, state, reason))
 
@@ -129,13 +137,11 @@ class Adapters:
             raise PluginError(f"another distribution's adapter is named {name!r} too")
         if isinstance(plugin, type):
             plugin = plugin()
-        self._relay.register(plugin, name=name)
-        try:
-            self._relay.check_pending()
-            self.loaded[name] = Adapter(name, plugin, self._relay)
-        except Exception:
-            self._relay.unregister(plugin)
-            raise
+        relay = pluggy.PluginManager(GROUP)  # of its own: what fails leaves nothing behind
+        relay.add_hookspecs(hookspecs)
+        relay.register(plugin, name=name)
+        relay.check_pending()
+        self.loaded[name] = Adapter(name, plugin, relay)
         self._owners.clear()
 
     def owner_of(self, obj: object) -> Adapter | None:
@@ -238,11 +244,20 @@ class Adapters:
         return "; ".join(failed)
 
 
-def _wanted() -> Iterable[tuple[EntryPoint, State, str]]:
-    """Entry points, each with what is to become of it and why."""
+def _chosen() -> set[str] | None:
+    """The names in `ASYNCTASQ_PLUGINS`; `None` where it is not set."""
     chosen = os.environ.get("ASYNCTASQ_PLUGINS")
-    names = None if chosen is None else {n.strip() for n in chosen.split(",") if n.strip()}
-    found = sorted(entry_points(group=GROUP), key=lambda e: (e.name, _distribution(e)))
+    return None if chosen is None else {n.strip() for n in chosen.split(",") if n.strip()}
+
+
+def _entry_points() -> list[EntryPoint]:
+    return sorted(entry_points(group=GROUP), key=lambda e: (e.name, _distribution(e)))
+
+
+def _wanted(
+    found: list[EntryPoint], names: set[str] | None
+) -> Iterable[tuple[EntryPoint, State, str]]:
+    """Entry points, each with what is to become of it and why."""
     for entry_point in found:
         rivals = {_distribution(e) for e in found if e.name == entry_point.name}
         if names is not None and entry_point.name not in names:
