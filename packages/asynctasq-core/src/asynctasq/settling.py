@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from time import monotonic
 
 from .brokers import Backoff, Consumer, Delivery, Outcome
 from .errors import BrokerError
@@ -17,6 +18,10 @@ logger = logging.getLogger(__name__)
 
 #: How many outcomes one round trip settles.
 BATCH = 500
+
+#: Round trips follow each other no faster, so that each settles much of what short tasks leave;
+#: the first outcome after a pause goes out at once.
+INTERVAL_SECONDS = 0.005
 
 
 class Settler:
@@ -44,15 +49,24 @@ class Settler:
         while True:
             await self._wake.wait()
             self._wake.clear()
+            started = monotonic()
             while self._finished:
                 batch = self._finished[:BATCH]
                 del self._finished[:BATCH]
                 await self._apply(batch, backoff)
             self._drained.set()
+            if (wait := started + INTERVAL_SECONDS - monotonic()) > 0:
+                await asyncio.sleep(wait)
 
     async def drain(self) -> None:
         """Wait until nothing is held any more."""
         while self.held:
+            self._drained.clear()
+            await self._drained.wait()
+
+    async def only(self, key: Key) -> None:
+        """Wait until nothing is held but this."""
+        while self.held.keys() - {key}:
             self._drained.clear()
             await self._drained.wait()
 
