@@ -47,7 +47,8 @@ class AdapterSuite(References, Fetching, Running, Missing, Commits, Loading):
       all threads; `asynctasq.testing.logged("myorm")` is one for an ORM that logs them.
 
     Where needed: `options()` (for `asynctasq.init`), `is_query(statement)`, `disconnect()` (called
-    where the other methods are, when the test has ended).
+    where the other methods are, when the test has ended), `set_name(row, name)` and
+    `other_key(key, number)` for instances and keys unlike those above.
 
     Capabilities are class attributes, false unless said otherwise. A test of a capability that is
     absent is skipped and names it; one that is present needs the methods after it:

@@ -28,6 +28,9 @@ T = TypeVar("T", bound=Callable[..., Any])
 R = TypeVar("R")
 Scope = AbstractContextManager[Any] | AbstractAsyncContextManager[Any]
 
+#: After this a worker is cancelled and the test fails.
+LONGEST_WORK_SECONDS = 90.0
+
 
 def needs(capability: str) -> Callable[[T], T]:
     """Skip the test in a subclass whose attribute of this name is not true."""
@@ -91,6 +94,21 @@ class Application:
         """Gives a list to which every statement of the ORM is added, of all threads."""
         raise NotImplementedError
 
+    def set_name(self, row: Any, name: str) -> Any:
+        """Set the attribute of the instance, in memory only; called where tasks run."""
+        row.name = name
+
+    def other_key(self, key: Any, number: int) -> Any:
+        """A key that no row has, made of one that a row has; by default another int in it.
+
+        Args:
+            number: Differs from call to call, 1,000,000 or more.
+        """
+        if not isinstance(key, tuple):
+            return number
+        last = max(i for i, part in enumerate(key) if type(part) is int)
+        return (*key[:last], number, *key[last + 1 :])
+
     def options(self) -> Mapping[str, Any]:
         """What `asynctasq.init` gets besides the driver."""
         return {}
@@ -105,7 +123,10 @@ class Application:
     # --- given with a capability --------------------------------------------------------
 
     def save_composite(self, name: str) -> Any:
-        """`composite_keys`: a row of a model with a key of several columns, one of them int."""
+        """`composite_keys`: a row of a model with a key of several columns, one of them an int.
+
+        With each call another row.
+        """
         raise NotImplementedError
 
     def save_with_other_keys(self) -> Any:
@@ -252,7 +273,8 @@ class Application:
 
     async def work(self, concurrency: int = 10) -> None:
         """Run a worker until nothing is left of what was sent."""
-        await self.worker(concurrency).run()
+        async with asyncio.timeout(LONGEST_WORK_SECONDS):
+            await self.worker(concurrency).run()
 
     def worker(self, concurrency: int = 10) -> Worker:
         """A worker that ends once its queue is empty."""
