@@ -1,4 +1,7 @@
-"""Redis servers of a test's own, which it may stop, kill, freeze, fill or reconfigure."""
+"""Redis servers of a test's own, which it may stop, kill, freeze, fill or reconfigure.
+
+Also deployments: an application with its queue and worker processes, on each broker.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,15 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
+from uuid import uuid4
 
 import pytest
 import pytest_asyncio
 import redis
+
+from .deployments import Deployment
+
+REDIS_URL = os.environ.get("ASYNCTASQ_TEST_REDIS_URL", "redis://127.0.0.1:6379/0")
 
 
 def free_port() -> int:
@@ -231,3 +239,43 @@ def _is_complete(node: RedisProcess) -> bool:
         role = client.info("replication")
     is_linked = role["role"] == "master" or role["master_link_status"] == "up"
     return (info["cluster_state"], info["cluster_size"]) == ("ok", "3") and is_linked
+
+
+@pytest.fixture
+def sqlite_deployment(tmp_path: Path) -> Iterator[Deployment]:
+    """A deployment with a queue file."""
+    settings = {
+        "ASYNCTASQ_DRIVER": "sqlite",
+        "ASYNCTASQ_SQLITE_PATH": str(tmp_path / "queue.db"),
+    }
+    deployment = Deployment(tmp_path, settings)
+    yield deployment
+    deployment.end()
+
+
+@pytest.fixture
+def redis_deployment(tmp_path: Path) -> Iterator[Deployment]:
+    """A deployment with a key prefix of its own on the server for tests."""
+    prefix = f"test-{uuid4().hex}"
+    settings = {
+        "ASYNCTASQ_DRIVER": "redis",
+        "ASYNCTASQ_REDIS_URL": REDIS_URL,
+        "ASYNCTASQ_REDIS_KEY_PREFIX": prefix,
+    }
+    with redis.Redis.from_url(REDIS_URL) as client:
+        try:
+            client.ping()
+        except redis.ConnectionError:
+            missing(f"a Redis server at {REDIS_URL}")
+        deployment = Deployment(tmp_path, settings)
+        yield deployment
+        deployment.end()
+        for key in client.scan_iter(f"{prefix}*", count=1000):
+            client.delete(key)
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def deployment(request: pytest.FixtureRequest) -> Deployment:
+    """A deployment on each of the brokers that processes can share."""
+    found: Deployment = request.getfixturevalue(f"{request.param}_deployment")
+    return found

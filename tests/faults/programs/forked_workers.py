@@ -1,0 +1,64 @@
+"""Runs `asynctasq` in forks of itself, which start in milliseconds.
+
+Each line on standard input is a JSON object with the working directory, the environment and the
+arguments of one; its process id is printed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from importlib import import_module
+from typing import Any
+
+# What a worker imports anyway; nothing of it starts a thread or opens a connection.
+for name in (
+    "asyncio",
+    "sqlite3",
+    "uvloop",
+    "redis.asyncio",
+    "asynctasq.worker",
+    "asynctasq.run",
+    "asynctasq.cli",
+    "asynctasq.cli.worker",
+    "asynctasq.brokers.redis",
+    "asynctasq.brokers.sqlite",
+):
+    import_module(name)
+
+
+def child(order: dict[str, Any]) -> None:
+    """Become `asynctasq` with the arguments of the order."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.chdir(order["path"])
+    os.environ.clear()
+    os.environ.update(order["environment"])
+    sys.path[:0] = order["environment"]["PYTHONPATH"].split(os.pathsep)
+    log = os.open("log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    for number in (1, 2):
+        os.dup2(log, number)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    sys.argv = ["asynctasq", *order["arguments"]]
+    import_module("asynctasq.cli").main()
+
+
+def main() -> None:
+    """Fork until standard input ends."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them, and no zombie remains
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                child(json.loads(line))
+                code = 0
+            except SystemExit as e:
+                code = e.code if isinstance(e.code, int) else 1
+            finally:
+                os._exit(code)
+        print(pid, flush=True)
+
+
+main()
