@@ -9,6 +9,7 @@ tasks running at once.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections import deque
@@ -19,8 +20,10 @@ from contextvars import Token
 from typing import Any, ParamSpec, TypeVar
 
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext, sync_to_async
-from django.db import connections, reset_queries
+from django.db import Error, connections, reset_queries
 from django.db.backends.base.base import BaseDatabaseWrapper
+
+logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -37,11 +40,17 @@ def tidy(kept: Sequence[str] = ()) -> None:
     """
     reset_queries()
     for connection in connections.all(initialized_only=True):
-        if not connection.in_atomic_block:
+        if connection.in_atomic_block and connection.alias in kept:
+            continue
+        try:
             connection.close_if_unusable_or_obsolete()
-        elif connection.alias not in kept:
-            connection.close()
+        except Error:
+            # The task has ended, and its outcome must not depend on this.
+            logger.exception("cannot close a connection", extra={"alias": connection.alias})
             del connections[connection.alias]
+        else:
+            if connection.in_atomic_block:
+                del connections[connection.alias]
 
 
 class Lane(ThreadPoolExecutor):

@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Iterable
 from functools import cache
-from importlib.util import find_spec
 
 from asynctasq import ConfigurationError
 
@@ -41,6 +40,7 @@ def prepare() -> Iterable[str]:
 def _start() -> list[str]:
     from asynctasq import class_path
     from django.apps import apps
+    from django.utils.module_loading import module_has_submodule
 
     from .connections import watch_connections
 
@@ -50,8 +50,11 @@ def _start() -> list[str]:
     # Models that stand in no module under their own name, such as tables between two models.
     for model in apps.get_models(include_auto_created=True):
         class_path(model)
-    modules = [f"{config.name}.tasks" for config in apps.get_app_configs()]
-    return [module for module in modules if find_spec(module) is not None]
+    return [
+        f"{config.name}.tasks"
+        for config in apps.get_app_configs()
+        if module_has_submodule(config.module, "tasks")
+    ]
 
 
 @cache
