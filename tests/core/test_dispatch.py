@@ -259,6 +259,29 @@ async def test_deferred_calls_keep_their_order(toy: Toy, ann: User, work: Work) 
     assert [i for _, i in ran] == list(range(8))
 
 
+async def test_a_call_with_rows_of_several_transactions_waits_for_the_last(
+    toy: Toy, ann: User
+) -> None:
+    toy.pending.append(bob := User(2, "Bob"))
+    handle = await note([ann, bob]).dispatch()
+    first, second = toy.waiting
+    first()
+    assert await handle.status() is TaskStatus.UNCOMMITTED
+    await second.send_async()
+    assert await handle.status() is TaskStatus.WAITING
+
+
+async def test_a_call_with_rows_of_several_transactions_is_dropped_with_any_of_them(
+    toy: Toy, ann: User
+) -> None:
+    toy.pending.append(bob := User(2, "Bob"))
+    handle = await note([ann, bob]).dispatch()
+    first, second = toy.waiting
+    first.drop()
+    second()
+    assert await handle.status() is TaskStatus.DROPPED
+
+
 async def test_a_bulk_dispatch_defers_only_what_must_wait(
     toy: Toy, ann: User, work: Work
 ) -> None:

@@ -87,12 +87,16 @@ def _with_adapters_that_failed(error: SerializationError, app: App) -> Serializa
 def _what_to_wait_for(
     wait_for: object, models: Sequence[tuple[Any, object]], app: App
 ) -> Callable[[DeferredSend], None] | None:
-    """The `after_commit` of the adapter whose open transaction the call depends on."""
+    """What registers a send with the open transactions that the call depends on."""
     if wait_for is not None and wait_for is not True:
         return _given_transaction(wait_for, app)
-    for adapter, obj in models:
-        if adapter.is_pending_write is not None and adapter.is_pending_write(obj):
-            return _after_commit(adapter, obj)
+    pending = [
+        _after_commit(adapter, obj)
+        for adapter, obj in models
+        if adapter.is_pending_write is not None and adapter.is_pending_write(obj)
+    ]
+    if pending:
+        return pending[0] if len(pending) == 1 else _after_all(pending)
     if wait_for is True:
         for adapter in app.adapters.with_hook("open_transaction"):
             target = adapter.open_transaction()  # type: ignore[misc]
@@ -116,6 +120,42 @@ def _after_commit(adapter: Adapter, obj: object) -> Callable[[DeferredSend], Non
         raise ConfigurationError(f"adapter {adapter.name!r} cannot wait for a commit")
     hook = adapter.after_commit
     return lambda send: hook(obj, send)
+
+
+def _after_all(
+    registrations: Sequence[Callable[[DeferredSend], None]],
+) -> Callable[[DeferredSend], None]:
+    """One registration for several: instances may have been written in several transactions."""
+
+    def register(send: DeferredSend) -> None:
+        shares = _Shares(send, len(registrations))
+        for registration in registrations:
+            registration(shares)
+
+    return register
+
+
+@dataclass(slots=True)
+class _Shares:
+    """A send that waits for several transactions: the last commit sends, any rollback drops."""
+
+    send: DeferredSend
+    missing: int
+
+    def __call__(self) -> None:
+        self.missing -= 1
+        if self.missing == 0:
+            self.send()
+
+    async def send_async(self) -> None:
+        """A transaction has committed; send if it was the last."""
+        self.missing -= 1
+        if self.missing == 0:
+            await self.send.send_async()
+
+    def drop(self) -> None:
+        """A transaction was rolled back."""
+        self.send.drop()
 
 
 @dataclass(slots=True)
