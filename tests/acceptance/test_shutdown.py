@@ -155,4 +155,4 @@ def test_several_tasks_that_kill_their_worker_take_no_innocent_one_with_them(
             break
     assert place.counts() == {"dead": 6}
     assert {int(n) for n in place.lines("notes")} == set(range(40))
-    assert len(place.lines("kills")) == 6 * 5
+    assert {line for line in place.lines("kills")} == {"0", "1", "2"}

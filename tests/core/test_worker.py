@@ -499,23 +499,42 @@ async def test_the_last_delivery_still_counts(any_app: App, work: Work) -> None:
     assert ran == [1]
 
 
-async def test_suspects_run_one_at_a_time(app: App, work: Work) -> None:
-    running: list[int] = []
-    most: list[int] = []
+async def test_messages_close_to_their_limit_run_alone(any_app: App, work: Work) -> None:
+    running: list[str] = []
+    beside: list[str] = []
 
     @task
-    async def suspect() -> None:
-        running.append(1)
-        most.append(len(running))
-        await asyncio.sleep(0.01)
-        running.pop()
+    async def watched(kind: str) -> None:
+        running.append(kind)
+        await asyncio.sleep(0.02)
+        if kind == "suspect":
+            beside.extend(running)
+        running.remove(kind)
+        ran.append(kind)
 
-    await dispatch_many(suspect() for _ in range(4))
+    await dispatch_many(watched("suspect") for _ in range(3))
+    await delivered(any_app, 3)
+    await dispatch_many(watched("fresh") for _ in range(5))
+    await work(concurrency=4)
+    assert beside == ["suspect"] * 3
+    assert sorted(ran) == ["fresh"] * 5 + ["suspect"] * 3
+
+
+async def test_messages_that_were_delivered_twice_still_share_their_worker(
+    app: App, work: Work
+) -> None:
+    both = asyncio.Barrier(2)
+
+    @task
+    async def meets() -> None:
+        async with asyncio.timeout(10):
+            await both.wait()
+        ran.append(1)
+
+    await dispatch_many([meets(), meets()])
     await delivered(app, 2)
-    await note("fresh").dispatch()
-    await work(concurrency=10)
-    assert most == [1] * 4
-    assert ran == ["fresh"]
+    await work()
+    assert ran == [1, 1]
 
 
 # --- logs -------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import socket
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
+from math import isinf
 from time import perf_counter, time
 from typing import TYPE_CHECKING, Any
 
@@ -29,18 +30,12 @@ from .message import new_id
 from .outcomes import Verdict
 from .references import Fetched, Wanted, fetch
 from .settling import Settler, note_lost
+from .suspects import Suspects
 
 if TYPE_CHECKING:
     from .process_tasks import ProcessTasks
 
 logger = logging.getLogger(__name__)
-
-#: From this delivery on, a message runs with no other such one beside it: if it is the one that
-#: kills its workers, it reaches the limit alone.
-SUSPECT_DELIVERIES = 3
-
-#: How long suspects that were given back are left to other workers, in seconds.
-SUSPECT_PAUSE_SECONDS = 0.2
 
 #: How long `take` may wait for work, and in burst mode before looking whether all is done.
 WAIT_SECONDS, BURST_WAIT_SECONDS = 5.0, 0.1
@@ -89,8 +84,7 @@ class Worker:
         self._jobs: dict[Key, Job] = {}
         self._loading: set[asyncio.Task[None]] = set()
         self._ahead = Ahead(concurrency)
-        self._suspect: Key | None = None
-        self._gave_suspects_back = False
+        self._suspects = Suspects(self._app.config.max_deliveries)
         self.left_running = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._consumer: Consumer
@@ -203,6 +197,7 @@ class Worker:
         backoff = Backoff()
         wait = BURST_WAIT_SECONDS if self.burst else WAIT_SECONDS
         while True:
+            await self._until_others_may_run()
             free = self.concurrency - len(self._running)
             if self._ahead:
                 self._begin(self._ahead.take(free))
@@ -220,12 +215,27 @@ class Worker:
                 await _wait_for_broker("take", e, backoff)
                 continue
             backoff.reset()
+            if self._running:
+                deliveries = self._without_running(deliveries)
+            deliveries, back = self._suspects.choose(deliveries, is_busy=bool(self._running))
+            self._give_back(back)
             self._begin(deliveries[:free])
             if len(deliveries) > free:
                 self._ahead.put(deliveries[free:])
-            if self._gave_suspects_back:
-                self._gave_suspects_back = False
-                await asyncio.sleep(SUSPECT_PAUSE_SECONDS)
+
+    async def _until_others_may_run(self) -> None:
+        """Wait while a suspect runs alone, or until what runs has ended to leave it alone."""
+        while self._running and (patience := self._suspects.patience_seconds()) > 0:
+            self._slot.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(None if isinf(patience) else patience):
+                    await self._slot.wait()
+        self._suspects.is_draining = False
+
+    def _give_back(self, deliveries: Sequence[Delivery]) -> None:
+        for delivery in deliveries:
+            self._settler.held.setdefault((delivery.queue, delivery.id), delivery)
+            self._settler.add(Outcome(delivery, Action.RELEASE))
 
     async def _slot_free_or_overdue(self) -> None:
         """Wait for a slot as long as the messages ahead may; then give them back."""
@@ -234,8 +244,7 @@ class Worker:
             with suppress(TimeoutError):
                 async with asyncio.timeout(PATIENCE_SECONDS):
                     await self._slot.wait()
-        for delivery in self._ahead.overdue():
-            self._settler.add(Outcome(delivery, Action.RELEASE))
+        self._give_back(self._ahead.overdue())
 
     async def _is_all_done(self) -> bool:
         return not self._settler.held and await self._consumer.idle()
@@ -244,13 +253,11 @@ class Worker:
         with_rows: list[tuple[Job, Wanted]] = []
         for delivery in deliveries:
             key = (delivery.queue, delivery.id)
-            if key in self._running:
-                self._taken_again(key, delivery)
-                continue
             # A message may be back, to be retried, before the settling of its last run returns.
             self._settler.held[key] = delivery
             self._running[key] = None
-            if delivery.deliveries >= SUSPECT_DELIVERIES and not self._admit_suspect(key, delivery):
+            if delivery.deliveries > self._app.config.max_deliveries:
+                self._give_up(key, delivery)
                 continue
             try:
                 job = self._jobs[key] = recognise(delivery, self._app)
@@ -267,22 +274,21 @@ class Worker:
             self._loading.add(loading)
             loading.add_done_callback(self._loading.discard)
 
-    def _taken_again(self, key: Key, delivery: Delivery) -> None:
-        """The lease ran out and the message came back while it still runs here: keep it."""
-        self._settler.held[key] = delivery
-        if (job := self._jobs.get(key)) is not None:
-            job.delivery = delivery
+    def _without_running(self, deliveries: list[Delivery]) -> list[Delivery]:
+        """Those that do not run here already.
 
-    def _admit_suspect(self, key: Key, delivery: Delivery) -> bool:
-        if delivery.deliveries > self._app.config.max_deliveries:
-            self._give_up(key, delivery)
-            return False
-        if self._suspect is not None:
-            self._gave_suspects_back = True
-            self._finish(key, Verdict(Outcome(delivery, Action.RELEASE), "released"), 0.0)
-            return False
-        self._suspect = key
-        return True
+        The lease of the others ran out and they came back: their new delivery is kept instead.
+        """
+        fresh = []
+        for delivery in deliveries:
+            key = (delivery.queue, delivery.id)
+            if key not in self._running:
+                fresh.append(delivery)
+                continue
+            self._settler.held[key] = delivery
+            if (job := self._jobs.get(key)) is not None:
+                job.delivery = delivery
+        return fresh
 
     def _give_up(self, key: Key, delivery: Delivery) -> None:
         """A message that its workers die with; whoever waits for its result is told."""
@@ -327,6 +333,8 @@ class Worker:
     async def _run(self, job: Job, wanted: Wanted | None, fetched: Fetched | None) -> None:
         started = perf_counter()
         try:
+            if self._suspects.alone == job.message.id:
+                await self._settler.only(job.key)
             if job.options.process:
                 verdict = await self._process_tasks().run(job)
             else:
@@ -355,8 +363,7 @@ class Worker:
         if self._running.pop(key, self) is self:
             return  # given up at shutdown before it ended
         job = self._jobs.pop(key, None)
-        if self._suspect == key:
-            self._suspect = None
+        self._suspects.ended(key[1])
         verdict.outcome.delivery = self._settler.held[key]
         self._settler.add(verdict.outcome)
         self._slot.set()
@@ -374,9 +381,9 @@ class Worker:
         if tasks:
             for task in tasks:
                 task.cancel()
-            await asyncio.wait(tasks, timeout=CANCEL_SECONDS)
+            _, pending = await asyncio.wait(tasks, timeout=CANCEL_SECONDS)
+            self.left_running = bool(pending)
         for key in list(self._running):  # code that does not end; its message need not wait for it
-            self.left_running = True
             outcome = Outcome(self._settler.held[key], Action.RELEASE)
             self._finish(key, Verdict(outcome, "released"), 0.0)
         try:
