@@ -61,6 +61,14 @@ async def test_a_handle_is_its_id(any_app: App) -> None:
     assert handle.id in repr(handle)
 
 
+async def test_a_handle_is_made_again_from_its_id(any_app: App, work: Work) -> None:
+    sent = await double(21).on_queue("other").dispatch()
+    again = double.handle(sent.id, "other")
+    assert await again.status() is TaskStatus.WAITING
+    await work(queues=["other"])
+    assert await again.result(5) == 42
+
+
 async def test_the_state_follows_the_call(
     any_app: App, start_worker: Start, becomes: Callable[..., Awaitable[None]]
 ) -> None:

@@ -1,6 +1,6 @@
 """Background tasks whose arguments are ORM objects: a reference travels, a fresh row arrives."""
 
-from .app import dispatch_many, init
+from .app import dispatch_many, init, load_config
 from .brokers import Finding
 from .classes import AsyncTask, SyncTask
 from .config import Config, RedisConfig, SQLiteConfig, TaskConfig
@@ -99,6 +99,7 @@ __all__ = [
     "hookimpl",
     "hookspec",
     "init",
+    "load_config",
     "register_type",
     "run_worker",
     "task",

@@ -17,7 +17,7 @@ from .dispatching import Deferred, Outbox, Prepared, prepare
 from .handle import TaskHandle
 from .models import allow_packages
 from .plugins import Adapters, installed
-from .task import Call
+from .task import Call, Task
 
 if TYPE_CHECKING:
     from .brokers.memory import MemoryStore
@@ -109,6 +109,11 @@ class App:
             await self._of_this_loop().outbox.put(now)
         return handles
 
+    def handle(self, task: Task[..., R], message_id: str, queue: str | None) -> TaskHandle[R]:
+        """As `Task.handle`."""
+        options = task.options(self.config.task_defaults)
+        return TaskHandle(message_id, queue or options.queue, task, options.result_ttl, self)
+
     def put_blocking(self, outgoing: Outgoing) -> None:
         """Put a message from synchronous code, in any thread."""
         _portal.run(self, outgoing)
@@ -185,12 +190,21 @@ def init(config: Mapping[str, Any] | None = None, /, **options: Any) -> Config:
             is not installed.
     """
     global _current
+    loaded = load_config({**(config or {}), **options})
     adapters = installed()
-    loaded = Config.load({**(config or {}), **options}, adapters.option_names())
     adapters.configure(loaded.adapter_options)
     allow_packages(loaded.model_modules)
     _current = App(loaded, adapters)
     return loaded
+
+
+def load_config(options: Mapping[str, Any]) -> Config:
+    """The configuration that `init` would make of these options; nothing is configured.
+
+    Raises:
+        ConfigurationError: As `init`.
+    """
+    return Config.load(options, installed().option_names())
 
 
 def current() -> App:

@@ -56,6 +56,11 @@ class _ClassTask(Generic[R]):
         """Asked after a failure with attempts left: run again?"""
         return True
 
+    @classmethod
+    def handle(cls, message_id: str, queue: str | None = None) -> TaskHandle[R]:
+        """As `Task.handle`."""
+        return cls._task.handle(message_id, queue)
+
     def on_queue(self, name: str) -> Call[R]:
         """As `Call.on_queue`."""
         return self._call.on_queue(name)

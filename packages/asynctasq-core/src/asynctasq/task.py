@@ -105,6 +105,17 @@ class Task(Generic[P, R]):
             self._options = (defaults, TaskOptions(**merged))
         return self._options[1]
 
+    def handle(self, message_id: str, queue: str | None = None) -> TaskHandle[R]:
+        """The handle of a call that was dispatched earlier, perhaps by another process.
+
+        Args:
+            message_id: The id that its handle had.
+            queue: Where it was sent, if not to the task's own queue.
+        """
+        from .app import current
+
+        return current().handle(self, message_id, queue)
+
     @cached_property
     def parameter_names(self) -> tuple[str, ...]:
         """Names of the positional parameters."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import asynctasq
-from asynctasq.plugins import installed
 from django.apps import AppConfig
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning
@@ -17,7 +16,7 @@ def check_settings(app_configs: Sequence[AppConfig] | None, **_: object) -> list
     if not isinstance(options, Mapping):
         return [Error("ASYNCTASQ must be a dictionary.", id="asynctasq.E001")]
     try:
-        config = asynctasq.Config.load(options, installed().option_names())
+        config = asynctasq.load_config(options)
     except asynctasq.ConfigurationError as e:
         return [Error(f"ASYNCTASQ: {e}", id="asynctasq.E002")]
     if config.driver == "memory" and not settings.DEBUG:

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import asynctasq
 from asgiref.sync import async_to_sync
-from asynctasq.app import current
 from django.db import models
 from django.utils import timezone
 
@@ -135,8 +134,7 @@ class AsynctasqBackend(BaseTaskBackend):
             for queue in {task.queue_name, *self.queues}:
                 placed = task.using(queue_name=queue)
                 if self._result_id(placed, message_id) == result_id:
-                    ttl = self.options.get("result_ttl", _RESULT_TTL_SECONDS)
-                    return asynctasq.TaskHandle(message_id, queue, run, ttl, current()), placed
+                    return run.handle(message_id, queue), placed
         raise TaskResultDoesNotExist(result_id)
 
 
