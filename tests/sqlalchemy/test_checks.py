@@ -65,7 +65,7 @@ async def test_each_line_of_the_checklist_is_looked_at(
     ):
         assert setting in advice
     figures = " ".join(f.text for f in await findings("ok"))
-    assert "Pool size: 5" in figures
+    assert "pool of 5 and 10 more, 0 in use" in figures
     assert "waits 30 s" in figures
     await adapter.worker_stopped()
 

@@ -125,6 +125,7 @@ async def _reached(session: AnySession, engine: Engine, model: type) -> Finding:
 def _select_one(session: Session, model: type) -> None:
     connection = session.connection(bind_arguments={"mapper": inspect(model)})
     connection.execute(select(literal(1))).scalar_one()
+    session.rollback()  # gives the connection back, so that the pool's figures are without it
 
 
 def _pool(engine: Engine) -> Iterator[Finding]:
@@ -136,9 +137,14 @@ def _pool(engine: Engine) -> Iterator[Finding]:
         yield Finding("ok", subject, f"{type(pool).__name__}: {pool.status()}")
         return
     # SQLAlchemy has no public name for these three settings of a pool.
-    most = pool.size() + pool._max_overflow
-    limit = f"up to {most}" if pool._max_overflow >= 0 else "any number of"
-    yield Finding("ok", subject, f"{pool.status()}; waits {pool.timeout():g} s for a connection")
+    overflow = str(pool._max_overflow) if pool._max_overflow >= 0 else "any number"
+    limit = f"up to {pool.size() + pool._max_overflow}" if overflow.isdigit() else overflow + " of"
+    yield Finding(
+        "ok",
+        subject,
+        f"pool of {pool.size()} and {overflow} more, {pool.checkedout()} in use; a session waits "
+        f"{pool.timeout():g} s for a connection",
+    )
     yield Finding(
         "warning",
         subject,
