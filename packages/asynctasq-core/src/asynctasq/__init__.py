@@ -1,5 +1,7 @@
 """Background tasks whose arguments are ORM objects: a reference travels, a fresh row arrives."""
 
+from typing import Any
+
 from .app import dispatch_many, init, load_config
 from .brokers import Finding
 from .classes import AsyncTask, SyncTask
@@ -108,7 +110,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 
-def __getattr__(name: str) -> object:
+def __getattr__(name: str) -> Any:
     """What an installed adapter offers under a name of its own."""
     if name.startswith("_"):
         raise AttributeError(f"module 'asynctasq' has no attribute {name!r}")
