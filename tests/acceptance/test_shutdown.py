@@ -145,14 +145,15 @@ def test_what_was_given_back_uses_up_no_attempt_and_no_delivery(place: Place) ->
 def test_several_tasks_that_kill_their_worker_take_no_innocent_one_with_them(
     place: Place,
 ) -> None:
-    killers = [f"{k}({n})" for n in range(3) for k in ("killer", "killer_on_loop")]
+    # Each shares its worker twice at most, and a message is given up after five.
     innocent = [f"note({n})" for n in range(40)]
-    mixed = [c for i, call in enumerate(killers) for c in (call, *innocent[i::6])]
-    dispatch(place, *mixed)
-    for _ in range(60):
+    dispatch(
+        place, *innocent[:5], "killer(1)", *innocent[5:20], "killer_on_loop(2)", *innocent[20:]
+    )
+    for _ in range(30):
         done = place.run("worker", "jobs", "--burst", "--lease", "0.5", "--concurrency", "10")
         if done.returncode == 0:
             break
-    assert place.counts() == {"dead": 6}
+    assert place.counts() == {"dead": 2}
     assert {int(n) for n in place.lines("notes")} == set(range(40))
-    assert {line for line in place.lines("kills")} == {"0", "1", "2"}
+    assert 2 <= len(place.lines("kills")) <= 10

@@ -2,7 +2,9 @@
 
 Every message that a worker holds when it dies is delivered once more than it should be, and nobody
 knows which of them did it. Owns the rule that a message close to its delivery limit runs with
-nothing else beside it, so that only those that kill their worker by themselves reach the limit.
+nothing else beside it, so that only those that kill their worker by themselves reach the limit. (At
+the default limit of five it takes three deadly messages at the same time, each killing its worker in
+the moment in which an innocent one arrives there, to take that one along.)
 """
 
 from __future__ import annotations
