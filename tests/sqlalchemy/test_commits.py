@@ -387,6 +387,18 @@ def test_two_phase_commits_send_too(maria: Store, sends: Sends) -> None:
     assert sends.log == ["sent a"]
 
 
+def test_a_session_that_is_forgotten_drops_what_waited(lite: Store, sends: Sends) -> None:
+    import gc
+
+    def forget() -> None:
+        session = Session(lite.setup.kw["bind"], autoflush=False)
+        adapter.after_commit(session, sends.add("a"))
+
+    forget()
+    gc.collect()
+    assert sends.log == ["dropped a"]
+
+
 def test_instances_are_not_kept_alive_by_the_record(session: Session) -> None:
     import gc
     import weakref

@@ -46,7 +46,13 @@ class _Record:
     waiting: list[tuple[Savepoint, DeferredSend]] = field(default_factory=list)
     committed: set[Savepoint] = field(default_factory=set)
 
+    def __del__(self) -> None:
+        """Drop what waits for a session that was left to the garbage collector: it never commits."""
+        for _, send in self.waiting:
+            send.drop()
+
     def note(self, savepoint: Savepoint, *written: Any) -> None:
+        """Record what was written in a savepoint."""
         self.written.setdefault(savepoint, WeakSet()).update(written)
 
 
@@ -139,7 +145,8 @@ def _end(session: Session, transaction: SessionTransaction) -> None:
     elif savepoint is not None:
         _hand_over(record, savepoint)
     else:
-        _send([send for _, send in record.waiting])
+        sends, record.waiting = [send for _, send in record.waiting], []
+        _send(sends)
 
 
 def _forget(record: _Record, savepoint: Savepoint) -> None:

@@ -17,7 +17,8 @@ from sqlalchemy.orm.collections import collection_adapter
 
 def is_linked(row: object) -> bool:
     """Whether other instances were loaded along with the row."""
-    return any(vars(row).get(r.key) for r in instance_state(row).mapper.relationships)
+    relationships = instance_state(row).mapper.relationships
+    return bool(relationships) and any(vars(row).get(r.key) for r in relationships)
 
 
 def copy_of(row: object) -> object:
