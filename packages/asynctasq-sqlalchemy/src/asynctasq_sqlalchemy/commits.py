@@ -47,7 +47,7 @@ class _Record:
     committed: set[Savepoint] = field(default_factory=set)
 
     def __del__(self) -> None:
-        """Drop what waits for a session that was left to the garbage collector: it never commits."""
+        """Drop what waits for a session that nobody closed and nobody holds any more."""
         for _, send in self.waiting:
             send.drop()
 
