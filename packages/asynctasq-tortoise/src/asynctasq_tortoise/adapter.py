@@ -129,3 +129,9 @@ async def check() -> Sequence[Finding]:
     from . import checks
 
     return await checks.check()
+
+
+@hookimpl
+def adapter_suite() -> str:
+    """The suite on SQLite; it needs the extra `testing` of core."""
+    return "asynctasq_tortoise.suite:TestTortoise"

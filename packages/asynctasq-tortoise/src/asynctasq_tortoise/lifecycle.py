@@ -53,7 +53,11 @@ def configured() -> Mapping[str, Any] | None:
 def is_initialised() -> bool:
     """Whether queries made in this context have a configuration."""
     tortoise = sys.modules.get("tortoise")
-    return tortoise is not None and bool(tortoise.Tortoise._inited)
+    if tortoise is None or not tortoise.Tortoise._inited:
+        return False
+    contexts = sys.modules.get("tortoise.context")
+    # A context of 1.x that was closed has no connections and goes on calling itself initialised.
+    return contexts is None or contexts.get_current_context()._connections is not None
 
 
 async def ensure_initialised() -> None:

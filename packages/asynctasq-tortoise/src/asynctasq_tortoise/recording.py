@@ -1,6 +1,7 @@
 """Wrappers round Tortoise's own methods, for what it does not remember.
 
-They add nothing to what a method does. Installed once, when the application imports Tortoise.
+They add nothing to what a method does when it succeeds. Installed once, when the application
+imports Tortoise.
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ def install() -> None:
             wrapt.wrap_function_wrapper(queryset.__name__, f"{query}.{name}", _after_bulk_write)
     wrapt.wrap_function_wrapper("tortoise.connection", "ConnectionHandler.set", _on_begin)
     wrapt.wrap_function_wrapper("tortoise", "Tortoise.init", _init)
+    client = "tortoise.backends.base.client"
+    wrapt.wrap_function_wrapper(client, "ConnectionWrapper.ensure_connection", _unlock_on_failure)
     if version("tortoise-orm").startswith("0.21."):
-        client = "tortoise.backends.base.client"
         for user in ("PoolConnectionWrapper", "TransactionContextPooled"):
             wrapt.wrap_function_wrapper(client, f"{user}.ensure_connection", _connect_once)
 
@@ -99,6 +101,17 @@ async def _init(
     context = await wrapped(*args, **kwargs)
     lifecycle.adopt(context)
     return context
+
+
+async def _unlock_on_failure(
+    wrapped: Wrapped, wrapper: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Any:
+    """Tortoise keeps the lock of SQLite's one connection for ever if it cannot be opened."""
+    try:
+        return await wrapped(*args, **kwargs)
+    except BaseException:
+        (wrapper._lock if hasattr(wrapper, "_lock") else wrapper.lock).release()
+        raise
 
 
 async def _connect_once(

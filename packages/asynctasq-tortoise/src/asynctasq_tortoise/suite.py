@@ -1,0 +1,221 @@
+"""What `asynctasq test-adapter tortoise` runs, on SQLite; it needs the extra `testing` of core."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+import tortoise
+from asynctasq.testing import AdapterSuite, logged
+from asynctasq.testing.adapter_suite import Scope
+from tortoise import Tortoise, fields
+from tortoise.backends.base.executor import EXECUTOR_CACHE
+from tortoise.manager import Manager
+from tortoise.models import Model
+from tortoise.transactions import in_transaction
+
+from . import lifecycle, prefetch_related, select_for_update
+
+
+class Named(Model):
+    """What the suite asks of every model."""
+
+    name: Any = fields.TextField(default="")
+
+    class Meta:
+        """Each model has a table of its own."""
+
+        abstract = True
+
+
+class User(Named):
+    """The main model."""
+
+    id = fields.IntField(primary_key=True)
+
+
+class Order(Named):
+    """The other one, with a relation."""
+
+    id = fields.IntField(primary_key=True)
+    user: Any = fields.ForeignKeyField("suite.User", related_name="orders", null=True)
+
+
+class Ticket(Named):
+    """Keyed by UUID, which is set before the insert."""
+
+    id = fields.UUIDField(primary_key=True)
+
+
+class Country(Named):
+    """Keyed by text."""
+
+    code = fields.CharField(primary_key=True, max_length=10)
+
+
+class Event(Named):
+    """Keyed by a large number that the database knows by another name."""
+
+    number = fields.BigIntField(primary_key=True, source_field="event_number")
+
+
+class Profile(Named):
+    """Keyed by its user."""
+
+    user: Any = fields.OneToOneField("suite.User", primary_key=True, related_name="profile")
+
+
+class _Visible(Manager):
+    def get_queryset(self) -> Any:
+        return super().get_queryset().filter(is_hidden=False)
+
+
+class Note(Named):
+    """Has a default manager that hides rows."""
+
+    id = fields.IntField(primary_key=True)
+    is_hidden = fields.BooleanField(default=False)
+
+    class Meta:
+        """The manager of `all`, `filter` and `get`."""
+
+        manager = _Visible()
+
+
+class TestTortoise(AdapterSuite):
+    """On two files of SQLite; a subclass gives the URLs of other databases."""
+
+    adapter = "tortoise"
+    other_keys = several_databases = hidden_rows = knows_deleted = stale_instances = True
+    transactions = context_transactions = declared_loading = locking = lazy = outages = True
+    savepoints = not tortoise.__version__.startswith("0.21.")
+
+    @pytest.fixture
+    def urls(self, tmp_path: Path) -> Mapping[str, str]:
+        """Of the connections `default` and `other`."""
+        return {name: f"sqlite://{tmp_path}/{name}.db" for name in ("default", "other")}
+
+    @pytest_asyncio.fixture
+    async def database(self, urls: Mapping[str, str]) -> AsyncIterator[None]:
+        """All tables in both databases."""
+        EXECUTOR_CACHE.clear()  # keyed by alias and table, whatever the dialect
+        for url in (urls["other"], urls["default"]):
+            await Tortoise.init(db_url=url, modules={"suite": [__name__]})
+            await Tortoise.generate_schemas()
+            await self.forget_setup()
+        apps = {"suite": {"models": [__name__], "default_connection": "default"}}
+        self._config = {"connections": dict(urls), "apps": apps}
+        await self.set_up()
+        yield
+        await self.forget_setup()
+
+    async def set_up(self) -> None:
+        """As a task does it."""
+        if not Tortoise._inited:
+            await Tortoise.init(config=self._config)
+
+    async def forget_setup(self) -> None:
+        """Close, and let nothing of it be seen."""
+        await Tortoise.close_connections()
+        _forget()
+
+    async def disconnect(self) -> None:
+        """What a test of lazy instances left to the worker."""
+        await lifecycle.stop_worker()
+
+    async def save(self, name: str) -> User:
+        """A row of the main model."""
+        return await User.create(name=name)
+
+    async def save_other(self, name: str) -> Order:
+        """A row of the other model."""
+        return await Order.create(name=name)
+
+    def new(self, name: str) -> User:
+        """Not inserted."""
+        return User(name=name)
+
+    async def rename(self, row: Any, name: str) -> None:
+        """By a query."""
+        await type(row).filter(pk=row.pk).update(name=name)
+
+    async def delete(self, row: Any) -> None:
+        """Through the instance."""
+        await row.delete()
+
+    def statements(self) -> AbstractContextManager[list[str]]:
+        """Tortoise's clients log each."""
+        return logged("tortoise.db_client")
+
+    async def save_with_other_keys(self) -> list[Any]:
+        """UUID, text, a large number, and the key of another row."""
+        return [
+            await Ticket.create(name="Ada"),
+            await Country.create(code="ÅX-1", name="Åland"),
+            await Event.create(number=2**40, name="far away"),
+            await Profile.create(user=await self.save("Ada"), name="hers"),
+        ]
+
+    async def save_elsewhere(self, name: str) -> User:
+        """In the connection `other`."""
+        return await User.create(using_db=tortoise.connections.get("other"), name=name)
+
+    async def save_hidden(self, name: str) -> Any:
+        """Not among `Note.all()`."""
+        return await Note.create(name=name, is_hidden=True)
+
+    async def stale(self, row: Any) -> Any:
+        """Loaded with nothing but its key."""
+        return await User.all().only("id").get(id=row.id)
+
+    def transaction(self) -> Scope:
+        """On the default connection."""
+        return in_transaction("default")
+
+    async def read(self, transaction: Any, row: Any) -> User:
+        """By the connection of the context."""
+        return await User.get(id=row.id)
+
+    async def save_loadable(self, name: str) -> User:
+        """A user with an order."""
+        user = await self.save(name)
+        await Order.create(name="book", user=user)
+        return user
+
+    def loading(self) -> Sequence[Any]:
+        """Orders with the user."""
+        return [prefetch_related("orders")]
+
+    def loaded(self, row: Any) -> list[str]:
+        """Without a query: one would have to be awaited."""
+        return [order.name for order in row.orders]
+
+    def lock(self) -> Sequence[Any]:
+        """On SQLite the transaction alone."""
+        return [select_for_update()]
+
+    @asynccontextmanager
+    async def outage(self) -> AsyncIterator[None]:
+        """The client looks for its database where none is."""
+        client: Any = tortoise.connections.get("default")
+        name, nowhere = ("port", 1) if hasattr(client, "port") else ("filename", "/nowhere/x.db")
+        before = getattr(client, name)
+        await client.close()
+        setattr(client, name, nowhere)
+        yield
+        await client.close()
+        setattr(client, name, before)
+
+
+def _forget() -> None:
+    """Let Tortoise look as if it had never been initialised."""
+    if contexts := sys.modules.get("tortoise.context"):
+        contexts._current_context.set(None)
+        return
+    state: Any = Tortoise
+    state._inited = False
