@@ -59,7 +59,7 @@ async def measure(orm: Any, rows: list[Any]) -> dict[str, float]:
 
 
 async def _drain(worker: Any, n: int) -> float:
-    """Seconds from the first task's end to the last one's, measured where outcomes are handed on."""
+    """Seconds from the first outcome to the last one."""
     ends: list[float] = []
     finish = worker._finish
 
