@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -11,10 +12,11 @@ from typing import Any
 import asynctasq
 import asynctasq.app
 import pytest
-from asynctasq import PluginError, Ref, hookimpl, plugins
+from asynctasq import PluginError, Ref, class_path, hookimpl, plugins
 from asynctasq.cli import cli
 from asynctasq.plugins import Adapters, PluginReport
 from click.testing import CliRunner
+from toy_orm import Toy, User
 
 GOOD = """
 from asynctasq import Ref, hookimpl
@@ -187,11 +189,11 @@ class Plugin:
         return isinstance(obj, Thing)
 
     @hookimpl
-    def to_ref(self) -> Ref:
+    def to_ref(self, obj: object) -> Ref:
         return Ref("test_plugins.Thing", self.asked)
 
     @hookimpl
-    async def fetch_many(self, refs: Any) -> list[None]:
+    async def fetch_many(self, refs: Any) -> list[Thing | None]:
         return [None for _ in refs]
 
 
@@ -289,6 +291,42 @@ def test_a_lazy_name_whose_adapter_is_missing_says_which_to_install(
         asynctasq.init(tortoise_config={})
 
 
+async def test_a_scope_gets_its_rows_also_beside_lazy_ones_of_another_adapter(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given: list[object] = []
+
+    class Scoped(Plugin):
+        @hookimpl
+        def to_ref(self, obj: object) -> Ref:
+            return Ref(class_path(Thing), 1)
+
+        @hookimpl
+        async def fetch_many(self, refs: Any) -> list[Thing | None]:
+            return [Thing() for _ in refs]
+
+        @hookimpl
+        def task_scope(self, instances: Any) -> None:
+            given.extend(instances)
+
+    toy = Toy()
+    toy.is_ready = False
+    row = toy.save(User(1, "Ada"))
+    monkeypatch.setattr(plugins, "_installed", Adapters({"toy": toy, "scoped": Scoped()}))
+    monkeypatch.setattr(asynctasq.app, "_current", None)
+    asynctasq.init(driver="memory")
+    names = []
+
+    async def read(row: Any, thing: Any) -> None:
+        toy.is_ready = True
+        names.append(row.name)
+
+    await asynctasq.task(read)(row, Thing()).dispatch()
+    await asynctasq.Worker(burst=True).run()
+    assert names == ["Ada"]
+    assert [type(i) for i in given] == [Thing]
+
+
 # --- what the commands show -------------------------------------------------------------
 
 
@@ -353,3 +391,14 @@ def test_the_suite_of_an_adapter_that_is_missing_broken_or_has_none(
     }.items():
         done = CliRunner().invoke(cli, ["test-adapter", name])
         assert (done.exit_code, problem in done.output) == (1, True), done.output
+
+
+def test_the_suite_without_pytest_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "pytest_asyncio", None)
+    for name in [name for name in sys.modules if name.startswith("asynctasq.testing")]:
+        monkeypatch.delitem(sys.modules, name)
+    done = CliRunner().invoke(cli, ["test-adapter", "sqlalchemy"])
+    assert done.exit_code == 1
+    assert "pytest_asyncio is not installed: pip install 'asynctasq-core[testing]'" in done.output

@@ -164,7 +164,7 @@ def after_commit(obj: object, send: DeferredSend) -> None:
     `.on_commit(...)` and `owns_transaction` claimed. Call `send()` from synchronous code (it
     blocks until the broker has the message) or `await send.send_async()`, in the order of the
     calls of this hook; call `send.drop()` when the transaction, or the savepoint in which this
-    hook was called, is rolled back.
+    hook was called, is rolled back. Called once for each pending instance of a call.
     """
 
 

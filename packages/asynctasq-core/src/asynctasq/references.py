@@ -109,7 +109,7 @@ class Fetched:
 
     Attributes:
         rows: As in `Wanted.rows`: an instance, `GONE`, or `None` where it was not asked for yet.
-        owners: The adapter of each.
+        owners: The adapter of each; `None` for a lazy one, which no scope may touch.
         is_lazy: Whether some instances fetch themselves at first use.
         error: Why the message cannot run now.
     """
@@ -121,8 +121,6 @@ class Fetched:
 
     def of(self, adapter: Adapter) -> list[object]:
         """The instances that are this adapter's, without lazy and missing ones."""
-        if self.is_lazy:
-            return []
         rows = zip(self.rows, self.owners, strict=True)
         return [r for r, owner in rows if owner is adapter and r is not None and r is not GONE]
 
@@ -168,6 +166,7 @@ async def _fetch_group(group: _Group, found: list[Fetched]) -> None:
     except AdapterNotReady:
         for ref, (i, j) in zip(group.refs, group.targets, strict=True):
             found[i].rows[j] = _lazy(group.adapter, ref)
+            found[i].owners[j] = None
             found[i].is_lazy = True
     except ReferenceUnavailable as e:
         for i, _ in group.targets:
