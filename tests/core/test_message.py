@@ -25,8 +25,8 @@ def test_the_size_limit_is_looked_at_first() -> None:
 
 
 def parts(**changes: Any) -> list[Any]:
-    names = "version id task attempt enqueued_at options headers postponed payload".split()
-    values = dict(zip(names, [1, "i", "t", 1, 0.0, {}, {}, 0, b""], strict=True))
+    values = {"version": 1, "id": "i", "task": "t", "attempt": 1, "enqueued_at": 0.0}
+    values |= {"options": {}, "headers": {}, "postponed": 0, "payload": b""}
     return [*{**values, **changes}.values()]
 
 

@@ -119,7 +119,7 @@ def bomb(depth: int, header: bytes, end: bytes = b"\xc0") -> bytes:
 
 
 def ext_tower(code: int, depth: int) -> bytes:
-    body = msgpack.packb([])
+    body: bytes = msgpack.packb([])
     for _ in range(depth):
         body = msgpack.packb([msgpack.ExtType(code, body)])
     return b"\x92" + body + b"\x80"
@@ -294,9 +294,7 @@ async def test_modules_outside_the_application_are_not_imported(
 
 
 @pytest.mark.parametrize("tag", ["canary.models.User", "canary.User"])
-async def test_tags_and_tasks_import_nothing(
-    put: Put, work: Work, canary: Path, tag: str
-) -> None:
+async def test_tags_and_tasks_import_nothing(put: Put, work: Work, canary: Path, tag: str) -> None:
     models.allow_packages(["canary"])
     await dead_after(put, work, arguments(ext(12, [tag, {}])))
     ran.clear()

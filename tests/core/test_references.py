@@ -65,9 +65,7 @@ async def payload(toy: Toy, call: Call[Any]) -> Any:
     return msgpack.unpackb(Message.decode(delivery.body).payload, strict_map_key=False)
 
 
-async def test_a_reference_holds_label_key_and_class_and_nothing_else(
-    toy: Toy, ann: User
-) -> None:
+async def test_a_reference_holds_label_key_and_class_and_nothing_else(toy: Toy, ann: User) -> None:
     [[reference], _] = await payload(toy, take_user(ann))
     assert reference.code == 1
     assert msgpack.unpackb(reference.data) == {
@@ -82,13 +80,9 @@ async def test_a_reference_holds_label_key_and_class_and_nothing_else(
     }
 
 
-async def test_rows_are_fetched_anew_wherever_they_stand(
-    toy: Toy, ann: User, work: Work
-) -> None:
+async def test_rows_are_fetched_anew_wherever_they_stand(toy: Toy, ann: User, work: Work) -> None:
     toy.save(User((1, "x"), "Bob", db="other"))
-    await take(
-        ann, [ann], {"k": (ann, {"n": [ann]})}, User((1, "x"), "old", db="other")
-    ).dispatch()
+    await take(ann, [ann], {"k": (ann, {"n": [ann]})}, User((1, "x"), "old", db="other")).dispatch()
     toy.save(User(1, "Anna"))
     await work()
     [(first, [second], nested, bob)] = got
@@ -175,8 +169,9 @@ async def test_a_task_may_be_skipped_when_a_row_is_gone(
     toy: Toy, work: Work, caplog: pytest.LogCaptureFixture
 ) -> None:
     @task(on_missing="skip", result_ttl=60)
-    async def skipped(user: User) -> None:
+    async def skipped(user: User) -> object:
         got.append(user)
+        return user.name
 
     handle = await skipped(User(404)).dispatch()
     await work()
@@ -186,9 +181,7 @@ async def test_a_task_may_be_skipped_when_a_row_is_gone(
     assert [r.levelname for r in caplog.records if r.message == "task skipped"] == ["WARNING"]
 
 
-async def test_a_task_may_get_none_for_a_row_that_is_gone(
-    toy: Toy, ann: User, work: Work
-) -> None:
+async def test_a_task_may_get_none_for_a_row_that_is_gone(toy: Toy, ann: User, work: Work) -> None:
     @task(on_missing="none")
     async def maybe(users: list[User | None]) -> None:
         got.append(users)
@@ -274,9 +267,7 @@ async def test_an_adapters_error_is_retried_like_the_tasks_own(
 # --- scopes, options and lazy instances -------------------------------------------------
 
 
-async def test_options_of_the_annotation_go_to_the_adapter(
-    toy: Toy, ann: User, work: Work
-) -> None:
+async def test_options_of_the_annotation_go_to_the_adapter(toy: Toy, ann: User, work: Work) -> None:
     @task
     async def loaded(user: Annotated[User, Load("orders")], other: User) -> None:
         got.append((user, other))
@@ -353,7 +344,7 @@ async def test_class_based_tasks_and_threads_receive_instances(
     toy: Toy, ann: User, work: Work
 ) -> None:
     class Greet(AsyncTask[None]):
-        config: TaskConfig = {}  # noqa: RUF012
+        config: TaskConfig = {}
 
         def __init__(self, user: User, *, again: User) -> None:
             self.user, self.again = user, again

@@ -70,9 +70,7 @@ scalars = (
 )
 hashable = st.recursive(
     scalars,
-    lambda inner: (
-        st.lists(inner, max_size=3).map(tuple) | st.frozensets(inner, max_size=3)
-    ),
+    lambda inner: st.lists(inner, max_size=3).map(tuple) | st.frozensets(inner, max_size=3),
     max_leaves=4,
 )
 values = st.recursive(
@@ -89,7 +87,7 @@ values = st.recursive(
 
 @given(values)
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@example({None: 1, 1: 2, True: 3, (1, (2,)): {frozenset([1]): []}})
+@example({None: 1, 1: 2, 1.5: 3, (1, (2,)): {frozenset([1]): []}})
 @example([math.inf, -math.inf, math.nan, -0.0])
 @example([(), [], {}, set(), frozenset(), b"", "", (((),),)])
 @example([2**63, 2**64, -(2**63) - 1, 2**64 - 1])
@@ -303,8 +301,9 @@ class Money:
 
 @pytest.fixture
 def money(monkeypatch: pytest.MonkeyPatch) -> None:
+    tags: dict[str, Any] = {}
     monkeypatch.setattr(serializer, "_registered", {})
-    monkeypatch.setattr("asynctasq.decoder.registered_tags", tags := {})
+    monkeypatch.setattr("asynctasq.decoder.registered_tags", tags)
     monkeypatch.setattr(serializer, "registered_tags", tags)
     register_type(Money, "money", lambda m: (m.cents, m.currency), lambda v: Money(*v))
 
@@ -370,5 +369,5 @@ def test_errors_of_positional_and_keyword_arguments_name_the_parameter() -> None
 
 def test_a_huge_collection_with_one_bad_value_is_refused_quickly() -> None:
     value = {f"key-{i}": [i, str(uuid4())] for i in range(20_000)}
-    value["bad"] = [1, Opaque()]  # type: ignore[list-item]
+    value["bad"] = [1, Opaque()]
     assert error_of(value).path == "order['bad'][1]"

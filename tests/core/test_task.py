@@ -224,7 +224,7 @@ async def test_delayed_calls_wait(any_app: App, work: Work) -> None:
     soon = await in_thread(1).delay(0.4).dispatch()
     moment = datetime.now(UTC) + timedelta(seconds=0.4)
     at = await in_thread(2).at(moment).dispatch()
-    naive = await in_thread(3).at(datetime.now() + timedelta(seconds=0.4)).dispatch()  # noqa: DTZ005
+    naive = await in_thread(3).at(datetime.now() + timedelta(seconds=0.4)).dispatch()
     assert await soon.status() is TaskStatus.DELAYED
     await work()
     assert time() - started >= 0.4
@@ -282,7 +282,7 @@ async def test_execute_gives_a_message_and_takes_it_away_again(app: App) -> None
 class Add(AsyncTask[int]):
     """Adds."""
 
-    config: TaskConfig = {"result_ttl": 60, "queue": "sums"}  # noqa: RUF012
+    config: TaskConfig = {"result_ttl": 60, "queue": "sums"}
 
     def __init__(self, a: int, b: int = 2) -> None:
         self.a, self.b = a, b
@@ -292,7 +292,7 @@ class Add(AsyncTask[int]):
 
 
 class AddInThread(SyncTask[str]):
-    config: TaskConfig = {"result_ttl": 60}  # noqa: RUF012
+    config: TaskConfig = {"result_ttl": 60}
 
     def __init__(self, *, a: int) -> None:
         self.a = a
@@ -302,7 +302,7 @@ class AddInThread(SyncTask[str]):
 
 
 class NoArguments(AsyncTask[int]):
-    config: TaskConfig = {"result_ttl": 60}  # noqa: RUF012
+    config: TaskConfig = {"result_ttl": 60}
 
     async def execute(self) -> int:
         return 7

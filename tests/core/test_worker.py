@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 from asynctasq import (
+    AsyncTask,
     BrokerUnavailable,
     TaskConfig,
     TaskStatus,
-    AsyncTask,
     Worker,
     current_message,
     deadletters,
@@ -83,7 +83,9 @@ async def test_no_more_run_at_once_than_allowed(any_app: App, work: Work) -> Non
     assert max(most) == 7
 
 
-async def test_a_free_slot_is_filled_while_others_are_busy(any_app: App, start_worker: Start) -> None:
+async def test_a_free_slot_is_filled_while_others_are_busy(
+    any_app: App, start_worker: Start
+) -> None:
     proceed = asyncio.Event()
     seen = asyncio.Event()
 
@@ -369,9 +371,7 @@ async def test_outages_while_taking_and_settling_lose_and_repeat_nothing(
             raise BrokerUnavailable("away")
         return await take(self, limit, seconds)
 
-    async def flaky_settle(
-        self: MemoryConsumer, outcomes: Sequence[Outcome]
-    ) -> list[Outcome]:
+    async def flaky_settle(self: MemoryConsumer, outcomes: Sequence[Outcome]) -> list[Outcome]:
         calls["settle"] += 1
         if calls["settle"] % 2:
             raise BrokerUnavailable("away")
@@ -554,7 +554,7 @@ async def test_each_outcome_is_one_structured_record_without_arguments(
     async def fine(password: str) -> None: ...
 
     class Made(AsyncTask[None]):
-        config: TaskConfig = {"max_attempts": 1}  # noqa: RUF012
+        config: TaskConfig = {"max_attempts": 1}
 
         def __init__(self, password: str) -> None:
             raise KeyError
@@ -591,7 +591,7 @@ async def test_each_outcome_is_one_structured_record_without_arguments(
 
 async def test_an_error_in_a_constructor_is_the_tasks_own(app: App, work: Work) -> None:
     class Unmakeable(AsyncTask[None]):
-        config: TaskConfig = {"max_attempts": 2, "retry_delay": 0, "result_ttl": 60}  # noqa: RUF012
+        config: TaskConfig = {"max_attempts": 2, "retry_delay": 0, "result_ttl": 60}
 
         def __init__(self, n: int) -> None:
             ran.append(n)

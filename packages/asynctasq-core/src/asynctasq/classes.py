@@ -20,7 +20,7 @@ R = TypeVar("R")
 class _ClassTask(Generic[R]):
     """What both kinds of class-based tasks share; a subclass with `execute` is a task."""
 
-    config: ClassVar[TaskConfig] = {}
+    config: TaskConfig = TaskConfig()
     _task: ClassVar[Task[..., Any]]
     _call: Call[R]
     _is_async: ClassVar[bool]
@@ -43,11 +43,13 @@ class _ClassTask(Generic[R]):
             options.pop("name", None)
         cls._task = Task(_constructor(cls), options, cls)
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        self = super().__new__(cls)
-        if hasattr(cls, "_task"):
-            self._call = cls._task(*args, **kwargs)
-        return self
+    if not TYPE_CHECKING:  # its signature would hide that of the subclass's `__init__`
+
+        def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+            self = super().__new__(cls)
+            if hasattr(cls, "_task"):
+                self._call = cls._task(*args, **kwargs)
+            return self
 
     def failed(self, exc: BaseException) -> Any:
         """Called after the last attempt failed; may be `async def` in an `AsyncTask`."""
