@@ -306,11 +306,15 @@ async def test_lost_changes_are_logged(lite: Store, caplog: pytest.LogCaptureFix
         task_session()
         item.name = item.name
     assert caplog.records == []
-    (item,) = await fetch(ref(Item, 1))
-    async with scope(item):
+    first, second = await fetch(ref(Item, 1), ref(Item, 1))
+    async with scope(first):
         task_session()
-        item.name = "lost"
-    assert [r.levelno for r in caplog.records] == [logging.WARNING]
+        first.name = "lost"
+    async with scope(second):
+        session = task_session()
+        second.name = "lost"
+        await session.flush()
+    assert [r.levelno for r in caplog.records] == [logging.WARNING] * 2
     assert caplog.records[0].__dict__["task"] == "shop.work"
 
 

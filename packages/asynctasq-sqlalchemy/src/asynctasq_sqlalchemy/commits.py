@@ -91,6 +91,14 @@ def after_commit(session: Session, send: DeferredSend) -> None:
     _record(session).waiting.append((session.get_nested_transaction(), send))
 
 
+def has_changes(session: Session) -> bool:
+    """Whether the session holds changes, flushed or not, that were not committed."""
+    record: _Record | None = session.info.get(_RECORD)
+    if record is not None and any(record.written.values()):
+        return True
+    return bool(session.new or session.deleted or any(map(session.is_modified, session.dirty)))
+
+
 def is_unused(session: Session) -> bool:
     """Whether the session never connected, and nothing waits for its commit."""
     return _CONNECTED not in session.info and _RECORD not in session.info

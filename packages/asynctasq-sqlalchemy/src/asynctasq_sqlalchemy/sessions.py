@@ -20,7 +20,7 @@ from asynctasq import ConfigurationError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm.attributes import instance_state
 
-from .commits import is_unused
+from .commits import has_changes, is_unused
 from .copies import attach
 from .factories import (
     ATTRIBUTE,
@@ -102,8 +102,7 @@ class TaskScope:
         return factories.pop()
 
     def _warn_of_lost_changes(self, session: AnySession) -> None:
-        session = sync_part(session)
-        if session.new or session.deleted or any(map(session.is_modified, session.dirty)):
+        if has_changes(sync_part(session)):
             logger.warning(
                 "the task ended with changes that it did not commit in task_session()",
                 extra={"task": self._task},
