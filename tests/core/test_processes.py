@@ -176,20 +176,27 @@ async def test_closing_leaves_no_child_and_no_descriptor(
     assert open_here() == before
 
 
-@pytest.mark.parametrize("call", ["sleep", "pid"], ids=["busy", "idle"])
+@pytest.mark.parametrize(
+    "call",
+    ["await pool.run(b'sleep')", "await asyncio.sleep(60)", "time.sleep(60)"],
+    ids=["busy", "idle", "reply unread"],
+)
 async def test_children_end_with_a_killed_parent(
     start: Callable[..., Callable[..., bytes]], tmp_path: Path, call: str
 ) -> None:
     program = textwrap.dedent(
         f"""
-        import asyncio, pool_calls
+        import asyncio, time, pool_calls
         from asynctasq.processes import ProcessPool
 
         async def main():
             pool = ProcessPool(1, pool_calls.start)
-            print((await pool.run(b"pid")).decode(), flush=True)
-            await pool.run(b"{call}")
-            await asyncio.sleep(60)
+            child = (await pool.run(b"pid")).decode()
+            asyncio.create_task(pool.run(b"nap"))
+            for _ in range(3):
+                await asyncio.sleep(0)
+            print(child, flush=True)
+            {call}
 
         asyncio.run(main())
         """
@@ -199,8 +206,9 @@ async def test_children_end_with_a_killed_parent(
     ) as parent:
         assert parent.stdout is not None
         child = int(parent.stdout.readline())
+        await asyncio.sleep(0.8)  # past the end of the nap, whose reply stays unread if it can
         parent.kill()
-    assert await gone(child)
+    assert await gone(child, 15)
 
 
 async def test_latency_of_a_call_is_far_below_a_start(pool: ProcessPool) -> None:

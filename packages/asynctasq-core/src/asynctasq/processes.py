@@ -12,6 +12,7 @@ serves one call at a time. POSIX only.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import pickle
 import queue
@@ -24,6 +25,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
+from typing import BinaryIO
 
 from .errors import TaskCrashed, TaskTimeout
 
@@ -201,13 +203,23 @@ def _left_to_the_parent(number: int, frame: FrameType | None) -> None:
 
 def _receive(connection: socket.socket, calls: queue.SimpleQueue[bytes | None]) -> None:
     """Pass on what arrives; once the parent is gone, see to it that this process ends too."""
-    with connection.makefile("rb") as stream:
-        while len(header := stream.read(_LENGTH.size)) == _LENGTH.size:
-            (length,) = _LENGTH.unpack(header)
-            calls.put(stream.read(length))
+    # A parent that is killed with a reply unread resets the connection instead of closing it.
+    with contextlib.suppress(OSError), connection.makefile("rb") as stream:
+        while (body := _frame(stream)) is not None:
+            calls.put(body)
     calls.put(None)
     time.sleep(_PARTING_SECONDS)
     os._exit(1)
+
+
+def _frame(stream: BinaryIO) -> bytes | None:
+    """The next whole frame; `None` if the stream ends before or within it."""
+    header = stream.read(_LENGTH.size)
+    if len(header) < _LENGTH.size:
+        return None
+    (length,) = _LENGTH.unpack(header)
+    body = stream.read(length)
+    return body if len(body) == length else None
 
 
 def _sent(connection: socket.socket, reply: bytes) -> bool:
