@@ -28,11 +28,11 @@ def with_scheme(url: str, scheme: str, database: str) -> str:
     return urlunsplit((scheme, urlsplit(url).netloc, f"/{database}", "", ""))
 
 
-def postgres(statement: str) -> None:
+def postgres(statement: Any, database: str = "postgres") -> None:
     """Run a statement on the server of the tests."""
     import psycopg
 
-    url = with_scheme(POSTGRES, "postgresql", "postgres")
+    url = with_scheme(POSTGRES, "postgresql", database)
     with psycopg.connect(url, autocommit=True, connect_timeout=3) as connection:
         connection.execute(statement)
 
@@ -74,6 +74,16 @@ def make_database(kind: str, folder: Path) -> Iterator[str]:
         yield with_scheme(url, kind, name)
     finally:
         execute(f"DROP DATABASE {name}{'' if kind == 'mysql' else ' WITH (FORCE)'}")
+
+
+def empty_database(url: str) -> None:
+    """Remove all tables."""
+    name = url.rpartition("/")[2]
+    if url.startswith("mysql"):
+        mysql(f"DROP DATABASE {name}")
+        mysql(f"CREATE DATABASE {name}")
+    else:
+        postgres("DROP SCHEMA public CASCADE; CREATE SCHEMA public", name)
 
 
 @pytest.fixture(params=KINDS)

@@ -297,9 +297,7 @@ class Project:
 
     def work(self, queue: str) -> str:
         """Run a worker until all is done."""
-        return self.run(
-            *("-m", "asynctasq", "worker", "app.models", "--queues", queue, "--burst")
-        )
+        return self.run(*("-m", "asynctasq", "worker", "app.models", "--queues", queue, "--burst"))
 
 
 @pytest.fixture

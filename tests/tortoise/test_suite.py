@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import ClassVar
 
 import psycopg
 import pytest
 from asynctasq_tortoise.suite import TestTortoise as Suite
 
-from .conftest import POSTGRES, make_database, with_scheme
+from .conftest import POSTGRES, empty_database, make_database, with_scheme
 
 
 class TestSQLite(Suite):
     """As it ships."""
+
+
+Servers = Callable[[str], Mapping[str, str]]
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """Two databases of a kind, made once, since that takes a server long."""
+    made: dict[str, Mapping[str, str]] = {}
+    with ExitStack() as stack:
+
+        def get(kind: str) -> Mapping[str, str]:
+            if kind not in made:
+                folder = tmp_path_factory.mktemp(kind)
+                both = [contextmanager(make_database)(kind, folder) for _ in range(2)]
+                default, other = [stack.enter_context(database) for database in both]
+                made[kind] = {"default": default, "other": other}
+            return made[kind]
+
+        yield get
 
 
 class _OnServer(Suite):
@@ -23,19 +42,19 @@ class _OnServer(Suite):
     parameters: ClassVar[str] = ""
 
     @pytest.fixture
-    def urls(self, tmp_path: Path) -> Iterator[Mapping[str, str]]:  # type: ignore[override]
-        with ExitStack() as stack:
-            make = contextmanager(make_database)
-            names = ("default", "other")
-            urls = {name: stack.enter_context(make(self.kind, tmp_path)) for name in names}
-            self.name = urls["default"].rpartition("/")[2]
-            yield {name: url + self.parameters for name, url in urls.items()}
+    def urls(self, servers: Servers) -> Mapping[str, str]:  # type: ignore[override]
+        urls = servers(self.kind)
+        for url in urls.values():
+            empty_database(url)
+        self.name = urls["default"].rpartition("/")[2]
+        return {name: url + self.parameters for name, url in urls.items()}
 
 
 class TestAsyncpg(_OnServer):
     """PostgreSQL, with connections counted by the server."""
 
     kind = "asyncpg"
+    parameters = "?minsize=3&maxsize=3"
     counts_connections = True
 
     async def connections(self) -> int:
@@ -53,7 +72,7 @@ class TestPsycopg(TestAsyncpg):
     """PostgreSQL by its other driver, which waits long for a server that is away."""
 
     kind = "psycopg"
-    parameters = "?timeout=1"
+    parameters = "?minsize=3&maxsize=3&timeout=1"
 
 
 class TestMySQL(_OnServer):
