@@ -295,8 +295,8 @@ async def test_a_thread_is_interrupted_at_the_end_of_the_grace_time(app: App) ->
 
     @task
     def spins() -> None:
-        loop.call_soon_threadsafe(running.set)
         try:
+            loop.call_soon_threadsafe(running.set)
             while True:
                 sum(range(100))
         finally:
