@@ -145,7 +145,7 @@ def test_a_task_that_kills_its_worker_ends_as_a_dead_letter_and_the_rest_goes_on
 ) -> None:
     dispatch(place, "die()", *(f"note({n})" for n in range(20)))
     with place.start("worker", "jobs", "--processes", "2", "--lease", "600") as parent:
-        eventually(lambda: place.counts() == {"dead": 1}, 40)
+        eventually(lambda: place.counts() == {"dead": 1}, 90)
         assert {line.split()[0] for line in place.lines("notes")} == set(map(str, range(20)))
         assert len(place.lines("deaths")) == 5  # max_deliveries
         pauses = [float(p) for p in re.findall(r"pause_seconds=(\S+)", place.log())]
