@@ -35,6 +35,7 @@ class Settler:
         self.held: dict[Key, Delivery] = {}
         self._consumer = consumer
         self._finished: list[Outcome] = []
+        self._is_applying = False
         self._wake = asyncio.Event()
         self._drained = asyncio.Event()
 
@@ -50,10 +51,12 @@ class Settler:
             await self._wake.wait()
             self._wake.clear()
             started = monotonic()
+            self._is_applying = True
             while self._finished:
                 batch = self._finished[:BATCH]
                 del self._finished[:BATCH]
                 await self._apply(batch, backoff)
+            self._is_applying = False
             self._drained.set()
             if (wait := started + INTERVAL_SECONDS - monotonic()) > 0:
                 await asyncio.sleep(wait)
@@ -64,9 +67,9 @@ class Settler:
             self._drained.clear()
             await self._drained.wait()
 
-    async def only(self, key: Key) -> None:
-        """Wait until nothing is held but this."""
-        while self.held.keys() - {key}:
+    async def flush(self) -> None:
+        """Wait until the broker has every outcome added so far."""
+        while self._finished or self._is_applying:
             self._drained.clear()
             await self._drained.wait()
 

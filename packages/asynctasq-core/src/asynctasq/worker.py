@@ -222,6 +222,9 @@ class Worker:
             self._begin(deliveries[:free])
             if len(deliveries) > free:
                 self._ahead.put(deliveries[free:])
+            # The first steps of what was begun come first: what kills the worker there shall not
+            # make a delivery count of messages that are on their way to it.
+            await asyncio.sleep(0)
 
     async def _until_others_may_run(self) -> None:
         """Wait while a suspect runs alone, or until what runs has ended to leave it alone."""
@@ -230,7 +233,7 @@ class Worker:
             with suppress(TimeoutError):
                 async with asyncio.timeout(None if isinf(patience) else patience):
                     await self._slot.wait()
-        self._suspects.is_draining = False
+        self._suspects.waited()
 
     def _give_back(self, deliveries: Sequence[Delivery]) -> None:
         for delivery in deliveries:
@@ -334,7 +337,7 @@ class Worker:
         started = perf_counter()
         try:
             if self._suspects.alone == job.message.id:
-                await self._settler.only(job.key)
+                await self._settler.flush()
             if job.options.process:
                 verdict = await self._process_tasks().run(job)
             else:
