@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from asynctasq import (
+    BadSignature,
     InvalidMessage,
     RemoteTraceback,
     ResultNotKept,
@@ -281,8 +282,21 @@ async def test_results_are_signed_and_read_only_when_the_key_fits(
     assert stored[:1] == b"\xc1"
     forged: Any = await double(1).dispatch()
     await app.open_broker().cancel("default", forged.id, stored[17:], 60)
-    with pytest.raises(Exception, match="not signed"):
+    with pytest.raises(BadSignature, match="not signed"):
         await forged.result(1)
+
+
+async def test_a_signed_result_stands_for_its_own_call_only(
+    configure: Callable[..., App], start_worker: Start
+) -> None:
+    app = configure(signing_key="a key of more than 16 bytes")
+    handle, other = await double(2).dispatch(), await double(3).delay(3600).dispatch()
+    start_worker()
+    assert await handle.result(10) == 4
+    stored = await app.open_broker().result("default", handle.id, 0)
+    await app.open_broker().cancel("default", other.id, stored, 60)
+    with pytest.raises(BadSignature, match="another call's"):
+        await other.result(1)
 
 
 async def test_a_result_waits_across_attempts(any_app: App, start_worker: Start) -> None:

@@ -13,6 +13,7 @@ import msgpack
 
 from .decoder import decode_value
 from .errors import (
+    BadSignature,
     DispatchDropped,
     RemoteTraceback,
     ResultNotKept,
@@ -111,6 +112,7 @@ class TaskHandle(Generic[R]):
             TaskCancelled: It was cancelled.
             DispatchDropped: Its transaction was rolled back.
             TaskFailed: It failed with an error that cannot be raised again here.
+            BadSignature: What is stored was not signed for this call.
             BrokerUnavailable: The broker cannot be reached.
         """
         if self.result_ttl is None:
@@ -154,14 +156,17 @@ class TaskHandle(Generic[R]):
             return was_waiting
         result = None
         if self.result_ttl is not None:
-            result = sign(msgpack.packb({"cancelled": True}), self._app.config.signing_key, RESULT)
+            result = _sealed({"cancelled": True}, self._app, self.id)
         broker = self._app.open_broker()
         return await broker.cancel(self.queue, self.id, result, self.result_ttl or 0)
 
     def _read(self, stored: bytes) -> dict[str, Any]:
-        content = decode_value(verify(stored, self._app.config.signing_key, RESULT), {})
+        keys = self._app.config.signing_key
+        content = decode_value(verify(stored, keys, RESULT), {})
         if not isinstance(content, dict):
             raise TaskFailed(f"{self.task.name} {self.id}: the stored result is damaged")
+        if keys and content.get("id") != self.id:
+            raise BadSignature(f"{self.task.name} {self.id}: the stored result is another call's")
         return content
 
 
@@ -174,7 +179,7 @@ class _NoInstances:
         raise SerializationError("a result holds no model instances: return their keys")
 
 
-def encode_result(value: object, app: App, task: Task[..., Any]) -> bytes:
+def encode_result(value: object, app: App, task: Task[..., Any], message_id: str) -> bytes:
     """The stored form of what a task returned.
 
     Raises:
@@ -185,10 +190,10 @@ def encode_result(value: object, app: App, task: Task[..., Any]) -> bytes:
         return None if app.adapters.owner_of(obj) is None else _NoInstances()
 
     encoded = encode_value(value, "result", refusing, task.hints[1].tags)
-    return sign(msgpack.packb({"value": encoded}), app.config.signing_key, RESULT)
+    return _sealed({"value": encoded}, app, message_id)
 
 
-def encode_error(error: BaseException, traceback: str, app: App) -> bytes:
+def encode_error(error: BaseException, traceback: str, app: App, message_id: str) -> bytes:
     """The stored form of the error that a task ended with."""
     try:
         args = encode_value(list(error.args), "error", lambda _: None, {})
@@ -204,8 +209,15 @@ def encode_error(error: BaseException, traceback: str, app: App) -> bytes:
         "text": text,
         "traceback": traceback,
     }
-    packed = msgpack.packb(content, unicode_errors="backslashreplace")
-    return sign(packed, app.config.signing_key, RESULT)
+    return _sealed(content, app, message_id)
+
+
+def _sealed(content: dict[str, Any], app: App, message_id: str) -> bytes:
+    """The content as bytes; a signed one names its message, so that it can stand for no other."""
+    keys = app.config.signing_key
+    if keys:
+        content["id"] = message_id
+    return sign(msgpack.packb(content, unicode_errors="backslashreplace"), keys, RESULT)
 
 
 def _error(content: dict[str, Any]) -> BaseException:

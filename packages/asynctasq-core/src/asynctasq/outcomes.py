@@ -86,7 +86,7 @@ def succeeded(app: App, job: Job, value: object) -> Verdict:
     if ttl is None:
         return Verdict(Outcome(job.delivery), "succeeded")
     try:
-        result = encode_result(value, app, job.task)
+        result = encode_result(value, app, job.task, job.message.id)
     except SerializationError as e:  # running it again would not change its type
         return dead(app, job, e, "the result cannot be kept")
     return Verdict(Outcome(job.delivery, result=result, result_ttl=ttl), "succeeded")
@@ -167,7 +167,7 @@ def dead(app: App, job: Job, error: BaseException, reason: str) -> Verdict:
     }
     verdict = dead_delivery(job.delivery, info)
     if job.options.result_ttl is not None:
-        verdict.outcome.result = encode_error(error, trace, app)
+        verdict.outcome.result = encode_error(error, trace, app, job.message.id)
         verdict.outcome.result_ttl = job.options.result_ttl
     return verdict
 
