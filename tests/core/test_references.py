@@ -126,6 +126,14 @@ async def test_one_query_per_model_and_database_serves_all_messages_taken_togeth
     assert names == sorted((f"u{i}", f"o{i}", f"x{i}", "u0") for i in range(20))
 
 
+async def test_models_are_fetched_at_the_same_time(toy: Toy, ann: User, work: Work) -> None:
+    order = toy.save(Order(7, "tea"))
+    toy.meeting = asyncio.Barrier(2)
+    await take(ann, order).dispatch()
+    await asyncio.wait_for(work(), 20)
+    assert [type(value) for value in got[0]] == [User, Order]
+
+
 async def test_two_tasks_never_share_an_instance(toy: Toy, ann: User, work: Work) -> None:
     await dispatch_many([take_user(ann), take_user(ann)])
     await work()

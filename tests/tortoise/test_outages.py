@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 import asyncpg
 import psycopg
@@ -77,6 +78,18 @@ async def test_a_connection_that_the_server_ends_is_an_outage_with_psycopg() -> 
         with pytest.raises(psycopg.OperationalError) as closed:
             await connection.execute("SELECT 1")
         assert outage(closed.value) is closed.value
+
+
+async def test_too_many_connections_are_an_outage() -> None:
+    role = f"asynctasq_{uuid4().hex[:12]}"
+    with psycopg.connect(POSTGRES, autocommit=True) as connection:
+        connection.execute(f"CREATE ROLE {role} LOGIN CONNECTION LIMIT 0")
+        try:
+            with pytest.raises(asyncpg.TooManyConnectionsError) as e:
+                await asyncpg.connect(POSTGRES, user=role)
+        finally:
+            connection.execute(f"DROP ROLE {role}")
+    assert outage(e.value) is e.value
 
 
 async def test_a_mistake_in_the_query_is_none() -> None:

@@ -55,6 +55,7 @@ class Toy:
         pending: Instances that the open transaction wrote.
         waiting: What waits for the transaction's end.
         scopes: Ids of messages whose scope is open.
+        meeting: Where fetches wait for each other.
     """
 
     def __init__(self) -> None:
@@ -66,6 +67,7 @@ class Toy:
         self.waiting: list[DeferredSend] = []
         self.scopes: list[str] = []
         self.transaction: object | None = None
+        self.meeting: asyncio.Barrier | None = None
 
     def save(self, row: Row) -> Row:
         """Write the row to the database."""
@@ -107,6 +109,8 @@ class Toy:
     async def fetch_many(self, refs: Sequence[Ref]) -> list[object | None]:
         await asyncio.sleep(0)
         self.asked.append(list(refs))
+        if self.meeting is not None:
+            await self.meeting.wait()
         if not self.is_ready:
             raise AdapterNotReady("not initialised")
         if self.failing:
