@@ -42,7 +42,7 @@ class _OnServer(Suite):
     parameters: ClassVar[str] = ""
 
     @pytest.fixture
-    def urls(self, servers: Servers) -> Mapping[str, str]:  # type: ignore[override]
+    def urls(self, servers: Servers) -> Mapping[str, str]:
         urls = servers(self.kind)
         for url in urls.values():
             empty_database(url)

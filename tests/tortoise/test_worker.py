@@ -6,7 +6,7 @@ import asyncio
 import logging
 from contextlib import suppress
 from contextvars import Context
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import psycopg
 import pytest
@@ -136,7 +136,7 @@ def note_in_thread(user: User) -> None:
 
 
 class NoteInClass(SyncTask[None]):
-    config: ClassVar[TaskConfig] = {"queue": "default"}
+    config: TaskConfig = {"queue": "default"}
 
     def __init__(self, user: User) -> None:
         self.user = user
