@@ -207,6 +207,14 @@ def load_config(options: Mapping[str, Any]) -> Config:
     return Config.load(options, installed().option_names())
 
 
+def adopt(config: Config) -> None:
+    """Use a parent process's configuration, unless this one's modules have made their own."""
+    global _current
+    if _current is None:
+        allow_packages(config.model_modules)
+        _current = App(config, installed())
+
+
 def current() -> App:
     """The application as configured last, or as the environment and the defaults say."""
     if _current is None:

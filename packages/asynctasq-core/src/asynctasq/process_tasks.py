@@ -7,6 +7,7 @@ and comes to the verdict, so nothing is pickled and no connection is shared.
 from __future__ import annotations
 
 import asyncio
+import pickle
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -16,7 +17,7 @@ import msgpack
 
 from . import outcomes
 from .brokers import Action, Delivery, Outcome
-from .errors import MessageError, TaskCrashed, TaskTimeout
+from .errors import TaskCrashed, TaskTimeout
 from .jobs import Job
 from .outcomes import Verdict
 from .processes import ProcessPool
@@ -35,7 +36,9 @@ class ProcessTasks:
 
     def __init__(self, app: App, modules: Sequence[str], size: int) -> None:
         self._app = app
-        self._pool = ProcessPool(size, _start, tuple(modules))
+        # Pickled here and not by the pool: unpickling may import what adapters must prepare first.
+        config = pickle.dumps(replace(app.config, adapter_options={}))
+        self._pool = ProcessPool(size, _start, tuple(modules), config)
 
     async def run(self, job: Job) -> Verdict:
         """Run a job in a child; what the child died of is the task's failure."""
@@ -53,11 +56,13 @@ class ProcessTasks:
         await self._pool.close()
 
 
-def _start(modules: tuple[str, ...]) -> Callable[[bytes], bytes]:
+def _start(modules: tuple[str, ...], config: bytes) -> Callable[[bytes], bytes]:
     """In a child: import the application, and return what serves its calls."""
+    from .app import adopt
     from .imports import load_modules
 
     load_modules(modules)
+    adopt(pickle.loads(config))
     runner = asyncio.Runner()
     return lambda request: runner.run(_serve(request, modules))
 
@@ -76,8 +81,8 @@ async def _serve(request: bytes, modules: tuple[str, ...]) -> bytes:
         runner = Runner(app, threads, scoped_adapters(app))
         try:
             wanted = wanted_by(job)
-        except MessageError as e:
-            return _packed(outcomes.failed(app, job, e))
+        except Exception as e:  # noqa: BLE001 - whatever the bytes did is their own fault
+            return _packed(outcomes.dead(app, job, e, "the message cannot be run"))
         fetched = (await fetch(app.adapters, [wanted]))[0] if wanted is not None else None
         return _packed(await runner.run(job, wanted, fetched))
 
