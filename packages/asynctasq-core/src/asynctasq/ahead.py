@@ -62,7 +62,11 @@ class Ahead:
         """Those that have waited too long, to be given back; tasks must prove short anew."""
         if not self._waiting or monotonic() <= self._until:
             return ()
-        overdue = tuple(self._waiting)
-        self._waiting.clear()
         self._average_seconds = 1.0
-        return overdue
+        return self.clear()
+
+    def clear(self) -> Sequence[Delivery]:
+        """All of them, to be given back."""
+        waiting = tuple(self._waiting)
+        self._waiting.clear()
+        return waiting

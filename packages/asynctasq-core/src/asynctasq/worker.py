@@ -256,6 +256,8 @@ class Worker:
         with_rows: list[tuple[Job, Wanted]] = []
         for delivery in deliveries:
             key = (delivery.queue, delivery.id)
+            if key in self._running:  # an entry that somebody has copied; it waits for its turn
+                continue
             # A message may be back, to be retried, before the settling of its last run returns.
             self._settler.held[key] = delivery
             self._running[key] = None
@@ -378,6 +380,7 @@ class Worker:
     # --- stopping -----------------------------------------------------------------------
 
     async def _wind_down(self) -> None:
+        self._give_back(self._ahead.clear())
         if self._running:
             await self._wait_for_running()
         tasks = [task for task in (*self._running.values(), *self._loading) if task is not None]
