@@ -306,6 +306,21 @@ async def test_a_row_that_is_gone_is_told_at_the_first_use(
     assert "no longer exists" in " ".join(str(vars(r)) for r in caplog.records)
 
 
+async def test_a_task_that_does_not_initialise_is_told_so_and_uses_up_its_attempts(
+    sqlite: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    init({"driver": "memory"})
+    user = await User.create(email="ann@example.com")
+    await note_in_thread(user).dispatch()
+    await note_email(user).max_attempts(1).dispatch()
+    await forget_initialisation()
+    await work()
+    assert seen == []
+    dead = [str(vars(r)) for r in caplog.records if r.getMessage() == "task dead"]
+    assert len(dead) == 2
+    assert all("give asynctasq.init a tortoise_config" in text for text in dead)
+
+
 @task(max_attempts=1)
 async def pass_on(user: User) -> None:
     if not Tortoise._inited:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from .errors import AdapterNotReady, ReferenceGone, ReferenceUnavailable
+from .errors import AdapterNotReady, ConfigurationError, ReferenceGone, ReferenceUnavailable
 from .hints import Missing
 from .models import find_class
 
@@ -207,7 +207,11 @@ def _lazy(adapter: Adapter, ref: Ref) -> object:
     from .lazy import lazy_instance
 
     async def fetch_row() -> object:
-        (row,) = await _ask(adapter, [ref])
+        try:
+            (row,) = await _ask(adapter, [ref])
+        except AdapterNotReady as e:
+            # The task's own omission: to wait, as for a database that is down, would be for ever.
+            raise ConfigurationError(str(e)) from e
         if row is None:
             raise ReferenceGone(f"{ref.model} {ref.pk!r} no longer exists")
         return row
