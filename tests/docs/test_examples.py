@@ -27,6 +27,7 @@ ELSEWHERE = {
     "examples/asynctasq-peewee/README.md": "tests/acceptance/test_peewee_example.py",
     "packages/asynctasq-django/README.md": "tests/django/test_readme.py",
     "packages/asynctasq-sqlalchemy/README.md": "tests/sqlalchemy/test_readme.py",
+    "packages/asynctasq-tortoise/README.md": "tests/tortoise/test_readme.py",
 }
 PAGES = [
     *(ROOT / "docs").glob("*.md"),

@@ -95,15 +95,14 @@ DIFFERENCES: Mapping[str, Sequence[tuple[str, str]]] = {
         ),
     ],
     "tortoise_testing": [
-        (  # of Tortoise 0.x, and no coroutine functions there
-            "from tortoise.contrib.test import initializer, finalizer",
-            "from tortoise.context import tortoise_test_context",
-        ),
+        # They exist in Tortoise 0.x alone, and are no coroutine functions there.
+        ("from tortoise.contrib.test import initializer, finalizer\n", ""),
+        ("await initializer(", "await Tortoise.init("),
         (
-            "    await initializer(\n        modules={'models': ['app.models']},",
-            "    async with tortoise_test_context(\n        modules=['app.models'],",
+            "    yield\n    await finalizer()\n",
+            "    await Tortoise.generate_schemas()\n    yield\n"
+            "    await Tortoise.close_connections()\n",
         ),
-        ("    )\n    yield\n    await finalizer()\n", "    ):\n        yield\n"),
     ],
     "custom_types": [
         ("from uuid import UUID\n", "from uuid import UUID\nfrom asynctasq import task\n"),
@@ -388,9 +387,9 @@ def test_tortoise_advanced_features_when_the_task_fails(application: Application
     with_models(application, as_run("tortoise_advanced"))
     run_connected(
         application,
-        "from tortoise.connection import get_connection",
+        "from tortoise import connections",
         "order = await Order.create(user_id=1, total='19.90', status='new')",
-        "await get_connection('default').execute_script(",
+        "await connections.get('default').execute_script(",
         "    \"ALTER TABLE orders ADD CHECK (status <> 'completed')\")",
         "await process_order(order).dispatch()",
     )
@@ -414,17 +413,16 @@ def test_tortoise_multiple_models(application: Application) -> None:
 
 LIFECYCLE_MODELS = """
 from asynctasq import task
-from tortoise import fields
-from tortoise.connection import get_connection
+from tortoise import connections, fields
 from tortoise.models import Model
 
 class User(Model):
-    id = fields.IntField(primary_key=True)
+    id = fields.IntField(pk=True)
     name = fields.TextField()
 
 @task
 async def look(user: User):
-    client = get_connection('default')
+    client = connections.get('default')
     count = "SELECT count(*) AS n FROM pg_stat_activity WHERE datname = current_database()"
     (row,) = await client.execute_query_dict(count)
     print(row["n"], client.pool_minsize, client.pool_maxsize)
@@ -465,7 +463,7 @@ from tortoise import fields
 from tortoise.models import Model
 
 class User(Model):
-    id = fields.IntField(primary_key=True)
+    id = fields.IntField(pk=True)
     email = fields.CharField(max_length=255)
     name = fields.CharField(max_length=100)
 """
