@@ -43,6 +43,7 @@ class AppError(Exception):
 class TellingError(Exception):
     def __init__(self, code: int) -> None:
         super().__init__(f"code {code}", code)
+        self.code = code
 
 
 class MakingError(Exception):
@@ -184,6 +185,18 @@ async def test_an_error_of_a_loaded_class_is_that_error(
     assert type(error) is type(made())
     assert error.args == made().args
     assert str(error) == str(made())
+
+
+async def test_an_error_keeps_its_attributes_and_notes(app: App, work: Work) -> None:
+    def made() -> Exception:
+        error = TellingError(5)
+        error.add_note("while testing")
+        return error
+
+    error = await failing(app, work, made)
+    assert isinstance(error, TellingError)
+    assert error.code == 5
+    assert error.__notes__ == ["while testing"]
 
 
 async def test_an_error_of_the_system_has_its_attributes(app: App, work: Work) -> None:

@@ -7,12 +7,16 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import asynctasq.app
 import msgpack
 import pytest
 from asynctasq import (
     AsyncTask,
+    InvalidReference,
     OnMissing,
     ReferenceGone,
+    ReferenceUnavailable,
+    Retry,
     TaskConfig,
     TaskStatus,
     current_message,
@@ -21,6 +25,7 @@ from asynctasq import (
     task,
 )
 from asynctasq.brokers import ConsumerOptions, WorkerInfo
+from asynctasq.handle import encode_error
 from asynctasq.message import Message
 from asynctasq.task import Call
 from toy_orm import Load, Order, Toy, User
@@ -54,8 +59,6 @@ async def take_user(user: User) -> None:
 
 async def payload(toy: Toy, call: Call[Any]) -> Any:
     """The arguments of the call as they stand on the queue."""
-    import asynctasq.app
-
     await call.on_queue("looked-at").dispatch()
     broker = asynctasq.app.current().open_broker()
     info = WorkerInfo("w", "h", 1, ("looked-at",), 1, 0.0)
@@ -224,6 +227,40 @@ async def test_a_parameter_may_have_a_rule_of_its_own(toy: Toy, ann: User, work:
     assert await first_fail.status() is TaskStatus.DEAD
     [(user, order, rest, last)] = got
     assert (user, order.name, rest[0], rest[1].name, last) == (None, "shoes", None, "Ann", None)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ReferenceGone("row"),
+        ReferenceUnavailable("down"),
+        InvalidReference("no"),
+        Retry("x", delay=9),
+    ],
+    ids=repr,
+)
+async def test_an_error_from_another_tasks_result_is_an_error_like_any_other(
+    toy: Toy, work: Work, error: Exception
+) -> None:
+    @task(result_ttl=60, max_attempts=1)
+    async def inner() -> None:
+        raise error
+
+    @task(on_missing="skip", max_attempts=2, retry_delay=0)
+    async def outer() -> None:
+        got.append(current_message().attempt)
+        await handle.result(0)
+
+    broker = asynctasq.app.current().open_broker()
+    handle = await inner().delay(3600).dispatch()
+    stored = encode_error(error, "", asynctasq.app.current(), handle.id)
+    await broker.cancel(handle.queue, handle.id, stored, 60)
+    dead = await outer().dispatch()
+    await work()
+    assert got == [1, 2]
+    letter = await deadletters.show(dead.id)
+    assert letter is not None
+    assert letter.reason == "no attempt is left"
 
 
 # --- unavailable ------------------------------------------------------------------------

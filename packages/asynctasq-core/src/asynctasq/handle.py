@@ -23,6 +23,7 @@ from .errors import (
     TaskFailed,
 )
 from .message import RESULT, sign, verify
+from .models import class_in, static_dict
 from .serializer import Owner, encode_value
 
 if TYPE_CHECKING:
@@ -196,20 +197,25 @@ def encode_result(value: object, app: App, task: Task[..., Any], message_id: str
 def encode_error(error: BaseException, traceback: str, app: App, message_id: str) -> bytes:
     """The stored form of the error that a task ended with."""
     try:
-        args = encode_value(list(error.args), "error", lambda _: None, {})
-    except SerializationError:
-        args = None
-    try:
         text = str(error)
     except Exception:  # noqa: BLE001 - the application's `__str__`
         text = ""
     content = {
         "error": f"{type(error).__module__}:{type(error).__qualname__}",
-        "args": args,
+        "args": _encoded(list(error.args)),
+        "state": _encoded(dict(vars(error))),
         "text": text,
         "traceback": traceback,
     }
     return _sealed(content, app, message_id)
+
+
+def _encoded(value: object) -> bytes | None:
+    """What of an error can travel; `None` if it cannot."""
+    try:
+        return encode_value(value, "error", lambda _: None, {})
+    except SerializationError:
+        return None
 
 
 def _sealed(content: dict[str, Any], app: App, message_id: str) -> bytes:
@@ -230,6 +236,8 @@ def _error(content: dict[str, Any]) -> BaseException:
         args = decode_value(content["args"], {})
         with suppress(Exception):  # a built-in class that refuses these arguments
             error = _made(cls, args)
+            if content.get("state") is not None:
+                vars(error).update(decode_value(content["state"], {}))
     error.__cause__ = RemoteTraceback(str(content.get("traceback", "")))
     return error
 
@@ -245,10 +253,8 @@ def _made(cls: type[Exception], args: list[Any]) -> Exception:
 def _loaded_error_class(name: str) -> type[Exception] | None:
     """The exception class of this name if it is loaded and takes its arguments as they are."""
     module, _, path = name.partition(":")
-    found: object = sys.modules.get(module)
-    for part in path.split("."):
-        found = getattr(found, "__dict__", {}).get(part)
-    if not (isinstance(found, type) and issubclass(found, Exception)):
+    found = class_in(static_dict(sys.modules.get(module)), path.split("."))
+    if found is None or not issubclass(found, Exception):
         return None
     # A `__new__` written in Python would be somebody's code; `__init__` is not called at all.
     return found if isinstance(found.__new__, BuiltinFunctionType) else None

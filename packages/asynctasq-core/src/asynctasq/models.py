@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import PurePath
+from typing import Any, cast
 
 from .errors import InvalidReference
 
@@ -90,17 +91,33 @@ def _among_loaded(parts: list[str]) -> type | None:
         if module is None and name == main_module_name():
             module = sys.modules.get("__main__")
         if module is not None:
-            return _attribute(module, parts[i:])
+            return class_in(static_dict(module), parts[i:])
     return None
 
 
-def _attribute(module: object, names: list[str]) -> type | None:
-    found: object = module
+def class_in(namespace: Mapping[str, object], names: Sequence[str]) -> type | None:
+    """The class under these names, each in the one before, without running anybody's code."""
+    found: object = None
     for name in names:
-        found = getattr(found, "__dict__", {}).get(name)
-        if not isinstance(found, type):
+        found = namespace.get(name)
+        # `isinstance` would ask for its `__class__`, which wakes lazy objects and proxies.
+        if not issubclass(type(found), type):
             return None
-    return found if isinstance(found, type) else None
+        namespace = _DICT_OF_CLASS(found)
+    return cast("type | None", found)
+
+
+def static_dict(module: object) -> Mapping[str, object]:
+    """What stands in a module; one that loads itself at its first use is left as it is."""
+    try:
+        names: Mapping[str, object] = object.__getattribute__(module, "__dict__")
+    except AttributeError:  # whatever somebody has put among the modules
+        return {}
+    return names
+
+
+#: A metaclass may say otherwise what the `__dict__` of its classes is.
+_DICT_OF_CLASS: Callable[[Any], Mapping[str, object]] = type.__dict__["__dict__"].__get__
 
 
 def _imported(path: str, parts: list[str]) -> type:
@@ -120,7 +137,8 @@ def _imported(path: str, parts: list[str]) -> type:
             raise
         except SystemExit as e:  # a script without a main guard; it must not end the worker
             raise InvalidReference(f"importing {name!r} for a reference ended the program") from e
-        if (cls := _attribute(module, parts[i:])) is not None:
+        # Not `static_dict`: here a module that loads itself at its first use may do so.
+        if (cls := class_in(module.__dict__, parts[i:])) is not None:
             return cls
         break
     raise InvalidReference(f"there is no class {path[:200]!r}; if it was renamed, use alias_model")

@@ -18,6 +18,7 @@ from .errors import (
     MessageError,
     ReferenceGone,
     ReferenceUnavailable,
+    RemoteTraceback,
     Retry,
     SerializationError,
 )
@@ -98,13 +99,14 @@ def failed(app: App, job: Job, error: BaseException, *, may_retry: bool = True) 
     Args:
         may_retry: What the task's own `should_retry` said.
     """
-    if isinstance(error, ReferenceUnavailable):
+    own = not _is_another_tasks(error)
+    if own and isinstance(error, ReferenceUnavailable):
         return _postponed(app, job, error)
-    if isinstance(error, ReferenceGone):
+    if own and isinstance(error, ReferenceGone):
         if (error.on_missing or job.options.on_missing) == "skip":
             return skipped(app, job, error)
         return dead(app, job, error, "a row is gone")
-    if isinstance(error, MessageError):
+    if own and isinstance(error, MessageError):
         return dead(app, job, error, "the message cannot be run")
     if job.message.attempt < job.options.max_attempts and may_retry and _is_retried(job, error):
         return _retried(app, job, error)
@@ -125,7 +127,14 @@ def released(job: Job) -> Verdict:
 def will_retry(job: Job, error: BaseException) -> bool:
     """Whether the task's own `should_retry` is worth asking."""
     special = isinstance(error, ReferenceUnavailable | ReferenceGone | MessageError)
-    return not special and job.message.attempt < job.options.max_attempts
+    if special and not _is_another_tasks(error):
+        return False
+    return job.message.attempt < job.options.max_attempts
+
+
+def _is_another_tasks(error: BaseException) -> bool:
+    """Whether `TaskHandle.result` raised it in this task: it says nothing of this one's message."""
+    return isinstance(error.__cause__, RemoteTraceback)
 
 
 def _is_retried(job: Job, error: BaseException) -> bool:
@@ -138,7 +147,7 @@ def _retried(app: App, job: Job, error: BaseException) -> Verdict:
     delay = retry_delay(
         message.attempt, options.retry_delay, options.retry_strategy, options.retry_jitter
     )
-    if isinstance(error, Retry) and error.delay is not None:
+    if isinstance(error, Retry) and not _is_another_tasks(error) and error.delay is not None:
         delay = error.delay
     again = replace(message, attempt=message.attempt + 1, postponed=0)
     body = again.encode(app.config.signing_key)
