@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from enum import Enum
 from typing import Any
 
@@ -47,6 +48,7 @@ class Decoder:
 
     def unpack(self, data: bytes) -> Any:
         """The value in these bytes; raises whatever stands in the way."""
+        _check_lengths(data)
         return msgpack.unpackb(data, ext_hook=self.extension, strict_map_key=False)
 
     def extension(self, code: int, data: bytes) -> object:
@@ -77,6 +79,7 @@ class Decoder:
     def _reference(self, data: bytes) -> object:
         if not self.collecting:
             return next(self.instances)
+        _check_lengths(data)
         self.refs.append(_ref(msgpack.unpackb(data, ext_hook=_scalar_only)))
         return None
 
@@ -87,6 +90,22 @@ class Decoder:
         if cls is None:
             raise InvalidMessage(f"{tag[:200]!r} is no type that the task's annotations name")
         return _member(cls, content) if issubclass(cls, Enum) else _dataclass(cls, content)
+
+
+#: Below this size, what lengths can claim is little.
+_SMALL_BYTES = 4096
+
+
+def _check_lengths(data: bytes) -> None:
+    """Pass over the value without building anything; raises if an array is shorter than it says.
+
+    msgpack takes memory for as many items as an array's header claims, up to eight times the size
+    of all the bytes, and arrays in arrays each claim theirs anew: a megabyte could take gigabytes.
+    """
+    if len(data) > _SMALL_BYTES and (b"\xdd" in data or b"\xdc" in data):
+        unpacker = msgpack.Unpacker(max_buffer_size=len(data))
+        unpacker.feed(data)
+        unpacker.skip()
 
 
 _CONTAINERS: dict[int, Callable[[list[Any]], object]] = {
@@ -135,11 +154,16 @@ def _ref(body: Any) -> Ref:
         isinstance(pk, tuple) and any(isinstance(v, list | dict) for v in pk)
     ):
         raise InvalidReference("a reference whose key is neither a scalar nor a flat array")
+    if any(map(_is_enormous, pk if isinstance(pk, tuple) else (pk,))):
+        raise InvalidReference("a reference whose key is a number of more than 1000 digits")
     return Ref(model=model, pk=pk, db=db, orm=marker[6:-2])
 
 
-def _is_flat(key: tuple[Any, ...]) -> bool:
-    return not any(isinstance(part, list | dict) for part in key)
+def _is_enormous(part: object) -> bool:
+    """A number that ORMs, which convert it to the column's type, would compute on for minutes."""
+    if isinstance(part, Decimal):
+        return part.is_finite() and (part.adjusted() > 1000 or len(part.as_tuple().digits) > 1000)
+    return isinstance(part, int) and part.bit_length() > 3322
 
 
 def holds_references(payload: bytes) -> bool:
@@ -155,6 +179,8 @@ def collect_references(payload: bytes) -> list[tuple[int | str, list[Ref]]]:
         InvalidMessage: The payload is damaged.
     """
     decoder = Decoder(collecting=True)
+    with damaged_input():
+        _check_lengths(payload)
     unpacker = msgpack.Unpacker(
         ext_hook=decoder.extension, strict_map_key=False, max_buffer_size=len(payload)
     )
@@ -166,7 +192,10 @@ def collect_references(payload: bytes) -> list[tuple[int | str, list[Ref]]]:
         for i in range(unpacker.read_array_header()):
             _collect_one(unpacker, decoder, i, found)
         for _ in range(unpacker.read_map_header()):
-            _collect_one(unpacker, decoder, unpacker.unpack(), found)
+            name = unpacker.unpack()
+            if not isinstance(name, str):
+                raise InvalidMessage("an argument whose name is no text")
+            _collect_one(unpacker, decoder, name, found)
     return found
 
 

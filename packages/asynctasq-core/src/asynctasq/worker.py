@@ -218,7 +218,10 @@ class Worker:
             if self._running:
                 deliveries = self._without_running(deliveries)
             deliveries, back = self._suspects.choose(deliveries, is_busy=bool(self._running))
-            self._give_back(back)
+            if back:
+                self._give_back(back)
+                # What is begun may kill the worker, and then count against these too.
+                await self._settler.flush()
             self._begin(deliveries[:free])
             if len(deliveries) > free:
                 self._ahead.put(deliveries[free:])
@@ -338,8 +341,6 @@ class Worker:
     async def _run(self, job: Job, wanted: Wanted | None, fetched: Fetched | None) -> None:
         started = perf_counter()
         try:
-            if self._suspects.alone == job.message.id:
-                await self._settler.flush()
             if job.options.process:
                 verdict = await self._process_tasks().run(job)
             else:

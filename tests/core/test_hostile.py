@@ -1,0 +1,269 @@
+"""Bytes from somebody who can write to the broker and knows how a worker is made.
+
+`test_poison` has what is damaged; here is what is well made and means harm.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import sys
+import types
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+from asynctasq import InvalidReference, models, task
+from asynctasq.app import App
+from asynctasq.brokers import DeadLetter, Outgoing, memory
+from asynctasq.cli import cli
+from asynctasq.cli.application import moment
+from asynctasq.cli.logs import printable
+from asynctasq.deadletters import _readable
+from asynctasq.decoder import collect_references, decode_arguments
+from asynctasq.errors import InvalidMessage
+from asynctasq.handle import _loaded_error_class
+from asynctasq.message import Message
+from asynctasq.models import find_class
+from click.testing import CliRunner
+
+Work = Callable[..., Awaitable[None]]
+
+KEY = b"a key of more than 16 bytes"
+
+#: Clears the screen, sets the title, and C1's form of the same introducer; turns text round.
+ESCAPES = "\x1b[2J\x1b]0;owned\x07\x9b2J\u202e"
+
+most_at_once = 0
+running = 0
+
+
+@task
+async def counted() -> None:
+    global most_at_once, running
+    running += 1
+    most_at_once = max(most_at_once, running)
+    await asyncio.sleep(0.01)
+    running -= 1
+
+
+def reference(pk: Any) -> msgpack.ExtType:
+    body = {"__orm:toy__": pk, "__orm_class__": "toy_orm.User"}
+    return msgpack.ExtType(1, msgpack.packb(body))
+
+
+# --- memory and time --------------------------------------------------------------------
+
+
+def tower_of_claims(levels: int) -> bytes:
+    """Extension types in arrays in extension types, each array claiming a megabyte's items."""
+    body = b"\xc0"
+    for _ in range(levels):
+        extension = b"\xc9" + len(body).to_bytes(4, "big") + b"\x09" + body
+        body = b"\xdd\x00\x0c\x00\x00" * 900 + extension + b"\xc0" * 20_000
+    return (b"\x92" + body).ljust(1_000_000, b"\xc0")
+
+
+def test_arrays_that_claim_more_than_follows_take_no_memory() -> None:
+    resource = pytest.importorskip("resource")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for payload in (tower_of_claims(31), b"\x92" + b"\xdd\x00\x0f\x00\x00" * 1000 + b"\xc0" * 9**6):
+        with pytest.raises(InvalidMessage):
+            decode_arguments(payload, {})
+        with pytest.raises(InvalidMessage):
+            collect_references(payload)
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert used < 64 * 1024  # KiB
+
+
+def test_long_arrays_that_are_what_they_say_are_decoded() -> None:
+    payload = msgpack.packb([[list(range(100_000)), [[1] * 20] * 1000], {}])
+    args, _ = decode_arguments(payload, {})
+    assert args == [list(range(100_000)), [[1] * 20] * 1000]
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        msgpack.ExtType(6, b"1E+999999999"),
+        msgpack.ExtType(6, b"-1E+999999999"),
+        msgpack.ExtType(6, b"9" * 100_000),
+        msgpack.ExtType(6, b"1E+2000"),
+        msgpack.ExtType(8, b"0x" + b"f" * 100_000),
+        [1, msgpack.ExtType(6, b"1E+999999999")],
+    ],
+    ids=["exponent", "negative", "digits", "moderate", "hexadecimal", "part"],
+)
+def test_a_key_that_takes_minutes_to_convert_is_refused(key: Any) -> None:
+    with pytest.raises(InvalidReference, match="1000 digits"):
+        collect_references(msgpack.packb([[reference(key)], {}]))
+
+
+@pytest.mark.parametrize(
+    "key", [b"1.5", b"-1E+1000", b"1E-999999999", b"NaN", b"sNaN", b"Infinity"]
+)
+def test_other_decimal_keys_are_left_to_the_adapter(key: bytes) -> None:
+    [(_, [ref])] = collect_references(msgpack.packb([[reference(msgpack.ExtType(6, key))], {}]))
+    assert str(ref.pk) == key.decode()
+
+
+@pytest.mark.parametrize("name", [0, -1, None, 1.5, b"value", [1]])
+def test_an_argument_whose_name_is_no_text_is_refused(name: Any) -> None:
+    payload = b"\x92\x90\x81" + msgpack.packb(name) + msgpack.packb(reference(1))
+    with pytest.raises(InvalidMessage):
+        collect_references(payload)
+
+
+async def test_copies_of_one_message_do_not_run_beside_each_other(
+    app: App, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis has an entry for each copy; the memory broker is made to hand them out likewise."""
+    global most_at_once
+    most_at_once = 0
+    take = memory.MemoryConsumer.take
+
+    async def take_all_twice(self: Any, limit: int, timeout_seconds: float) -> list[Any]:
+        return 5 * await take(self, limit, timeout_seconds)
+
+    monkeypatch.setattr(memory.MemoryConsumer, "take", take_all_twice)
+    await counted().dispatch()
+    await work()
+    assert most_at_once == 1
+
+
+# --- classes ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    """A module that is loaded, and outside of the application's packages."""
+    module = types.ModuleType("loaded_one")
+    monkeypatch.setitem(sys.modules, "loaded_one", module)
+    monkeypatch.setattr(models, "_packages", set())
+    return module
+
+
+def test_a_path_wakes_no_lazy_object(loaded: Any) -> None:
+    woken: list[str] = []
+
+    class Lazy:
+        @property
+        def __class__(self) -> type:  # as Django's and werkzeug's lazy objects have it
+            woken.append("__class__")
+            return type
+
+        def __getattr__(self, name: str) -> Any:
+            woken.append(name)
+            raise AttributeError(name)
+
+    loaded.settings = Lazy()
+    for path in ("loaded_one.settings", "loaded_one.settings.User"):
+        with pytest.raises(InvalidReference):
+            find_class(path)
+        assert _loaded_error_class(path.replace(".", ":", 1)) is None
+    assert woken == []
+
+
+def test_a_path_runs_no_metaclass(loaded: Any) -> None:
+    woken: list[str] = []
+
+    class Meta(type):
+        def __getattribute__(cls, name: str) -> Any:
+            woken.append(name)
+            return super().__getattribute__(name)
+
+    class Watched(metaclass=Meta):
+        class Inner:
+            pass
+
+    loaded.Watched = Watched
+    woken.clear()
+    assert find_class("loaded_one.Watched.Inner").__name__ == "Inner"
+    assert woken == []
+
+
+@pytest.fixture
+def lazy_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A module that importlib's own lazy loader loads at the first attribute."""
+    trace = tmp_path / "trace"
+    source = tmp_path / "sleeping.py"
+    source.write_text(f"open({str(trace)!r}, 'w').close()\nclass User: ...\n")
+    spec = importlib.util.spec_from_file_location("sleeping", source)
+    assert spec is not None and spec.loader is not None
+    spec.loader = importlib.util.LazyLoader(spec.loader)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "sleeping", module)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(models, "_packages", set())
+    yield trace
+    models._found.pop("sleeping.User", None)
+
+
+def test_a_path_loads_no_module_that_sleeps(lazy_module: Path) -> None:
+    with pytest.raises(InvalidReference):
+        find_class("sleeping.User")
+    assert _loaded_error_class("sleeping:User") is None
+    assert not lazy_module.exists()
+
+
+def test_a_sleeping_module_of_the_application_is_loaded(lazy_module: Path) -> None:
+    models.allow_packages(["sleeping"])
+    assert find_class("sleeping.User").__name__ == "User"
+    assert lazy_module.exists()
+
+
+# --- what people look at ----------------------------------------------------------------
+
+
+def test_what_a_terminal_obeys_is_escaped() -> None:
+    assert printable(ESCAPES).isprintable()
+    assert printable("\x1b[2J\n\tend", lines=True) == "\\x1b[2J\n\tend"
+    assert printable("Zoë 東京 ✓") == "Zoë 東京 ✓"
+
+
+class Killed(Exception):
+    pass
+
+
+@task(max_attempts=1)
+async def fail_with_escapes() -> None:
+    raise Killed(ESCAPES)
+
+
+async def test_dead_letters_do_not_steer_the_terminal(
+    configure: Callable[..., App], work: Work, tmp_path: Path
+) -> None:
+    path = tmp_path / "queue.db"
+    app = configure(driver="sqlite", sqlite=path)
+    handle = await fail_with_escapes().dispatch()
+    evil = f"id{ESCAPES}"
+    message = Message(evil, ESCAPES, b"", 0.0)
+    await app.open_broker().put([Outgoing("default", evil, message.encode())])
+    await work()
+    await app.open_broker().close()
+    for command in (["dead", "list"], ["dead", "show", evil], ["dead", "show", handle.id]):
+        result = await asyncio.to_thread(CliRunner().invoke, cli, command)
+        assert result.exit_code == 0, result.output
+        assert not set(ESCAPES) & set(result.output) - set(printable(ESCAPES))
+        assert "\\x1b[2J" in result.output
+
+
+@pytest.mark.parametrize(
+    "info",
+    [
+        b"",
+        b"\xc1",
+        b"\xdd\xff\xff\xff\xff",
+        b"\x91" * 1000 + b"\xc0",
+        msgpack.packb([1]),
+        msgpack.packb({"attempts": "many", "deliveries": float("inf"), "task": 1, "error": None}),
+        msgpack.packb({"attempts": [[]], "reason": {"a": 1}}),
+        msgpack.packb({1: 2}),
+    ],
+)
+def test_any_bytes_about_a_dead_letter_can_be_shown(info: bytes) -> None:
+    letter = _readable(DeadLetter("q", "id", b"", info, float("inf")))
+    assert (letter.attempts, letter.deliveries, letter.error) == (0, 0, "")
+    assert [moment(t) for t in (float("nan"), float("inf"), 1e300, -1e300)] == ["?"] * 4
