@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import msgpack
 
@@ -15,6 +15,8 @@ from . import brokers
 from .app import current
 from .errors import MessageError
 from .message import Message
+
+T = TypeVar("T")
 
 #: How many are moved in one round trip.
 _PAGE = 500
@@ -139,23 +141,27 @@ def _renewed(body: bytes) -> bytes:
 
 def _readable(letter: brokers.DeadLetter) -> DeadLetter:
     info = _info(letter.info)
+    texts = {k: _of(str, info.get(k), "") for k in ("task", "reason", "error", "traceback")}
     return DeadLetter(
         queue=letter.queue,
         id=letter.id,
-        task=str(info.get("task", "")),
-        reason=str(info.get("reason", "")),
-        error=str(info.get("error", "")),
-        traceback=str(info.get("traceback", "")),
-        attempts=int(info.get("attempts", 0)),
-        deliveries=int(info.get("deliveries", 0)),
+        **texts,
+        attempts=_of(int, info.get("attempts"), 0),
+        deliveries=_of(int, info.get("deliveries"), 0),
         died_at=letter.died_at,
         payload_bytes=len(letter.body),
     )
 
 
+def _of(cls: type[T], value: object, default: T) -> T:
+    """The value if it is what a worker writes; others may have written to the store."""
+    return value if isinstance(value, cls) else default
+
+
 def _info(packed: bytes) -> dict[str, Any]:
     try:
-        info = msgpack.unpackb(packed)
-    except (ValueError, msgpack.UnpackException):
+        # Flat, so that no header of damaged bytes claims memory for nothing.
+        info = msgpack.unpackb(packed, max_array_len=0)
+    except (ValueError, TypeError, msgpack.UnpackException):
         return {}
     return info if isinstance(info, dict) else {}

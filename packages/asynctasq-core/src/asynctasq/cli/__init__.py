@@ -42,7 +42,9 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except AsynctasqError as e:
-            raise click.ClickException(str(e)) from e
+            from .logs import printable
+
+            raise click.ClickException(printable(str(e), lines=True)) from e
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from .logs import printable
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -58,6 +60,11 @@ def table(title: str, *columns: str) -> Table:
     return made
 
 
+def add_row(made: Table, *cells: str) -> None:
+    """Add a row; what a terminal would obey is shown instead."""
+    made.add_row(*map(printable, cells))
+
+
 def show(*renderables: Any) -> None:
     """Print with rich; as wide as needed where the output is no terminal."""
     from rich.console import Console
@@ -68,7 +75,10 @@ def show(*renderables: Any) -> None:
 
 
 def moment(seconds: float) -> str:
-    """A Unix time as local date and time."""
+    """A Unix time as local date and time; `?` for a number that is none."""
     from datetime import datetime
 
-    return datetime.fromtimestamp(seconds).isoformat(" ", "seconds")
+    try:
+        return datetime.fromtimestamp(seconds).isoformat(" ", "seconds")
+    except (ValueError, OverflowError, OSError):
+        return "?"

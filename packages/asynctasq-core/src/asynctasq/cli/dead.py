@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import AsynctasqError
-from .application import json_option, loaded, module_option, moment, show, table
+from .application import add_row, json_option, loaded, module_option, moment, show, table
+from .logs import printable
 
 if TYPE_CHECKING:
     from ..deadletters import DeadLetter
@@ -49,7 +50,8 @@ def list_command(
 def _table(letters: list[DeadLetter]) -> object:
     shown = table("Dead letters", "id", "queue", "task", "attempts", "died", "reason", "error")
     for letter in letters:
-        shown.add_row(
+        add_row(
+            shown,
             letter.id,
             letter.queue,
             letter.task,
@@ -83,8 +85,8 @@ def show_command(
     traceback = fields.pop("traceback")
     fields["died_at"] = moment(letter.died_at)
     for name, value in fields.items():
-        click.echo(f"{name + ':':<14} {value}")
-    click.echo(f"\n{traceback}" if traceback else "")
+        click.echo(f"{name + ':':<14} {printable(str(value), lines=True)}")
+    click.echo(f"\n{printable(traceback, lines=True)}" if traceback else "")
 
 
 def _chosen(function: Callable[..., None]) -> Callable[..., None]:

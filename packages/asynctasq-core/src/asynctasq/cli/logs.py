@@ -42,9 +42,10 @@ class KeyValueLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The record as text."""
         extra = "".join(f" {k}={_word(v)}" for k, v in _extra(record).items())
-        line = f"{_time(record)} {record.levelname} {record.name}: {record.getMessage()}{extra}"
+        message = printable(record.getMessage())
+        line = f"{_time(record)} {record.levelname} {record.name}: {message}{extra}"
         if record.exc_info:
-            line += "\n" + self.formatException(record.exc_info)
+            line += "\n" + printable(self.formatException(record.exc_info), lines=True)
         return line
 
 
@@ -70,4 +71,20 @@ def _word(value: object) -> str:
     """A value that stays one word: quoted where it has spaces, quotes or line ends."""
     text = f"{value:.6g}" if isinstance(value, float) else str(value)
     plain = text and text.isprintable() and not set(text) & set(' "=')
-    return text if plain else json.dumps(text, ensure_ascii=False)
+    return text if plain else printable(json.dumps(text, ensure_ascii=False))
+
+
+def printable(text: str, *, lines: bool = False) -> str:
+    """The text with what a terminal would obey, such as escape sequences, as `\\x1b` and the like.
+
+    Args:
+        lines: Leave line ends and tabs.
+    """
+    if text.isprintable():
+        return text
+    kept = "\n\t" if lines else ""
+    return "".join(c if c.isprintable() or c in kept else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode()

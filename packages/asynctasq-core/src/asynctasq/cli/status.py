@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .application import json_option, loaded, module_option, moment, show, table, with_broker
+from .application import (
+    add_row,
+    json_option,
+    loaded,
+    module_option,
+    moment,
+    show,
+    table,
+    with_broker,
+)
 
 if TYPE_CHECKING:
     from ..brokers import Broker, QueueStats, WorkerInfo
@@ -40,14 +49,15 @@ def command(modules: tuple[str, ...], as_json: bool) -> None:
 def _queue_table(queues: list[QueueStats]) -> object:
     shown = table("Queues", "queue", "waiting", "running", "delayed", "dead")
     for q in queues:
-        shown.add_row(q.name, *map(str, (q.waiting, q.running, q.delayed, q.dead)))
+        add_row(shown, q.name, *map(str, (q.waiting, q.running, q.delayed, q.dead)))
     return shown
 
 
 def _worker_table(workers: list[WorkerInfo]) -> object:
     shown = table("Workers", "host", "pid", "queues", "running", "concurrency", "since")
     for w in workers:
-        shown.add_row(
+        add_row(
+            shown,
             w.host,
             str(w.pid),
             ", ".join(w.queues),
