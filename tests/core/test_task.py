@@ -330,6 +330,12 @@ async def test_class_based_tasks_chain_and_go_in_bulk(app: App, work: Work) -> N
     assert call.overrides == {"max_attempts": 2, "timeout": 3, "retry_delay": 1}
 
 
+@pytest.mark.parametrize("kind", [AsyncTask, SyncTask])
+def test_class_based_tasks_have_each_method_of_a_call(kind: type) -> None:
+    methods = {n for n, m in vars(Call).items() if callable(m) and not n.startswith("_")}
+    assert methods - set(dir(kind)) == {"execute", "options"}
+
+
 async def test_a_class_based_task_runs_here_and_now(app: App) -> None:
     assert await Add(1).execute() == 3
     assert await Add(1).on_queue("x").execute() == 3

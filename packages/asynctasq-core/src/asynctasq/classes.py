@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from .config import TaskConfig
@@ -90,6 +90,10 @@ class _ClassTask(Generic[R]):
     def on_commit(self, target: object = True) -> Call[R]:
         """As `Call.on_commit`."""
         return self._call.on_commit(target)
+
+    def with_headers(self, headers: Mapping[str, str]) -> Call[R]:
+        """As `Call.with_headers`."""
+        return self._call.with_headers(headers)
 
     async def dispatch(self) -> TaskHandle[R]:
         """As `Call.dispatch`."""
