@@ -150,7 +150,7 @@ def test_a_path_wakes_no_lazy_object(loaded: Any) -> None:
 
     class Lazy:
         @property
-        def __class__(self) -> type:  # as Django's and werkzeug's lazy objects have it
+        def __class__(self) -> type:  # type: ignore[misc]  # as Django's and werkzeug's lazy objects have it
             woken.append("__class__")
             return type
 
@@ -191,7 +191,8 @@ def lazy_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
     source = tmp_path / "sleeping.py"
     source.write_text(f"open({str(trace)!r}, 'w').close()\nclass User: ...\n")
     spec = importlib.util.spec_from_file_location("sleeping", source)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     spec.loader = importlib.util.LazyLoader(spec.loader)
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "sleeping", module)

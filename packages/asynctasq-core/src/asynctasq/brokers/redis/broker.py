@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar, cast
 
-from ...config import RedisConfig
+from ...config import RedisConfig, is_queue_name
 from .. import (
     ConsumerOptions,
     DeadLetter,
@@ -114,7 +114,7 @@ class RedisBroker:
     async def stats(self) -> list[QueueStats]:
         """Every known queue, by name."""
         names = await self._server.insist(self._keys.queues, (b"SMEMBERS", self._keys.queues))
-        queues = sorted(name.decode() for name in names)
+        queues = sorted(filter(is_queue_name, (name.decode("utf-8", "replace") for name in names)))
         calls = []
         for queue in queues:
             keys = self._keys.of(queue)
@@ -137,7 +137,7 @@ class RedisBroker:
             command = DEAD((keys.dead, keys.letters), first, last)
             page = await self._server.insist(keys.stream, command)
             letters += [
-                _dead_letter(queue, message_id, int(died_at), letter)
+                _dead_letter(queue, message_id, died_at, letter)
                 for message_id, died_at, letter in zip(
                     page[::3], page[1::3], page[2::3], strict=True
                 )
@@ -157,7 +157,7 @@ class RedisBroker:
         )
         if died_at is None or letter is None:
             return None
-        return _dead_letter(queue, message_id.encode(), int(float(died_at)), letter)
+        return _dead_letter(queue, message_id.encode(), died_at, letter)
 
     async def retry_dead(self, queue: str, bodies: Sequence[tuple[str, bytes]]) -> int:
         """Move dead letters back to waiting; see `Broker.retry_dead`."""
@@ -250,8 +250,12 @@ def _pages(items: Sequence[T], size: Callable[[T], int]) -> Iterator[Sequence[T]
         yield items[first:]
 
 
-def _dead_letter(queue: str, message_id: bytes, died_at_ms: int, letter: bytes) -> DeadLetter:
+def _dead_letter(queue: str, message_id: bytes, died_at_ms: bytes, letter: bytes) -> DeadLetter:
     info_end = 4 + int.from_bytes(letter[:4], "big")
     return DeadLetter(
-        queue, message_id.decode(), letter[info_end:], letter[4:info_end], died_at_ms / 1000
+        queue,
+        message_id.decode("utf-8", "replace"),
+        letter[info_end:],
+        letter[4:info_end],
+        float(died_at_ms) / 1000,
     )

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...errors import BrokerUnavailable
+from ...errors import BrokerError
 from .. import Delivery
 from .failures import code_of
 from .keys import Keys
 from .scripts import READ, SWEEP
 from .server import Server
+
+logger = logging.getLogger(__name__)
+
+#: Ours have 32; a dead letter is found by its id, so a longer one is worth no keeping.
+_LONGEST_ID_BYTES = 200
 
 
 @dataclass(slots=True)
@@ -39,8 +46,10 @@ class Lane:
         self._consumer = consumer
         queue_keys = [keys.of(queue) for queue in queues]
         self._keys = tuple(key for each in queue_keys for key in each[:4])
-        self._streams = tuple(each.stream for each in queue_keys)
-        self._queue_of = dict(zip(self._streams, self._queues, strict=True))
+        self._all_streams = tuple(each.stream for each in queue_keys)
+        self._streams = self._all_streams
+        self._spoilt: frozenset[int] = frozenset()
+        self._queue_of = dict(zip(self._all_streams, self._queues, strict=True))
 
     async def sweep(self, limit: int) -> Sweep:
         """Do what is due, and lease what is there without waiting.
@@ -51,7 +60,8 @@ class Lane:
         command = SWEEP(self._keys, self._consumer, limit)
         reply = await self._server.call(self._keys[0], command)
         sweep = Sweep(math.inf if reply[0] < 0 else max(0.001, reply[0] / 1000))
-        for queue_index, claimed, counts, new in reply[1:]:
+        self._note_spoilt(frozenset(reply[1]))
+        for queue_index, claimed, counts, new in reply[2:]:
             queue = self._queues[queue_index]
             again = [_delivery(queue, e, n) for e, n in zip(claimed, counts, strict=True)]
             sweep.claimed += again
@@ -59,16 +69,29 @@ class Lane:
             sweep.found += [_delivery(queue, entry, 1) for entry in new]
         return sweep
 
+    def _note_spoilt(self, spoilt: frozenset[int]) -> None:
+        """Leave alone the queues whose keys somebody has overwritten, until they are mended."""
+        for index in spoilt - self._spoilt:
+            logger.error(
+                "queue cannot be read: some of its keys hold another type; delete or rename them",
+                extra={"queue": self._queues[index]},
+            )
+        self._spoilt = spoilt
+        self._streams = tuple(s for i, s in enumerate(self._all_streams) if i not in spoilt)
+
     async def read_present(self, limit: int) -> list[Delivery]:
         """Lease new messages that are there, without waiting."""
-        command = READ(self._streams, self._consumer, limit)
+        streams = self._streams
+        if not streams:
+            return []
+        command = READ(streams, self._consumer, limit)
         try:
-            reply = await self._server.call(self._streams[0], command)
-        except BrokerUnavailable as e:
+            reply = await self._server.call(streams[0], command)
+        except BrokerError as e:
             return await self._set_up_again(e)
         return [
-            _delivery(self._queues[queue_index], entry, 1)
-            for queue_index, entries in reply
+            _delivery(self._queue_of[streams[stream_index]], entry, 1)
+            for stream_index, entries in reply
             for entry in entries
         ]
 
@@ -80,6 +103,9 @@ class Lane:
         Args:
             wait_seconds: How long to wait for the first; 0 or less does not wait.
         """
+        if not self._streams:
+            await asyncio.sleep(max(0.0, wait_seconds))
+            return []
         count = limit if len(self._streams) == 1 else 1
         block_ms = math.ceil(wait_seconds * 1000)
         block = (b"BLOCK", block_ms) if block_ms > 0 else ()
@@ -89,7 +115,7 @@ class Lane:
         limit_seconds = self._server.timeout_seconds + max(0.0, wait_seconds)
         try:
             reply = await self._server.call(self._streams[0], command, limit_seconds)
-        except BrokerUnavailable as e:
+        except BrokerError as e:
             return await self._set_up_again(e)
         queue_of = self._queue_of
         return [
@@ -98,10 +124,13 @@ class Lane:
             for entry in entries
         ]
 
-    async def _set_up_again(self, failure: BrokerUnavailable) -> list[Delivery]:
-        """Create the groups if the failure was that somebody deleted the keys."""
+    async def _set_up_again(self, failure: BrokerError) -> list[Delivery]:
+        """Create the groups if the failure was that somebody deleted or overwrote the keys."""
         cause = failure.__cause__
-        if cause is None or code_of(cause) not in ("NOGROUP", "UNBLOCKED"):
+        is_about_keys = cause is not None and (
+            code_of(cause) in ("NOGROUP", "UNBLOCKED") or "WRONGTYPE" in str(cause)
+        )
+        if not is_about_keys:
             raise failure
         await self.sweep(0)
         return []
@@ -109,7 +138,7 @@ class Lane:
 
 def _delivery(queue: str, entry: Sequence[Any], deliveries: int) -> Delivery:
     tag, fields = entry
-    if fields and len(fields) >= 4:
+    if fields and fields[::2] == [b"id", b"body"] and len(fields[1]) <= _LONGEST_ID_BYTES:
         return Delivery(queue, fields[1].decode("utf-8", "replace"), fields[3], deliveries, tag)
     # Not written by us: handed on under the entry's own id, to end among the dead letters.
     return Delivery(queue, tag.decode(), b"", deliveries, tag)

@@ -18,7 +18,8 @@ local function pending(stream, first, last, count, consumer)
   if not reply.err then
     return reply
   end
-  if string.find(reply.err, 'NOGROUP', 1, true) then
+  -- Where a key of another type stands in the stream's place, nothing is leased either.
+  if string.find(reply.err, 'NOGROUP', 1, true) or string.find(reply.err, 'WRONGTYPE', 1, true) then
     return {}
   end
   error(reply.err)
@@ -59,6 +60,21 @@ local function held(stream, consumer, entries, first, last)
     end
   end
   return deliveries
+end
+
+-- Whether a queue's keys hold what they should; a script that met another type in its middle would
+-- be left half applied.
+local function is_sound(stream, ids, delayed, bodies)
+  local looks = {
+    {'XLEN', stream}, {'HGET', ids, ''}, {'ZCARD', delayed}, {'HGET', bodies, ''},
+  }
+  for _, look in ipairs(looks) do
+    local reply = redis.pcall(unpack(look))
+    if type(reply) == 'table' and reply.err and string.find(reply.err, 'WRONGTYPE', 1, true) then
+      return false
+    end
+  end
+  return true
 end
 
 -- Give an entry to RELEASED, with the delivery count that its next delivery adds one to.

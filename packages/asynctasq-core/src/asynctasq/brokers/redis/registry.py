@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from .. import ConsumerOptions, WorkerInfo
 from .keys import Keys
@@ -31,14 +31,24 @@ def withdrawal(keys: Keys, worker_id: str) -> Command:
 async def alive_workers(server: Server, keys: Keys) -> list[WorkerInfo]:
     """The workers within their lease, each with the number of messages that it holds."""
     texts = await server.insist(keys.workers, WORKERS((keys.alive, keys.workers)))
-    described = [json.loads(text) for text in texts if text]
+    described = [info for text in texts if text and (info := _described(text))]
     held: Counter[str] = Counter()
-    streams = {keys.of(queue).stream for fields in described for queue in fields["queues"]}
+    streams = {keys.of(queue).stream for info in described for queue in info.queues}
     calls = [(stream, RUNNING((stream,))) for stream in streams]
     for counts in await server.insist_many(calls) if calls else ():
         for consumer, number in zip(counts[::2], counts[1::2], strict=True):
-            held[consumer.decode().rpartition("~")[0]] += number
-    return [
-        WorkerInfo(**fields | {"queues": tuple(fields["queues"]), "running": held[fields["id"]]})
-        for fields in described
-    ]
+            held[consumer.decode("utf-8", "replace").rpartition("~")[0]] += number
+    return [replace(info, running=held[info.id]) for info in described]
+
+
+def _described(text: bytes) -> WorkerInfo | None:
+    """The worker, if this is what `announcement` wrote; others may have written to the server."""
+    try:
+        fields = json.loads(text)
+        info = WorkerInfo(**fields | {"queues": tuple(fields["queues"]), "running": 0})
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    texts = (info.id, info.host, *info.queues)
+    numbers = (info.pid, info.concurrency, info.started_at)
+    is_sound = all(isinstance(t, str) and t.isprintable() for t in texts)
+    return info if is_sound and all(isinstance(n, int | float) for n in numbers) else None

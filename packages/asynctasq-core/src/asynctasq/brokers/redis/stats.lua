@@ -13,7 +13,13 @@ if not summary.err and summary[1] > 0 then
     end
   end
 end
+
+-- A key of another type holds no messages, and is not to hide the other queues.
+local function count(command, key)
+  local number = redis.pcall(command, key)
+  return type(number) == 'number' and number or 0
+end
+
 return {
-  redis.call('XLEN', KEYS[1]) - running, running,
-  redis.call('ZCARD', KEYS[2]), redis.call('ZCARD', KEYS[3]),
+  count('XLEN', KEYS[1]) - running, running, count('ZCARD', KEYS[2]), count('ZCARD', KEYS[3]),
 }

@@ -4,11 +4,14 @@
 -- KEYS    for each queue: stream, ids, delayed, bodies (as in put.lua)
 -- ARGV[1] consumer   `<worker id>~<lease in ms>`
 -- ARGV[2] limit      most messages to lease; 0 leases none
--- Returns {ms until the next delayed message is due or -1, {queue index from 0, claimed entries,
--- their delivery counts, new entries}, ...}.
+-- Returns {ms until the next delayed message is due or -1, {indices from 0 of queues that hold keys of
+-- another type, left as they are}, {queue index from 0, claimed entries, their delivery counts, new
+-- entries}, ...}.
 
 local PAGE = 500
 local FORGET_CONSUMER_AFTER_MS = 3600 * 1000
+-- Larger numbers lose their last digits on the way back to the server.
+local LONGEST_LEASE_MS = 1e12
 
 local consumer, room = ARGV[1], math.min(tonumber(ARGV[2]), 1000)
 
@@ -48,7 +51,7 @@ local function leases(stream)
     if other.name == RELEASED then
       released = other.pending > 0
     elseif other.pending > 0 then
-      lease = lease or 0
+      lease = math.min(lease or 0, LONGEST_LEASE_MS)
       found[other.name] = lease
       shortest = math.min(shortest or lease, lease)
     elseif other.idle > FORGET_CONSUMER_AFTER_MS and other.name ~= consumer then
@@ -112,9 +115,10 @@ local function claim(stream, most)
 end
 
 local now, next_due_ms = now_ms(), -1
-local reply = {next_due_ms}
-for i = 1, #KEYS, 4 do
-  local stream, ids, delayed, bodies = unpack(KEYS, i, i + 3)
+local spoilt = {}
+local reply = {next_due_ms, spoilt}
+
+local function look_after(index, stream, ids, delayed, bodies)
   promote(now, stream, ids, delayed, bodies)
   local nearest = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2]
   if nearest and (next_due_ms < 0 or nearest - now < next_due_ms) then
@@ -132,7 +136,16 @@ for i = 1, #KEYS, 4 do
     end
   end
   if #claimed + #new > 0 then
-    reply[#reply + 1] = {(i - 1) / 4, claimed, counts, new}
+    reply[#reply + 1] = {index, claimed, counts, new}
+  end
+end
+
+for i = 1, #KEYS, 4 do
+  local index = (i - 1) / 4
+  if is_sound(unpack(KEYS, i, i + 3)) then
+    look_after(index, unpack(KEYS, i, i + 3))
+  else
+    spoilt[#spoilt + 1] = index
   end
 end
 reply[1] = next_due_ms

@@ -1,0 +1,243 @@
+"""What somebody can do who writes to the application's Redis: to a worker, and to those who look."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import uuid4
+
+import asynctasq
+import asynctasq.app
+import pytest
+import redis
+from asynctasq import Worker, deadletters, task
+from asynctasq.cli import cli
+from click.testing import CliRunner
+
+ESCAPES = "\x1b[2J\x9b2J\u202e"
+QUEUES = ("bad", "good")
+
+ran: list[str] = []
+
+
+@task(queue="good")
+async def note(what: str) -> None:
+    ran.append(what)
+
+
+@task(queue="good", max_attempts=1)
+async def fail() -> None:
+    raise ValueError("as it should")
+
+
+@pytest.fixture
+def client(start_redis: Any, monkeypatch: pytest.MonkeyPatch) -> redis.Redis:
+    """The attacker's connection; the application uses the same server."""
+    server = start_redis()
+    for name in [name for name in os.environ if name.startswith("ASYNCTASQ_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("ASYNCTASQ_REDIS_URL", server.url)
+    monkeypatch.setattr(asynctasq.app, "_current", None)
+    asynctasq.init(driver="redis", redis={"url": server.url, "timeout": 2.0})
+    ran.clear()
+    client: redis.Redis = server.client(decode_responses=False)
+    return client
+
+
+@asynccontextmanager
+async def working(**options: Any) -> AsyncIterator[Worker]:
+    """A worker of both queues for as long as the block takes."""
+    worker = Worker(queues=QUEUES, **options)
+    running = asyncio.create_task(worker.run())
+    try:
+        yield worker
+        assert not running.done()
+    finally:
+        worker.stop()
+        worker.stop()
+        async with asyncio.timeout(30):
+            await running
+        await asynctasq.app.current().open_broker().close()
+
+
+async def until(condition: Callable[[], Any], seconds: float = 10) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def key(name: str, queue: str = "bad") -> str:
+    return f"asynctasq:{{{queue}}}:{name}"
+
+
+async def runs_what_is_sent(seconds: float = 3) -> None:
+    """A message of the good queue runs, and is settled."""
+    sent = await note(what := uuid4().hex).dispatch()
+    await until(lambda: what in ran, seconds)
+    async with asyncio.timeout(seconds):
+        while await sent.status() != "done":
+            await asyncio.sleep(0.01)
+
+
+# --- keys of another type ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["stream", "ids", "delayed", "bodies"])
+@pytest.mark.parametrize("is_running", [False, True], ids=["before", "while running"])
+async def test_a_queue_whose_keys_are_overwritten_blocks_no_other(
+    client: redis.Redis, name: str, is_running: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    def spoil() -> None:
+        client.delete(key(name))
+        client.set(key(name), "x")
+
+    if not is_running:
+        spoil()
+    async with working():
+        await runs_what_is_sent()
+        if is_running:
+            spoil()
+        for _ in range(3):
+            await runs_what_is_sent()
+        await until(lambda: "another type" in caplog.text)
+        client.delete(key(name))
+        sent = note("mended").on_queue("bad")
+        await sent.dispatch()
+        await until(lambda: "mended" in ran)
+    assert caplog.text.count("another type") == 1
+
+
+async def test_delayed_messages_outlive_a_spoilt_stream(client: redis.Redis) -> None:
+    client.set(key("stream"), "x")
+    client.zadd(key("delayed"), {"later": 1.0})
+    client.hset(key("bodies"), "later", "body")
+    async with working():
+        await runs_what_is_sent()
+    assert client.hget(key("bodies"), "later") == b"body"
+
+
+@pytest.mark.parametrize("name", ["stream", "ids", "dead", "letters"])
+async def test_outcomes_of_a_spoilt_queue_hold_up_no_others(client: redis.Redis, name: str) -> None:
+    release = asyncio.Event()
+
+    @task(name=f"held-{name}", queue="bad", max_attempts=1)
+    async def held() -> None:
+        ran.append("held")
+        await release.wait()
+        raise ValueError
+
+    async with working():
+        await held().dispatch()
+        await until(lambda: "held" in ran)
+        client.delete(key(name))
+        client.set(key(name), "x")
+        release.set()
+        for _ in range(3):
+            await runs_what_is_sent()
+
+
+# --- entries, consumers and structures --------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"x": "y"},
+        {"id": "a"},
+        {"body": "b" * 500_000, "id": "a"},
+        {"id": "b" * 500_000, "body": "x"},
+        {"id": b"\xff\xfe", "body": "x"},
+        {"id": ESCAPES, "body": "x"},
+        {"id": "", "body": ""},
+        {"id": "a", "body": "x", "more": "y"},
+    ],
+    ids=lambda f: repr(f)[:30],
+)
+async def test_an_entry_that_is_none_of_ours_is_one_dead_letter(
+    client: redis.Redis, fields: dict[str, Any]
+) -> None:
+    client.xadd(key("stream", "good"), fields)
+    async with working():
+        await runs_what_is_sent()
+        await until(lambda: client.zcard(key("dead", "good")) == 1)
+        await runs_what_is_sent()
+        (letter,) = await deadletters.list_dead("good")
+    assert letter.reason == "the message cannot be run"
+    assert len(letter.id) <= 200
+    assert client.xlen(key("stream", "good")) == 0
+
+
+@pytest.mark.parametrize("lease", ["", "~", "~x", "~1", "~" + "9" * 30, "~-5", "~1e5"])
+async def test_consumers_of_any_name_stop_no_sweep(client: redis.Redis, lease: str) -> None:
+    stream = key("stream", "good")
+    client.xgroup_create(stream, "workers", "0", mkstream=True)
+    client.xadd(stream, {"id": "a", "body": "x"})
+    client.xreadgroup("workers", b"\xff\x1b" + lease.encode(), {stream: ">"})
+    async with working():
+        await runs_what_is_sent()
+        await asynctasq.app.current().open_broker().workers()
+
+
+async def test_delayed_structures_may_hold_anything(client: redis.Redis) -> None:
+    far = {"inf": float("inf"), "past": float("-inf"), b"\xff": 1.0, "a" * 100_000: 2.0}
+    client.zadd(key("delayed", "good"), far)
+    client.hset(key("bodies", "good"), mapping={"past": b"\xc1", b"\xff": b""})
+    client.hset(key("ids", "good"), mapping={"past": "0-1", "x": "nonsense", "y": "5-5"})
+    async with working():
+        await runs_what_is_sent()
+        await until(lambda: client.zcard(key("dead", "good")) == 2)
+        assert {letter.queue for letter in await deadletters.list_dead()} == {"good"}
+
+
+# --- looking ----------------------------------------------------------------------------
+
+
+def spoil_everything(client: redis.Redis) -> None:
+    """Garbage in all that `status` and `dead` read."""
+    registry = "asynctasq:{registry}:"
+    client.sadd(registry + "queues", b"\xff\xfe", "a b", "{x}", ESCAPES, "", "wrong", "fine")
+    workers = [
+        b"\xff",
+        b"[" * 100_000,
+        b"{}",
+        b"null",
+        b'{"queues": 5}',
+        json.dumps(info(host=ESCAPES)).encode(),
+        json.dumps(info(queues=[1])).encode(),
+        json.dumps(info(pid="x")).encode(),
+        json.dumps(info(started_at=float("nan"))).encode(),
+        json.dumps(info(started_at=1e300)).encode(),
+        json.dumps(info(host="a good host")).encode(),
+    ]
+    for i, text in enumerate(workers):
+        client.hset(registry + "workers", str(i), text)
+        client.zadd(registry + "alive", {str(i): 9e15})
+    for name in ("stream", "delayed", "dead"):
+        client.set(key(name, "wrong"), "x")
+    for i, died_at in enumerate((1.5, float("inf"), float("-inf"), 1e300)):
+        client.zadd(key("dead", "fine"), {f"{ESCAPES}{i}": died_at})
+        client.hset(key("letters", "fine"), f"{ESCAPES}{i}", b"\xff" * i)
+    client.zadd(key("dead", "fine"), {b"\xff": 2})
+    client.hset(key("letters", "fine"), b"\xff", b"\x00\x00\x00\x01\x80body")
+
+
+def info(**changes: Any) -> dict[str, Any]:
+    fields = {"id": "w", "host": "h", "pid": 1, "queues": ["fine"], "concurrency": 1}
+    return {**fields, "started_at": 1.0, "running": 0, **changes}
+
+
+async def test_whatever_stands_in_redis_can_be_looked_at(client: redis.Redis) -> None:
+    spoil_everything(client)
+    outputs = []
+    for command in (["status"], ["status", "--json"], ["dead", "list"], ["dead", "list", "--json"]):
+        result = await asyncio.to_thread(CliRunner().invoke, cli, command)
+        assert result.exit_code == 0, (result.output, result.exception)
+        assert not set(ESCAPES) & set(result.output) & {"\x1b", "\x9b", "\u202e"}
+        outputs.append(result.output)
+    assert "a good host" in outputs[0]
+    assert "fine" in outputs[0]
+    assert len(json.loads(outputs[3])) == 5
