@@ -78,7 +78,8 @@ class Deployment:
 
     def python(self, code: str, **settings: str) -> str:
         """Run code that sees the tasks; its output."""
-        done = self._finished("-c", f"import asyncio\nfrom fault_tasks import *\n{code}", **settings)
+        program = f"import asyncio\nfrom fault_tasks import *\n{code}"
+        done = self._finished("-c", program, **settings)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

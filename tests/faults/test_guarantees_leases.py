@@ -1,4 +1,4 @@
-"""Leases as users' programs see them: what blocks a worker runs once, what a dead one held again."""
+"""Leases: what blocks a worker runs once, what a dead one held runs again, and in time."""
 
 from __future__ import annotations
 

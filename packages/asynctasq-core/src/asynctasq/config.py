@@ -126,8 +126,8 @@ class Config:
         signing_key: One key or several; the first signs, each verifies. Unsigned messages are
             then refused.
         max_payload_bytes: Largest encoded message.
-        max_deliveries: How often a message is delivered to workers that die with it; below 3, one that
-            only ran beside a deadly message may be given up with it.
+        max_deliveries: How often a message is delivered to workers that die with it; below 3,
+            one that only ran beside a deadly message may be given up with it.
         model_modules: Packages besides the worker's own from which models may be imported.
         imports: Modules that a worker loads besides those on its command line.
         adapter_options: Options claimed by adapters, by name.

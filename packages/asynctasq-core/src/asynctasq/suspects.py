@@ -2,9 +2,9 @@
 
 Every message that a worker holds when it dies is delivered once more than it should be, and nobody
 knows which of them did it. Owns the rule that a message close to its delivery limit runs with
-nothing else beside it, so that only those that kill their worker by themselves reach the limit. (At
-the default limit of five it takes three deadly messages at the same time, each killing its worker in
-the moment in which an innocent one arrives there, to take that one along.)
+nothing else beside it, so that only those that kill their worker by themselves reach the limit.
+(At the default limit of five it takes three deadly messages at the same time, each killing its
+worker in the moment in which an innocent one arrives there, to take that one along.)
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ SHARED_DELIVERIES = 2
 #: does so at once, and messages on their way to the worker in that moment would count it too.
 CAREFUL_SECONDS = 1.0
 
-#: So long a suspect is left to others, and nothing is taken, while older tasks end. Those that go on
-#: have not killed the worker in that time; waiting for them could idle every worker for hours.
+#: So long a suspect is left to others, and nothing is taken, while older tasks end. Those that go
+#: on have not killed the worker in that time; waiting for them could idle all workers for hours.
 DRAIN_SECONDS = 5.0
 
 
