@@ -9,7 +9,9 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -98,6 +100,28 @@ async def test_many_brokers_may_make_the_file_at_the_same_time(open_sqlite: Open
     await asyncio.gather(*(b.put(messages(i, 1)) for i, b in enumerate(brokers)))
     [stats] = await brokers[0].stats()
     assert stats.waiting == 10
+
+
+@pytest.mark.parametrize("step", range(1, 6))
+def test_another_process_may_make_the_file_between_any_two_looks_at_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    connect = sqlite3.connect
+    seen: list[str] = []
+
+    class Overtaken(sqlite3.Connection):
+        def execute(self, statement: str, /, *parameters: Any) -> sqlite3.Cursor:
+            seen.append(statement)
+            if len(seen) == step:
+                monkeypatch.setattr(sqlite3, "connect", connect)
+                with SQLiteFile(SQLiteConfig(path=path)).transaction():
+                    pass
+            return super().execute(statement, *parameters)
+
+    monkeypatch.setattr(sqlite3, "connect", partial(connect, factory=Overtaken))
+    with SQLiteFile(SQLiteConfig(path=path)).transaction() as db:
+        assert db.execute("SELECT count(*) FROM message").fetchone() == (0,)
+    assert len(seen) >= step
 
 
 def test_one_broker_serves_one_event_loop_after_another(path: Path) -> None:

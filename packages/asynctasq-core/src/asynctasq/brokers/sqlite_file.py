@@ -24,6 +24,11 @@ logger = logging.getLogger(__name__)
 APPLICATION_ID = 0x61737471
 SCHEMA_VERSION = 1
 SCHEMA = (pkgutil.get_data(__package__, "sqlite_schema.sql") or b"").decode()
+# One statement sees one state of the file, which another process may be making meanwhile.
+IDENTITY = """
+    SELECT application_id, user_version, (SELECT count(*) FROM sqlite_master)
+    FROM pragma_application_id, pragma_user_version
+"""
 CHECKPOINT_BYTES = 16 * 1024 * 1024
 CHECKPOINT_WAIT_SECONDS = 0.1
 CHECKPOINT_PAUSE_SECONDS = 2.0
@@ -239,8 +244,7 @@ def _is_queue_file(db: sqlite3.Connection, path: str) -> bool:
     Raises:
         BrokerError: Something else is in the file, or a newer schema.
     """
-    [application_id] = db.execute("PRAGMA application_id").fetchone()
-    [version] = db.execute("PRAGMA user_version").fetchone()
+    [application_id, version, tables] = db.execute(IDENTITY).fetchone()
     if application_id == APPLICATION_ID and version == SCHEMA_VERSION:
         return True
     if application_id == APPLICATION_ID:
@@ -248,7 +252,7 @@ def _is_queue_file(db: sqlite3.Connection, path: str) -> bool:
             f"queue file {path} has version {version}, this asynctasq knows {SCHEMA_VERSION}; "
             f"upgrade asynctasq-core here, or configure another path"
         )
-    if application_id or version or db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+    if application_id or version or tables:
         raise BrokerError(f"{path} is another application's database; configure another path")
     return False
 
