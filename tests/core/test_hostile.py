@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import sqlite3
 import sys
 import types
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import msgpack
+import process_jobs
 import pytest
-from asynctasq import InvalidReference, models, task
+from asynctasq import InvalidReference, deadletters, models, task
 from asynctasq.app import App
 from asynctasq.brokers import DeadLetter, Outgoing, memory
 from asynctasq.cli import cli
@@ -149,8 +152,8 @@ def test_a_path_wakes_no_lazy_object(loaded: Any) -> None:
     woken: list[str] = []
 
     class Lazy:
-        @property
-        def __class__(self) -> type:  # type: ignore[misc]  # as Django's and werkzeug's lazy objects have it
+        @property  # type: ignore[misc]
+        def __class__(self) -> type:  # as Django's and werkzeug's lazy objects have it
             woken.append("__class__")
             return type
 
@@ -268,3 +271,35 @@ def test_any_bytes_about_a_dead_letter_can_be_shown(info: bytes) -> None:
     letter = _readable(DeadLetter("q", "id", b"", info, float("inf")))
     assert (letter.attempts, letter.deliveries, letter.error) == (0, 0, "")
     assert [moment(t) for t in (float("nan"), float("inf"), 1e300, -1e300)] == ["?"] * 4
+
+
+async def test_values_of_any_type_in_a_queue_file_are_dead_letters(
+    configure: Callable[..., App], work: Work, tmp_path: Path
+) -> None:
+    path = tmp_path / "queue.db"
+    broker = configure(driver="sqlite", sqlite=path).open_broker()
+    handles = [await counted().dispatch() for _ in range(5)]
+    with closing(sqlite3.connect(path)) as db, db:
+        values = {"body": "text", "id": b"\xff", "deliveries": "many", "info": "text"}
+        for handle, (column, value) in zip(handles, values.items(), strict=False):
+            db.execute(f"UPDATE message SET {column} = ? WHERE id = ?", (value, handle.id))
+        row = ("w", b"h", "pid", "[1", "many", "x", 9e15)
+        db.execute("INSERT INTO worker VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+    assert await broker.workers() == []
+    await work()
+    assert len(await deadletters.list_dead()) == 3
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("UPDATE message SET body = 1, info = 'text', at = 1e300 WHERE state = 3")
+    assert len(await deadletters.list_dead()) == 3
+    await broker.close()
+
+
+async def test_a_child_process_outlives_what_it_cannot_read(app: App, work: Work) -> None:
+    broker = app.open_broker()
+    unhashable = reference(msgpack.ExtType(6, b"sNaN"))
+    payload = msgpack.packb([[unhashable], {}])
+    message = Message("hostile", process_jobs.item_of.name, payload, 0.0)
+    await broker.put([Outgoing("default", "hostile", message.encode())])
+    await work(modules=["process_jobs"], concurrency=1)
+    (letter,) = await deadletters.list_dead()
+    assert (letter.attempts, letter.reason) == (1, "the message cannot be run")

@@ -1,4 +1,4 @@
-"""What somebody can do who writes to the application's Redis: to a worker, and to those who look."""
+"""What somebody who writes to the application's Redis can do to workers, and to those who look."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ async def test_outcomes_of_a_spoilt_queue_hold_up_no_others(client: redis.Redis,
     ids=lambda f: repr(f)[:30],
 )
 async def test_an_entry_that_is_none_of_ours_is_one_dead_letter(
-    client: redis.Redis, fields: dict[str, Any]
+    client: redis.Redis, fields: dict[Any, Any]
 ) -> None:
     client.xadd(key("stream", "good"), fields)
     async with working():
@@ -176,14 +176,20 @@ async def test_consumers_of_any_name_stop_no_sweep(client: redis.Redis, lease: s
     stream = key("stream", "good")
     client.xgroup_create(stream, "workers", "0", mkstream=True)
     client.xadd(stream, {"id": "a", "body": "x"})
-    client.xreadgroup("workers", b"\xff\x1b" + lease.encode(), {stream: ">"})
+    consumer = b"\xff\x1b" + lease.encode()
+    client.execute_command("XREADGROUP", "GROUP", "workers", consumer, "STREAMS", stream, ">")
     async with working():
         await runs_what_is_sent()
         await asynctasq.app.current().open_broker().workers()
 
 
 async def test_delayed_structures_may_hold_anything(client: redis.Redis) -> None:
-    far = {"inf": float("inf"), "past": float("-inf"), b"\xff": 1.0, "a" * 100_000: 2.0}
+    far: dict[Any, float] = {
+        "inf": float("inf"),
+        "past": float("-inf"),
+        b"\xff": 1.0,
+        "a" * 100_000: 2.0,
+    }
     client.zadd(key("delayed", "good"), far)
     client.hset(key("bodies", "good"), mapping={"past": b"\xc1", b"\xff": b""})
     client.hset(key("ids", "good"), mapping={"past": "0-1", "x": "nonsense", "y": "5-5"})

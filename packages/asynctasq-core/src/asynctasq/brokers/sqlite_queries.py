@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterable
 from sqlite3 import Connection
+from typing import Any
 
 from . import DeadLetter, MessageState, QueueStats, WorkerInfo
 from .sqlite_transitions import DEAD, DELAYED, LEASED, WAITING
@@ -59,7 +60,8 @@ def result(db: Connection, queue: str, message_id: str) -> bytes | None:
 def stats(db: Connection) -> list[QueueStats]:
     """Every queue that was ever named."""
     now = time.time()
-    names = [name for (name,) in db.execute("SELECT name FROM queue ORDER BY name").fetchall()]
+    rows = db.execute("SELECT name FROM queue ORDER BY name").fetchall()
+    names = [name for (name,) in rows if isinstance(name, str)]
     return [_stats(db, name, now) for name in names]
 
 
@@ -93,18 +95,22 @@ def workers(db: Connection) -> list[WorkerInfo]:
         WHERE alive_until > ? ORDER BY started_at""",
         (now,),
     ).fetchall()
-    return [
-        WorkerInfo(
-            worker_id,
-            host,
-            pid,
-            tuple(json.loads(queues)),
-            concurrency,
-            started_at,
-            running.get(worker_id, 0),
-        )
-        for worker_id, host, pid, queues, concurrency, started_at in rows
-    ]
+    return [info for row in rows if (info := _worker(row, running))]
+
+
+def _worker(row: tuple[Any, ...], running: dict[str, int]) -> WorkerInfo | None:
+    """The worker, unless somebody else has written this."""
+    worker_id, host, pid, packed_queues, concurrency, started_at = row
+    try:
+        queues = tuple(json.loads(packed_queues))
+    except (ValueError, TypeError, RecursionError):
+        return None
+    if not all(isinstance(text, str) for text in (worker_id, host, *queues)):
+        return None
+    if not all(isinstance(number, int | float) for number in (pid, concurrency, started_at)):
+        return None
+    held = running.get(worker_id, 0)
+    return WorkerInfo(worker_id, host, pid, queues, concurrency, started_at, held)
 
 
 def dead_letters(db: Connection, queue: str, limit: int, offset: int) -> list[DeadLetter]:
@@ -114,7 +120,7 @@ def dead_letters(db: Connection, queue: str, limit: int, offset: int) -> list[De
         ORDER BY at DESC, place DESC LIMIT ? OFFSET ?""",
         (queue, limit, offset),
     )
-    return [DeadLetter(queue, *row) for row in rows]
+    return [_letter(queue, row) for row in rows]
 
 
 def dead_letter(db: Connection, queue: str, message_id: str) -> DeadLetter | None:
@@ -124,4 +130,10 @@ def dead_letter(db: Connection, queue: str, message_id: str) -> DeadLetter | Non
         WHERE queue = {_NUMBER} AND id = ? AND state = 3""",
         (queue, message_id),
     ).fetchone()
-    return DeadLetter(queue, *row) if row else None
+    return _letter(queue, row) if row else None
+
+
+def _letter(queue: str, row: tuple[Any, ...]) -> DeadLetter:
+    message_id, body, info, died_at = row
+    body, info = (part if isinstance(part, bytes) else b"" for part in (body, info))
+    return DeadLetter(queue, str(message_id), body, info, died_at)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Sequence
 from itertools import count
 from sqlite3 import Connection
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from . import Action, ConsumerOptions, Delivery, Outcome, Outgoing
 
@@ -90,13 +90,18 @@ def take(db: Connection, options: ConsumerOptions, lease: int, limit: int) -> li
             if len(taken) == limit:
                 break
             rows = db.execute(_READY, (queue, state, now, limit - len(taken)))
-            taken += [
-                Delivery(queue, message_id, body, deliveries + 1, Tag(place, owner, lease))
-                for place, message_id, body, deliveries in rows
-            ]
+            taken += [_delivery(queue, row, owner, lease) for row in rows]
     until = now + options.lease_seconds
     db.executemany(_LEASE, ((until, owner, lease, delivery.tag.place) for delivery in taken))
     return taken
+
+
+def _delivery(queue: str, row: tuple[Any, ...], owner: str, lease: int) -> Delivery:
+    place, message_id, body, deliveries = row
+    # A column takes values of any type from whoever writes to the file; these end as dead letters.
+    if type(body) is not bytes or type(message_id) is not str or type(deliveries) is not int:
+        message_id, body, deliveries = str(message_id), b"", 0
+    return Delivery(queue, message_id, body, deliveries + 1, Tag(place, owner, lease))
 
 
 def settle(db: Connection, outcomes: Sequence[Outcome]) -> list[Outcome]:

@@ -80,5 +80,5 @@ def moment(seconds: float) -> str:
 
     try:
         return datetime.fromtimestamp(seconds).isoformat(" ", "seconds")
-    except (ValueError, OverflowError, OSError):
+    except (ValueError, TypeError, OverflowError, OSError):
         return "?"
