@@ -78,19 +78,13 @@ class Deployment:
 
     def python(self, code: str, **settings: str) -> str:
         """Run code that sees the tasks; its output."""
-        program = f"import asyncio\nfrom fault_tasks import *\n{code}"
-        done = self._finished("-c", program, **settings)
+        done = self._finished("-c", f"{_IMPORTS}{code}", **settings)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     def dispatch(self, *calls: str, **settings: str) -> list[str]:
         """Send calls, written as Python, from a process of their own; the messages' ids."""
-        code = (
-            "import asynctasq\n"
-            f"handles = asyncio.run(asynctasq.dispatch_many([{', '.join(calls)}]))\n"
-            "print(*(h.id for h in handles))"
-        )
-        return self.python(code, **settings).split()
+        return self.python(_dispatching(calls), **settings).split()
 
     def _finished(self, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -156,6 +150,17 @@ class Deployment:
             process.wait()
 
 
+_IMPORTS = "import asyncio\nfrom fault_tasks import *\n"
+
+
+def _dispatching(calls: Sequence[str]) -> str:
+    return (
+        "import asynctasq\n"
+        f"handles = asyncio.run(asynctasq.dispatch_many([{', '.join(calls)}]))\n"
+        "print(*(h.id for h in handles))"
+    )
+
+
 def reason_of(letter: DeadLetter) -> dict[str, Any]:
     """What is kept with a dead letter."""
     reason: dict[str, Any] = msgpack.unpackb(letter.info)
@@ -185,13 +190,17 @@ class Forks:
             bufsize=1,
         )
 
-    def start(self, deployment: Deployment, arguments: Sequence[str], **settings: str) -> int:
+    def start(self, deployment: Deployment, *arguments: str, **settings: str) -> int:
         """Run `asynctasq` with these arguments in the deployment; its process id."""
-        order = {
-            "path": str(deployment.path),
-            "environment": deployment.environment | settings,
-            "arguments": list(arguments),
-        }
+        return self._fork(deployment, settings, {"arguments": arguments})
+
+    def dispatch(self, deployment: Deployment, *calls: str) -> int:
+        """Send calls from a fork; its process id."""
+        return self._fork(deployment, {}, {"code": _IMPORTS + _dispatching(calls)})
+
+    def _fork(self, deployment: Deployment, settings: dict[str, str], what: dict[str, Any]) -> int:
+        environment = deployment.environment | settings
+        order = {"path": str(deployment.path), "environment": environment, **what}
         assert self._program.stdin is not None
         assert self._program.stdout is not None
         print(json.dumps(order), file=self._program.stdin, flush=True)

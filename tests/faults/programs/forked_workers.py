@@ -1,7 +1,7 @@
 """Runs `asynctasq` in forks of itself, which start in milliseconds.
 
 Each line on standard input is a JSON object with the working directory, the environment and the
-arguments of one; its process id is printed.
+arguments of one, or Python code to run instead; its process id is printed.
 """
 
 from __future__ import annotations
@@ -40,6 +40,9 @@ def child(order: dict[str, Any]) -> None:
     for number in (1, 2):
         os.dup2(log, number)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    if "code" in order:
+        exec(order["code"], {"__name__": "__main__"})
+        return
     sys.argv = ["asynctasq", *order["arguments"]]
     import_module("asynctasq.cli").main()
 
