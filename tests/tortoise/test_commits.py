@@ -127,6 +127,17 @@ async def test_rows_of_a_bulk_write_wait(db: str) -> None:
 
 
 async def test_a_row_of_bulk_update_waits(db: str) -> None:
+    ann = await User.create(email="ann@example.com")
+    log: list[str] = []
+    async with in_transaction():
+        ann.name = "Ann"
+        await User.bulk_update([ann], ["name"])
+        dispatch(ann, log)
+    assert log == ["send sent"]
+
+
+@pytest.mark.skipif(not HAS_SAVEPOINTS, reason="0.21 itself puts the field for the key's column")
+async def test_a_row_of_bulk_update_waits_whatever_the_column_of_its_key(db: str) -> None:
     event = await Event.create(number=1)
     log: list[str] = []
     async with in_transaction():
@@ -272,6 +283,33 @@ async def test_one_failing_send_does_not_keep_back_the_next(sqlite: str) -> None
         await run()
     assert log == ["second sent"]
     assert await User.all().count() == 1
+
+
+async def test_what_is_committed_is_sent_though_the_block_is_cancelled(sqlite: str) -> None:
+    log: list[str] = []
+    may_send, sending = asyncio.Event(), asyncio.Event()
+
+    class Slow(Send):
+        async def send_async(self) -> None:
+            sending.set()
+            await may_send.wait()
+            self.log.append(f"{self.name} sent")
+
+    async def run() -> None:
+        async with in_transaction() as connection:
+            for i in range(3):
+                adapter.after_commit(connection, Slow(log, str(i)))
+
+    task = asyncio.create_task(run())
+    await sending.wait()
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+    may_send.set()
+    async with asyncio.timeout(5):
+        while len(log) < 3:
+            await asyncio.sleep(0)
+    assert log == ["0 sent", "1 sent", "2 sent"]
 
 
 async def test_a_failing_commit_drops(postgres_url: str, initialise: Initialise) -> None:

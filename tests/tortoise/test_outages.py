@@ -107,7 +107,7 @@ def test_codes_of_mysql_are_told_apart() -> None:
     parts = urlsplit(MYSQL)
     with pytest.raises(DBConnectionError) as e, as_tortoise_raises(DBConnectionError):
         pymysql.connect(host=parts.hostname, port=1, user="nobody")
-    assert isinstance(outage(e.value), pymysql.err.OperationalError)
+    assert isinstance(outage(e.value), pymysql.OperationalError)
     connection = pymysql.connect(
         host=parts.hostname,
         port=parts.port or 3306,

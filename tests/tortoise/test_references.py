@@ -243,6 +243,8 @@ async def test_an_instance_from_another_database_keeps_its_alias(
     assert [ref.db for ref in refs(created, loaded)] == ["other", "other"]
     (found,) = await adapter.fetch_many(refs(loaded))
     assert found.email == "other@example.com"  # type: ignore[union-attr]
+    await loaded.save(using_db=connections.get("default"))
+    assert adapter.to_ref(loaded).db is None
     with pytest.raises(InvalidReference, match="no connection 'nowhere'"):
         await adapter.fetch_many([Ref("tortoise_shop.models.User", 1, db="nowhere")])
 

@@ -2,122 +2,23 @@
 
 Tortoise has no hook for the end of a transaction, and a nested block leaves the outer one as the
 connection of its context. So each transaction client is followed from its beginning: its own
-`commit`, `rollback` and nested blocks are wrapped on the instance. Owns the rules that a dispatch
-leaves after the outermost commit, in order, and that the rollback of the block in which it was
-called, or of one round it, drops it.
+`commit`, `rollback` and nested blocks are wrapped on the instance. Owns the rule that a transaction
+which nobody followed from its beginning counts as having written every row.
 """
 
 from __future__ import annotations
 
-import itertools
 import sys
 import weakref
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 from asynctasq import ConfigurationError, DeferredSend
 
-from . import identity
 from .lifecycle import is_initialised
+from .transactions import Level, Transaction
 
 _MARK = "_asynctasq_transaction"
-_numbers = itertools.count()
-
-
-@dataclass(slots=True, eq=False)
-class _Level:
-    """What happened in a transaction or in one of its savepoints, as far as it may be undone."""
-
-    sends: list[DeferredSend] = field(default_factory=list)
-    rows: set[tuple[type, Any]] = field(default_factory=set)
-    models: set[type] = field(default_factory=set)
-    deleted: list[object] = field(default_factory=list)
-
-    def take(self, inner: _Level) -> None:
-        """A savepoint was released: what happened in it is now a part of this level."""
-        self.sends += inner.sends
-        self.rows |= inner.rows
-        self.models |= inner.models
-        self.deleted += inner.deleted
-
-    def undo(self) -> None:
-        """Rolled back."""
-        for instance in self.deleted:
-            identity.forget_deletion(instance)
-        for send in self.sends:
-            send.drop()
-        self.sends.clear()
-
-
-class Transaction:
-    """One open transaction: its levels, outermost first.
-
-    Args:
-        is_known_from_start: Whether every write of it was recorded.
-    """
-
-    def __init__(self, is_known_from_start: bool) -> None:
-        self.number = next(_numbers)
-        self.is_known_from_start = is_known_from_start
-        self.levels = [_Level()]
-
-    def wrote(self, model: type, pk: object) -> None:
-        """A row was inserted or updated."""
-        self.levels[-1].rows.add((model, pk))
-
-    def wrote_many(self, model: type) -> None:
-        """A query wrote rows of the model, nobody knows which."""
-        self.levels[-1].models.add(model)
-
-    def deleted(self, instance: object) -> None:
-        """A row was deleted; a rollback brings it back."""
-        self.levels[-1].deleted.append(instance)
-
-    def holds(self, model: type, pk: object) -> bool:
-        """Whether the row was, or may have been, written here."""
-        if not self.is_known_from_start:
-            return True
-        return any((model, pk) in level.rows or model in level.models for level in self.levels)
-
-    async def send(self) -> None:
-        """Committed: every dispatch leaves, in order; the first failure is raised at the end."""
-        sends = [send for level in self.levels for send in level.sends]
-        self.levels = [_Level()]
-        failures = []
-        for send in sends:
-            try:
-                await send.send_async()
-            except Exception as e:  # noqa: BLE001 - one failure must not keep back the rest
-                failures.append(e)
-        if failures:
-            raise failures[0]
-
-    def undo(self) -> None:
-        """Rolled back, or lost."""
-        self.undo_from(self.levels[0])
-        self.levels = [_Level()]
-
-    def begin_savepoint(self) -> _Level:
-        """A nested block begins."""
-        self.levels.append(_Level())
-        return self.levels[-1]
-
-    def release(self, level: _Level) -> None:
-        """A nested block ended well: its writes and dispatches are now the outer block's."""
-        if level in self.levels[1:]:
-            place = self.levels.index(level)
-            for inner in self.levels[place:]:
-                self.levels[place - 1].take(inner)
-            del self.levels[place:]
-
-    def undo_from(self, level: _Level) -> None:
-        """A block was rolled back, and with it those inside it."""
-        if level in self.levels:
-            place = self.levels.index(level)
-            for inner in reversed(self.levels[place:]):
-                inner.undo()
-            del self.levels[place:]
 
 
 def is_transaction(client: object) -> bool:
@@ -148,7 +49,7 @@ def follow(client: Any, is_known_from_start: bool = True) -> Transaction:
 def _follow_nested(client: Any, transaction: Transaction) -> None:
     """The same for the client of a nested block, which is a savepoint since 0.22."""
     setattr(client, _MARK, transaction)
-    level: list[_Level] = []
+    level: list[Level] = []
 
     def begin() -> None:
         level.append(transaction.begin_savepoint())

@@ -43,6 +43,11 @@ def forget_deletion(instance: Any) -> None:
     vars(instance).pop(_DELETED, None)
 
 
+def forget_database(instance: Any) -> None:
+    """It was written, which counts for more than where it was read."""
+    vars(instance).pop(_DATABASE, None)
+
+
 def remember_database(instances: Iterable[Any], model: Any, db: Any) -> None:
     """Keep the database of rows that came from another one than the model is routed to.
 

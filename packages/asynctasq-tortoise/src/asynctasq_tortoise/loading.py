@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -16,6 +17,12 @@ from .outages import outage
 
 #: Below the smallest limit on parameters of a query among Tortoise's databases (2,100).
 CHUNK_SIZE = 2000
+
+
+@cache
+def is_0_21() -> bool:
+    """Whether this is Tortoise 0.21, which writes values into statements and locks no pools."""
+    return version("tortoise-orm").startswith("0.21.")
 
 
 async def fetch_many(refs: Sequence[Ref]) -> list[object | None]:
@@ -69,7 +76,8 @@ async def _rows(model: Any, keys: list[Any], ref: Ref) -> dict[Any, Any]:
 
     loads = [o for o in ref.options if isinstance(o, LoadOption)]
     connection = await _connection(model, ref, any(o.in_task_scope for o in loads))
-    if _is_unescaped(connection) and any("\\" in str(key) for key in keys):
+    is_unescaped = connection.capabilities.dialect == "mysql" and is_0_21()
+    if is_unescaped and any("\\" in str(key) for key in keys):
         raise InvalidReference(f"{ref.model}: a key with a backslash needs Tortoise 0.22 or later")
     rows = {}
     for start in range(0, len(keys), CHUNK_SIZE):
@@ -80,12 +88,6 @@ async def _rows(model: Any, keys: list[Any], ref: Ref) -> dict[Any, Any]:
             query = option.apply(query)
         rows.update({row.pk: row for row in await query})
     return rows
-
-
-def _is_unescaped(connection: Any) -> bool:
-    """Tortoise 0.21 writes values into the statement, and MySQL takes backslashes for escapes."""
-    dialect: str = connection.capabilities.dialect
-    return dialect == "mysql" and version("tortoise-orm").startswith("0.21.")
 
 
 async def _connection(model: Any, ref: Ref, is_locked: bool) -> Any:

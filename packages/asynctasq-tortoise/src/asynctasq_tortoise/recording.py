@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from importlib import import_module
-from importlib.metadata import version
 from typing import Any
 
 import wrapt
 
 from . import commits, identity, lifecycle
+from .loading import is_0_21
 from .settings import POOL_ARGUMENTS, init_arguments
 
 Wrapped = Callable[..., Awaitable[Any]]
@@ -37,7 +37,7 @@ def install() -> None:
     wrapt.wrap_function_wrapper("tortoise", "Tortoise.init", _init)
     client = "tortoise.backends.base.client"
     wrapt.wrap_function_wrapper(client, "ConnectionWrapper.ensure_connection", _unlock_on_failure)
-    if version("tortoise-orm").startswith("0.21."):
+    if is_0_21():
         for user in ("PoolConnectionWrapper", "TransactionContextPooled"):
             wrapt.wrap_function_wrapper(client, f"{user}.ensure_connection", _connect_once)
 
@@ -56,6 +56,7 @@ async def _after_write(
     result = await wrapped(*args, **kwargs)
     instance = args[0] if args else kwargs["instance"]
     identity.forget_deletion(instance)
+    identity.forget_database(instance)
     identity.remember_database([instance], executor.model, executor.db)
     if transaction := commits.transaction_of(executor.db):
         transaction.wrote(executor.model, instance.pk)
