@@ -19,7 +19,7 @@ class TestPostgreSQL(suite.TestDjango):
     """With locks, and a server that counts connections."""
 
     locking = counts_connections = True
-    away = {"PORT": "1"}  # noqa: RUF012
+    away = {"PORT": "1"}
 
     @pytest.fixture
     def server(self, need_database: Need) -> None:
@@ -70,7 +70,7 @@ class TestMariaDB(_StandIn):
 
     alias = "maria"
     locking = True
-    away = {"PORT": "1"}  # noqa: RUF012
+    away = {"PORT": "1"}
 
     def lock(self) -> Sequence[Any]:
         return [select_for_update()]
