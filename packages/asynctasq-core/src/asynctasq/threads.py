@@ -24,6 +24,7 @@ class _Interruptible:
         self._lock = threading.Lock()
         self._thread: int | None = None
         self._was_interrupted = False
+        self._has_ended = False
 
     def __call__(self) -> Any:
         with self._lock:
@@ -41,13 +42,15 @@ class _Interruptible:
                 if self._was_interrupted:  # too late: the thread's next function must not get it
                     _raise_in(self._thread, None)
                 self._thread = None
+                self._has_ended = True
 
-    def interrupt(self) -> None:
-        """Raise `TaskTimeout` in the function, if it still runs."""
+    def interrupt(self) -> bool:
+        """Raise `TaskTimeout` in the function; `False` if it has ended already."""
         with self._lock:
             self._was_interrupted = True
             if self._thread is not None:
                 _raise_in(self._thread, TaskTimeout)
+            return not self._has_ended
 
 
 def _raise_in(thread: int, error: type[BaseException] | None) -> None:
@@ -60,7 +63,7 @@ async def run_in_thread(threads: Executor, function: Callable[[], Any]) -> Any:
     """Run the function in a thread, with this context's variables.
 
     Cancelling interrupts the function and waits until it has ended, so that it never runs on beside
-    its next attempt.
+    its next attempt. What had ended before is not cancelled any more: it would be done twice.
     """
     work = _Interruptible(function)
     loop = asyncio.get_running_loop()
@@ -68,7 +71,8 @@ async def run_in_thread(threads: Executor, function: Callable[[], Any]) -> Any:
     try:
         return await asyncio.shield(future)
     except asyncio.CancelledError:
-        work.interrupt()
+        if not work.interrupt():
+            return await future
         await asyncio.wait([future])
         if not future.cancelled():
             future.exception()  # whatever it was, being stopped is what counts
