@@ -10,7 +10,6 @@ worker in the moment in which an innocent one arrives there, to take that one al
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import inf
 from time import monotonic
 
 from .brokers import Delivery
@@ -27,6 +26,10 @@ CAREFUL_SECONDS = 1.0
 #: on have not killed the worker in that time; waiting for them could idle all workers for hours.
 DRAIN_SECONDS = 5.0
 
+#: So long nothing runs beside a suspect. One that goes on for longer is rather a long task that was
+#: interrupted often than a deadly one, and its worker's other slots are of use.
+ALONE_SECONDS = 30.0
+
 
 class Suspects:
     """What one worker knows of them.
@@ -36,13 +39,14 @@ class Suspects:
             limit of 1 every message shares its only delivery.
 
     Attributes:
-        alone: Id of the suspect that runs; nothing is taken beside it.
+        alone: Id of the suspect that runs; for a while nothing is taken beside it.
     """
 
     def __init__(self, most_deliveries: int) -> None:
         self._most = most_deliveries
         self._shared = max(1 if most_deliveries <= 3 else SHARED_DELIVERIES, most_deliveries - 3)
         self.alone: str | None = None
+        self._alone_until = 0.0
         self._careful_until = 0.0
         self._drain_until: float | None = None
         self._has_drained = False
@@ -70,6 +74,7 @@ class Suspects:
             return [], deliveries
         self._has_drained = False
         self.alone = suspect.id
+        self._alone_until = monotonic() + ALONE_SECONDS
         # All others go back, also the innocent ones: begun now, they would be its company.
         return [suspect], [d for d in deliveries if d is not suspect]
 
@@ -79,7 +84,7 @@ class Suspects:
     def patience_seconds(self) -> float:
         """How long to take nothing while something runs."""
         if self.alone:
-            return inf
+            return self._alone_until - monotonic()
         return max(self._careful_until, self._drain_until or 0.0) - monotonic()
 
     def waited(self) -> None:

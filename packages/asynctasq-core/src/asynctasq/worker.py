@@ -14,7 +14,6 @@ import socket
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
-from math import isinf
 from time import perf_counter, time
 from typing import TYPE_CHECKING, Any
 
@@ -234,7 +233,7 @@ class Worker:
         while self._running and (patience := self._suspects.patience_seconds()) > 0:
             self._slot.clear()
             with suppress(TimeoutError):
-                async with asyncio.timeout(None if isinf(patience) else patience):
+                async with asyncio.timeout(patience):
                     await self._slot.wait()
         self._suspects.waited()
 
