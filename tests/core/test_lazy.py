@@ -249,7 +249,7 @@ async def test_a_timeout_inside_the_task_ends_a_fetch_that_hangs() -> None:
 
     async def run() -> str:
         try:
-            async with asyncio.timeout(0.01):  # noqa: ASYNC100 - the attribute waits
+            async with asyncio.timeout(0.01):
                 return str(row.name)
         except TimeoutError:
             return "timed out"
