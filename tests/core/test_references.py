@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -354,6 +355,31 @@ async def test_scopes_are_left_after_failures_too(toy: Toy, ann: User, work: Wor
     await slow(ann).dispatch()
     await work()
     assert toy.scopes == []
+
+
+async def test_a_thread_has_a_scope_inside_that_of_its_task(
+    toy: Toy, ann: User, work: Work
+) -> None:
+    @task(max_attempts=1)
+    def in_thread(user: User, fails: bool) -> None:
+        got.append((threading.current_thread().name, dict(toy.threads), current_message().id))
+        if fails:
+            raise ValueError
+
+    await dispatch_many([in_thread(ann, False), in_thread(ann, True)])
+    await work()
+    assert len(got) == 2
+    for thread, threads, message_id in got:
+        assert message_id in threads[thread]
+    assert toy.threads == {}
+
+
+async def test_the_owner_of_a_type_is_asked_for_once(toy: Toy, ann: User, work: Work) -> None:
+    for _ in range(3):
+        await take(ann, [ann, Order(404)]).dispatch()
+    await work()
+    assert toy.types_asked.count(User) == 1
+    assert toy.types_asked.count(Order) == 1
 
 
 async def test_an_orm_that_is_not_ready_gives_instances_that_fetch_themselves(

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+    contextmanager,
+)
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +61,8 @@ class Toy:
         pending: Instances that the open transaction wrote.
         waiting: What waits for the transaction's end.
         scopes: Ids of messages whose scope is open.
+        threads: Names of threads whose scope is open, each with the open scopes of messages.
+        types_asked: Of each `is_model`.
         meeting: Where fetches wait for each other.
     """
 
@@ -66,6 +74,8 @@ class Toy:
         self.pending: list[object] = []
         self.waiting: list[DeferredSend] = []
         self.scopes: list[str] = []
+        self.threads: dict[str, list[str]] = {}
+        self.types_asked: list[type] = []
         self.transaction: object | None = None
         self.meeting: asyncio.Barrier | None = None
 
@@ -97,6 +107,7 @@ class Toy:
 
     @hookimpl
     def is_model(self, obj: object) -> bool:
+        self.types_asked.append(type(obj))
         return issubclass(type(obj), Row)
 
     @hookimpl
@@ -136,6 +147,19 @@ class Toy:
                 yield
             finally:
                 self.scopes.remove(message.id)
+
+        return scope()
+
+    @hookimpl
+    def thread_scope(self) -> AbstractContextManager[None]:
+        @contextmanager
+        def scope() -> Iterator[None]:
+            name = threading.current_thread().name
+            self.threads[name] = list(self.scopes)
+            try:
+                yield
+            finally:
+                del self.threads[name]
 
         return scope()
 
