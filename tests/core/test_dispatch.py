@@ -244,6 +244,19 @@ async def test_a_rollback_drops_what_waited(toy: Toy, ann: User, work: Work) -> 
     await work()
 
 
+async def test_whoever_waits_for_the_result_learns_of_the_rollback(toy: Toy, ann: User) -> None:
+    @task(result_ttl=60)
+    async def keep(user: User) -> None: ...
+
+    handle = await keep(ann).dispatch()
+    waiting = asyncio.create_task(handle.result())
+    await asyncio.sleep(0.05)
+    toy.roll_back()
+    async with asyncio.timeout(5):
+        with pytest.raises(DispatchDropped):
+            await waiting
+
+
 async def test_deferred_calls_keep_their_order(toy: Toy, ann: User, work: Work) -> None:
     toy.save(ann)
     for i in range(5):

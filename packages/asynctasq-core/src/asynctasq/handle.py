@@ -6,6 +6,8 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
+from math import inf
+from time import monotonic
 from types import BuiltinFunctionType, WrapperDescriptorType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -51,6 +53,10 @@ class TaskStatus(StrEnum):
     DEAD = "dead"
     CANCELLED = "cancelled"
 
+
+#: How long one call of the broker may wait for a result; and while the call waits for a commit,
+#: whose rollback no broker tells.
+_LONGEST_SECONDS, _UNCOMMITTED_SECONDS = 3600.0, 0.25
 
 _DEFERRED = {
     "waiting": TaskStatus.UNCOMMITTED,
@@ -120,10 +126,6 @@ class TaskHandle(Generic[R]):
             raise ResultNotKept(
                 f"{self.task.name} keeps no result: declare it with @task(result_ttl=seconds)"
             )
-        if self._deferred is not None and self._deferred.state == "dropped":
-            raise DispatchDropped(f"{self.task.name} {self.id}: its transaction was rolled back")
-        if self._deferred is not None and self._deferred.state == "cancelled":
-            raise TaskCancelled(f"{self.task.name} {self.id} was cancelled")
         stored = await self._stored(timeout)
         if stored is None:
             raise ResultTimeout(f"{self.task.name} {self.id}: no result within {timeout} s")
@@ -137,12 +139,22 @@ class TaskHandle(Generic[R]):
 
     async def _stored(self, timeout: float | None) -> bytes | None:
         broker = self._app.open_broker()
-        if timeout is not None:
-            return await broker.result(self.queue, self.id, timeout)
+        deadline = inf if timeout is None else monotonic() + timeout
         while True:
-            stored = await broker.result(self.queue, self.id, 3600.0)
-            if stored is not None:
+            step = _UNCOMMITTED_SECONDS if self._is_uncommitted() else _LONGEST_SECONDS
+            wait = max(0.0, min(step, deadline - monotonic()))
+            stored = await broker.result(self.queue, self.id, wait)
+            if stored is not None or monotonic() >= deadline:
                 return stored
+
+    def _is_uncommitted(self) -> bool:
+        """Whether a transaction's end is awaited; raises if it was a rollback."""
+        state = self._deferred.state if self._deferred is not None else "sent"
+        if state == "dropped":
+            raise DispatchDropped(f"{self.task.name} {self.id}: its transaction was rolled back")
+        if state == "cancelled":
+            raise TaskCancelled(f"{self.task.name} {self.id} was cancelled")
+        return state == "waiting"
 
     async def cancel(self) -> bool:
         """Remove the call if it has not started.
