@@ -175,7 +175,7 @@ async def test_a_worker_killed_before_or_after_any_call_of_the_broker_loses_noth
 
 # --- at any moment ----------------------------------------------------------------------
 
-TASKS = 40
+TASKS = 80
 CONCURRENCY = 5
 
 
@@ -185,11 +185,11 @@ async def killed_at_random(deployment: Deployment, forked: Forks, number: int) -
     try:
         await round_.dispatch(f"*(work(n, 0.02) for n in range({TASKS}))")
         doomed = round_.start_worker("--concurrency", str(CONCURRENCY))
-        await round_.until(lambda: bool(round_.deployment.notes()))
+        round_.start_worker("--concurrency", str(CONCURRENCY))
+        await round_.until(lambda: any(n.pid == doomed for n in round_.deployment.notes()))
         await asyncio.sleep(random.uniform(0, 0.2))  # the subject: any moment
         os.kill(doomed, signal.SIGKILL)
         killed = time.time()
-        round_.start_worker("--concurrency", str(CONCURRENCY))
         await round_.until(lambda: set(round_.deployment.times("ended")) == set(range(TASKS)))
         return check_account(round_.deployment, doomed, killed)
     finally:

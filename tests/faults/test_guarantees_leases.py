@@ -42,6 +42,20 @@ def test_what_a_killed_worker_ran_and_held_runs_again_within_the_lease_and_a_sec
     assert max(note.at for note in again) - killed < LEASE + 1
 
 
+def test_a_small_worker_takes_over_all_that_a_large_one_held_without_pausing(
+    deployment: Deployment,
+) -> None:
+    doomed = deployment.start_worker("--lease", str(LEASE), "--concurrency", "40")
+    deployment.dispatch("*(fail_in_the_first_process(n, 30) for n in range(40))")
+    eventually(lambda: len(deployment.notes("began")) == 40)
+    deployment.start_worker("--lease", str(LEASE), "--concurrency", "4")
+    eventually(lambda: deployment.worker_count() == 2)
+    doomed.kill()
+    killed = time.time()
+    eventually(lambda: len(deployment.notes("ended")) == 40)
+    assert max(note.at for note in deployment.notes("ended")) - killed < LEASE + 1
+
+
 def test_a_lone_worker_finds_what_was_left_without_new_messages(deployment: Deployment) -> None:
     doomed = deployment.start_worker("--lease", str(LEASE))
     deployment.dispatch("work(1, 30)")

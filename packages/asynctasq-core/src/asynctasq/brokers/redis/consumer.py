@@ -171,6 +171,8 @@ class RedisConsumer:
             found += sweep.found
             self._reclaimed.update(((d.queue, d.tag), d.tag) for d in sweep.claimed)
             next_sweep = min(next_sweep, sweep.next_due_seconds)
+            if sweep.claimed and len(found) >= limit:
+                next_sweep = 0.0  # a dead worker may have left more
         if failure is None:
             self._sweep_at = now + next_sweep
         elif not found:
