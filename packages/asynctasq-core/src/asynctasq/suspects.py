@@ -20,7 +20,7 @@ SHARED_DELIVERIES = 2
 
 #: So long nothing is taken beside messages that were delivered before: what kills its worker mostly
 #: does so at once, and messages on their way to the worker in that moment would count it too.
-CAREFUL_SECONDS = 1.0
+CAREFUL_SECONDS = 0.5
 
 #: So long a suspect is left to others, and nothing is taken, while older tasks end. Those that go
 #: on have not killed the worker in that time; waiting for them could idle all workers for hours.
