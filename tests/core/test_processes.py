@@ -67,11 +67,20 @@ async def pool(start: Callable[..., Callable[..., bytes]]) -> AsyncIterator[Proc
 async def gone(pid: int, seconds: float = 5.0) -> bool:
     """Whether the process has ended, or ends within this time."""
     deadline = time.monotonic() + seconds
-    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+    while _lives(pid):
         if time.monotonic() > deadline:
             return False
         await asyncio.sleep(0.01)
     return True
+
+
+def _lives(pid: int) -> bool:
+    try:
+        process = psutil.Process(pid)
+        # Its first thread may have ended, as which it shows itself, while others still hold files.
+        return process.status() != psutil.STATUS_ZOMBIE or process.num_threads() > 1
+    except psutil.NoSuchProcess:
+        return False
 
 
 async def test_a_call_runs_in_another_process_with_what_start_was_given(pool: ProcessPool) -> None:
