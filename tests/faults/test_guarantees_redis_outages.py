@@ -165,6 +165,20 @@ def test_a_full_server_refuses_dispatches_and_lets_workers_go_on(
     check_account(deployment, sender)
 
 
+def test_a_task_that_ends_while_the_server_is_away_for_longer_than_its_lease_runs_once(
+    server: RedisProcess, deployment: Deployment
+) -> None:
+    deployment.start_worker("--lease", "1")
+    deployment.dispatch("work(1, 0.5)", "work(2, 4)")
+    eventually(lambda: len(deployment.notes("began")) == 2)
+    server.kill()
+    eventually(lambda: 1 in deployment.times("ended"))
+    time.sleep(1.5)  # past the leases, which nobody can renew
+    server.start()
+    eventually(lambda: deployment.counts() == {})
+    assert deployment.times("began") == {1: 1, 2: 1}
+
+
 def test_a_flushed_server_is_set_up_again(
     server: RedisProcess, deployment: Deployment, sender: Sender
 ) -> None:

@@ -35,7 +35,7 @@ class Settler:
         self.held: dict[Key, Delivery] = {}
         self._consumer = consumer
         self._finished: list[Outcome] = []
-        self._is_applying = False
+        self._applying: list[Outcome] = []
         self._wake = asyncio.Event()
         self._drained = asyncio.Event()
 
@@ -44,6 +44,24 @@ class Settler:
         self._finished.append(outcome)
         self._wake.set()
 
+    def retake(self, delivery: Delivery) -> bool:
+        """Settle an outcome that the broker does not have yet with the message's next delivery.
+
+        Its lease ran out while the broker was away, and this worker took the message again.
+
+        Returns:
+            Whether there is such an outcome; otherwise the message is to be run.
+        """
+        for outcome in (*self._applying, *self._finished):
+            former = outcome.delivery
+            # A retry, too, comes back to where it ran; but its deliveries are counted anew.
+            if (former.queue, former.id) == (delivery.queue, delivery.id) and (
+                former.deliveries < delivery.deliveries
+            ):
+                outcome.delivery = self.held[delivery.queue, delivery.id] = delivery
+                return True
+        return False
+
     async def run(self) -> None:
         """Settle what is added, until cancelled; a broker that is away is waited for."""
         backoff = Backoff()
@@ -51,12 +69,11 @@ class Settler:
             await self._wake.wait()
             self._wake.clear()
             started = monotonic()
-            self._is_applying = True
             while self._finished:
-                batch = self._finished[:BATCH]
+                self._applying = self._finished[:BATCH]
                 del self._finished[:BATCH]
-                await self._apply(batch, backoff)
-            self._is_applying = False
+                await self._apply(self._applying, backoff)
+                self._applying = []
             self._drained.set()
             if (wait := started + INTERVAL_SECONDS - monotonic()) > 0:
                 await asyncio.sleep(wait)
@@ -69,12 +86,13 @@ class Settler:
 
     async def flush(self) -> None:
         """Wait until the broker has every outcome added so far."""
-        while self._finished or self._is_applying:
+        while self._finished or self._applying:
             self._drained.clear()
             await self._drained.wait()
 
     async def _apply(self, batch: list[Outcome], backoff: Backoff) -> None:
         while True:
+            sent = [outcome.delivery for outcome in batch]
             try:
                 lost = await self._consumer.settle(batch)
             except BrokerError as e:
@@ -83,9 +101,12 @@ class Settler:
             else:
                 break
         backoff.reset()
-        for outcome in batch:
-            key = (outcome.delivery.queue, outcome.delivery.id)
-            if self.held.get(key) is outcome.delivery:  # and not delivered again meanwhile
+        for outcome, delivery in zip(batch, sent, strict=True):
+            key = (delivery.queue, delivery.id)
+            if outcome.delivery is not delivery and outcome in lost:  # taken again meanwhile
+                lost.remove(outcome)
+                self._finished.append(outcome)
+            elif self.held.get(key) is outcome.delivery:  # and not delivered again meanwhile
                 del self.held[key]
         if lost:
             note_lost([outcome.delivery for outcome in lost])

@@ -214,8 +214,8 @@ class Worker:
                 await _wait_for_broker("take", e, backoff)
                 continue
             backoff.reset()
-            if self._running:
-                deliveries = self._without_running(deliveries)
+            if self._settler.held:
+                deliveries = self._without_known(deliveries)
             deliveries, back = self._suspects.choose(deliveries, is_busy=bool(self._running))
             if back:
                 self._give_back(back)
@@ -281,8 +281,8 @@ class Worker:
             self._loading.add(loading)
             loading.add_done_callback(self._loading.discard)
 
-    def _without_running(self, deliveries: list[Delivery]) -> list[Delivery]:
-        """Those that do not run here already.
+    def _without_known(self, deliveries: list[Delivery]) -> list[Delivery]:
+        """Those that neither run here already nor have an outcome that is still to be settled.
 
         The lease of the others ran out and they came back: their new delivery is kept instead.
         """
@@ -290,7 +290,8 @@ class Worker:
         for delivery in deliveries:
             key = (delivery.queue, delivery.id)
             if key not in self._running:
-                fresh.append(delivery)
+                if delivery.deliveries == 1 or not self._settler.retake(delivery):
+                    fresh.append(delivery)
                 continue
             self._settler.held[key] = delivery
             if (job := self._jobs.get(key)) is not None:
