@@ -151,9 +151,7 @@ async def soak(minutes: float, workers: int, folder: Path, redis: Redis | None) 
     print(f"{minutes:g} minutes, {workers} workers, lease {LEASE_SECONDS} s")
     print(f"workers killed: {fleet.kills}, Redis killed and started: {restarts}")
     print(f"dispatched: {len(sent):,}; refused or unsure: {len(unsure)}")
-    print(
-        f"ended: {sum(n in ends for n in sent):,}; of the unsure ones {sum(n in ends for n in unsure)}"
-    )
+    print(f"ended: {sum(n in ends for n in sent):,}; of the unsure {sum(n in ends for n in unsure)}")
     print(f"runs started: {sum(starts.values()):,}; ended again (in flight at a kill): {twice}")
     print(f"lost: {len(lost)} {lost[:20] or ''}")
     return 1 if lost else 0
