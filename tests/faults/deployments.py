@@ -68,9 +68,9 @@ class Deployment:
         self._started.append(process)
         return process
 
-    def run_worker(self, *options: str, timeout: float = 60, **settings: str) -> int:
+    def run_worker(self, *options: str, **settings: str) -> int:
         """Run a worker to its end; its exit code."""
-        return self.start_worker(*options, **settings).wait(timeout)
+        return self.start_worker(*options, **settings).wait(PATIENCE_SECONDS)
 
     def run(self, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
         """Run `asynctasq` with these arguments to its end."""
