@@ -59,7 +59,8 @@ def test_the_test_command_is_that_of_continuous_integration() -> None:
     ci = (ROOT / ".ci" / "run").read_text()
     for command in (".venv/bin/hatch run demo", ".venv/bin/hatch run test"):
         assert command in commands
-        assert f"step {command}\n" in ci
+        # What failed may be run once more after it, but nothing else stands in the command itself.
+        assert re.search(rf"^step {re.escape(command)}( \|\| .*)?$", ci, re.MULTILINE)
 
 
 def test_the_page_of_the_command_line_has_every_command_and_option() -> None:
