@@ -1,185 +1,275 @@
-"""Workers killed at random, Redis in between, under continuous dispatch: every id accounted for.
+"""Continuous dispatch while workers are killed and restarted at random, and the broker fails.
 
-hatch run bench:soak [--minutes N] [--broker redis|sqlite] [--workers N]
+hatch run bench:soak [--minutes 5] [--broker redis|sqlite] [--seed N]
 
-Each task notes its start and its end in a file of its worker's. At the end each call that was
-dispatched must have ended; a call that started more than once must have been in flight when a
-worker was killed. Exits with 1 if anything is lost.
+Prints an account of every task and exits with 1 if anything was lost, or ran twice without having
+been in flight when something was killed, stopped, frozen or cut off. The Redis server is a private
+one with an append-only file (`appendfsync always`), killed and restarted in between; the queue file
+of SQLite is locked by another process instead.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import collections
+import contextlib
 import os
 import random
+import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol
 
-import asynctasq
+import psutil
+import redis
 
-LEASE_SECONDS = 3
-RATE_PER_SECOND = 200
+from bench.soak_account import Account, Disturbance, account
 
+LEASE_SECONDS = 2.0
+GRACE_SECONDS = 1.0
+#: How long the workers may take to finish what is left at the end.
+LAST_SECONDS = 60.0
 
-@asynctasq.task(max_attempts=10, retry_delay=0.1)
-async def work(n: int) -> None:
-    _note(f"start {n}")
-    await asyncio.sleep(random.uniform(0, 0.1))
-    if random.random() < 0.02:
-        raise RuntimeError("one of those days")
-    _note(f"end {n}")
-
-
-def _note(text: str) -> None:
-    path = Path(os.environ["SOAK_FOLDER"]) / f"{os.getpid()}.log"
-    with path.open("a") as log:  # one write, so that a kill leaves a whole line or none
-        log.write(text + "\n")
+ROOT = Path(__file__).parents[1]
+WORKER = ("-m", "asynctasq", "worker", "bench.soak_tasks")
+OPTIONS = ("--lease", str(LEASE_SECONDS), "--grace", str(GRACE_SECONDS), "--concurrency", "10")
 
 
-class Redis:
-    """A server with an append-only file, to be killed and started again."""
+class Site:
+    """Where the soak takes place: a folder with the ledgers, and processes that write them."""
 
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        listen = ("redis-server", "--port", str(self.port), "--bind", "127.0.0.1")
-        self._command = (*listen, "--dir", str(folder), "--appendonly", "yes", "--save", "")
-        self.start()
+    def __init__(self, folder: Path, settings: dict[str, str]) -> None:
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("ASYNCTASQ_")}
+        own = {"SOAK_FOLDER": str(folder), "ASYNCTASQ_PLUGINS": "", "PYTHONPATH": str(ROOT)}
+        self.folder = folder
+        self.environment = inherited | own | settings
+        self.disturbances: list[Disturbance] = []
+        (folder / "runs").touch()
 
-    def start(self) -> None:
-        self._process = subprocess.Popen(
-            [*self._command, "--appendfsync", "always"], stdout=subprocess.DEVNULL
-        )
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """Run Python with these arguments; what it writes goes to the file `log`."""
+        with (self.folder / "log").open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, *arguments],
+                cwd=ROOT,
+                env=self.environment,
+                stdout=log,
+                stderr=log,
+            )
 
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.wait()
+    def disturbed(self, kind: str, pid: int | None, began: float, ended: float) -> None:
+        """Write down what was done, for the account."""
+        self.disturbances.append(Disturbance(kind, pid, began, ended))
+        with (self.folder / "disturbances").open("a") as file:
+            file.write(f"{kind} {pid} {began:.6f} {ended:.6f}\n")
 
 
-class Fleet:
-    """Worker processes, killed and replaced at random."""
+class Worker:
+    """A place for a worker process: whoever dies there is followed by another."""
 
-    def __init__(self, count: int) -> None:
-        self.kills = 0
-        self._workers = [self._spawn() for _ in range(count)]
+    def __init__(self, site: Site, *options: str) -> None:
+        self._site = site
+        self._command = (*WORKER, *OPTIONS, *options)
+        self.process = site.start(*self._command)
 
-    def _spawn(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "asynctasq", "worker", "bench.soak"]
-        options = ["--lease", str(LEASE_SECONDS), "--log-level", "error"]
-        return subprocess.Popen([*command, *options], stderr=subprocess.DEVNULL)
+    def family(self) -> list[psutil.Process]:
+        """The process and its worker processes."""
+        try:
+            parent = psutil.Process(self.process.pid)
+            children = parent.children()
+        except psutil.NoSuchProcess:
+            return []
+        return [parent, *filter(_is_worker, children)]
 
     def kill_one(self) -> None:
-        i = random.randrange(len(self._workers))
-        self._workers[i].kill()
-        self._workers[i].wait()
-        self.kills += 1
-        self._workers[i] = self._spawn()
+        """SIGKILL a process of the family."""
+        if family := self.family():
+            self._send(signal.SIGKILL, random.choice(family), family)
 
     def stop(self) -> None:
-        for worker in self._workers:
-            worker.terminate()
-        for worker in self._workers:
-            worker.wait()
+        """SIGTERM: what does not end in the grace time is given back."""
+        if family := self.family():
+            self._send(signal.SIGTERM, family[0], family)
+
+    def freeze(self) -> None:
+        """SIGSTOP, mostly for longer than a lease: the outcome of what ran comes too late."""
+        if family := self.family():
+            victim, began = family[-1], time.time()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                victim.suspend()
+                time.sleep(LEASE_SECONDS * random.uniform(0.5, 2))
+                victim.resume()
+            self._site.disturbed("freeze", victim.pid, began, time.time() + 1)
+
+    def _send(
+        self, number: signal.Signals, victim: psutil.Process, family: list[psutil.Process]
+    ) -> None:
+        now = time.time()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            victim.send_signal(number)
+        # Workers stop when their parent dies, so that whatever happens to it happens to them.
+        for process in family if victim is family[0] else [victim]:
+            if number == signal.SIGKILL and process is victim:
+                self._site.disturbed("kill", process.pid, now, now)
+            else:
+                self._site.disturbed("stop", process.pid, now, now + GRACE_SECONDS + 5)
+
+    def replace(self) -> None:
+        """Start another if it has ended."""
+        if self.process.poll() is not None:
+            self.process = self._site.start(*self._command)
 
 
-async def _dispatch_until(deadline: float, sent: list[int], unsure: list[int]) -> None:
-    n = 0
-    while time.monotonic() < deadline:
-        n += 1
+def _is_worker(process: psutil.Process) -> bool:
+    """Whether it is no child for `process=True` tasks."""
+    try:
+        return "worker" in process.cmdline()
+    except psutil.NoSuchProcess:
+        return False
+
+
+class Fault(Protocol):
+    """Makes the broker fail for a moment; when it returns, the broker is well again."""
+
+    def __call__(self) -> None: ...
+
+
+@contextlib.contextmanager
+def redis_broker(folder: Path) -> Iterator[tuple[dict[str, str], Fault]]:
+    """A private server with an append-only file, that is killed or shut down and restarted."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)]
+    command += ["--appendonly", "yes", "--appendfsync", "always", "--save", ""]
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start() -> None:
+        started.append(subprocess.Popen(command, stdout=subprocess.DEVNULL))
+        deadline = time.monotonic() + 30
+        while True:
+            with contextlib.suppress(redis.RedisError), redis.Redis(port=port) as client:
+                client.ping()
+                return
+            assert time.monotonic() < deadline, "redis-server did not start"
+            time.sleep(0.02)
+
+    def restart() -> None:
+        started[-1].send_signal(random.choice((signal.SIGKILL, signal.SIGTERM)))
+        started[-1].wait()
+        time.sleep(random.uniform(0, 3))
+        start()
+
+    start()
+    try:
+        yield {"ASYNCTASQ_REDIS_URL": f"redis://127.0.0.1:{port}/0"}, restart
+    finally:
+        started[-1].kill()
+        started[-1].wait()
+
+
+@contextlib.contextmanager
+def sqlite_broker(folder: Path) -> Iterator[tuple[dict[str, str], Fault]]:
+    """A queue file, that another process locks for longer than the busy timeout."""
+    path = folder / "queue.db"
+
+    def lock() -> None:
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as intruder:
+            intruder.execute("BEGIN IMMEDIATE")
+            time.sleep(random.uniform(0.5, 4))
+            intruder.execute("ROLLBACK")
+
+    settings = {"ASYNCTASQ_DRIVER": "sqlite", "ASYNCTASQ_SQLITE_PATH": str(path)}
+    yield settings | {"ASYNCTASQ_SQLITE_BUSY_TIMEOUT": "1"}, lock
+
+
+def disturb(site: Site, workers: list[Worker], fail: Fault, until: float) -> dict[str, int]:
+    """Kill, stop, freeze and cut off at random; how often each was done."""
+    done = {"kill": 0, "stop": 0, "freeze": 0, "broker": 0}
+    next_failure = time.monotonic() + 10
+    while time.monotonic() < until:
+        time.sleep(random.uniform(0.2, 2))
+        for worker in workers:
+            worker.replace()
+        if time.monotonic() > next_failure:
+            began = time.time()
+            fail()
+            site.disturbed("broker", None, began, time.time() + LEASE_SECONDS)
+            next_failure = time.monotonic() + random.uniform(15, 40)
+            done["broker"] += 1
+            continue
+        kind = random.choices(("kill", "stop", "freeze"), (8, 1, 1))[0]
+        worker = random.choice(workers)
+        action: dict[str, Callable[[], None]] = {
+            "kill": worker.kill_one,
+            "stop": worker.stop,
+            "freeze": worker.freeze,
+        }
+        action[kind]()
+        done[kind] += 1
+    return done
+
+
+def finish(site: Site, workers: list[Worker], sender: subprocess.Popen[bytes]) -> Account:
+    """Let the workers run what is left; kill everything; make the account."""
+    sender.kill()
+    sender.wait()
+    for worker in workers:
+        worker.replace()
+    deadline = time.monotonic() + LAST_SECONDS
+    made = account(site.folder, site.disturbances)
+    while made.lost and time.monotonic() < deadline:
+        time.sleep(1)
+        made = account(site.folder, site.disturbances)
+    time.sleep(LEASE_SECONDS + 1)  # whatever ran a second time for no reason would by now
+    made = account(site.folder, site.disturbances)
+    for worker in workers:
+        for process in worker.family():
+            process.kill()
+        worker.process.wait()
+    return made
+
+
+def soak(folder: Path, broker: str, minutes: float) -> bool:
+    """Run the soak and print its account; whether every promise was kept."""
+    brokers = {"redis": redis_broker, "sqlite": sqlite_broker}
+    with brokers[broker](folder) as (settings, fail):
+        site = Site(folder, settings)
+        workers = [Worker(site), Worker(site), Worker(site, "--processes", "2")]
+        sender = site.start("-m", "bench.soak_tasks")
         try:
-            await work(n).dispatch()
-            sent.append(n)
-        except asynctasq.BrokerUnavailable:
-            unsure.append(n)
-        await asyncio.sleep(1 / RATE_PER_SECOND)
-
-
-async def _disturb_until(deadline: float, fleet: Fleet, redis: Redis | None) -> int:
-    restarts = 0
-    while time.monotonic() < deadline:
-        await asyncio.sleep(random.uniform(0.5, 2))
-        fleet.kill_one()
-        if redis is not None and random.random() < 0.1:
-            redis.kill()
-            await asyncio.sleep(random.uniform(0, 2))
-            redis.start()
-            restarts += 1
-    return restarts
-
-
-def _noted(folder: Path) -> tuple[collections.Counter[int], collections.Counter[int]]:
-    starts: collections.Counter[int] = collections.Counter()
-    ends: collections.Counter[int] = collections.Counter()
-    for path in folder.glob("*.log"):
-        for line in path.read_text().splitlines():
-            what, n = line.split()
-            (starts if what == "start" else ends)[int(n)] += 1
-    return starts, ends
-
-
-async def _until_empty(deadline: float) -> None:
-    from asynctasq.app import current
-
-    while time.monotonic() < deadline:
-        stats = await current().open_broker().stats()
-        if not any(s.waiting + s.running + s.delayed for s in stats):
-            return
-        await asyncio.sleep(0.5)
-
-
-async def soak(minutes: float, workers: int, folder: Path, redis: Redis | None) -> int:
-    """Run it and print the account; the exit code."""
-    sent: list[int] = []
-    unsure: list[int] = []
-    fleet = Fleet(workers)
-    deadline = time.monotonic() + minutes * 60
-    _, restarts = await asyncio.gather(
-        _dispatch_until(deadline, sent, unsure), _disturb_until(deadline, fleet, redis)
-    )
-    await _until_empty(time.monotonic() + 120)
-    fleet.stop()
-    starts, ends = _noted(folder)
-    lost = [n for n in sent if n not in ends]
-    twice = sum(count - 1 for count in ends.values())
-    print(f"{minutes:g} minutes, {workers} workers, lease {LEASE_SECONDS} s")
-    print(f"workers killed: {fleet.kills}, Redis killed and started: {restarts}")
-    print(f"dispatched: {len(sent):,}; refused or unsure: {len(unsure)}")
-    ended, of_unsure = (sum(n in ends for n in some) for some in (sent, unsure))
-    print(f"ended: {ended:,}; of the unsure {of_unsure}")
-    print(f"runs started: {sum(starts.values()):,}; ended again (in flight at a kill): {twice}")
-    print(f"lost: {len(lost)} {lost[:20] or ''}")
-    return 1 if lost else 0
+            done = disturb(site, workers, fail, time.monotonic() + 60 * minutes)
+            has_died = sender.poll() is not None
+        finally:
+            made = finish(site, workers, sender)
+    print(f"{broker}, {minutes:g} minutes, lease {LEASE_SECONDS:g} s\n")
+    print("\n".join(made.lines()))
+    for kind, count in done.items():
+        print(f"| {'broker failures' if kind == 'broker' else f'workers: {kind}'} | {count} |")
+    for line in made.unexplained[:10]:
+        print(line)
+    if has_died:
+        print("the sender died, see the log")
+    return made.is_good and not has_died
 
 
 def main() -> None:
-    """Set up a broker of its own and soak."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=5)
-    parser.add_argument("--workers", type=int, default=3)
-    parser.add_argument("--broker", choices=["redis", "sqlite"], default="redis")
-    args = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="soak-") as name:
-        folder = Path(name)
-        os.environ |= {"SOAK_FOLDER": name, "ASYNCTASQ_DRIVER": args.broker}
-        redis = Redis(folder) if args.broker == "redis" else None
-        if redis is not None:
-            os.environ["ASYNCTASQ_REDIS_URL"] = f"redis://127.0.0.1:{redis.port}/0"
-        os.environ["ASYNCTASQ_SQLITE_PATH"] = str(folder / "queue.db")
-        try:
-            # Under its own name, as the workers import it.
-            from bench import soak as module
-
-            raise SystemExit(asyncio.run(module.soak(args.minutes, args.workers, folder, redis)))
-        finally:
-            if redis is not None:
-                redis.kill()
+    """Parse the command line and run."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--minutes", type=float, default=5.0)
+    parser.add_argument("--broker", choices=("redis", "sqlite"), default="redis")
+    parser.add_argument("--seed", type=int, default=None, help="of the disturbances")
+    arguments = parser.parse_args()
+    random.seed(arguments.seed)
+    folder = Path(tempfile.mkdtemp(prefix="asynctasq-soak-"))
+    kept = soak(folder, arguments.broker, arguments.minutes)
+    print(f"\nledgers and log: {folder}")
+    raise SystemExit(0 if kept else 1)
 
 
 if __name__ == "__main__":
