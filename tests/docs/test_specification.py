@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from uuid import uuid4
 
@@ -329,6 +330,8 @@ init(tortoise_config=config)
 
 def with_models(application: Application, text: str) -> Application:
     """Put the example where the specification's settings look for models."""
+    if version("tortoise-orm") == "0.21.0":  # there `pk=True` makes keys that are not generated
+        text = text.replace("pk=True", "primary_key=True")
     application.write("app/__init__.py", "")
     application.write("app/models.py", text)
     application.write("settings.py", TORTOISE_SETTINGS)
