@@ -10,9 +10,11 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
+from types import FrameType
 
 from .app import current
 from .imports import load_modules
+from .watchdog import Watchdog
 from .worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -30,7 +32,8 @@ def run_worker(
     """Import modules and run a worker until SIGTERM or SIGINT, or in burst mode until all is done.
 
     A second signal skips the grace time. uvloop is used where it is installed. If a task ignores
-    that it is stopped, the process ends here, with code 0 and without exit handlers.
+    that it is stopped, or blocks the event loop then, the process ends here, with code 0 and
+    without exit handlers.
 
     Args:
         modules: Module names or script paths whose tasks are run, besides those in `imports`.
@@ -53,18 +56,29 @@ def run_worker(
             burst=burst,
             modules=names,
         )
-        loop = asyncio.get_running_loop()
+        watchdog = Watchdog(asyncio.get_running_loop(), worker, _leave)
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            worker.stop()
+            watchdog.stopped()
+
+        # Not the loop's own handlers: those would not run while a task blocks it.
         for number in (signal.SIGINT, signal.SIGTERM):
-            with suppress(NotImplementedError):  # Windows
-                loop.add_signal_handler(number, worker.stop)
+            signal.signal(number, stop)
         if on_ready is not None:
             on_ready(worker)
         await worker.run()
         if worker.left_running:
             _leave()
 
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(main())
+    former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(main())
+    finally:
+        for number, handler in former.items():
+            if handler is not None:  # set by something other than Python, and out of its reach
+                signal.signal(number, handler)
 
 
 def _leave() -> None:
