@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -42,6 +44,37 @@ async def test_cancelling_interrupts_and_waits_for_the_end(threads: ThreadPoolEx
         await running
     assert ended.is_set()
     assert await run_in_thread(threads, lambda: "the thread is as before") is not None
+
+
+def test_functions_can_be_profiled_after_one_was_interrupted() -> None:
+    """In a process of its own: what hangs in CPython itself, no timeout of a test would end."""
+    code = """
+import asyncio, sys, threading
+from concurrent.futures import ThreadPoolExecutor
+from asynctasq.threads import run_in_thread
+
+begun = threading.Event()
+
+def spin():
+    begun.set()
+    while True:
+        sum(range(100))
+
+async def interrupt():
+    with ThreadPoolExecutor(1) as threads:
+        running = asyncio.create_task(run_in_thread(threads, spin))
+        await asyncio.to_thread(begun.wait, 10)
+        running.cancel()
+        await asyncio.wait([running])
+
+asyncio.run(interrupt())
+sys.setprofile(lambda *event: None)
+(lambda: None)()
+sys.setprofile(None)
+print("profiled")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    assert (done.stdout, done.stderr) == ("profiled\n", "")
 
 
 async def test_what_has_ended_is_not_cancelled_any_more(threads: ThreadPoolExecutor) -> None:

@@ -40,7 +40,7 @@ class _Interruptible:
         finally:
             with self._lock:
                 if self._was_interrupted:  # too late: the thread's next function must not get it
-                    _raise_in(self._thread, None)
+                    _receive_late(self._thread)
                 self._thread = None
                 self._has_ended = True
 
@@ -49,14 +49,28 @@ class _Interruptible:
         with self._lock:
             self._was_interrupted = True
             if self._thread is not None:
-                _raise_in(self._thread, TaskTimeout)
+                _raise_in(self._thread)
             return not self._has_ended
 
 
-def _raise_in(thread: int, error: type[BaseException] | None) -> None:
+def _raise_in(thread: int) -> None:
     ctypes.pythonapi.PyThreadState_SetAsyncExc(
-        ctypes.c_ulong(thread), ctypes.py_object(error) if error is not None else None
+        ctypes.c_ulong(thread), ctypes.py_object(TaskTimeout)
     )
+
+
+def _receive_late(this_thread: int) -> None:
+    """Let an interrupt that may still be on its way arrive here, in the interrupted thread.
+
+    Withdrawing it instead would leave CPython 3.11 looking for it in every thread, for ever: the
+    first function that is called under a profiler, a tracer or a debugger would never begin.
+    """
+    try:
+        _raise_in(this_thread)  # takes the place of the one that is on its way
+        while True:
+            pass
+    except TaskTimeout:
+        return
 
 
 async def run_in_thread(threads: Executor, function: Callable[[], Any]) -> Any:
