@@ -12,8 +12,6 @@ from asynctasq_django import select_for_update, suite
 from asynctasq_django.lanes import close_lanes
 from django.db import connection, connections
 
-Need = Callable[[str], str]
-
 
 class TestPostgreSQL(suite.TestDjango):
     """With locks, and a server that counts connections."""
@@ -21,10 +19,11 @@ class TestPostgreSQL(suite.TestDjango):
     locking = counts_connections = True
     away = {"PORT": "1"}
 
-    @pytest.fixture
-    def server(self, need_database: Need) -> None:
-        need_database("default")
-        need_database("other")
+    @pytest.fixture(scope="class")
+    @classmethod
+    def server(cls, _databases: Callable[[str], None]) -> None:
+        _databases("default")
+        _databases("other")
 
     def lock(self) -> Sequence[Any]:
         return [select_for_update()]
@@ -49,13 +48,15 @@ class _StandIn(suite.TestDjango):
 
     alias = ""
 
-    @pytest.fixture
-    def server(self, need_database: Need, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-        need_database("other")
-        settings = connections.settings[need_database(self.alias)]
-        monkeypatch.setitem(connections.settings, "default", settings)
-        _forget_connection()
-        yield
+    @pytest.fixture(scope="class")
+    @classmethod
+    def server(cls, _databases: Callable[[str], None]) -> Iterator[None]:
+        _databases("other")
+        _databases(cls.alias)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(connections.settings, "default", connections.settings[cls.alias])
+            _forget_connection()
+            yield
         _forget_connection()
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import asynctasq
 import asynctasq.app
+import asynctasq.plugins
 import pytest
 import redis.asyncio
 from asynctasq import Worker, dispatch_many, task
@@ -45,6 +46,9 @@ class Calls:
 
 @pytest.fixture
 def configure(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Core alone: adapters whose ORM other tests have imported put a scope round each run."""
+    monkeypatch.setenv("ASYNCTASQ_PLUGINS", "")
+    monkeypatch.setattr(asynctasq.plugins, "_installed", None)
     monkeypatch.setattr(asynctasq.app, "_current", None)
     return asynctasq.init
 

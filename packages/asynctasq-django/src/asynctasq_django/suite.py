@@ -137,12 +137,15 @@ class TestDjango(AdapterSuite):
     #: What makes the database unreachable.
     away: ClassVar[dict[str, str]] = {"NAME": "/nowhere/suite.db"}
 
-    @pytest.fixture
-    def server(self) -> None:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def server(cls) -> None:
         """Override it to test on another server than that of the settings."""
 
-    @pytest.fixture
-    def database(self, server: None) -> Iterator[None]:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def tables(cls, server: None) -> Iterator[None]:
+        """Once for all tests of a class: creating them for each would take most of the time."""
         for alias in ALIASES:
             with connections[alias].schema_editor() as editor:
                 for model in _without_table(alias):
@@ -150,19 +153,17 @@ class TestDjango(AdapterSuite):
         connections.close_all()
         yield
         for alias in ALIASES:
-            for model in reversed(MODELS):
-                model._base_manager.using(alias).all()._raw_delete(alias)
-        connections.close_all()
-
-    @classmethod
-    def teardown_class(cls) -> None:
-        """Leave nothing behind: creating the tables for each test would take most of the time."""
-        for alias in ALIASES:
-            missing = _without_table(alias)
             with connections[alias].schema_editor() as editor:
                 for model in reversed(MODELS):
-                    if model not in missing:
-                        editor.delete_model(model)
+                    editor.delete_model(model)
+        connections.close_all()
+
+    @pytest.fixture
+    def database(self, tables: None) -> Iterator[None]:
+        yield
+        for alias in ALIASES:
+            for model in reversed(MODELS):
+                model._base_manager.using(alias).all()._raw_delete(alias)
         connections.close_all()
 
     def disconnect(self) -> None:
