@@ -96,6 +96,7 @@ def sender(deployment: Deployment) -> Iterator[Sender]:
     """A sender, and two workers that run what it sends."""
     for _ in range(2):
         deployment.start_worker("--lease", "2")
+    eventually(lambda: deployment.worker_count() == 2)
     started = Sender(deployment)
     started.goes_on()
     yield started
@@ -157,12 +158,23 @@ def test_a_full_server_refuses_dispatches_and_lets_workers_go_on(
 ) -> None:
     with server.client() as client:
         client.config_set("maxmemory-policy", "noeviction")
-        client.config_set("maxmemory", "1mb")
+        client.config_set("maxmemory", "100kb")  # less than it needs when empty
         eventually(lambda: sender.lines("refused"))
         eventually(lambda: deployment.counts() == {})
         client.config_set("maxmemory", "0")
     sender.goes_on()
     check_account(deployment, sender)
+
+
+def test_workers_that_start_while_the_server_is_full_empty_it(
+    server: RedisProcess, deployment: Deployment
+) -> None:
+    deployment.dispatch(*(f"work({n})" for n in range(20)))
+    with server.client() as client:
+        client.config_set("maxmemory-policy", "noeviction")
+        client.config_set("maxmemory", "100kb")
+        assert deployment.run_worker("--burst") == 0
+    assert set(deployment.times("ended")) == set(range(20))
 
 
 def test_a_task_that_ends_while_the_server_is_away_for_longer_than_its_lease_runs_once(

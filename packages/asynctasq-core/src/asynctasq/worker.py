@@ -85,6 +85,7 @@ class Worker:
         self._ahead = Ahead(concurrency)
         self._suspects = Suspects(self._app.config.max_deliveries)
         self.left_running = False
+        self._told_to_stop = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._consumer: Consumer
         self._settler: Settler
@@ -103,14 +104,15 @@ class Worker:
 
     @property
     def is_stopping(self) -> bool:
-        """Whether `stop` was called."""
-        return self._stop.is_set()
+        """Whether `stop` was called; true from then on, before the event loop has seen to it."""
+        return self._told_to_stop
 
     def stop(self) -> None:
         """Take nothing more and end once running tasks have; called again, do not wait for them.
 
         May be called in any thread and from signal handlers.
         """
+        self._told_to_stop = True
         if self._loop is None:
             self._stop_here()
         else:

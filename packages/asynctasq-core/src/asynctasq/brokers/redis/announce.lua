@@ -12,13 +12,11 @@
 local alive, workers, queues = KEYS[1], KEYS[2], KEYS[3]
 local now = now_ms()
 local gone = redis.call('ZRANGEBYSCORE', alive, '-inf', now, 'LIMIT', 0, 500)
-if ARGV[2] == '0' then
-  gone[#gone + 1] = ARGV[1]
-end
-if #gone > 0 then
-  redis.call('ZREM', alive, unpack(gone))
-  redis.call('HDEL', workers, unpack(gone))
-end
+-- Itself in any case: with memory exhausted Redis refuses the first write of a script if it can grow
+-- memory, and a worker that may not start could never empty the server.
+gone[#gone + 1] = ARGV[1]
+redis.call('ZREM', alive, unpack(gone))
+redis.call('HDEL', workers, unpack(gone))
 if ARGV[2] ~= '0' then
   redis.call('ZADD', alive, now + ARGV[2], ARGV[1])
   redis.call('HSET', workers, ARGV[1], ARGV[3])

@@ -43,6 +43,8 @@ local function leases(stream)
   local found, shortest, released = {}, nil, false
   local others = consumers(stream)
   if not others then
+    -- A write that removes nothing comes before this one, too.
+    redis.call('XDEL', stream, '0-1')
     redis.call('XGROUP', 'CREATE', stream, GROUP, '0', 'MKSTREAM')
     others = {}
   end
