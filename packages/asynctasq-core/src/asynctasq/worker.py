@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: How long `take` may wait for work, and in burst mode before looking whether all is done.
+#: How long `take` may wait for work, and in burst mode the time between looks at empty queues.
 WAIT_SECONDS, BURST_WAIT_SECONDS = 5.0, 0.1
 
 #: How long cancelled tasks, and the last settling, may take at shutdown.
@@ -196,7 +196,7 @@ class Worker:
 
     async def _take_all(self) -> None:
         backoff = Backoff()
-        wait = BURST_WAIT_SECONDS if self.burst else WAIT_SECONDS
+        wait = 0.0 if self.burst else WAIT_SECONDS
         while True:
             await self._until_others_may_run()
             free = self.concurrency - len(self._running)
@@ -208,6 +208,7 @@ class Worker:
                 self._slot.clear()
                 await self._slot.wait()
                 continue
+            self._slot.clear()
             try:
                 deliveries = await self._consumer.take(free + self._ahead.room, wait)
                 if not deliveries and self.burst and await self._is_all_done():
@@ -216,6 +217,9 @@ class Worker:
                 await _wait_for_broker("take", e, backoff)
                 continue
             backoff.reset()
+            if not deliveries and self.burst:
+                await self._slot_free(BURST_WAIT_SECONDS)
+                continue
             if self._settler.held:
                 deliveries = self._without_known(deliveries)
             deliveries, back = self._suspects.choose(deliveries, is_busy=bool(self._running))
@@ -234,10 +238,14 @@ class Worker:
         """Wait while a suspect runs alone, or until what runs has ended to leave it alone."""
         while self._running and (patience := self._suspects.patience_seconds()) > 0:
             self._slot.clear()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(patience):
-                    await self._slot.wait()
+            await self._slot_free(patience)
         self._suspects.waited()
+
+    async def _slot_free(self, seconds: float) -> None:
+        """Wait for a task to end since `_slot` was cleared, but no longer than that."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._slot.wait()
 
     def _give_back(self, deliveries: Sequence[Delivery]) -> None:
         for delivery in deliveries:
@@ -248,12 +256,11 @@ class Worker:
         """Wait for a slot as long as the messages ahead may; then give them back."""
         if len(self._running) >= self.concurrency:
             self._slot.clear()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(PATIENCE_SECONDS):
-                    await self._slot.wait()
+            await self._slot_free(PATIENCE_SECONDS)
         self._give_back(self._ahead.overdue())
 
     async def _is_all_done(self) -> bool:
+        await self._settler.flush()
         return not self._settler.held and await self._consumer.idle()
 
     def _begin(self, deliveries: list[Delivery]) -> None:
