@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import asynctasq
@@ -46,7 +47,7 @@ async def count(user: Annotated[User, prefetch_related("orders")]) -> int:
 
 @tasks.task(takes_context=True)
 def whoami(context: Any, number: int) -> list[Any]:
-    return [context.attempt, context.task_result.args, number]
+    return [context.attempt, context.task_result.id, context.task_result.args, number]
 
 
 @tasks.task
@@ -107,7 +108,7 @@ def test_an_instance_of_an_open_transaction_waits_for_its_commit() -> None:
 def test_a_task_may_take_its_context() -> None:
     result = whoami.enqueue(7)
     work()
-    assert whoami.get_result(result.id).return_value == [1, [7], 7]
+    assert whoami.get_result(result.id).return_value == [1, result.id, [7], 7]
 
 
 def test_the_error_of_a_failed_task_is_kept_with_its_traceback() -> None:
@@ -167,3 +168,45 @@ def test_the_message_is_one_of_asynctasqs_own() -> None:
         return await app.open_broker().state("default", result.id[:32])
 
     assert asyncio.run(state()) == TaskStatus.WAITING
+
+
+@tasks.task
+def give_up(kind: str) -> None:
+    raise getattr(asynctasq, kind)("of the task's own")
+
+
+@pytest.mark.parametrize("queue", ["default", "mail"])
+def test_a_task_and_its_signals_know_the_call_by_the_id_that_was_enqueued(queue: str) -> None:
+    seen: list[tuple[str, str]] = []
+
+    def note(task_result: Any, **_: Any) -> None:
+        seen.append((task_result.id, task_result.task.queue_name))
+
+    for signal in (task_started, task_finished):
+        signal.connect(note, dispatch_uid="note")
+    try:
+        result = whoami.using(queue_name=queue).enqueue(1)
+        asyncio.run(Worker(queues=[queue], burst=True).run())
+    finally:
+        for signal in (task_started, task_finished):
+            signal.disconnect(dispatch_uid="note")
+    assert seen == [(result.id, queue)] * 2
+
+
+@pytest.mark.parametrize("kind", ["ResultTimeout", "TaskCancelled", "BrokerUnavailable"])
+def test_an_error_of_the_task_is_told_from_one_of_the_look_up(kind: str) -> None:
+    result = give_up.enqueue(kind)
+    work()
+    result.refresh()
+    assert result.status == FAILED
+    assert result.errors[0].exception_class is getattr(asynctasq, kind)
+
+
+def test_an_error_of_the_look_up_is_not_the_tasks(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"driver": "sqlite", "sqlite": str(tmp_path / "queue.db")}
+    asynctasq.init(settings, signing_key="1" * 16, task_defaults={"max_attempts": 1})
+    result = fail.enqueue()
+    work()
+    asynctasq.init(settings, signing_key="2" * 16)
+    with pytest.raises(asynctasq.BadSignature):
+        result.refresh()

@@ -42,6 +42,9 @@ R = TypeVar("R")
 _RESULT_TTL_SECONDS = 24 * 3600
 _ID_LENGTH = 32
 
+# The header that tells the worker what the id of the result is made of besides the message's.
+_QUEUE = "django-queue"
+
 _UNFINISHED = {
     asynctasq.TaskStatus.WAITING: TaskResultStatus.READY,
     asynctasq.TaskStatus.DELAYED: TaskResultStatus.READY,
@@ -63,7 +66,7 @@ class AsynctasqBackend(BaseTaskBackend):
     def validate_task(self, task: Task[..., Any]) -> None:
         """Check a task when it is declared, and let workers know it from then on."""
         super().validate_task(task)
-        name = self._name(task)
+        name = _name(task)
         if name not in _registered:
             options = {"result_ttl": _RESULT_TTL_SECONDS, **self.options, "name": name}
             run = _run_async if inspect.iscoroutinefunction(task.func) else _run
@@ -72,14 +75,14 @@ class AsynctasqBackend(BaseTaskBackend):
     def enqueue(self, task: Task[P, R], args: Any, kwargs: Any) -> TaskResult[P, R]:
         """Put a call on its queue, from synchronous code."""
         handle = self._call(task, args, kwargs).dispatch_sync()
-        result = _result(task, self._result_id(task, handle.id), args, kwargs)
+        result = _result(task, _result_id(task, handle.id), args, kwargs)
         task_enqueued.send(type(self), task_result=result)
         return result
 
     async def aenqueue(self, task: Task[P, R], args: Any, kwargs: Any) -> TaskResult[P, R]:
         """Put a call on its queue, from asynchronous code."""
         handle = await self._call(task, args, kwargs).dispatch()
-        result = _result(task, self._result_id(task, handle.id), args, kwargs)
+        result = _result(task, _result_id(task, handle.id), args, kwargs)
         await task_enqueued.asend(type(self), task_result=result)
         return result
 
@@ -95,6 +98,8 @@ class AsynctasqBackend(BaseTaskBackend):
 
         Raises:
             TaskResultDoesNotExist: Cancelled, expired, or of a task that is not imported here.
+            BrokerUnavailable: The broker cannot be reached.
+            BadSignature: What is stored was not signed for this call.
         """
         handle, task = self._handle(result_id)
         status = await handle.status()
@@ -102,30 +107,23 @@ class AsynctasqBackend(BaseTaskBackend):
             return replace(_result(task, result_id), status=_UNFINISHED[status])
         try:
             return _succeeded(_result(task, result_id), await handle.result(timeout=0))
-        except asynctasq.ResultTimeout:
-            if status != asynctasq.TaskStatus.DEAD:
-                raise TaskResultDoesNotExist(result_id) from None
-            return replace(_result(task, result_id), status=TaskResultStatus.FAILED)
-        except asynctasq.TaskCancelled:
-            raise TaskResultDoesNotExist(result_id) from None
-        except Exception as e:  # noqa: BLE001 - the task's own error, whatever it is
+        except Exception as e:
             failed = replace(_result(task, result_id), status=TaskResultStatus.FAILED)
-            failed.errors.append(_remote_error(e))
+            if isinstance(e.__cause__, asynctasq.RemoteTraceback):
+                failed.errors.append(_remote_error(e))
+                return failed
+            if not isinstance(e, asynctasq.ResultTimeout | asynctasq.TaskCancelled):
+                raise
+        if status == asynctasq.TaskStatus.DEAD:
             return failed
-
-    def _name(self, task: Task[..., Any]) -> str:
-        return f"{self.alias}:{task.module_path}"
+        raise TaskResultDoesNotExist(result_id)
 
     def _call(self, task: Task[..., Any], args: Any, kwargs: Any) -> asynctasq.Call[Any]:
         self.validate_task(task)
-        _, run = _registered[self._name(task)]
+        _, run = _registered[_name(task)]
         call = run(*args, **kwargs).on_queue(task.queue_name)
+        call = call.with_headers({_QUEUE: task.queue_name})
         return call if task.run_after is None else call.at(task.run_after)
-
-    def _result_id(self, task: Task[..., Any], message_id: str) -> str:
-        """The message's id, and a digest of what is needed besides to find it again."""
-        where = f"{self._name(task)}\n{task.queue_name}".encode()
-        return message_id + blake2b(where, digest_size=8).hexdigest()
 
     def _handle(self, result_id: str) -> tuple[asynctasq.TaskHandle[Any], Task[..., Any]]:
         message_id = result_id[:_ID_LENGTH]
@@ -133,9 +131,19 @@ class AsynctasqBackend(BaseTaskBackend):
         for task, run in mine:
             for queue in {task.queue_name, *self.queues}:
                 placed = task.using(queue_name=queue)
-                if self._result_id(placed, message_id) == result_id:
+                if _result_id(placed, message_id) == result_id:
                     return run.handle(message_id, queue), placed
         raise TaskResultDoesNotExist(result_id)
+
+
+def _name(task: Task[..., Any]) -> str:
+    return f"{task.backend}:{task.module_path}"
+
+
+def _result_id(task: Task[..., Any], message_id: str) -> str:
+    """The message's id, and a digest of what is needed besides to find it again."""
+    where = f"{_name(task)}\n{task.queue_name}".encode()
+    return message_id + blake2b(where, digest_size=8).hexdigest()
 
 
 def _result(
@@ -220,7 +228,10 @@ def _context(task: Task[..., Any], result: TaskResult[..., Any]) -> Sequence[Tas
 
 def _begun(task: Task[..., Any], args: Any, kwargs: Any) -> TaskResult[..., Any]:
     message, now = asynctasq.current_message(), timezone.now()
-    result = _result(task, message.id, args, kwargs)
+    queue = message.headers.get(_QUEUE, task.queue_name)
+    if queue != task.queue_name:
+        task = task.using(queue_name=queue)
+    result = _result(task, _result_id(task, message.id), args, kwargs)
     result.worker_ids.extend([f"{socket.gethostname()}-{os.getpid()}"] * message.attempt)
     return replace(
         result,
