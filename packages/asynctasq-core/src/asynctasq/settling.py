@@ -19,8 +19,8 @@ logger = logging.getLogger(__name__)
 #: How many outcomes one round trip settles.
 BATCH = 500
 
-#: Round trips follow each other no faster, so that each settles much of what short tasks leave;
-#: the first outcome after a pause goes out at once.
+#: Round trips follow each other no faster, so that each settles much of what short tasks leave. An
+#: outcome goes out at once after a pause, or after one that was alone.
 INTERVAL_SECONDS = 0.005
 
 
@@ -67,15 +67,16 @@ class Settler:
         backoff = Backoff()
         while True:
             await self._wake.wait()
-            self._wake.clear()
             started = monotonic()
-            while self._finished:
-                self._applying = self._finished[:BATCH]
-                del self._finished[:BATCH]
-                await self._apply(self._applying, backoff)
-                self._applying = []
+            batch = self._applying = self._finished[:BATCH]
+            del self._finished[:BATCH]
+            await self._apply(batch, backoff)
+            self._applying = []
             self._drained.set()
-            if (wait := started + INTERVAL_SECONDS - monotonic()) > 0:
+            if not self._finished:
+                self._wake.clear()
+            wait = started + INTERVAL_SECONDS - monotonic()
+            if len(batch) > 1 and len(self._finished) < BATCH and wait > 0:
                 await asyncio.sleep(wait)
 
     async def drain(self) -> None:
