@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from asynctasq.brokers import (
 )
 from asynctasq.brokers.sqlite import SQLiteBroker, SQLiteConsumer
 from asynctasq.brokers.sqlite_file import CHECKPOINT_BYTES, SQLiteFile
+from asynctasq.brokers.sqlite_results import AwaitedResults
 from asynctasq.config import SQLiteConfig
 from asynctasq.testing import BrokerSuite, OpenBroker
 
@@ -363,3 +365,22 @@ async def test_the_check_tells_of_a_file_in_memory() -> None:
     assert findings["sqlite"].level == "ok"
     assert findings["sqlite file system"].level == "warning"
     assert "memory" in findings["sqlite file system"].text
+
+
+async def test_who_asks_for_a_result_later_keeps_it_from_nobody_who_waits_for_it(
+    broker: SQLiteBroker, path: Path
+) -> None:
+    await broker.put([Outgoing("default", "a", b"body")])
+    awaited = AwaitedResults()
+    with (
+        closing(sqlite3.connect(path, isolation_level=None)) as db,
+        awaited.waiter("default", "a") as first,
+    ):
+        assert awaited.find(db, "default", "a") is None
+        insert = "INSERT INTO result (queue, id, body, expires) VALUES (?, ?, ?, ?)"
+        db.execute(insert, ("default", "a", b"kept", time.time() + 60))
+        with awaited.waiter("default", "a"):
+            assert awaited.find(db, "default", "a") == b"kept"
+        awaited.look(db, 1)
+        async with asyncio.timeout(5):
+            assert await first == b"kept"

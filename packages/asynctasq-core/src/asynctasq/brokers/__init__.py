@@ -223,8 +223,8 @@ class Broker(Protocol):
     async def put(self, messages: Sequence[Outgoing]) -> None:
         """Add the messages, in order, in as few round trips as the server allows (one per slot).
 
-        A message whose id its queue holds already is left as it is, so repeating a call that
-        failed is harmless.
+        A message whose id its queue holds already is left as it is, so a call that failed may be
+        repeated. Only a message that was added and done before the repetition is added again.
 
         Raises:
             BrokerUnavailable: Within a bounded time, when the server cannot be reached or refuses

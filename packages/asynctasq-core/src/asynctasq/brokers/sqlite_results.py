@@ -40,7 +40,8 @@ class AwaitedResults:
 
     def find(self, db: Connection, queue: str, message_id: str) -> bytes | None:
         """The result if it is there; if not, `look` will notice it. In the file's thread."""
-        if self._seen is None or len(self._waiting) == 1:
+        # Anybody else who waits has not been told yet of what has come since the last look.
+        if self._seen is None or sum(map(len, self._waiting.values())) == 1:
             self._seen = db.execute("SELECT ifnull(max(serial), 0) FROM result").fetchone()[0]
         return sqlite_queries.result(db, queue, message_id)
 

@@ -18,7 +18,7 @@ gone[#gone + 1] = ARGV[1]
 redis.call('ZREM', alive, unpack(gone))
 redis.call('HDEL', workers, unpack(gone))
 if ARGV[2] ~= '0' then
-  redis.call('ZADD', alive, now + ARGV[2], ARGV[1])
-  redis.call('HSET', workers, ARGV[1], ARGV[3])
   redis.call('SADD', queues, unpack(ARGV, 4))
+  redis.call('HSET', workers, ARGV[1], ARGV[3])
+  redis.call('ZADD', alive, now + ARGV[2], ARGV[1])
 end

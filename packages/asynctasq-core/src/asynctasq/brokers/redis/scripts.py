@@ -1,6 +1,8 @@
 """The Lua scripts beside this module, each one atomic step; their headers document arguments.
 
-Every script may be repeated after a lost answer, so that a failed call can always be called again.
+Every script may be repeated after a lost answer: what it has done already it leaves as it is. What
+the queue has let go of meanwhile it no longer knows: a message put again after it was done runs
+again, and cancelling one again says that it is not there.
 """
 
 from __future__ import annotations
