@@ -6,11 +6,14 @@ import asyncio
 import unittest
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 
 import asynctasq
 import pytest
 from asgiref.sync import ThreadSensitiveContext, async_to_sync, sync_to_async
-from asynctasq import TaskHandle, TaskStatus, Worker, task
+from asynctasq import BrokerUnavailable, TaskHandle, TaskStatus, Worker, task
+from asynctasq_django import adapter
 from asynctasq_django.connections import watch_connections
 from django.db import connection, connections, transaction
 from django.test import TestCase
@@ -147,6 +150,73 @@ def test_dispatches_leave_in_the_order_of_their_calls(db: str) -> None:
             note(number, user).dispatch_sync()
     asyncio.run(asynctasq.Worker(burst=True, concurrency=1).run())
     assert ran == list(range(20))
+
+
+@dataclass
+class Send:
+    """A deferred dispatch, as core makes one."""
+
+    name: str
+    log: list[str]
+    fails: bool = False
+
+    def __call__(self) -> None:
+        self.log.append(f"sent {self.name}")
+        if self.fails:
+            raise BrokerUnavailable(self.name)
+
+    async def send_async(self) -> None:
+        self()
+
+    def drop(self) -> None:
+        self.log.append(f"dropped {self.name}")
+
+
+def test_a_dispatch_that_fails_does_not_keep_back_the_others(alias: str) -> None:
+    log: list[str] = []
+
+    def write() -> None:
+        user = User.objects.using(alias).create(email="a@example.com")
+        adapter.after_commit(user, Send("a", log))
+        adapter.after_commit(user, Send("b", log, fails=True))
+        with transaction.atomic(using=alias):
+            adapter.after_commit(user, Send("c", log))
+        with suppress(ZeroDivisionError), transaction.atomic(using=alias):
+            adapter.after_commit(user, Send("d", log))
+            raise ZeroDivisionError
+        transaction.on_commit(partial(log.append, "own callback"), using=alias)
+        adapter.after_commit(user, Send("e", log, fails=True))
+        adapter.after_commit(user, Send("f", log))
+
+    with pytest.raises(BrokerUnavailable, match="b"):
+        transaction.atomic(using=alias)(write)()
+    assert log == ["dropped d", "sent a", "sent b", "sent c", "sent e", "sent f"]
+    assert User.objects.using(alias).exists()
+
+
+def test_callbacks_of_the_application_run_between_dispatches_in_the_order_of_calls(db: str) -> None:
+    log: list[str] = []
+    with transaction.atomic():
+        user = User.objects.create(email="a@example.com")
+        adapter.after_commit(user, Send("a", log))
+        transaction.on_commit(partial(log.append, "own callback"))
+        adapter.after_commit(user, Send("b", log))
+    assert log == ["sent a", "own callback", "sent b"]
+
+
+def test_a_failing_callback_of_the_application_drops_the_dispatches_after_it(db: str) -> None:
+    log: list[str] = []
+
+    @transaction.atomic
+    def write() -> None:
+        user = User.objects.create(email="a@example.com")
+        adapter.after_commit(user, Send("a", log))
+        transaction.on_commit(lambda: 1 // 0)
+        adapter.after_commit(user, Send("b", log))
+
+    with pytest.raises(ZeroDivisionError):
+        write()
+    assert log == ["sent a", "dropped b"]
 
 
 def test_on_commit_false_sends_now(db: str) -> None:
