@@ -144,7 +144,7 @@ def free_port() -> int:
 def test_a_wrong_setting_is_one_line(place: Place) -> None:
     done = place.run("status", ASYNCTASQ_DRIVER="postgres")
     assert done.returncode == 1
-    assert "'postgres' is not one of redis, sqlite, memory" in done.stderr
+    assert "driver must be one of redis, sqlite, memory, not 'postgres'" in done.stderr
 
 
 def test_status_counts_every_state_and_shows_workers(place: Place) -> None:
@@ -253,6 +253,29 @@ def test_asynctasq_plugins_chooses_which_adapters_load(place: Place) -> None:
     listed = json.loads(finished(place.run("plugins", "--json", ASYNCTASQ_PLUGINS="django")))
     assert {p["name"] for p in listed if p["state"] == "loaded"} == {"django"}
     assert all(p["reason"] for p in listed if p["state"] == "blocked")
+
+
+@one_broker
+def test_an_option_of_a_blocked_adapter_says_so(place: Place) -> None:
+    place.write("configured.py", "import asynctasq\nasynctasq.init(tortoise_config={})\n")
+    done = place.run("worker", "configured", ASYNCTASQ_PLUGINS="sqlalchemy")
+    assert done.returncode == 1
+    assert "asynctasq-tortoise, which is blocked: not in ASYNCTASQ_PLUGINS" in done.stderr
+
+
+@one_broker
+def test_a_broker_named_at_its_default_address_is_used(place: Place) -> None:
+    place.write(
+        "settings.py",
+        "INSTALLED_APPS = ['asynctasq_django']\n"
+        "ASYNCTASQ = {'redis': {'url': 'redis://localhost:6379/0'}}\n",
+    )
+    code = "import django, asynctasq; django.setup(); print(asynctasq.app.current().config.driver)"
+    place.settings = {"DJANGO_SETTINGS_MODULE": "settings"}
+    assert place.python(code) == "redis\n"
+    code = "import asynctasq; print(asynctasq.init().driver)"
+    place.settings = {"ASYNCTASQ_REDIS_URL": "redis://localhost:6379/0"}
+    assert place.python(code) == "redis\n"
 
 
 def install_fake(folder: Path, name: str, version: str, entry_points: str = "") -> None:

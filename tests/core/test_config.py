@@ -12,6 +12,7 @@ from asynctasq import Config, ConfigurationError, RedisConfig, Retry, SQLiteConf
 from asynctasq.app import App, current
 
 KEY = "a secret of at least 16 bytes"
+DEFAULT_URL = "redis://localhost:6379/0"
 
 
 def load(environ: dict[str, str] | None = None, /, **options: Any) -> Config:
@@ -33,10 +34,42 @@ def test_without_configuration_the_embedded_broker_is_used() -> None:
     assert load({"ASYNCTASQ_SQLITE_PATH": "/q.db"}).sqlite.path == "/q.db"
 
 
-def test_naming_a_redis_selects_it() -> None:
-    assert load(redis="redis://h:1/2").driver == "redis"
-    assert load({"ASYNCTASQ_REDIS_URL": "redis://h"}).driver == "redis"
-    assert load({"ASYNCTASQ_REDIS_URL": "redis://h"}, driver="memory").driver == "memory"
+@pytest.mark.parametrize(
+    "section",
+    [
+        DEFAULT_URL,
+        {"url": DEFAULT_URL},
+        {},
+        RedisConfig(url=DEFAULT_URL),
+        RedisConfig(),
+        "redis://h",
+    ],
+    ids=repr,
+)
+def test_naming_a_redis_selects_it_wherever_it_is(section: Any) -> None:
+    assert load(redis=section).driver == "redis"
+    assert load({"ASYNCTASQ_SQLITE_PATH": "/q.db"}, redis=section).driver == "redis"
+    assert load(redis=section, driver="memory").driver == "memory"
+    assert load({"ASYNCTASQ_DRIVER": "memory"}, redis=section).driver == "memory"
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"), [("URL", DEFAULT_URL), ("URL", "redis://h"), ("KEY_PREFIX", "asynctasq")]
+)
+def test_a_variable_of_redis_selects_it(variable: str, text: str) -> None:
+    environ = {f"ASYNCTASQ_REDIS_{variable}": text}
+    assert load(environ).driver == "redis"
+    assert load(environ, driver="memory").driver == "memory"
+
+
+@pytest.mark.parametrize("section", ["/q.db", {"path": "/q.db"}, SQLiteConfig()], ids=repr)
+def test_a_named_file_wins_over_a_redis_in_the_environment(section: Any) -> None:
+    assert load({"ASYNCTASQ_REDIS_URL": "redis://h"}, sqlite=section).driver == "sqlite"
+
+
+def test_of_two_named_sections_redis_is_taken() -> None:
+    assert load(redis={}, sqlite="/q.db").driver == "redis"
+    assert load(redis=None, sqlite=None).driver == "sqlite"
 
 
 def test_sections_take_an_object_a_mapping_or_the_main_value() -> None:
@@ -44,8 +77,18 @@ def test_sections_take_an_object_a_mapping_or_the_main_value() -> None:
     assert load(redis={"url": "redis://h", "timeout": 1.5}).redis.timeout == 1.5
     assert load(redis="redis://h").redis.url == "redis://h"
     assert load(sqlite=Path("/q")).sqlite.path == Path("/q")
-    environ = {"ASYNCTASQ_REDIS_KEY_PREFIX": "p", "ASYNCTASQ_REDIS_CLUSTER": "yes"}
-    section = load(environ, redis={"url": "redis://h"}).redis
+
+
+@pytest.mark.parametrize(
+    "given", [RedisConfig(url="redis://h"), {"url": "redis://h"}, "redis://h"], ids=repr
+)
+def test_what_a_section_leaves_out_comes_from_the_environment(given: Any) -> None:
+    environ = {
+        "ASYNCTASQ_REDIS_URL": "redis://other",
+        "ASYNCTASQ_REDIS_KEY_PREFIX": "p",
+        "ASYNCTASQ_REDIS_CLUSTER": "yes",
+    }
+    section = load(environ, redis=given).redis
     assert (section.key_prefix, section.cluster, section.url) == ("p", True, "redis://h")
 
 
@@ -64,12 +107,30 @@ def test_an_option_and_a_key_of_the_mapping_are_the_same(configure: Callable[...
         ({"xyzzy": 1}, "known are .*driver.*toy_option"),
         ({"tortoise_config": {}}, "asynctasq-tortoise, which is not installed"),
         ({"sqlalchemy_engine": 1}, "asynctasq-sqlalchemy, which is not installed"),
-        ({"driver": "rabbit"}, "'rabbit' is not one of redis, sqlite, memory"),
+        ({"driver": "rabbit"}, "driver must be one of redis, sqlite, memory, not 'rabbit'"),
         ({"redis": {"ulr": "x"}}, "RedisConfig: unknown option 'ulr': did you mean 'url'"),
         ({"redis": 7}, "RedisConfig expected, not int"),
         ({"sqlite": {"pth": "x"}}, "SQLiteConfig: unknown option 'pth': did you mean 'path'"),
         ({"max_deliveries": 0}, "max_deliveries must be a whole number of at least 1"),
+        ({"max_deliveries": True}, "max_deliveries must be a whole number of at least 1"),
         ({"max_payload_bytes": "1"}, "max_payload_bytes must be a whole number"),
+        ({"driver": ["redis"]}, "driver must be one of redis, sqlite, memory"),
+        ({"redis": {"timeout": -1}}, "RedisConfig: timeout must be seconds above 0, not -1"),
+        ({"redis": {"timeout": "abc"}}, "RedisConfig: timeout must be seconds above 0, not 'abc'"),
+        ({"redis": RedisConfig(timeout=-1)}, "RedisConfig: timeout must be seconds above 0"),
+        ({"redis": {"connect_timeout": float("inf")}}, "connect_timeout must be seconds above 0"),
+        ({"redis": {"cluster": "no"}}, "cluster must be True or False, not 'no'"),
+        ({"redis": {"password": b"hush"}}, "password must be a text or None, not this bytes"),
+        ({"redis": {"sentinels": 7}}, "sentinels must be a text or several, not 7"),
+        ({"sqlite": {"poll_interval": "x"}}, "poll_interval must be seconds above 0, not 'x'"),
+        ({"sqlite": {"synchronous": "ful"}}, "must be one of normal, full, not 'ful'"),
+        ({"sqlite": {"path": 7}}, "SQLiteConfig: path must be a text or a path, not 7"),
+        ({"imports": 5}, "imports must be a text or several, not 5"),
+        ({"imports": ["a", 5]}, "imports must be a text or several"),
+        ({"task_defaults": 5}, "task_defaults must be a mapping, not 5"),
+        ({"signing_key": 5}, "signing_key must be bytes or several, not this int"),
+        ({"signing_key": [16]}, "signing_key must be bytes or several, not this tuple"),
+        ({"signing_key": ""}, "16 to 64 bytes"),
         ({"signing_key": "short"}, "16 to 64 bytes"),
         ({"signing_key": [KEY, b""]}, "16 to 64 bytes"),
         ({"signing_key": b"x" * 65}, "16 to 64 bytes"),
@@ -90,11 +151,42 @@ def test_what_cannot_be_is_refused_by_name(options: dict[str, Any], message: str
         ("REDIS_TIMEOUT", "soon"),
         ("REDIS_CLUSTER", "perhaps"),
         ("SQLITE_BUSY_TIMEOUT", "x"),
+        ("TASK_DEFAULTS", "{}"),
+        ("TOY_OPTION", "1"),
+        ("REDIS", "redis://h"),
+        ("REDIS_URI", "redis://h"),
+        ("REDIS_PASS", "hush"),
+        ("SQLITE_PATHS", "/q.db"),
+        ("MAX_DELIVERYS", "7"),
+        ("PLUGIN", "django"),
     ],
 )
 def test_a_variable_that_cannot_be_read_is_named(variable: str, text: str) -> None:
-    with pytest.raises(ConfigurationError, match=f"ASYNCTASQ_{variable}"):
+    with pytest.raises(ConfigurationError, match=rf"ASYNCTASQ_{variable}\b") as caught:
         load({f"ASYNCTASQ_{variable}": text})
+    assert "hush" not in str(caught.value)
+
+
+def test_a_misspelt_variable_names_the_nearest() -> None:
+    with pytest.raises(ConfigurationError, match="did you mean ASYNCTASQ_REDIS_PASSWORD"):
+        load({"ASYNCTASQ_REDIS_PASSWD": "hush"})
+    with pytest.raises(ConfigurationError, match=r"ASYNCTASQ_SQLITE: .*ASYNCTASQ_SQLITE_PATH"):
+        load({"ASYNCTASQ_SQLITE": "/q.db"})
+
+
+def test_variables_of_others_do_no_harm(caplog: pytest.LogCaptureFixture) -> None:
+    unrelated = ("PLUGINS", "TEST_REDIS_URL", "TEST_POSTGRES_URL", "FUZZ", "KILL_ROUNDS", "X")
+    assert load({f"ASYNCTASQ_{name}": "1" for name in unrelated}) == load()
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("name", ["REDIS_HOST", "REDIS_PORT", "REDIS_SERVICE_HOST", "SQLITE_FILE"])
+def test_a_variable_that_only_begins_as_ours_is_warned_of(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Kubernetes sets such ones for each service; they must not stop a worker, nor select a driver.
+    assert load({f"ASYNCTASQ_{name}": "1"}) == load()
+    assert f"ASYNCTASQ_{name} is ignored" in caplog.text
 
 
 def test_lists_come_from_the_environment_with_commas() -> None:
@@ -103,6 +195,8 @@ def test_lists_come_from_the_environment_with_commas() -> None:
     assert load(environ).signing_key == (KEY.encode(), f"{KEY}2".encode())
     assert load(imports="x,y").imports == ("x", "y")
     assert load(model_modules=["a"]).model_modules == ("a",)
+    assert load(redis={"sentinels": "a:1, b:2"}).redis.sentinels == ("a:1", "b:2")
+    assert load(redis=RedisConfig(sentinels=["a:1"])).redis.sentinels == ("a:1",)  # type: ignore[arg-type]
     assert load(signing_key=KEY.encode()).signing_key == (KEY.encode(),)
 
 

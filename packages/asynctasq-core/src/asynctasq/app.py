@@ -186,8 +186,8 @@ def init(config: Mapping[str, Any] | None = None, /, **options: Any) -> Config:
         The configuration with environment variables and defaults filled in.
 
     Raises:
-        ConfigurationError: An unknown key, a value that cannot be one, or a key of an adapter that
-            is not installed.
+        ConfigurationError: An unknown key or variable, a value that cannot be one, or a key of an
+            adapter that is not installed, blocked or broken.
     """
     global _current
     loaded = load_config({**(config or {}), **options})
@@ -204,7 +204,8 @@ def load_config(options: Mapping[str, Any]) -> Config:
     Raises:
         ConfigurationError: As `init`.
     """
-    return Config.load(options, installed().option_names())
+    adapters = installed()
+    return Config.load(options, adapters.option_names(), not_loaded=adapters.not_loaded())
 
 
 def adopt(config: Config) -> None:

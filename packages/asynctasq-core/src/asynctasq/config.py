@@ -1,21 +1,30 @@
 """Configuration: argument, then `ASYNCTASQ_*` environment variable, then default.
 
 Owns the rule that nothing is silently ignored: an unknown key is an error naming the nearest known
-one, and a key of an adapter that is not installed names the distribution to install.
+one, a key of an adapter that is not in use says why, and a misspelt variable is found.
 """
 
 from __future__ import annotations
 
 import difflib
 import os
-import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, TypedDict
 
 from .errors import ConfigurationError
+from .values import (
+    LONGEST_SECONDS,
+    PREFIX,
+    check,
+    check_variables,
+    from_environment,
+    in_form,
+    is_duration,
+)
 
 Driver = Literal["redis", "sqlite", "memory"]
 
@@ -119,9 +128,11 @@ class Config:
     """Everything that core can be told; adapters' options are in `adapter_options`.
 
     Attributes:
-        driver: By default `"redis"` when Redis is configured, else `"sqlite"`.
-        redis: A `RedisConfig`, or a mapping or URL for one.
-        sqlite: A `SQLiteConfig`, or a mapping or path for one.
+        driver: By default that of the section which is given as an argument, Redis before SQLite;
+            else `"redis"` where an `ASYNCTASQ_REDIS_*` variable is set; else `"sqlite"`.
+        redis: A `RedisConfig`, or a mapping or URL for one. What it leaves out, or at its default,
+            comes from the environment.
+        sqlite: A `SQLiteConfig`, or a mapping or path for one; likewise.
         task_defaults: Options of every task that does not set them.
         signing_key: One key or several; the first signs, each verifies. Unsigned messages are
             then refused.
@@ -150,6 +161,7 @@ class Config:
         options: Mapping[str, Any],
         adapter_names: Iterable[str] = (),
         environ: Mapping[str, str] = os.environ,
+        not_loaded: Mapping[str, str] = MappingProxyType({}),
     ) -> Config:
         """Build the configuration from arguments and environment.
 
@@ -157,41 +169,43 @@ class Config:
             options: Keys of this class, and of the adapters.
             adapter_names: Option names that installed adapters claim.
             environ: Where `ASYNCTASQ_*` variables are looked up.
+            not_loaded: Why installed distributions of adapters are not in use, by their name.
 
         Raises:
-            ConfigurationError: An unknown key, or a value that cannot be one.
+            ConfigurationError: An unknown key or variable, or a value that cannot be one.
         """
         claimed = set(adapter_names)
         known = {f.name for f in fields(cls)} - {"adapter_options"}
         for name in options:
             if name not in known and name not in claimed:
-                raise ConfigurationError(_unknown(name, known | claimed, "option"))
-        values = _from_environment(cls, "ASYNCTASQ_", environ)
+                raise ConfigurationError(_unknown(name, known | claimed, "option", not_loaded))
+        check_variables(cls, claimed, environ)
+        values = from_environment(cls, PREFIX, environ)
         values |= {k: v for k, v in options.items() if k in known}
-        redis = _section(RedisConfig, "url", values.get("redis"), "ASYNCTASQ_REDIS_", environ)
-        sqlite = _section(SQLiteConfig, "path", values.get("sqlite"), "ASYNCTASQ_SQLITE_", environ)
-        if "driver" not in values and redis != RedisConfig():
-            values["driver"] = "redis"
-        values |= {"redis": redis, "sqlite": sqlite}
-        if "signing_key" in values:
-            values["signing_key"] = _keys(values["signing_key"])
-        for name in ("model_modules", "imports"):
-            if isinstance(values.get(name), str):
-                values[name] = tuple(filter(None, values[name].split(",")))
-            elif name in values:
-                values[name] = tuple(values[name])
+        values.setdefault("driver", _implied_driver(options, environ))
+        for name, section, main in (
+            ("redis", RedisConfig, "url"),
+            ("sqlite", SQLiteConfig, "path"),
+        ):
+            prefix = f"{PREFIX}{name.upper()}_"
+            values[name] = _section(section, main, values.get(name), prefix, environ)
         adapter_options = {k: v for k, v in options.items() if k in claimed}
-        return _checked(cls(**values, adapter_options=adapter_options))
+        return _checked(_built(cls, {**values, "adapter_options": adapter_options}))
+
+
+def _implied_driver(options: Mapping[str, Any], environ: Mapping[str, str]) -> Driver:
+    """The broker of the section that was given: as an argument, or else in the environment."""
+    if options.get("redis") is not None:
+        return "redis"
+    if options.get("sqlite") is not None:
+        return "sqlite"
+    return "redis" if from_environment(RedisConfig, f"{PREFIX}REDIS_", environ) else "sqlite"
 
 
 def _checked(config: Config) -> Config:
-    if config.driver not in typing.get_args(Driver):
-        known = ", ".join(typing.get_args(Driver))
-        raise ConfigurationError(f"driver {config.driver!r} is not one of {known}")
-    for name in ("max_payload_bytes", "max_deliveries"):
-        if not isinstance(getattr(config, name), int) or getattr(config, name) < 1:
-            raise ConfigurationError(f"{name} must be a whole number of at least 1")
     check_task_options(config.task_defaults, "task_defaults")
+    if any(not 16 <= len(key) <= 64 for key in config.signing_key):
+        raise ConfigurationError("signing_key: each key must be 16 to 64 bytes long")
     return config
 
 
@@ -213,8 +227,8 @@ def check_task_options(options: Mapping[str, Any], where: str) -> None:
         "retry_jitter": (lambda v: isinstance(v, bool), "True or False"),
         "retry_on": (_are_exceptions, "an exception class or a tuple of them"),
         "process": (lambda v: isinstance(v, bool), "True or False"),
-        "timeout": (_is_duration, "seconds above 0, or None"),
-        "result_ttl": (_is_duration, "seconds above 0, or None"),
+        "timeout": (is_duration, "seconds above 0, or None"),
+        "result_ttl": (is_duration, "seconds above 0, or None"),
         "on_missing": (lambda v: v in ("fail", "skip", "none"), '"fail", "skip" or "none"'),
         "queue": (lambda v: isinstance(v, str) and is_queue_name(v), QUEUE_RULE),
     }
@@ -228,14 +242,6 @@ def check_task_options(options: Mapping[str, Any], where: str) -> None:
                 raise ConfigurationError(
                     f"{where}: {name} must be {rule}, not {options[name]!r:.200}"
                 )
-
-
-#: The longest time that can be told to wait, about 30 years; brokers count in whole milliseconds.
-LONGEST_SECONDS = 1e9
-
-
-def _is_duration(value: Any) -> bool:
-    return value is None or 0 < value <= LONGEST_SECONDS
 
 
 def _are_exceptions(value: Any) -> bool:
@@ -253,73 +259,41 @@ def is_queue_name(name: str) -> bool:
     return 0 < len(name) <= 200 and name.isprintable() and not set(name) & set(" ,{}")
 
 
-def _unknown(name: str, known: Iterable[str], kind: str) -> str:
+def _unknown(
+    name: str,
+    known: Iterable[str],
+    kind: str,
+    not_loaded: Mapping[str, str] = MappingProxyType({}),
+) -> str:
     if name in DISTRIBUTION_OF:
-        return f"{kind} {name!r} belongs to {DISTRIBUTION_OF[name]}, which is not installed"
+        distribution = DISTRIBUTION_OF[name]
+        why = not_loaded.get(distribution, "not installed")
+        return f"{kind} {name!r} belongs to {distribution}, which is {why}"
     near = difflib.get_close_matches(name, known, 1)
     advice = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(known))}"
     return f"unknown {kind} {name!r}: {advice}"
 
 
 def _section(cls: type[Any], main: str, value: Any, prefix: str, environ: Mapping[str, str]) -> Any:
-    """A nested configuration: the object as given, or its fields over the environment's."""
-    if isinstance(value, cls):
-        return value
+    """A nested configuration: what was given, over the environment's, over the defaults."""
     if value is None:
         value = {}
     elif isinstance(value, str | Path):
         value = {main: value}
+    elif isinstance(value, cls):
+        given = {f: getattr(value, f.name) for f in fields(cls)}
+        value = {f.name: v for f, v in given.items() if v != f.default}
     if not isinstance(value, Mapping):
         raise ConfigurationError(f"{cls.__name__} expected, not {type(value).__name__}")
     known = {f.name for f in fields(cls)}
     for name in value:
         if name not in known:
             raise ConfigurationError(f"{cls.__name__}: {_unknown(name, known, 'option')}")
-    return replace(cls(), **(_from_environment(cls, prefix, environ) | dict(value)))
+    return _built(cls, from_environment(cls, prefix, environ) | dict(value), f"{cls.__name__}: ")
 
 
-def _from_environment(cls: type[Any], prefix: str, environ: Mapping[str, str]) -> dict[str, Any]:
-    """Those fields of `cls` that have a variable, converted to the field's type."""
+def _built(cls: type[Any], values: Mapping[str, Any], where: str = "") -> Any:
     hints = typing.get_type_hints(cls)
-    values: dict[str, Any] = {}
-    for f in fields(cls):
-        variable = prefix + f.name.upper()
-        if variable in environ:
-            try:
-                converted = _convert(environ[variable], hints[f.name])
-            except ValueError as e:
-                raise ConfigurationError(f"{variable}: {e}") from None
-            if converted is not None:
-                values[f.name] = converted
-    return values
-
-
-def _convert(text: str, hint: Any) -> Any:
-    """A variable's text as the field's type; `None` for fields that no text can give."""
-    origin = typing.get_origin(hint)
-    if origin in (typing.Union, types.UnionType):
-        hint = next(a for a in typing.get_args(hint) if a is not types.NoneType)
-        origin = typing.get_origin(hint)
-    if hint is bool:
-        if text.lower() not in ("0", "1", "false", "true", "no", "yes"):
-            raise ValueError(f"{text!r} is neither true nor false")
-        return text.lower() in ("1", "true", "yes")
-    if hint in (int, float):
-        return hint(text)
-    if origin is tuple:
-        if typing.get_args(hint)[0] is bytes:
-            return text
-        return tuple(part.strip() for part in text.split(",") if part.strip())
-    return text if hint is str or origin is Literal else None
-
-
-def _keys(value: Any) -> tuple[bytes, ...]:
-    """Signing keys from one key or several, text or bytes; text may hold several with commas."""
-    if isinstance(value, str):
-        value = [part for part in value.split(",") if part]
-    elif isinstance(value, bytes):
-        value = [value]
-    keys = tuple(k.encode() if isinstance(k, str) else bytes(k) for k in value)
-    if any(not 16 <= len(key) <= 64 for key in keys):
-        raise ConfigurationError("signing_key: each key must be 16 to 64 bytes long")
-    return keys
+    built = cls(**{name: in_form(value, hints[name]) for name, value in values.items()})
+    check(built, where)
+    return built

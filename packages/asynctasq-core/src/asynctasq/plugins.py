@@ -179,6 +179,10 @@ class Adapters:
             raise InvalidReference(f"{ref.model[:200]!r} is not a model of {ref.orm!r}")
         return adapter
 
+    def is_model_class(self, cls: type) -> bool:
+        """Whether some adapter's models include this class."""
+        return self._owner_of_class(cls) is not None
+
     def _owner_of_class(self, cls: type) -> Adapter | None:
         if cls in self._owners:
             return self._owners[cls]
@@ -233,6 +237,12 @@ class Adapters:
                 f"install it, or see `asynctasq plugins` for why it did not load"
             )
         raise AttributeError(f"module 'asynctasq' has no attribute {name!r}")
+
+    def not_loaded(self) -> dict[str, str]:
+        """Why installed adapters are not in use, by distribution."""
+        return {
+            r.distribution: f"{r.state}: {r.reason}" for r in self.reports if r.state != "loaded"
+        }
 
     def failures(self) -> str:
         """Why adapters did not load, for the end of an error message; empty when all did."""

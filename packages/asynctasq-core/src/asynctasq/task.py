@@ -14,11 +14,12 @@ from functools import cached_property
 from time import time
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, TypeVar, overload
 
-from .config import LONGEST_SECONDS, TaskConfig, check_task_options, is_queue_name
+from .config import TaskConfig, check_task_options, is_queue_name
 from .errors import ConfigurationError
 from .hints import Hints, Missing, enclosing_classes, hints_of
 from .models import module_name
 from .signatures import signature_check
+from .values import LONGEST_SECONDS
 
 if TYPE_CHECKING:
     from .handle import TaskHandle
@@ -123,12 +124,6 @@ class Task(Generic[P, R]):
         return tuple(
             p.name for p in inspect.signature(self.function).parameters.values() if p.kind in kinds
         )
-
-    @cached_property
-    def variadic_name(self) -> str:
-        """Name of the `*args` parameter; empty if there is none."""
-        parameters = inspect.signature(self.function).parameters.values()
-        return next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), "")
 
     @cached_property
     def hints(self) -> tuple[Hints, Hints]:
