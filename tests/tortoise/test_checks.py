@@ -107,3 +107,5 @@ async def test_foreign_keys_without_index_are_named(tmp_path: Path) -> None:
     found = await findings(db_url=f"sqlite://{tmp_path}/x.db")
     indexes = [f.text for f in found if f.subject == "tortoise indexes"]
     assert indexes == ["Order: no index on user"]
+    (advice,) = (f.advice for f in found if f.subject == "tortoise indexes")
+    assert advice.startswith("add db_index=True")  # `index=True` is deprecated

@@ -10,13 +10,10 @@ import os
 import sys
 from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import wrapt
-from asynctasq import ConfigurationError, DeferredSend, Finding, Ref, hookimpl
-
-if TYPE_CHECKING:
-    from asynctasq.message import Message
+from asynctasq import ConfigurationError, DeferredSend, Finding, Message, Ref, hookimpl
 
 
 def _is_loaded() -> bool:

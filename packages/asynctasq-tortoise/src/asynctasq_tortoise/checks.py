@@ -139,7 +139,7 @@ def _models() -> Iterator[Finding]:
         for model in models.values():
             if missing := sorted(_unindexed(model)):
                 text = f"{model.__name__}: no index on {', '.join(missing)}"
-                advice = "add index=True to the foreign key, or Meta.indexes"
+                advice = "add db_index=True to the foreign key, or Meta.indexes"
                 yield Finding("warning", "tortoise indexes", text, advice)
 
 

@@ -12,7 +12,6 @@ import pytest
 import pytest_asyncio
 import tortoise
 from asynctasq.testing import AdapterSuite, logged
-from asynctasq.testing.adapter_suite import Scope
 from tortoise import Tortoise, fields
 from tortoise.backends.base.executor import EXECUTOR_CACHE
 from tortoise.manager import Manager
@@ -173,7 +172,7 @@ class TestTortoise(AdapterSuite):
         """Loaded with nothing but its key."""
         return await User.all().only("id").get(id=row.id)
 
-    def transaction(self) -> Scope:
+    def transaction(self) -> Any:
         """On the default connection."""
         return in_transaction("default")
 
