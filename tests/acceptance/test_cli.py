@@ -52,6 +52,23 @@ def test_a_module_is_named_as_such_or_by_its_path(place: Place, module: str) -> 
     assert place.lines("greeted") == ["Ada"]
 
 
+@pytest.mark.parametrize("way", [("shop/script.py",), ("-m", "shop.script")], ids=" ".join)
+@pytest.mark.parametrize("module", ["shop/script.py", "shop.script"])
+@one_broker
+def test_a_script_in_a_package_has_one_name_however_it_is_run(
+    place: Place, way: tuple[str, ...], module: str
+) -> None:
+    (place.path / "shop").mkdir()
+    place.write("shop/__init__.py", "")
+    place.write(
+        "shop/script.py",
+        f"{JOBS}\nif __name__ == '__main__':\n    asyncio.run(hello('Ada').dispatch())\n",
+    )
+    place.python(f"import subprocess, sys; subprocess.run([sys.executable, *{way}], check=True)")
+    finished(place.run("worker", module, "--burst"))
+    assert place.lines("greeted") == ["Ada"]
+
+
 @one_broker
 def test_modules_come_from_the_environment_too(place: Place) -> None:
     dispatch(place, "[hello('Ada')]")

@@ -154,5 +154,9 @@ def test_classes_of_the_running_script_bear_its_name(
     assert module_name("__main__") == "script"
     assert module_name("other") == "other"
     assert find_class("script.Outer") is Outer
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop/__init__.py").touch()
+    main.__file__ = str(tmp_path / "shop/script.py")
+    assert find_class("shop.script.Outer") is Outer
     del main.__file__
     assert main_module_name() == "__main__"

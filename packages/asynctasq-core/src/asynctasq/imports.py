@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 from .errors import ConfigurationError
-from .models import allow_packages
+from .models import allow_packages, module_of_file
 from .plugins import installed
 
 
@@ -59,13 +59,9 @@ def _import_script(path: Path) -> ModuleType:
     path = path.resolve()
     if not path.is_file():
         raise ConfigurationError(f"there is no script {path}")
-    parts, folder = [path.stem], path.parent
-    while (folder / "__init__.py").exists():
-        parts.insert(0, folder.name)
-        folder = folder.parent
+    name, folder = module_of_file(path)
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
-    name = ".".join(parts)
     module = importlib.import_module(name)
     if Path(module.__file__ or "").resolve() != path:
         raise ConfigurationError(

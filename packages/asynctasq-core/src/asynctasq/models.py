@@ -11,7 +11,8 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import PurePath
+from functools import cache
+from pathlib import Path
 from typing import Any, cast
 
 from .errors import InvalidReference
@@ -30,7 +31,21 @@ def main_module_name() -> str:
         name: str = spec.name
         return name.removesuffix(".__main__")
     file = getattr(main, "__file__", None)
-    return PurePath(file).stem if file else "__main__"
+    return module_of_file(Path(file))[0] if file else "__main__"
+
+
+@cache
+def module_of_file(path: Path) -> tuple[str, Path]:
+    """The name under which a file is imported, with the packages it lies in, and from which folder.
+
+    One that runs itself is given the same name, so that a worker finds what it dispatched.
+    """
+    path = path.resolve()
+    parts, folder = [path.stem], path.parent
+    while (folder / "__init__.py").exists():
+        parts.insert(0, folder.name)
+        folder = folder.parent
+    return ".".join(parts), folder
 
 
 def module_name(module: str) -> str:
