@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -195,6 +196,8 @@ def init(config: Mapping[str, Any] | None = None, /, **options: Any) -> Config:
     adapters.configure(loaded.adapter_options)
     allow_packages(loaded.model_modules)
     _current = App(loaded, adapters)
+    # Who configures is going to dispatch; the first dispatch shall not wait for this.
+    import_module(f".brokers.{loaded.driver}", __package__)
     return loaded
 
 
