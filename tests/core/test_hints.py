@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, NewType, Typ
 import pytest
 from asynctasq import OnMissing, SerializationError, task
 from asynctasq.app import App
-from asynctasq.hints import hints_of
+from asynctasq.hints import Declared, hints_of
 
 if TYPE_CHECKING:
     from nowhere import Unknown  # type: ignore[import-not-found]
@@ -255,9 +255,9 @@ def test_metadata_goes_to_the_adapter_and_rules_to_core() -> None:
         return 1
 
     parameters, result = hints_of(function)
-    assert parameters.options == {"user": ("load",), "rest": (1,)}
-    assert parameters.on_missing == {"user": "skip"}
-    assert result.options == {"": ("x",)}
+    assert parameters.declared == {"user": Declared(("load",), "skip", (Item,))}
+    assert parameters.parts == {"rest": [Declared((1,), None, (Item,))]}
+    assert result.declared == {"": Declared(("x",), None, (int,))}
 
 
 def test_on_missing_takes_one_of_three() -> None:

@@ -20,6 +20,7 @@ from asynctasq import (
     Retry,
     TaskConfig,
     TaskStatus,
+    alias_model,
     current_message,
     deadletters,
     dispatch_many,
@@ -27,6 +28,7 @@ from asynctasq import (
 )
 from asynctasq.brokers import ConsumerOptions, WorkerInfo
 from asynctasq.handle import encode_error
+from asynctasq.hints import Missing
 from asynctasq.message import Message
 from asynctasq.task import Call
 from toy_orm import Load, Order, Toy, User
@@ -312,20 +314,117 @@ async def test_an_adapters_error_is_retried_like_the_tasks_own(
 
 # --- scopes, options and lazy instances -------------------------------------------------
 
+orders, lines, lock = Load("orders"), Load("lines"), Load("lock", in_task_scope=True)
+unhashable = ["unhashable"]
+
 
 async def test_options_of_the_annotation_go_to_the_adapter(toy: Toy, ann: User, work: Work) -> None:
+    toy.save(bob := User(2, "Bob"))
+
     @task
     async def loaded(user: Annotated[User, Load("orders")], other: User) -> None:
         got.append((user, other))
 
-    await dispatch_many([loaded(ann, ann), loaded(ann, ann)])
+    await dispatch_many([loaded(ann, bob), loaded(ann, bob)])
     await work()
-    assert sorted(len(refs[0].options) for refs in toy.asked) == [0, 1]
-    assert [refs[0].options for refs in toy.asked if refs[0].options] == [(Load("orders"),)]
-    assert all(user is not other for user, other in got)
+    assert sorted(refs[0].options for refs in toy.asked) == [(), (Load("orders"),)]
+    assert [(user.name, other.name) for user, other in got] == [("Ann", "Bob")] * 2
+
+
+async def test_a_row_is_one_instance_loaded_with_all_that_its_places_ask_for(
+    toy: Toy, ann: User, work: Work
+) -> None:
+    @task
+    async def several(
+        plain: User,
+        one: Annotated[User, orders, unhashable],
+        *more: Annotated[User, lines, Load("orders"), unhashable],
+        last: Annotated[User, orders],
+    ) -> None:
+        got.append((plain, one, *more, last))
+
+    await several(ann, ann, ann, last=ann).dispatch()
+    await work()
+    assert [[r.options for r in refs] for refs in toy.asked] == [[(orders, unhashable, lines)]]
+    assert len({id(user) for user in got[0]}) == 1
+
+
+async def test_equal_options_share_a_query_also_across_tasks(
+    toy: Toy, ann: User, work: Work
+) -> None:
+    toy.save(bob := User(2, "Bob"))
+
+    @task
+    async def first(user: Annotated[User, Load("x")], other: Annotated[User, Load("x")]) -> None:
+        got.append((user.name, other.name))
+
+    @task
+    async def second(user: Annotated[User, Load("x")]) -> None:
+        got.append((user.name,))
+
+    @task
+    async def third(user: Annotated[User, unhashable], other: Annotated[User, unhashable]) -> None:
+        got.append((user.name, other.name))
+
+    await dispatch_many([first(ann, bob), second(bob), third(ann, bob)])
+    await work()
+    assert [[ref.pk for ref in refs] for refs in toy.asked] == [[1, 2, 2], [1, 2]]
+    assert sorted(got) == [("Ann", "Bob"), ("Ann", "Bob"), ("Bob",)]
+
+
+async def test_options_of_named_and_of_superfluous_arguments_are_found(
+    toy: Toy, ann: User, work: Work
+) -> None:
+    @task
+    async def named(
+        first: User, /, *, user: Annotated[User, Load("named")], **rest: Annotated[User, Load("**")]
+    ) -> None:
+        got.append((first, user, rest))
+
+    for i in (2, 3, 4):
+        toy.save(User(i, "x"))
+    await named(ann, user=User(2), first=User(3), other=User(4)).dispatch()
+    await work()
+    options = {ref.pk: ref.options for refs in toy.asked for ref in refs}
+    assert options == {1: (), 2: (Load("named"),), 3: (Load("**"),), 4: (Load("**"),)}
+
+
+async def test_an_annotation_inside_another_is_about_rows_of_its_class(
+    toy: Toy, work: Work
+) -> None:
+    class Special(User):
+        """A model that is a kind of another."""
+
+    toy.save(Order(1, "shoes"))
+    toy.save(User(1, "Ann"))
+    toy.save(Special(1, "Eve"))
+
+    @task
+    async def nested(
+        pair: tuple[Annotated[User | None, Load("user"), OnMissing("none")], Order],
+        special: list[Annotated[Special, Load("special")] | User],
+        rest: Annotated[list[Annotated[dict[str, Any], Load("inner")]], Load("all")],
+    ) -> None:
+        got.append((pair, special, rest))
+
+    alias_model("toy_orm.Special", Special)
+    await nested((User(404), Order(1)), [User(1), Special(1)], [{"x": User(1)}]).dispatch()
+    await nested((User(1), Order(404)), [], []).dispatch()
+    await work()
+    asked = {(r.model.rpartition(".")[2], r.pk): r.options for refs in toy.asked for r in refs}
+    assert asked == {
+        ("User", 404): (Load("user"),),
+        ("Order", 1): (),
+        ("Order", 404): (),
+        ("User", 1): (Load("all"), Load("inner")),
+        ("Special", 1): (Load("special"),),
+    }
+    [((missing, order), *_)] = got
+    assert (missing, order.name) == (None, "shoes")
 
 
 async def test_a_lock_is_taken_inside_the_tasks_scope(toy: Toy, ann: User, work: Work) -> None:
+    toy.save(bob := User(2, "Bob"))
     scopes: list[list[str]] = []
 
     @task
@@ -333,12 +432,25 @@ async def test_a_lock_is_taken_inside_the_tasks_scope(toy: Toy, ann: User, work:
         scopes.append(list(toy.scopes))
         got.append((user.name, other.name, current_message().id))
 
-    handles = await dispatch_many([locked(ann, ann), locked(ann, ann)])
+    handles = await dispatch_many([locked(ann, bob), locked(ann, bob)])
     await work()
     assert len(toy.asked) == 3
     assert sorted(name for *_, name in got) == sorted(h.id for h in handles)
     assert toy.scopes == []
     assert all(got[i][2] in scopes[i] for i in range(2))
+
+
+async def test_a_row_that_one_place_locks_is_fetched_once_inside_the_scope(
+    toy: Toy, ann: User, work: Work
+) -> None:
+    @task
+    async def locked(plain: Annotated[User, Load("x")], user: Annotated[User, lock]) -> None:
+        got.append(plain is user)
+
+    await locked(ann, ann).dispatch()
+    await work()
+    assert [[ref.options for ref in refs] for refs in toy.asked] == [[(Load("x"), lock)]]
+    assert got == [True]
 
 
 async def test_scopes_are_left_after_failures_too(toy: Toy, ann: User, work: Work) -> None:
@@ -409,6 +521,48 @@ async def test_a_lazy_row_that_is_gone_says_so_at_its_first_use(toy: Toy, work: 
     await work()
     with pytest.raises(ReferenceGone, match="404 no longer exists"):
         await handle.result(1)
+
+
+@pytest.mark.parametrize("task_rule", ["fail", "none"])
+async def test_a_lazy_row_that_is_gone_follows_its_parameters_rule(
+    toy: Toy, work: Work, task_rule: Missing
+) -> None:
+    @task(on_missing=task_rule)
+    async def skipping(user: Annotated[User, OnMissing("skip")]) -> None:
+        toy.is_ready = True
+        got.append(user.name)
+
+    @task(on_missing="skip")
+    async def failing(
+        user: Annotated[User, OnMissing("skip")], same: Annotated[User, OnMissing("fail")]
+    ) -> None:
+        toy.is_ready = True
+        got.append(user.name)
+
+    toy.is_ready = False
+    skipped = await skipping(User(404)).dispatch()
+    await work()
+    toy.is_ready = False
+    dead = await failing(User(404), User(404)).dispatch()
+    await work()
+    assert await skipped.status() is TaskStatus.DONE
+    assert await dead.status() is TaskStatus.DEAD
+    assert got == []
+
+
+async def test_what_a_lazy_row_raises_while_a_set_is_made_is_no_damaged_message(
+    toy: Toy, ann: User, work: Work
+) -> None:
+    @task(max_attempts=1)
+    async def initialises(users: set[User]) -> None: ...
+
+    toy.is_ready = False
+    handle = await initialises({ann}).dispatch()
+    await work()
+    letter = await deadletters.show(handle.id)
+    assert letter is not None
+    assert letter.reason == "no attempt is left"
+    assert letter.error == "asynctasq.errors.ConfigurationError: not initialised"
 
 
 async def test_class_based_tasks_and_threads_receive_instances(

@@ -31,6 +31,7 @@ from django.db import (
     transaction,
 )
 from django.db.backends.signals import connection_created
+from django.db.models import Prefetch
 from djshop.models import Order, User
 
 seen: list[Any] = []
@@ -263,7 +264,7 @@ def order() -> Order:
 
 
 def test_declared_loading_is_done_with_the_row(statements: list[str]) -> None:
-    made = order()
+    made, (second, third) = order(), users(2)
 
     @task(name="loaded")
     async def loaded(
@@ -279,8 +280,33 @@ def test_declared_loading_is_done_with_the_row(statements: list[str]) -> None:
         seen.append(fewer.get_deferred_fields())
         seen.append(len(statements) - before)
 
-    run(loaded(made, made.user, made.user, made.user))
+    run(loaded(made, made.user, second, third))
     assert seen == ["a@example.com", ["book"], set(), {"notes"}, 0]
+
+
+def test_prefetches_of_one_relation_with_other_querysets_are_kept_apart() -> None:
+    made = order()
+    Order.objects.create(title="pen", user=made.user)
+    connection.close()
+
+    def reading(title: str) -> Any:
+        queryset = Order.objects.filter(title=title)
+
+        async def read(user: User) -> None:
+            seen.append([title, *(o.title for o in user.orders.all())])  # type: ignore[attr-defined]
+
+        option = prefetch_related(Prefetch("orders", queryset))
+        read.__annotations__["user"] = Annotated[User, option]
+        return task(name=f"read-{title}")(read)
+
+    run(reading("book")(made.user), reading("pen")(made.user))
+    assert sorted(seen) == [["book", "book"], ["pen", "pen"]]
+
+
+def test_options_are_equal_if_they_load_the_same() -> None:
+    prefetches = [prefetch_related(Prefetch("orders")) for _ in range(2)]
+    options = {only("email"), only("email"), only("name"), defer("email"), *prefetches}
+    assert len(options) == 5
 
 
 def test_rows_fetched_along_are_not_shared_by_two_tasks() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 from uuid import uuid4
 
@@ -64,6 +64,35 @@ async def test_lazy_loads_and_writes_of_a_task_use_its_session(async_store: Stor
     assert seen == [1, 2, "Zoe"]
     with async_store.setup() as look:
         assert look.scalar(select(User.name)) == "Zoe"
+
+
+@pytest.mark.parametrize("options", [(selectinload(User.orders),), (for_update(),)])
+@pytest.mark.parametrize("place", ["plain", "loaded"])
+async def test_a_write_through_any_place_of_a_row_is_kept(
+    store: Store, options: tuple[Any, ...], place: str
+) -> None:
+    async def rename(**places: Any) -> None:
+        places[place].name = "Zoe"
+        await finish(task_session().commit)
+
+    async def both(plain: User, loaded: User) -> None:
+        assert plain is loaded
+        await rename(plain=plain, loaded=loaded)
+
+    both.__annotations__["loaded"] = Annotated[(User, *options)]
+    called = task(name=name())(both)
+    user = User(id=1, name="Ann")
+    store.add(user)
+    await called(user, user).dispatch()
+    await work(called(user, user))
+    with store.setup() as look:
+        assert look.scalar(select(User.name)) == "Zoe"
+
+
+async def finish(method: Callable[[], Any]) -> None:
+    result = method()
+    if result is not None:
+        await result
 
 
 async def test_a_def_task_works_with_a_synchronous_session_in_its_thread(

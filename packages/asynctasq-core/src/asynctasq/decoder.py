@@ -16,7 +16,7 @@ from typing import Any
 import msgpack
 
 from . import scalars
-from .errors import InvalidMessage, InvalidReference
+from .errors import AsynctasqError, InvalidMessage, InvalidReference
 from .references import Ref
 from .serializer import (
     FROZENSET,
@@ -234,10 +234,15 @@ def decode_arguments(
 def decode_value(
     payload: bytes, known: Mapping[str, type], instances: Sequence[object] = ()
 ) -> Any:
-    """One value, as `encode_value` wrote it."""
+    """One value, as `encode_value` wrote it.
+
+    Raises:
+        InvalidMessage: The bytes are damaged, or hold what the annotations do not name.
+        AsynctasqError: What a lazy instance of a row raises when a set hashes it.
+    """
     try:
         return Decoder(known, iter(instances)).unpack(payload)
-    except (InvalidMessage, InvalidReference):
+    except AsynctasqError:  # also of a row that is fetched when it is first hashed
         raise
     except Exception as e:  # noqa: BLE001 - a registered type's decode runs inside
         # Without the error's text, which may show arguments, also in the traceback.

@@ -28,16 +28,17 @@ from . import outcomes
 from .brokers import Delivery
 from .decoder import collect_references, decode_arguments, holds_references
 from .errors import InvalidMessage, TaskTimeout
+from .hints import Declared, Hints
 from .jobs import Job
 from .message import Message, new_id
 from .outcomes import Verdict
-from .references import Fetched, Wanted, fetch
+from .plugins import Adapter, installed
+from .references import Fetched, Ref, Wanted, fetch
 from .threads import run_in_thread
 
 if TYPE_CHECKING:
     from .app import App
-    from .plugins import Adapter
-    from .task import Call, Task, TaskOptions
+    from .task import Call, TaskOptions
 
 logger = logging.getLogger(__name__)
 
@@ -63,22 +64,25 @@ def wanted_by(job: Job) -> Wanted | None:
     payload = job.message.payload
     if not holds_references(payload):
         return None
-    hints = job.task.hints[0]
-    wanted = Wanted()
+    hints, rule, wanted = job.task.hints[0], job.options.on_missing, Wanted()
     for argument, refs in collect_references(payload):
-        name = _parameter(job.task, argument)
-        options = hints.options.get(name, ())
-        rule = hints.on_missing.get(name, job.options.on_missing)
+        name = hints.parameter(argument)
+        declared = hints.declared.get(name, _NOTHING)
         for ref in refs:
-            wanted.add(ref, options, rule)
+            if name in hints.parts:
+                declared = hints.chosen.get((name, ref.model)) or _declared_for(ref, hints, name)
+            wanted.add(ref, declared.options, declared.on_missing or rule)
     return wanted if wanted.places else None
 
 
-def _parameter(task: Task[Any, Any], argument: int | str) -> str:
-    if isinstance(argument, str):
-        return argument
-    names = task.parameter_names
-    return names[argument] if argument < len(names) else task.variadic_name
+_NOTHING = Declared()
+
+
+def _declared_for(ref: Ref, hints: Hints, name: str) -> Declared:
+    try:
+        return hints.declared_for(name, ref.model, installed().is_model_class)
+    except Exception:  # noqa: BLE001 - imports the application's code; fetching the row reports it
+        return _NOTHING
 
 
 @dataclass(slots=True)

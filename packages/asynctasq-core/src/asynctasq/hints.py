@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Literal
 
-from .models import module_name
+from .models import find_class, module_name
 
 Missing = Literal["fail", "skip", "none"]
 
@@ -32,6 +32,21 @@ class OnMissing:
             raise ValueError(f'OnMissing takes "fail", "skip" or "none", not {self.action!r}')
 
 
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """What the metadata of one annotation says of rows.
+
+    Attributes:
+        options: For the adapter.
+        on_missing: `None` where it is not said.
+        classes: What is annotated, where that is a class or a union of classes.
+    """
+
+    options: tuple[Any, ...] = ()
+    on_missing: Missing | None = None
+    classes: tuple[type, ...] = ()
+
+
 @dataclass(slots=True)
 class Hints:
     """The annotations of one task's function, or of one result.
@@ -39,30 +54,58 @@ class Hints:
     Attributes:
         tags: Dataclasses and enums that are named anywhere in them, with their tags.
         types: The same, by tag.
-        options: Metadata for the adapter, by parameter.
-        on_missing: By parameter, where it is set.
+        declared: By parameter, what its annotation says of all rows in it.
+        parts: By parameter, what annotations inside its annotation say of rows of their classes.
         scope: Classes that annotations find besides those of their module.
+        positional: Names of the parameters that take arguments by position.
+        named: Names of those that take arguments by name.
+        variadic: Names of `*args` and `**kwargs`, empty where there are none.
+        chosen: What `declared_for` has answered, by its parameter and path.
     """
 
     tags: dict[type, str] = field(default_factory=dict)
     types: dict[str, type] = field(default_factory=dict)
-    options: dict[str, tuple[Any, ...]] = field(default_factory=dict)
-    on_missing: dict[str, Missing] = field(default_factory=dict)
+    declared: dict[str, Declared] = field(default_factory=dict)
+    parts: dict[str, list[Declared]] = field(default_factory=dict)
     scope: Mapping[str, type] = field(default_factory=dict)
+    positional: tuple[str, ...] = ()
+    named: frozenset[str] = frozenset()
+    variadic: tuple[str, str] = ("", "")
+    chosen: dict[tuple[str, str], Declared] = field(default_factory=dict)
 
     def add(self, hint: Any, name: str = "") -> None:
         """Take in one annotation, that of the parameter `name` if it has one."""
-        metadata = list(_metadata(hint))
-        options = tuple(m for m in metadata if not isinstance(m, OnMissing))
-        if options:
-            self.options[name] = options
-        for item in metadata:
-            if isinstance(item, OnMissing):
-                self.on_missing[name] = item.action
+        whole, *parts = _declarations(hint)
+        if whole.options or whole.on_missing:
+            self.declared[name] = whole
+        if parts:
+            self.parts[name] = parts
         for cls in _named_types(hint, self.scope, []):
             tag = f"{module_name(cls.__module__)}.{cls.__qualname__}"
             self.tags[cls] = tag
             self.types[tag] = cls
+
+    def parameter(self, argument: int | str) -> str:
+        """Name of the parameter that takes an argument, given by position or name."""
+        if isinstance(argument, str):
+            return argument if argument in self.named else self.variadic[1]
+        names = self.positional
+        return names[argument] if argument < len(names) else self.variadic[0]
+
+    def declared_for(self, name: str, path: str, is_model: Callable[[type], bool]) -> Declared:
+        """What is said of rows of the class of this path, in a parameter that has `parts`.
+
+        Args:
+            is_model: Tells a model's class; what annotates another type counts for all rows.
+        """
+        cls = find_class(path)
+        chosen = self.declared.get(name, Declared())
+        for part in self.parts[name]:
+            if not all(map(is_model, part.classes)) or issubclass(cls, part.classes or object):
+                options = (*chosen.options, *part.options)
+                chosen = Declared(options, part.on_missing or chosen.on_missing)
+        self.chosen[name, path] = chosen
+        return chosen
 
 
 def enclosing_classes(function: Callable[..., Any]) -> dict[str, type]:
@@ -94,13 +137,26 @@ def hints_of(
         scope: From `enclosing_classes`.
     """
     scope = scope or {}
-    parameters, result = Hints(scope=scope), Hints(scope=scope)
+    parameters, result = _of_signature(function, scope), Hints(scope=scope)
     for name, hint in _hints(function, scope).items():
         if name == "return":
             result.add(hint)
         else:
             parameters.add(hint, name)
     return parameters, result
+
+
+def _of_signature(function: Callable[..., Any], scope: Mapping[str, type]) -> Hints:
+    by_kind: dict[inspect._ParameterKind, list[str]] = {kind: [] for kind in inspect._ParameterKind}
+    for parameter in inspect.signature(function).parameters.values():
+        by_kind[parameter.kind].append(parameter.name)
+    only, either, args, named, kwargs = by_kind.values()
+    return Hints(
+        scope=scope,
+        positional=(*only, *either),
+        named=frozenset((*either, *named)),
+        variadic=("".join(args), "".join(kwargs)),
+    )
 
 
 def _hints(holder: Any, scope: Mapping[str, type]) -> dict[str, Any]:
@@ -139,12 +195,25 @@ def _closure(function: Any) -> Mapping[str, Any]:
     return found
 
 
-def _metadata(hint: Any) -> Iterator[Any]:
+def _declarations(hint: Any) -> Iterator[Declared]:
+    """What the metadata of the annotation says, and then that of annotations inside it."""
+    metadata: tuple[Any, ...] = ()
     if typing.get_origin(hint) is typing.Annotated:
-        yield from hint.__metadata__
-        hint = hint.__origin__
+        metadata, hint = hint.__metadata__, hint.__origin__
+    yield _declared(metadata, hint)
     for argument in typing.get_args(hint):
-        yield from _metadata(argument)
+        yield from (d for d in _declarations(argument) if d.options or d.on_missing)
+
+
+def _declared(metadata: tuple[Any, ...], hint: Any) -> Declared:
+    options = tuple(m for m in metadata if not isinstance(m, OnMissing))
+    rules = [m.action for m in metadata if isinstance(m, OnMissing)]
+    is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    classes = typing.get_args(hint) if is_union else (hint,)
+    classes = tuple(cls for cls in classes if cls is not types.NoneType)
+    if not all(isinstance(cls, type) for cls in classes):
+        classes = ()
+    return Declared(options, rules[-1] if rules else None, classes)
 
 
 def _named_types(hint: Any, scope: Mapping[str, type], seen: list[Any]) -> Iterator[type]:

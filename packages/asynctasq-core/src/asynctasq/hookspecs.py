@@ -58,7 +58,7 @@ def fetch_many(refs: Sequence[Ref]) -> Awaitable[Sequence[object | None]]:
 
     Runs one query, or as many as the database's limit on parameters needs, without default filters
     of managers, on the database that the references name. `refs[0].model_class()` is the class,
-    `refs[0].options` the metadata of the task's annotation. Keys may repeat; each place of the
+    `refs[0].options` the metadata of the task's annotations. Keys may repeat; each place of the
     result gets an instance of its own, since two tasks never share one.
 
     Returns:

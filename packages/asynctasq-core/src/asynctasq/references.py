@@ -1,14 +1,15 @@
 """References: what travels in place of a model instance, and how rows are fetched for many at once.
 
 Owns three rules. All references of all messages taken together cost one `fetch_many` per adapter,
-model, database and options. The same row twice in one message is one instance, in two messages two.
-What one message's references do wrong fails that message alone.
+model, database and options. The same row twice in one message is one instance, loaded with all that
+its places ask for; in two messages it is two. What one message's references do wrong fails that
+message alone.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ class Ref:
         model: `module.qualname` of the class, from `class_path`.
         pk: The primary key; a tuple where it is composite.
         db: The database's alias where it is not the default one.
-        options: Metadata of the task's annotation that loads the row; never on the wire.
+        options: Metadata of the task's annotations that loads the row; never on the wire.
     """
 
     model: str
@@ -79,11 +80,13 @@ class Wanted:
 
     def add(self, ref: Ref, options: tuple[Any, ...], rule: Missing) -> None:
         """Take in the next reference, with what its parameter's annotation says."""
-        # `type`, since 1 == True; `id`, since options of ORMs need not be comparable.
-        key = (ref.orm, ref.model, ref.db, type(ref.pk), ref.pk, id(options))
+        # `type`, since 1 == True.
+        key = (ref.orm, ref.model, ref.db, type(ref.pk), ref.pk)
         place = self._known.setdefault(key, len(self.rows))
         if place == len(self.rows):
             self.rows.append(replace(ref, options=options) if options else ref)
+        elif (known := self.rows[place].options) is not options and options:
+            self.rows[place] = replace(ref, options=_united(known, options))
         self.places.append(place)
         self.rules.append(rule)
 
@@ -95,12 +98,36 @@ class Wanted:
                 before one that only skips it.
         """
         gone = [i for i, place in enumerate(self.places) if rows[place] is GONE]
-        for rule in ("fail", "skip"):
-            for i in gone:
-                if self.rules[i] == rule:
-                    ref = self.rows[self.places[i]]
-                    raise ReferenceGone(f"{ref.model} {ref.pk!r} no longer exists", rule)
+        for i in sorted(gone, key=lambda i: _STRICTEST_FIRST.index(self.rules[i])):
+            if self.rules[i] != "none":
+                raise _gone(self.rows[self.places[i]], self.rules[i])
         return [None if rows[place] is GONE else rows[place] for place in self.places]
+
+    def rule_of(self, row: int) -> Missing:
+        """What happens if this row is gone, as the strictest of its places says."""
+        rules = {r for r, place in zip(self.rules, self.places, strict=True) if place == row}
+        return min(rules, key=_STRICTEST_FIRST.index)
+
+
+_STRICTEST_FIRST: Sequence[Missing] = ("fail", "skip", "none")
+
+
+def _gone(ref: Ref, rule: Missing) -> ReferenceGone:
+    return ReferenceGone(f"{ref.model} {ref.pk!r} no longer exists", rule)
+
+
+def _united(known: tuple[Any, ...], options: tuple[Any, ...]) -> tuple[Any, ...]:
+    """All options of both, each once."""
+    return tuple({_value(option): option for option in (*known, *options)}.values())
+
+
+def _value(option: object) -> Hashable:
+    """What tells options apart; those of ORMs need not be comparable, and are themselves then."""
+    try:
+        hash(option)
+    except TypeError:
+        return id(option)
+    return option
 
 
 @dataclass(slots=True)
@@ -108,12 +135,14 @@ class Fetched:
     """What came of one message's rows.
 
     Attributes:
+        wanted: The rows that were asked for.
         rows: As in `Wanted.rows`: an instance, `GONE`, or `None` where it was not asked for yet.
         owners: The adapter of each; `None` for a lazy one, which no scope may touch.
         is_lazy: Whether some instances fetch themselves at first use.
         error: Why the message cannot run now.
     """
 
+    wanted: Wanted
     rows: list[object]
     owners: list[Adapter | None]
     is_lazy: bool = False
@@ -138,26 +167,43 @@ async def fetch(
     adapters: Adapters, messages: Sequence[Wanted], *, in_task_scope: bool = False
 ) -> list[Fetched]:
     """Fetch the rows of all messages, those with or those without `in_task_scope`."""
-    found = [Fetched([None] * len(w.rows), [None] * len(w.rows)) for w in messages]
-    groups: dict[Any, _Group] = {}
-    for i, wanted in enumerate(messages):
-        try:
-            for j, ref in enumerate(wanted.rows):
-                if ref.in_task_scope == in_task_scope:
-                    adapter = found[i].owners[j] = adapters.owner_of_reference(ref)
-                    key = (ref.orm, ref.model, ref.db, id(ref.options))
-                    group = groups.setdefault(key, _Group(adapter))
-                    group.refs.append(ref)
-                    group.targets.append((i, j))
-        except Exception as e:  # noqa: BLE001 - importing a model's module runs the application's code
-            found[i].error = e
+    found = [Fetched(w, [None] * len(w.rows), [None] * len(w.rows)) for w in messages]
+    groups = _grouped(adapters, messages, found, in_task_scope)
     if in_task_scope:
         # In this asyncio task: a lock's transaction has to be in the context of the task itself.
-        for group in groups.values():
+        for group in groups:
             await _fetch_group(group, found)
     else:
-        await asyncio.gather(*(_fetch_group(group, found) for group in groups.values()))
+        await asyncio.gather(*(_fetch_group(group, found) for group in groups))
     return found
+
+
+def _grouped(
+    adapters: Adapters, messages: Sequence[Wanted], found: list[Fetched], in_task_scope: bool
+) -> Iterable[_Group]:
+    """The rows by what one `fetch_many` can bring; their owners are noted in `found`."""
+    groups: dict[Any, _Group] = {}
+    values: dict[int, Hashable] = {}
+    for i, wanted in enumerate(messages):
+        rows = [(j, r) for j, r in enumerate(wanted.rows) if r.in_task_scope == in_task_scope]
+        try:
+            for j, ref in rows:
+                adapter = found[i].owners[j] = adapters.owner_of_reference(ref)
+                options = ref.options and _known_value(ref.options, values)
+                group = groups.setdefault((ref.orm, ref.model, ref.db, options), _Group(adapter))
+                group.refs.append(ref)
+                group.targets.append((i, j))
+        except Exception as e:  # noqa: BLE001 - importing a model's module runs the application's code
+            found[i].error = e
+    return groups.values()
+
+
+def _known_value(options: tuple[Any, ...], values: dict[int, Hashable]) -> Hashable:
+    """The value of options that nearly always are the very ones of another row."""
+    value = values.get(id(options))
+    if value is None:
+        value = values[id(options)] = tuple(map(_value, options))
+    return value
 
 
 async def _fetch_group(group: _Group, found: list[Fetched]) -> None:
@@ -165,7 +211,7 @@ async def _fetch_group(group: _Group, found: list[Fetched]) -> None:
         rows = await _ask(group.adapter, group.refs)
     except AdapterNotReady:
         for ref, (i, j) in zip(group.refs, group.targets, strict=True):
-            found[i].rows[j] = _lazy(group.adapter, ref)
+            found[i].rows[j] = _lazy(group.adapter, ref, found[i].wanted.rule_of(j))
             found[i].owners[j] = None
             found[i].is_lazy = True
     except ReferenceUnavailable as e:
@@ -203,7 +249,7 @@ async def _one_by_one(group: _Group, found: list[Fetched], error: Exception) -> 
         await _fetch_group(mine, found)
 
 
-def _lazy(adapter: Adapter, ref: Ref) -> object:
+def _lazy(adapter: Adapter, ref: Ref, rule: Missing) -> object:
     from .lazy import lazy_instance
 
     async def fetch_row() -> object:
@@ -213,7 +259,7 @@ def _lazy(adapter: Adapter, ref: Ref) -> object:
             # The task's own omission: to wait, as for a database that is down, would be for ever.
             raise ConfigurationError(str(e)) from e
         if row is None:
-            raise ReferenceGone(f"{ref.model} {ref.pk!r} no longer exists")
+            raise _gone(ref, rule)
         return row
 
     return lazy_instance(ref.model_class(), fetch_row)

@@ -40,10 +40,8 @@ def database_of(ref: Ref) -> str:
     Raises:
         InvalidReference: There is no such alias in `settings.DATABASES`.
     """
-    alias: str = ref.db or DEFAULT_DB_ALIAS
-    for option in ref.options:
-        if isinstance(option, Loading) and option.method == "using":
-            alias = option.args[0]
+    chosen = (o.args[0] for o in ref.options if isinstance(o, Loading) and o.method == "using")
+    alias: str = next(chosen, ref.db) or DEFAULT_DB_ALIAS
     if alias not in connections.settings:
         raise InvalidReference(f"{ref.model}: settings.DATABASES has no database {alias[:100]!r}")
     return alias

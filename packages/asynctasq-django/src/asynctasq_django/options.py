@@ -5,7 +5,7 @@ Each function is the method of Django's `QuerySet` of the same name, and takes i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,15 +14,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Loading:
-    """One method call on the query that loads a row; compared by value, so equal ones share it.
+    """One method call on the query that loads a row; rows with equal ones share a query.
 
     Attributes:
         kwargs: Keyword arguments as pairs.
     """
 
     method: str
-    args: tuple[Any, ...] = ()
+    args: tuple[Any, ...] = field(default=(), compare=False)
     kwargs: tuple[tuple[str, Any], ...] = ()
+    _compared: tuple[object, ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        # Two `Prefetch` of one relation are equal, whatever their querysets are.
+        compared = (arg if isinstance(arg, str) else id(arg) for arg in self.args)
+        object.__setattr__(self, "_compared", tuple(compared))
 
     @property
     def in_task_scope(self) -> bool:
