@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -138,6 +141,38 @@ async def test_the_given_engine_is_disposed_when_the_worker_stops(
         0 if several else 1
     )
     other.dispose()
+
+
+def test_the_given_engine_is_disposed_with_each_event_loop_that_used_it(postgres: Store) -> None:
+    engine = create_async_engine(postgres.url)
+    adapter.configure({"sqlalchemy_engine": engine})
+
+    async def use() -> int:
+        async with engine.connect() as connection:
+            return int(await connection.scalar(text("SELECT pg_backend_pid()")))
+
+    used = {asyncio.run(use()), asyncio.run(use())}
+    assert len(used) == 2
+    assert asyncio.run(settled(lambda: pids(postgres) & used, 0)) == set()
+
+
+PROGRAM = """
+import asynctasq
+from sqlalchemy import QueuePool, create_engine, event, text
+
+engine = create_engine("sqlite:///program.db", poolclass=QueuePool)
+event.listen(engine, "close", lambda *_: print("closed"))
+asynctasq.init(sqlalchemy_engine=engine)
+with engine.connect() as connection:
+    connection.execute(text("SELECT 1"))
+print("end")
+"""
+
+
+def test_a_given_synchronous_engine_is_disposed_when_the_program_ends(tmp_path: Path) -> None:
+    program = [sys.executable, "-c", PROGRAM]
+    ended = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert ended.stdout.split() == ["end", "closed"]
 
 
 async def settled(look: Callable[[], set[int]], size: int) -> set[int]:

@@ -69,7 +69,7 @@ def fetch_many(refs: Sequence[Ref]) -> Awaitable[Sequence[object | None]]:
 
 @hookimpl
 def option_names() -> Collection[str]:
-    """`sqlalchemy_engine`: an engine or several, disposed when the worker stops."""
+    """`sqlalchemy_engine`: an engine or several, to be disposed in the end."""
     return ("sqlalchemy_engine",)
 
 

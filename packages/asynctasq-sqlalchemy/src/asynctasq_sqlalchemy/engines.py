@@ -1,14 +1,21 @@
-"""Engines: made for workers, disposed when a worker stops, left alone by forked children."""
+"""Engines: made for workers, disposed when a worker stops, left alone by forked children.
+
+An engine that the application gave away (`sqlalchemy_engine`) is disposed without a worker too. An
+asynchronous one: with each event loop that used it, since its connections live no longer; it
+connects anew on the next. A synchronous one: when the program ends.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+import atexit
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 from asynctasq import ConfigurationError
-from sqlalchemy import URL, Engine, create_engine, make_url
+from sqlalchemy import URL, Engine, create_engine, event, make_url
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
     AsyncSession,
@@ -27,6 +34,11 @@ _POOL_OPTIONS = {"pool", "poolclass", "pool_size", "max_overflow", "pool_timeout
 
 _given: list[AnyEngine] = []
 _made: WeakSet[Any] = WeakSet()
+_watched: WeakSet[AsyncEngine] = WeakSet()
+
+#: By event loop: what disposes the engines that were used on it.
+_ends: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[AsyncEngine, AsyncGenerator[None, None]]]
+_ends = WeakKeyDictionary()
 _abandoned: list[Pool] = []
 
 
@@ -96,6 +108,38 @@ def own(engines: AnyEngine | Iterable[AnyEngine] | None) -> None:
                 f"not {type(engine).__qualname__}"
             )
     _given[:] = given
+    for engine in given:
+        if isinstance(engine, AsyncEngine) and engine not in _watched:
+            _watched.add(engine)
+            event.listen(engine.sync_engine, "checkout", _end_with_loop(engine))
+
+
+def _end_with_loop(engine: AsyncEngine) -> Callable[..., None]:
+    """What notes, whenever a connection is taken, that the running loop disposes the engine."""
+
+    def note(*_: object) -> None:
+        ends = _ends.setdefault(asyncio.get_running_loop(), {})
+        if engine in _given and engine not in ends:
+            ends[engine] = end = _dispose_with_loop(engine)
+            with suppress(StopIteration):  # up to its `yield`, so that the loop knows of it
+                end.asend(None).send(None)
+
+    return note
+
+
+async def _dispose_with_loop(engine: AsyncEngine) -> AsyncGenerator[None, None]:
+    """Closed by `loop.shutdown_asyncgens()`, which every way of ending a loop properly calls."""
+    try:
+        yield
+    finally:
+        await engine.dispose()
+
+
+@atexit.register
+def _dispose_at_exit() -> None:
+    for engine in _given:
+        if isinstance(engine, Engine):
+            engine.dispose()
 
 
 def given_engines() -> list[AnyEngine]:
@@ -106,8 +150,11 @@ def given_engines() -> list[AnyEngine]:
 async def dispose_all() -> None:
     """Close the pools of the engines that are ours to close; call it on the loop that used them."""
     pooled = [engine for engine in _made if isinstance(engine.pool, QueuePool)]
+    ends = _ends.pop(asyncio.get_running_loop(), {})
     for engine in {*_given, *pooled}:
-        if isinstance(engine, AsyncEngine):
+        if engine in ends:
+            await ends[engine].aclose()
+        elif isinstance(engine, AsyncEngine):
             await engine.dispose()
         else:
             await asyncio.to_thread(engine.dispose)
