@@ -6,7 +6,7 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -28,7 +28,7 @@ REDIS_URL = os.environ.get("ASYNCTASQ_TEST_REDIS_URL", "redis://127.0.0.1:6379/0
 
 
 @pytest.fixture
-def configure(monkeypatch: pytest.MonkeyPatch) -> Callable[..., App]:
+def configure(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., App]]:
     """`init` with the memory broker unless said otherwise; undone afterwards."""
     for name in [name for name in os.environ if name.startswith("ASYNCTASQ_")]:
         monkeypatch.delenv(name)
@@ -38,7 +38,9 @@ def configure(monkeypatch: pytest.MonkeyPatch) -> Callable[..., App]:
         asynctasq.init({"driver": "memory", **options})
         return asynctasq.app.current()
 
-    return init
+    yield init
+    if asynctasq.app._current is not None:
+        asynctasq.app._portal.leave(asynctasq.app._current)
 
 
 @pytest.fixture

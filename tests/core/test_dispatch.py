@@ -8,8 +8,10 @@ import threading
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from uuid import uuid4
 
 import pytest
+import redis.asyncio
 from asynctasq import (
     BrokerUnavailable,
     ConfigurationError,
@@ -27,6 +29,8 @@ from asynctasq.app import App
 from asynctasq.brokers import Outgoing
 from asynctasq.brokers.memory import MemoryBroker
 from toy_orm import Toy, User
+
+from .conftest import REDIS_URL
 
 Work = Callable[..., Awaitable[None]]
 
@@ -355,3 +359,24 @@ async def test_an_unsaved_instance_is_refused_by_the_name_of_its_argument(toy: T
     with pytest.raises(UnsavedModelError) as caught:
         await note({"users": [User(1), (User(None),)]}).dispatch()
     assert caught.value.path == "value['users'][1][0]"
+
+
+async def test_configuring_anew_leaves_no_connection_of_synchronous_dispatches_open(
+    configure: Callable[..., App],
+) -> None:
+    name = f"asynctasq-{uuid4().hex}"
+    url = f"{REDIS_URL}?client_name={name}"
+    configure(driver="redis", redis={"url": url, "key_prefix": name})
+    await asyncio.to_thread(note(1).dispatch_sync)
+    async with redis.asyncio.Redis.from_url(REDIS_URL) as client:
+
+        async def connections() -> int:
+            return sum(c["name"] == name for c in await client.client_list())
+
+        async with asyncio.timeout(10):
+            assert await connections() == 1
+            configure()
+            while await connections():
+                await asyncio.sleep(0.01)
+            async for key in client.scan_iter(f"{name}:*"):
+                await client.delete(key)

@@ -69,6 +69,12 @@ class App:
             _start(connections.closing)
         return connections
 
+    async def close(self) -> None:
+        """Close what the running event loop has open; its next dispatch would open it anew."""
+        connections = self._connections.pop(asyncio.get_running_loop(), None)
+        if connections is not None:
+            await connections.closing.aclose()
+
     def new_broker(self) -> Broker:
         """A broker of its own; whoever asks closes it."""
         if self.config.driver == "redis":
@@ -162,6 +168,11 @@ class _Portal:
 
         asyncio.run_coroutine_threadsafe(put(), self._started()).result()
 
+    def leave(self, app: App) -> None:
+        """Close what an application that is used no more has open here."""
+        if self._loop is not None and self._pid == os.getpid():
+            asyncio.run_coroutine_threadsafe(app.close(), self._loop)
+
     def _started(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._loop is None or self._pid != os.getpid():
@@ -195,6 +206,8 @@ def init(config: Mapping[str, Any] | None = None, /, **options: Any) -> Config:
     adapters = installed()
     adapters.configure(loaded.adapter_options)
     allow_packages(loaded.model_modules)
+    if _current is not None:
+        _portal.leave(_current)
     _current = App(loaded, adapters)
     # Who configures is going to dispatch; the first dispatch shall not wait for this.
     import_module(f".brokers.{loaded.driver}", __package__)
