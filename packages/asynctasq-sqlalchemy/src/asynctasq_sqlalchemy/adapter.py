@@ -15,6 +15,9 @@ from typing import Any
 import wrapt
 from asynctasq import ConfigurationError, DeferredSend, Finding, Message, Ref, hookimpl
 
+#: Modules without which no transaction of an ORM that has a current one can be meant.
+_OTHERS = {"django.db", "tortoise.transactions", "peewee"}
+
 
 def _is_loaded() -> bool:
     return "asynctasq_sqlalchemy.commits" in sys.modules
@@ -134,6 +137,25 @@ def owns_transaction(target: object) -> bool | None:
     from .factories import session_of
 
     return session_of(target) is not None
+
+
+@hookimpl
+def open_transaction() -> None:
+    """Refuse `.on_commit()` where it can only mean a session, which has to be named then.
+
+    Raises:
+        ConfigurationError: The application uses SQLAlchemy, and no ORM whose transactions belong
+            to the context.
+    """
+    if not _is_loaded() or _OTHERS & sys.modules.keys():
+        return
+    from .factories import all_factories
+
+    if all_factories():
+        raise ConfigurationError(
+            "on_commit(): SQLAlchemy has no current session whose commit could be awaited; "
+            "name the session: .on_commit(session)"
+        )
 
 
 @hookimpl
