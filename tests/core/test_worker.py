@@ -22,7 +22,14 @@ from asynctasq import (
     task,
 )
 from asynctasq.app import App
-from asynctasq.brokers import Consumer, ConsumerOptions, Delivery, Outcome, WorkerInfo
+from asynctasq.brokers import (
+    Consumer,
+    ConsumerOptions,
+    Delivery,
+    Outcome,
+    Outgoing,
+    WorkerInfo,
+)
 from asynctasq.brokers.memory import MemoryConsumer
 
 Work = Callable[..., Awaitable[None]]
@@ -155,6 +162,28 @@ async def test_tasks_run_once_with_several_workers(any_app: App, work: Work) -> 
     await dispatch_many(note(i) for i in range(300))
     await asyncio.gather(*(work(concurrency=10) for _ in range(3)))
     assert sorted(ran) == list(range(300))
+
+
+async def test_messages_that_cannot_be_run_say_nothing_of_how_long_tasks_take(app: App) -> None:
+    running, go_on = asyncio.Event(), asyncio.Event()
+
+    @task
+    async def long() -> None:
+        running.set()
+        await go_on.wait()
+
+    garbage = [Outgoing("default", f"bad{i}", b"garbage") for i in range(60)]
+    await app.open_broker().put(garbage)
+    handles = await dispatch_many([long(), long()])
+    worker = Worker(concurrency=1)
+    run = asyncio.create_task(worker.run())
+    async with asyncio.timeout(10):
+        await running.wait()
+        # Taken ahead, as beside short tasks, it would be kept from other workers.
+        assert await handles[1].status() is TaskStatus.WAITING
+        worker.stop()
+        go_on.set()
+        await run
 
 
 # --- stopping ---------------------------------------------------------------------------
