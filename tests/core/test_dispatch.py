@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import uuid4
 
+import asynctasq.app
 import pytest
 import redis.asyncio
 from asynctasq import (
@@ -246,6 +247,66 @@ async def test_a_rollback_drops_what_waited(toy: Toy, ann: User, work: Work) -> 
         await handle.result(1)
     assert not await handle.cancel()
     await work()
+
+
+async def test_a_call_cannot_be_cancelled_while_the_commit_sends_it(
+    toy: Toy, ann: User, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sending, proceed = asyncio.Event(), asyncio.Event()
+    broker = asynctasq.app.current().open_broker()
+    put = broker.put
+
+    async def slow(messages: Sequence[Outgoing]) -> None:
+        sending.set()
+        await proceed.wait()
+        await put(messages)
+
+    monkeypatch.setattr(broker, "put", slow)
+    handle = await greet(ann).dispatch()
+    toy.save(ann)
+    commit = asyncio.create_task(toy.commit_async())
+    async with asyncio.timeout(10):
+        await sending.wait()
+    assert await handle.status() is TaskStatus.UNCOMMITTED
+    assert not await handle.cancel()
+    proceed.set()
+    await commit
+    assert await handle.status() is TaskStatus.WAITING
+    await work()
+    assert ran == ["Ann"]
+
+
+@pytest.mark.parametrize("arrived", [False, True])
+async def test_a_call_that_could_not_be_sent_after_the_commit_says_so(
+    toy: Toy, ann: User, work: Work, monkeypatch: pytest.MonkeyPatch, arrived: bool
+) -> None:
+    @task(result_ttl=60)
+    async def keep(user: User) -> str:
+        return user.name
+
+    broker = asynctasq.app.current().open_broker()
+    put = broker.put
+
+    async def failing(messages: Sequence[Outgoing]) -> None:
+        if arrived:
+            await put(messages)
+        raise BrokerUnavailable("the connection broke")
+
+    handle = await keep(ann).dispatch()
+    toy.save(ann)
+    with monkeypatch.context() as patch:
+        patch.setattr(broker, "put", failing)
+        with pytest.raises(BrokerUnavailable):
+            await toy.commit_async()
+    if arrived:
+        assert await handle.status() is TaskStatus.WAITING
+        await work()
+        assert await handle.status() is TaskStatus.DONE
+        assert await handle.result() == "Ann"
+    else:
+        assert await handle.status() is TaskStatus.DROPPED
+        with pytest.raises(DispatchDropped, match="could not be sent after the commit"):
+            await handle.result(30)
 
 
 async def test_whoever_waits_for_the_result_learns_of_the_rollback(toy: Toy, ann: User) -> None:

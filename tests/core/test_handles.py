@@ -144,6 +144,26 @@ async def test_a_result_expires(app: App, work: Work) -> None:
         await handle.result(0)
 
 
+async def test_a_result_that_has_expired_is_not_waited_for(
+    any_app: App, work: Work, becomes: Callable[..., Awaitable[None]]
+) -> None:
+    @task(result_ttl=0.05)
+    async def brief() -> int:
+        return 1
+
+    handle = await brief().dispatch()
+    await work()
+    broker = any_app.open_broker()
+
+    async def is_expired() -> bool:
+        return await broker.result(handle.queue, handle.id, 0) is None
+
+    await becomes(is_expired)
+    async with asyncio.timeout(30):
+        with pytest.raises(ResultTimeout, match="its result has expired"):
+            await handle.result()
+
+
 async def failing(app: App, work: Work, error: Callable[[], BaseException]) -> BaseException:
     """What `result()` raises for a task that raised this."""
 

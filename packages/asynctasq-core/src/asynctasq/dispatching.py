@@ -7,7 +7,9 @@ row is not committed yet is not sent before the commit, and not at all after a r
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import time
 from typing import TYPE_CHECKING, Any, Protocol
@@ -163,34 +165,49 @@ class Deferred:
     """The `DeferredSend` of one dispatch.
 
     Attributes:
-        state: `"waiting"`, then `"sent"`, `"dropped"` or `"cancelled"`; the handle shows it.
+        state: `"waiting"`, then `"dropped"`, `"cancelled"` or `"sending"`, and after that `"sent"`
+            or `"failed"` (the broker may have it all the same); the handle shows it.
     """
 
     app: App
     outgoing: Outgoing
     state: str = "waiting"
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __call__(self) -> None:
-        if self.state != "waiting":
-            return
-        self.app.put_blocking(self.outgoing)
-        self.state = "sent"
+        if self._became("sending"):
+            with self._outcome():
+                self.app.put_blocking(self.outgoing)
 
     async def send_async(self) -> None:
         """Send now, from a running event loop."""
-        if self.state != "waiting":
-            return
-        await self.app.outbox().put([self.outgoing])
-        self.state = "sent"
+        if self._became("sending"):
+            with self._outcome():
+                await self.app.outbox().put([self.outgoing])
 
     def drop(self) -> None:
         """Forget it."""
-        if self.state == "waiting":
-            self.state = "dropped"
+        self._became("dropped")
 
-    def cancel(self) -> None:
-        """Forget it, since whoever dispatched it says so."""
-        self.state = "cancelled"
+    def cancel(self) -> bool:
+        """Forget it, since whoever dispatched it says so; whether it was still waiting."""
+        return self._became("cancelled")
+
+    def _became(self, state: str) -> bool:
+        """Stop waiting, which only the first of all threads does."""
+        with self._lock:
+            is_first = self.state == "waiting"
+            self.state = state if is_first else self.state
+        return is_first
+
+    @contextmanager
+    def _outcome(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.state = "failed"
+            raise
+        self.state = "sent"
 
 
 @dataclass(slots=True)

@@ -18,7 +18,7 @@
     │   └── AdapterNotReady         the ORM is not initialised yet
     ├── BrokerError
     │   └── BrokerUnavailable       the broker did not answer in time
-    ├── DispatchDropped             the transaction was rolled back, so nothing was sent
+    ├── DispatchDropped             the transaction was rolled back, or the send after it failed
     ├── TaskTimeout                 the task ran longer than its timeout
     ├── TaskCrashed                 the process that ran the task died
     └── ResultError
@@ -125,7 +125,7 @@ class BrokerUnavailable(BrokerError):
 
 
 class DispatchDropped(AsynctasqError):
-    """The transaction that a dispatch waited for was rolled back; nothing was sent."""
+    """The transaction that a dispatch waited for was rolled back, or the broker was away then."""
 
 
 class TaskTimeout(AsynctasqError):
@@ -145,7 +145,7 @@ class ResultNotKept(ResultError):
 
 
 class ResultTimeout(ResultError, TimeoutError):
-    """The task has not finished within the `timeout` given to `result()`."""
+    """The task has not finished within the `timeout` given to `result()`, or its result expired."""
 
 
 class TaskCancelled(ResultError):
@@ -153,7 +153,11 @@ class TaskCancelled(ResultError):
 
 
 class TaskFailed(ResultError):
-    """The task failed with an error whose class is not loaded in this process."""
+    """The task failed with an error that cannot be raised again here, or its result is damaged.
+
+    The error's class is not loaded in this process, has a `__new__` of its own or refuses its
+    arguments, or these could not be stored.
+    """
 
 
 class RemoteTraceback(Exception):

@@ -40,8 +40,10 @@ R = TypeVar("R")
 class TaskStatus(StrEnum):
     """Where a dispatched call is.
 
-    `UNCOMMITTED` waits for a transaction's commit and `DROPPED` lost it; `DONE` is also what a call
-    is that its queue no longer holds and that keeps no result.
+    `UNCOMMITTED` waits for a transaction's commit, or is on its way to the broker after it.
+    `DROPPED` was not sent: the transaction was rolled back, or the broker could not be reached
+    after its commit. `DONE` is also what a call is that its queue no longer holds and that keeps
+    no result.
     """
 
     UNCOMMITTED = "uncommitted"
@@ -54,12 +56,13 @@ class TaskStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
-#: How long one call of the broker may wait for a result; and while the call waits for a commit,
-#: whose rollback no broker tells.
-_LONGEST_SECONDS, _UNCOMMITTED_SECONDS = 3600.0, 0.25
+#: How long one call of the broker may wait for a result: the first; those after it; and while the
+#: call waits for a commit, whose rollback no broker tells.
+_FIRST_SECONDS, _LONGEST_SECONDS, _UNCOMMITTED_SECONDS = 1.0, 60.0, 0.25
 
 _DEFERRED = {
     "waiting": TaskStatus.UNCOMMITTED,
+    "sending": TaskStatus.UNCOMMITTED,
     "dropped": TaskStatus.DROPPED,
     "cancelled": TaskStatus.CANCELLED,
 }
@@ -92,17 +95,22 @@ class TaskHandle(Generic[R]):
         Raises:
             BrokerUnavailable: The broker cannot be reached.
         """
-        if self._deferred is not None and self._deferred.state != "sent":
-            return _DEFERRED[self._deferred.state]
+        if (sending := self._sending()) in _DEFERRED:
+            return _DEFERRED[sending]
         broker = self._app.open_broker()
         state = await broker.state(self.queue, self.id)
         if state is not None:
             return TaskStatus(state)
         if self.result_ttl is not None:
             stored = await broker.result(self.queue, self.id, 0)
-            if stored is not None and self._read(stored).get("cancelled"):
-                return TaskStatus.CANCELLED
-        return TaskStatus.DONE
+            if stored is not None:
+                is_cancelled = self._read(stored).get("cancelled")
+                return TaskStatus.CANCELLED if is_cancelled else TaskStatus.DONE
+        return TaskStatus.DONE if sending == "sent" else TaskStatus.DROPPED
+
+    def _sending(self) -> str:
+        """How far a dispatch that waited for a commit has come."""
+        return "sent" if self._deferred is None else self._deferred.state
 
     async def result(self, timeout: float | None = None) -> R:
         """What the task returned, waiting for it; an error of the task is raised again here.
@@ -115,9 +123,10 @@ class TaskHandle(Generic[R]):
 
         Raises:
             ResultNotKept: The task has no `result_ttl`.
-            ResultTimeout: It has not finished in time, or its result has expired.
+            ResultTimeout: It has not finished in time; without a `timeout`, its queue no longer
+                holds it and its result has expired.
             TaskCancelled: It was cancelled.
-            DispatchDropped: Its transaction was rolled back.
+            DispatchDropped: Its transaction was rolled back, or it could not be sent afterwards.
             TaskFailed: It failed with an error that cannot be raised again here.
             BadSignature: What is stored was not signed for this call.
             BrokerUnavailable: The broker cannot be reached.
@@ -126,10 +135,7 @@ class TaskHandle(Generic[R]):
             raise ResultNotKept(
                 f"{self.task.name} keeps no result: declare it with @task(result_ttl=seconds)"
             )
-        stored = await self._stored(timeout)
-        if stored is None:
-            raise ResultTimeout(f"{self.task.name} {self.id}: no result within {timeout} s")
-        content = self._read(stored)
+        content = self._read(await self._stored(timeout))
         if "value" in content:
             result: R = decode_value(content["value"], self.task.hints[1].types)
             return result
@@ -137,36 +143,58 @@ class TaskHandle(Generic[R]):
             raise TaskCancelled(f"{self.task.name} {self.id} was cancelled")
         raise _error(content)
 
-    async def _stored(self, timeout: float | None) -> bytes | None:
+    async def _stored(self, timeout: float | None) -> bytes:
         broker = self._app.open_broker()
         deadline = inf if timeout is None else monotonic() + timeout
+        step = _FIRST_SECONDS
         while True:
-            step = _UNCOMMITTED_SECONDS if self._is_uncommitted() else _LONGEST_SECONDS
-            wait = max(0.0, min(step, deadline - monotonic()))
-            stored = await broker.result(self.queue, self.id, wait)
-            if stored is not None or monotonic() >= deadline:
+            is_committed = self._is_committed()
+            wait = min(step if is_committed else _UNCOMMITTED_SECONDS, deadline - monotonic())
+            stored = await broker.result(self.queue, self.id, max(0.0, wait))
+            if stored is None and is_committed and await self._is_unknown(timeout):
+                return await self._stored_last()
+            if stored is not None:
                 return stored
+            if monotonic() >= deadline:
+                raise ResultTimeout(f"{self.task.name} {self.id}: no result within {timeout} s")
+            step = _LONGEST_SECONDS
 
-    def _is_uncommitted(self) -> bool:
-        """Whether a transaction's end is awaited; raises if it was a rollback."""
-        state = self._deferred.state if self._deferred is not None else "sent"
+    async def _is_unknown(self, timeout: float | None) -> bool:
+        """Whether the queue does not hold the call; not asked of one that may be sent in time."""
+        if timeout is not None and self._sending() != "failed":
+            return False
+        return await self._app.open_broker().state(self.queue, self.id) is None
+
+    async def _stored_last(self) -> bytes:
+        """The result of a call that the queue does not hold (they change places in one step)."""
+        stored = await self._app.open_broker().result(self.queue, self.id, 0)
+        if stored is not None:
+            return stored
+        call = f"{self.task.name} {self.id}"
+        if self._sending() == "failed":
+            raise DispatchDropped(f"{call}: it could not be sent after the commit")
+        raise ResultTimeout(f"{call}: its queue does not hold it, and its result has expired")
+
+    def _is_committed(self) -> bool:
+        """Whether no transaction's end is awaited; raises if it was a rollback."""
+        state = self._sending()
         if state == "dropped":
             raise DispatchDropped(f"{self.task.name} {self.id}: its transaction was rolled back")
         if state == "cancelled":
             raise TaskCancelled(f"{self.task.name} {self.id} was cancelled")
-        return state == "waiting"
+        return state in ("sent", "failed")
 
     async def cancel(self) -> bool:
         """Remove the call if it has not started.
 
         Returns:
-            Whether it was removed; `False` when it is running, finished or dead.
+            Whether it was removed; `False` when it is being sent after a commit, running, finished
+            or dead.
         """
-        if self._deferred is not None and self._deferred.state != "sent":
-            was_waiting = self._deferred.state == "waiting"
-            if was_waiting:
-                self._deferred.cancel()
-            return was_waiting
+        if self._deferred is not None and self._deferred.cancel():
+            return True
+        if self._sending() in _DEFERRED:
+            return False
         result = None
         if self.result_ttl is not None:
             result = _sealed({"cancelled": True}, self._app, self.id)
