@@ -560,6 +560,32 @@ async def test_messages_close_to_their_limit_run_alone(any_app: App, work: Work)
     assert sorted(ran) == ["fresh"] * 5 + ["suspect"] * 3
 
 
+async def test_a_message_chosen_to_run_keeps_its_lease_while_others_are_given_back(
+    app: App, monkeypatch: pytest.MonkeyPatch, work: Work
+) -> None:
+    renewed: list[str] = []
+    settle, renew = MemoryConsumer.settle, MemoryConsumer.renew
+    back = time.monotonic() + 1
+
+    async def away(self: MemoryConsumer, outcomes: Sequence[Outcome]) -> list[Outcome]:
+        if time.monotonic() < back:
+            raise BrokerUnavailable("away")
+        return await settle(self, outcomes)
+
+    def noting(self: MemoryConsumer, held: Sequence[Delivery]) -> list[Delivery]:
+        renewed.extend(delivery.id for delivery in held if not ran)
+        return renew(self, held)
+
+    suspect = await note("suspect").dispatch()
+    await delivered(app, 4)
+    await note("other").dispatch()
+    monkeypatch.setattr(MemoryConsumer, "settle", away)
+    monkeypatch.setattr(MemoryConsumer, "renew", noting)
+    await work(lease=0.5)
+    assert suspect.id in renewed
+    assert ran == ["suspect", "other"]
+
+
 async def test_messages_that_were_delivered_before_still_share_their_worker(
     app: App, work: Work
 ) -> None:
