@@ -65,9 +65,21 @@ async def test_each_line_of_the_checklist_is_looked_at(
     ):
         assert setting in advice
     figures = " ".join(f.text for f in await findings("ok"))
-    assert "pool of 5 and 10 more, 0 in use" in figures
-    assert "waits 30 s" in figures
+    assert "pool of 5 and 10 more; a session waits 30 s for a connection" in figures
     await adapter.worker_stopped()
+
+
+@pytest.mark.parametrize("server", ["postgres", "maria"])
+async def test_connections_of_all_processes_are_counted(
+    request: pytest.FixtureRequest, server: str
+) -> None:
+    store: Store = request.getfixturevalue(server)
+    with store.setup() as session, store.setup() as other:
+        session.connection()
+        other.connection()
+        (told,) = [f.text for f in await findings("ok") if "connections in use" in f.text]
+    used, allowed = (int(word) for word in told.split() if word.isdigit())
+    assert 3 <= used < allowed  # with that of the doctor
 
 
 async def test_a_well_set_pool_only_has_its_size_pointed_out(

@@ -45,18 +45,32 @@ def _reach(alias: str) -> Finding:
 
 def _look_at(alias: str, database: dict[str, Any]) -> Iterator[Finding]:
     subject = f"django database {alias!r}"
-    pool = database["OPTIONS"].get("pool")
-    age = database["CONN_MAX_AGE"]
     if database["ENGINE"].endswith("sqlite3"):
-        yield Finding(
-            "ok" if settings.DEBUG else "warning",
-            subject,
-            "SQLite lets one process write at a time",
-            "" if settings.DEBUG else "use PostgreSQL or MySQL with several worker processes",
-        )
-    elif pool:
+        yield _sqlite(subject)
+    elif pool := database["OPTIONS"].get("pool"):
         yield _pool(subject, pool)
-    elif age == 0:
+    else:
+        yield from _connections(subject, database)
+    if database["ATOMIC_REQUESTS"]:
+        yield Finding(
+            "ok",
+            subject,
+            "ATOMIC_REQUESTS: a dispatch from a view that has written waits for the end of the "
+            "request",
+        )
+
+
+def _sqlite(subject: str) -> Finding:
+    return Finding(
+        "ok" if settings.DEBUG else "warning",
+        subject,
+        "SQLite lets one process write at a time",
+        "" if settings.DEBUG else "use PostgreSQL or MySQL with several worker processes",
+    )
+
+
+def _connections(subject: str, database: dict[str, Any]) -> Iterator[Finding]:
+    if database["CONN_MAX_AGE"] == 0:
         yield Finding(
             "warning",
             subject,
@@ -70,13 +84,6 @@ def _look_at(alias: str, database: dict[str, Any]) -> Iterator[Finding]:
             "connections are kept but not checked: the first task after a restart of the "
             "database fails",
             "set CONN_HEALTH_CHECKS to True",
-        )
-    if database["ATOMIC_REQUESTS"]:
-        yield Finding(
-            "ok",
-            subject,
-            "ATOMIC_REQUESTS: a dispatch from a view that has written waits for the end of the "
-            "request",
         )
 
 

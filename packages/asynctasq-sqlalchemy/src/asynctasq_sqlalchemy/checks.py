@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal
 
 from asynctasq import Finding
-from sqlalchemy import Connection, Engine, inspect, literal, select
+from sqlalchemy import Connection, Engine, inspect, literal, select, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool, QueuePool
 
@@ -28,6 +29,34 @@ from .sessions import close
 
 #: Seconds that a database may take to answer.
 TIMEOUT = 5.0
+
+#: Statements that give how many connections a database has, and how many its server allows. The
+#: pool of this process would say nothing of those of the workers.
+_CONNECTIONS = {
+    "postgresql": (
+        "SELECT count(*), current_setting('max_connections')::int FROM pg_stat_activity "
+        "WHERE datname = current_database()"
+    ),
+    "mysql": (
+        "SELECT count(*), @@max_connections FROM information_schema.processlist "
+        "WHERE db = database()"
+    ),
+}
+_CONNECTIONS["mariadb"] = _CONNECTIONS["mysql"]
+
+#: What can be amiss with a pool, and what to do about it.
+_SHARED = (
+    "the application and its tasks use the same pooled engine",
+    "give workers an engine of their own: create_worker_session_factory(url)",
+)
+_UNCHECKED = (
+    "a connection that the server closed fails the query that gets it",
+    "create the engine with pool_pre_ping=True",
+)
+_OLD = (
+    "connections are kept however old they get",
+    "create the engine with pool_recycle=3600",
+)
 
 
 async def check() -> list[Finding]:
@@ -52,7 +81,7 @@ async def _factory(factory: Any, classes: list[type], seen: set[Engine]) -> list
         for engine, model in _engines(sync_part(session), classes).items():
             if engine not in seen:
                 seen.add(engine)
-                findings += [await _reached(session, engine, model), *_pool(engine)]
+                findings += [*await _database(session, engine, model), *_pool(engine)]
     finally:
         await close(session)
     return findings
@@ -107,69 +136,73 @@ def _subject(engine: Engine) -> str:
     return f"sqlalchemy engine {engine.dialect.name}+{engine.driver} {place}"
 
 
-async def _reached(session: AnySession, engine: Engine, model: type) -> Finding:
-    started = perf_counter()
+async def _database(session: AnySession, engine: Engine, model: type) -> list[Finding]:
+    subject, started = _subject(engine), perf_counter()
     try:
-        await asyncio.wait_for(work_in(session, _select_one, model), TIMEOUT)
+        figures = await asyncio.wait_for(work_in(session, _ask, model), TIMEOUT)
     except Exception as e:  # noqa: BLE001 - drivers raise what they like when they connect
-        return Finding(
-            "error",
-            _subject(engine),
-            f"did not answer ({type(getattr(e, 'orig', None) or e).__qualname__})",
-            "check that the server runs and that the engine's URL and credentials are right",
-        )
+        return [
+            Finding(
+                "error",
+                subject,
+                f"did not answer ({type(getattr(e, 'orig', None) or e).__qualname__})",
+                "check that the server runs and that the engine's URL and credentials are right",
+            )
+        ]
     milliseconds = (perf_counter() - started) * 1000
-    return Finding("ok", _subject(engine), f"answered within {milliseconds:.0f} ms")
+    findings = [Finding("ok", subject, f"answered within {milliseconds:.0f} ms")]
+    if figures is not None:
+        used, allowed = figures
+        told = f"{used} connections in use for this database; its server allows {allowed} in all"
+        findings.append(Finding("ok", subject, told))
+    return findings
 
 
-def _select_one(session: Session, model: type) -> None:
+def _ask(session: Session, model: type) -> Sequence[int] | None:
+    """Whether the database answers; where it can tell: its connections and the server's limit."""
     connection = session.connection(bind_arguments={"mapper": inspect(model)})
     connection.execute(select(literal(1))).scalar_one()
-    session.rollback()  # gives the connection back, so that the pool's figures are without it
+    statement = _CONNECTIONS.get(connection.dialect.name)
+    try:
+        return connection.execute(text(statement)).one() if statement else None
+    except DBAPIError:  # something that speaks the server's protocol without being one
+        return None
+    finally:
+        session.rollback()
 
 
 def _pool(engine: Engine) -> Iterator[Finding]:
     subject, pool = _subject(engine), engine.pool
-    if isinstance(pool, NullPool):
-        yield Finding("ok", subject, "NullPool: each process opens connections as it needs them")
-        return
     if not isinstance(pool, QueuePool):
-        yield Finding("ok", subject, f"{type(pool).__name__}: {pool.status()}")
+        status = "each process opens connections as it needs them"
+        status = status if isinstance(pool, NullPool) else pool.status()
+        yield Finding("ok", subject, f"{type(pool).__name__}: {status}")
         return
-    # SQLAlchemy has no public name for these three settings of a pool.
-    overflow = str(pool._max_overflow) if pool._max_overflow >= 0 else "any number"
-    limit = f"up to {pool.size() + pool._max_overflow}" if overflow.isdigit() else overflow + " of"
-    yield Finding(
+    for level, told, advice in _figures(pool):
+        yield Finding(level, subject, told, advice)
+    is_given = any(sync_engine(given) is engine for given in given_engines())
+    # SQLAlchemy has no public name for settings of a pool.
+    for is_amiss, told, advice in (
+        (is_given, *_SHARED),
+        (not pool._pre_ping, *_UNCHECKED),
+        (pool._recycle < 0, *_OLD),
+    ):
+        if is_amiss:
+            yield Finding("warning", subject, told, advice)
+
+
+def _figures(pool: QueuePool) -> Iterator[tuple[Literal["ok", "warning"], str, str]]:
+    size, more, timeout = pool.size(), pool._max_overflow, pool.timeout()
+    overflow = str(more) if more >= 0 else "any number"
+    yield (
         "ok",
-        subject,
-        f"pool of {pool.size()} and {overflow} more, {pool.checkedout()} in use; a session waits "
-        f"{pool.timeout():g} s for a connection",
+        f"pool of {size} and {overflow} more; a session waits {timeout:g} s for a connection",
+        "",
     )
-    yield Finding(
+    limit = f"up to {size + more}" if more >= 0 else f"{overflow} of"
+    yield (
         "warning",
-        subject,
         f"every worker process keeps a pool of its own: {limit} connections for each",
         "with several processes use create_worker_session_factory(url) (NullPool), or keep "
         "processes x (pool_size + max_overflow) below the server's limit",
     )
-    if any(sync_engine(given) is engine for given in given_engines()):
-        yield Finding(
-            "warning",
-            subject,
-            "the application and its tasks use the same pooled engine",
-            "give workers an engine of their own: create_worker_session_factory(url)",
-        )
-    if not pool._pre_ping:
-        yield Finding(
-            "warning",
-            subject,
-            "a connection that the server closed fails the query that gets it",
-            "create the engine with pool_pre_ping=True",
-        )
-    if pool._recycle < 0:
-        yield Finding(
-            "warning",
-            subject,
-            "connections are kept however old they get",
-            "create the engine with pool_recycle=3600",
-        )
