@@ -1,4 +1,4 @@
-"""Instances in child processes and in several worker processes."""
+"""Instances in child processes, in several worker processes and in forked ones."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 PROGRAM = """
+import asyncio
 import os
+from pathlib import Path
 from asynctasq import init, task
-from tortoise import Tortoise, fields
+from tortoise import Tortoise, connections, fields
 from tortoise.models import Model
 
 
@@ -21,44 +23,96 @@ class User(Model):
 
 
 DATABASE = {"db_url": "DATABASE_URL", "modules": {"models": ["shop"]}}
+PLACE = Path("meeting_place")
 init(tortoise_config=DATABASE)
 
 
+async def backend() -> int:
+    client = connections.get("default")
+    (row,) = await client.execute_query_dict("SELECT pg_backend_pid() AS pid")
+    return row["pid"]
+
+
 @task(process=True, max_attempts=1)
-def tell_pid(user: User) -> None:
-    print("process", os.getpid(), user.email, flush=True)
+def work(user: User) -> None:
+    Path(f"{os.getpid()}.child").write_text(user.email)
 
 
 @task(max_attempts=1)
-async def tell(user: User) -> None:
-    assert await User.all().count() == 1
-    print("async", os.getpid(), user.email, flush=True)
+async def meet(user: User) -> None:
+    # Ends once another process is here as well.
+    mine = PLACE / f"{os.getpid()}.waiting"
+    mine.write_text(str(await backend()))
+    async with asyncio.timeout(30):
+        while len(list(PLACE.iterdir())) < 2:
+            await asyncio.sleep(0.01)
+    assert user.email == "ada@example.com"
+    mine.rename(mine.with_suffix(".met"))
 
 
 async def main() -> None:
+    PLACE.mkdir()
     await Tortoise.init(**DATABASE)
     await Tortoise.generate_schemas()
     user = await User.create(email="ada@example.com")
-    for _ in range(5):
-        await tell_pid(user).dispatch()
-        await tell(user).dispatch()
+    for _ in range(2):
+        await meet(user).dispatch()
+    await work(user).dispatch()
     await Tortoise.close_connections()
+"""
+#: A server that has Tortoise initialised and a connection open, and then forks its workers.
+FORK = """
+import asyncio
+import multiprocessing
+import shop
+from asynctasq import Worker
+from tortoise import Tortoise
+
+
+# So that the children find it initialised, as they always do with 0.x.
+EVERYWHERE = {"_enable_global_fallback": True} if hasattr(Tortoise, "_get_context") else {}
+
+
+async def start() -> int:
+    await Tortoise.init(**shop.DATABASE, **EVERYWHERE)
+    return await shop.backend()
+
+
+def serve() -> None:
+    asyncio.run(Worker(concurrency=1, burst=True, modules=["shop"]).run())
+
+
+if __name__ == "__main__":
+    with asyncio.Runner() as parent:
+        mine = parent.run(start())
+        context = multiprocessing.get_context("fork")
+        workers = [context.Process(target=serve) for _ in range(2)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+            assert worker.exitcode == 0
+        assert parent.run(shop.backend()) == mine
+        parent.run(Tortoise.close_connections())
+    print(mine)
 """
 
 
-@pytest.mark.parametrize("processes", ["1", "2"])
-def test_process_tasks_and_worker_processes_have_connections_of_their_own(
-    tmp_path: Path, postgres_url: str, processes: str
-) -> None:
-    (tmp_path / "shop.py").write_text(PROGRAM.replace("DATABASE_URL", postgres_url))
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("ASYNCTASQ_")}
-    environment = {**kept, "PYTHONPATH": str(tmp_path)}
+class Shop:
+    """The program, with rows and calls on the queue."""
 
-    def run(*command: str) -> str:
+    def __init__(self, folder: Path, url: str) -> None:
+        self._folder = folder
+        (folder / "shop.py").write_text(PROGRAM.replace("DATABASE_URL", url))
+        (folder / "fork.py").write_text(FORK)
+        self.run("-c", "import asyncio, shop; asyncio.run(shop.main())")
+
+    def run(self, *command: str) -> str:
+        """Run Python; its output."""
         done = subprocess.run(
             [sys.executable, *command],
-            cwd=tmp_path,
-            env=environment,
+            cwd=self._folder,
+            env={k: v for k, v in os.environ.items() if not k.startswith("ASYNCTASQ_")},
             capture_output=True,
             text=True,
             timeout=60,
@@ -67,12 +121,32 @@ def test_process_tasks_and_worker_processes_have_connections_of_their_own(
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    run("-c", "import asyncio, shop; asyncio.run(shop.main())")
-    output = run("-m", "asynctasq", "worker", "shop", "--burst", "--processes", processes)
-    lines = [line.split() for line in output.splitlines()]
-    assert sorted((kind, email) for kind, _, email in lines) == [
-        *[("async", "ada@example.com")] * 5,
-        *[("process", "ada@example.com")] * 5,
-    ]
-    pids = {kind: {pid for each, pid, _ in lines if each == kind} for kind in ("async", "process")}
-    assert pids["async"].isdisjoint(pids["process"])
+    def met(self) -> dict[str, str]:
+        """The processes that met, each with the process at its connection's other end."""
+        place = self._folder / "meeting_place"
+        return {file.stem: file.read_text() for file in place.glob("*.met")}
+
+    def children(self) -> dict[str, str]:
+        """What tasks with a process of their own saw of the row, by process."""
+        return {file.stem: file.read_text() for file in self._folder.glob("*.child")}
+
+
+@pytest.fixture
+def shop(tmp_path: Path, postgres_url: str) -> Shop:
+    return Shop(tmp_path, postgres_url)
+
+
+def test_each_process_has_a_connection_of_its_own(shop: Shop) -> None:
+    two = ("--processes", "2", "--concurrency", "1")
+    shop.run("-m", "asynctasq", "worker", "shop", "--burst", *two)
+    met, children = shop.met(), shop.children()
+    assert len(met) == len(set(met.values())) == 2
+    assert list(children.values()) == ["ada@example.com"]
+    assert met.keys().isdisjoint(children)
+
+
+def test_a_forked_worker_connects_anew_and_leaves_the_parents_connection_alone(shop: Shop) -> None:
+    parent = shop.run("fork.py").strip()
+    met = shop.met()
+    assert len({parent, *met.values()}) == 3
+    assert len(met) == 2

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -179,3 +180,20 @@ async def task_scope() -> AsyncIterator[None]:
 def current_scope() -> AsyncExitStack | None:
     """What ends with the task that runs in this context; `None` outside of a run."""
     return _scope.get()
+
+
+#: Clients of the process that this one was forked from: to close them would end its connections.
+_inherited: list[object] = []
+
+
+def _leave_connections_to_parent() -> None:
+    """After a fork, let the child open connections of its own; 1.x does so with each new loop."""
+    tortoise = sys.modules.get("tortoise")
+    if tortoise is None or "tortoise.context" in sys.modules or not tortoise.Tortoise._inited:
+        return
+    handler = tortoise.connections
+    _inherited.extend(handler.discard(alias) for alias in handler.db_config)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_connections_to_parent)
