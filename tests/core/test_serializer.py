@@ -212,6 +212,27 @@ def test_subclasses_are_refused_rather_than_changed_to_their_base() -> None:
         assert type(value).__name__ in str(error_of([value]))
 
 
+@pytest.mark.parametrize(
+    ("value", "advice"),
+    [
+        (bytearray(b"x"), "builtins.bytearray cannot be put on the queue; pass bytes(...)"),
+        (memoryview(b"x"), "builtins.memoryview cannot be put on the queue; pass bytes(...)"),
+        (msgpack.ExtType(1, b"\x81"), "msgpack.ext.ExtType cannot be put on the queue; use a type"),
+        (msgpack.Timestamp(1), "msgpack.ext.Timestamp cannot be put on the queue; pass a datetime"),
+    ],
+    ids=["bytearray", "memoryview", "ExtType", "Timestamp"],
+)
+def test_what_msgpack_would_bring_back_as_something_else_is_refused(
+    value: Any, advice: str
+) -> None:
+    error = error_of({"a": [b"fine", "fine", (1, value)]})
+    assert error.path == "order['a'][2][1]"
+    assert advice in str(error)
+    for size in (0, 1, 255, 2**16):
+        assert "bytes(...)" in str(error_of([bytearray(size)]))
+        assert "register_type" in str(error_of([msgpack.ExtType(5, bytes(size))]))
+
+
 def test_lone_surrogates_are_refused_by_place() -> None:
     error = error_of({"name": "bad \udcff"})
     assert error.path == "order['name']"
@@ -283,7 +304,7 @@ def test_the_wire_forms_are_those_of_the_documentation() -> None:
         frozenset([1]): ext(11, msgpack.packb([1])),
         b"raw": b"raw",
     }
-    for value, expected in wire.items():
+    for value, expected in [*wire.items(), ({1}, ext(10, msgpack.packb([1])))]:
         assert msgpack.unpackb(encode(value)) == expected
 
 

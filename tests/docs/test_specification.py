@@ -1,17 +1,14 @@
 """The examples of the specification, run end to end: a program dispatches, a worker runs.
 
-Each file in `examples/` is one example as written. `DIFFERENCES` holds everything in which the
-text that runs is another one; what an example leaves to its reader (tables, rows, the start) stands
-in files of its own beside it.
+They run as written, but for what `differences.py` lists.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from uuid import uuid4
 
@@ -19,109 +16,11 @@ import psycopg
 import pytest
 import redis
 
+from .differences import DIFFERENCES, EXAMPLES, as_run
 from .programs import POSTGRES, REDIS, Application, eventually, place
 
-EXAMPLES = Path(__file__).parent / "examples"
 
-
-def text_of(name: str) -> str:
-    """An example as written."""
-    return (EXAMPLES / f"{name}.py").read_text()
-
-
-# Hosts, users and passwords.
-SQLALCHEMY_URL = (
-    "postgresql+asyncpg://user:pass@localhost/db",
-    "postgresql+asyncpg://<DATABASE>",
-)
-TORTOISE_URL = ("postgres://user:pass@localhost/db", "asyncpg://<DATABASE>")
-# The server of the tests is shared, so keys get a prefix.
-REDIS_SINGLE = (
-    "RedisConfig(url='redis://localhost:6379')",
-    "RedisConfig(url='<REDIS>', key_prefix='<PREFIX>')",
-)
-REDIS_DOUBLE = (
-    'RedisConfig(url="redis://localhost:6379")',
-    'RedisConfig(url="<REDIS>", key_prefix="<PREFIX>")',
-)
-#: The lines of the production example for which the manual configuration is the alternative.
-HELPER = (
-    text_of("sqlalchemy_production")
-    .partition("# ✅ Use helper")[2]
-    .partition("\nBase._asynctasq_session_factory")[0]
-)
-
-#: Example -> what is replaced (old, new); the old text must occur.
-DIFFERENCES: Mapping[str, Sequence[tuple[str, str]]] = {
-    "sqlalchemy_development": [
-        SQLALCHEMY_URL,
-        (  # a function needs a body
-            "    # User model automatically serialized as reference on dispatch\n",
-            "    # User model automatically serialized as reference on dispatch\n"
-            '    print(f"Sending welcome email to {user.email}")\n',
-        ),
-    ],
-    "sqlalchemy_production": [
-        SQLALCHEMY_URL,
-        (  # `main` uses a name that only the example before this one has
-            "# Dispatch task - simple and clean!\n",
-            "SessionFactory = WorkerSessionFactory\n\n# Dispatch task - simple and clean!\n",
-        ),
-    ],
-    "sqlalchemy_manual_engine": [SQLALCHEMY_URL],
-    "sqlalchemy_dispose_after_fork": [
-        (  # the engine that has a pool to dispose of is the development example's
-            "# Before workers fork\n",
-            "worker_engine = engine\n\n# Before workers fork\n",
-        ),
-    ],
-    "sqlalchemy_engine_cleanup": [REDIS_DOUBLE],
-    "django_model": [],
-    "tortoise_automatic": [TORTOISE_URL, REDIS_SINGLE],
-    "tortoise_manual": [TORTOISE_URL],
-    "tortoise_advanced": [],
-    "tortoise_multiple_models": [],
-    "tortoise_lifecycle": [TORTOISE_URL, REDIS_SINGLE],
-    "tortoise_performance": [
-        (  # columns that its index and its update name, and the model that its key points to
-            "class Article(Model):\n",
-            "class User(Model):\n    id = fields.IntField(pk=True)\n"
-            "    name = fields.TextField()\n\nclass Article(Model):\n",
-        ),
-        (
-            "    title = fields.CharField(max_length=255)\n",
-            "    title = fields.CharField(max_length=255)\n"
-            "    status = fields.CharField(max_length=20, default='draft')\n"
-            "    created_at = fields.DatetimeField(auto_now_add=True)\n",
-        ),
-    ],
-    "tortoise_testing": [
-        # They exist in Tortoise 0.x alone, and are no coroutine functions there.
-        ("from tortoise.contrib.test import initializer, finalizer\n", ""),
-        ("await initializer(", "await Tortoise.init("),
-        (
-            "    yield\n    await finalizer()\n",
-            "    await Tortoise.generate_schemas()\n    yield\n"
-            "    await Tortoise.close_connections()\n",
-        ),
-    ],
-    "custom_types": [
-        ("from uuid import UUID\n", "from uuid import UUID\nfrom asynctasq import task\n"),
-    ],
-}
-
-
-def as_run(name: str) -> str:
-    """An example with its differences."""
-    text = text_of(name)
-    for old, new in DIFFERENCES[name]:
-        assert old in text, f"{name}: {old!r} does not occur"
-        text = text.replace(old, new)
-    return text
-
-
-def test_every_example_is_here_with_its_differences() -> None:
-    assert {path.stem for path in EXAMPLES.glob("*.py")} == set(DIFFERENCES)
+def test_every_example_is_run() -> None:
     tests = Path(__file__).read_text()
     for name in DIFFERENCES:
         assert as_run(name)
@@ -172,11 +71,49 @@ def on_redis(application: Application) -> Iterator[Application]:
     server.close()
 
 
+# --- worker processes ------------------------------------------------------------------------
+
+#: A task that holds a connection until another process runs it too, and leaves a file then.
+MEETING = """
+import asyncio
+import os
+from pathlib import Path
+from asynctasq import task
+from backend import User, backend
+
+PLACE = Path("meeting_place")
+
+@task(max_attempts=1)
+async def meet(user: User):
+    PLACE.mkdir(exist_ok=True)
+    mine = PLACE / f"{os.getpid()}.waiting"
+    mine.write_text(str(await backend()))
+    async with asyncio.timeout(30):
+        while len(list(PLACE.iterdir())) < 2:
+            await asyncio.sleep(0.01)
+    mine.rename(mine.with_suffix(".met"))
+"""
+
+
+def assert_two_met(application: Application) -> set[str]:
+    """Two processes ran a task at the same time, each with a connection of its own.
+
+    Returns:
+        The process ids of the connections' other ends.
+    """
+    met = list((application.folder / "meeting_place").glob("*.met"))
+    backends = {file.read_text() for file in met}
+    assert len(met) == len(backends) == 2
+    return backends
+
+
 # --- SQLAlchemy ------------------------------------------------------------------------------
 
 #: Tables and a row; the row changes after the dispatch, so that the task shows whether it is fresh.
 START_SQLALCHEMY = """
 import asyncio
+import sys
+from importlib import import_module
 import app
 
 async def start():
@@ -187,28 +124,48 @@ async def start():
         session.add(app.User(id=1, email="old@example.com", name="Ada"))
     await app.main()
     async with app.SessionFactory.begin() as session:
-        (await session.get(app.User, 1)).email = "new@example.com"
+        user = await session.get(app.User, 1)
+        user.email = "new@example.com"
+        for name in sys.argv[1:]:
+            await import_module(name).meet(user).dispatch()
     await engine.dispose()
 
 asyncio.run(start())
 """
 #: The development example's `main` is that of the production example.
-MAIN = "# Dispatch task" + text_of("sqlalchemy_production").partition("# Dispatch task")[2]
+MAIN = "# Dispatch task" + EXAMPLES["sqlalchemy_production"].partition("# Dispatch task")[2]
 WELCOME = "Sending welcome email to new@example.com\n"
 
 
-def run_sqlalchemy(application: Application, app: str, *arguments: str) -> str:
-    """What the worker's tasks print."""
+SQLALCHEMY_BACKEND = """
+from app import User
+from asynctasq import task_session
+from sqlalchemy import text
+
+async def backend():
+    return await task_session().scalar(text("SELECT pg_backend_pid()"))
+"""
+
+
+def start_sqlalchemy(application: Application, app: str, *meetings: str) -> None:
+    """Dispatch what the example dispatches, and the task of each of the modules."""
     application.write("app.py", app)
     application.write("start.py", START_SQLALCHEMY)
-    application.python("start.py")
-    return application.worker("app.py", *arguments)
+    application.write("backend.py", SQLALCHEMY_BACKEND)
+    application.write("meeting.py", MEETING)
+    application.python("start.py", *meetings)
+
+
+def assert_two_processes_work(application: Application, app: str) -> None:
+    """The example's task runs, and two that meet in two processes."""
+    start_sqlalchemy(application, app, "meeting", "meeting")
+    output = application.worker("app.py", "meeting", "--processes", "2", "--concurrency", "1")
+    assert WELCOME in output
+    assert_two_met(application)
 
 
 def test_sqlalchemy_development(application: Application) -> None:
-    application.write("app.py", as_run("sqlalchemy_development") + MAIN)
-    application.write("start.py", START_SQLALCHEMY)
-    application.python("start.py")
+    start_sqlalchemy(application, as_run("sqlalchemy_development") + MAIN)
     queued = application.queued()
     assert all(part in queued for part in (b"__orm:sqlalchemy__", b"__orm_class__", b"app.User"))
     assert b"example.com" not in queued
@@ -216,21 +173,53 @@ def test_sqlalchemy_development(application: Application) -> None:
 
 
 def test_sqlalchemy_production(application: Application) -> None:
-    app = as_run("sqlalchemy_production")
-    assert run_sqlalchemy(application, app, "--processes", "2") == WELCOME
+    assert_two_processes_work(application, as_run("sqlalchemy_production"))
 
 
 def test_sqlalchemy_manual_engine(application: Application) -> None:
-    app = as_run("sqlalchemy_production")
-    helper = HELPER.replace(*SQLALCHEMY_URL)
-    assert helper in app
-    app = app.replace(helper, "\n" + as_run("sqlalchemy_manual_engine"))
-    assert run_sqlalchemy(application, app, "--processes", "2") == WELCOME
+    app = as_run("sqlalchemy_development") + as_run("sqlalchemy_manual_engine") + MAIN
+    assert_two_processes_work(application, app)
+
+
+#: A server that has used its pool, and then forks its workers.
+FORK = """
+import asyncio
+import multiprocessing
+import app
+import meeting
+from asynctasq import Worker
+from sqlalchemy import text
+
+async def backend():
+    async with app.engine.connect() as connection:
+        return await connection.scalar(text("SELECT pg_backend_pid()"))
+
+def work():
+    asyncio.run(Worker(concurrency=1, burst=True).run())
+
+with asyncio.Runner() as parent:
+    mine = parent.run(backend())
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=work) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+        assert worker.exitcode == 0
+    assert parent.run(backend()) == mine
+    parent.run(app.engine.dispose())
+print("parent", mine)
+"""
 
 
 def test_sqlalchemy_dispose_after_fork(application: Application) -> None:
     app = as_run("sqlalchemy_development") + as_run("sqlalchemy_dispose_after_fork") + MAIN
-    assert run_sqlalchemy(application, app, "--processes", "2") == WELCOME
+    start_sqlalchemy(application, app, "meeting", "meeting")
+    application.write("fork.py", FORK)
+    output = application.python("-W", "ignore:This process:DeprecationWarning", "fork.py")
+    assert WELCOME in output
+    parent = output.splitlines()[-1].removeprefix("parent ")
+    assert parent not in assert_two_met(application)
 
 
 def test_sqlalchemy_engine_cleanup(on_redis: Application) -> None:
@@ -243,7 +232,8 @@ def test_sqlalchemy_engine_cleanup(on_redis: Application) -> None:
         "    print('disposed')\n",
     )
     app = as_run("sqlalchemy_development") + as_run("sqlalchemy_engine_cleanup") + MAIN
-    assert run_sqlalchemy(on_redis, app, "watch") == WELCOME + "disposed\n"
+    start_sqlalchemy(on_redis, app)
+    assert on_redis.worker("app.py", "watch") == WELCOME + "disposed\n"
     assert not (on_redis.folder / ".asynctasq").exists()
 
 
@@ -300,6 +290,8 @@ def test_django(application: Application) -> None:
 #: A row before the example's `main`, and a change after it.
 START_TORTOISE = """
 import asyncio
+import sys
+from importlib import import_module
 from app.models import User, main
 from tortoise import Tortoise
 
@@ -314,6 +306,8 @@ async def prepare():
 
 async def change():
     await User.filter(id=1).update(email="new@example.com")
+    for name in sys.argv[1:]:
+        await import_module(name).meet(await User.get(id=1)).dispatch()
 
 asyncio.run(connected(prepare))
 asyncio.run(main())
@@ -330,8 +324,6 @@ init(tortoise_config=config)
 
 def with_models(application: Application, text: str) -> Application:
     """Put the example where the specification's settings look for models."""
-    if version("tortoise-orm") == "0.21.0":  # there `pk=True` makes keys that are not generated
-        text = text.replace("pk=True", "primary_key=True")
     application.write("app/__init__.py", "")
     application.write("app/models.py", text)
     application.write("settings.py", TORTOISE_SETTINGS)
@@ -350,13 +342,27 @@ def run_connected(application: Application, *lines: str) -> str:
     return application.python("step.py")
 
 
+TORTOISE_BACKEND = """
+from app.models import User
+from tortoise import connections
+
+async def backend():
+    client = connections.get("default")
+    (row,) = await client.execute_query_dict("SELECT pg_backend_pid() AS pid")
+    return row["pid"]
+"""
+
+
 def test_tortoise_automatic_initialisation(on_redis: Application) -> None:
     with_models(on_redis, as_run("tortoise_automatic"))
     on_redis.write("start.py", START_TORTOISE)
-    on_redis.python("start.py")
-    first, second = on_redis.worker("app.models", "--processes", "2").splitlines()
-    assert f"{first}\n" == WELCOME
-    assert re.fullmatch(r"User created at: \d{4}-\d\d-\d\d .*\+00:00", second)
+    on_redis.write("backend.py", TORTOISE_BACKEND)
+    on_redis.write("meeting.py", MEETING)
+    on_redis.python("start.py", "meeting", "meeting")
+    output = on_redis.worker("app.models", "meeting", "--processes", "2", "--concurrency", "1")
+    assert WELCOME in output
+    assert re.search(r"^User created at: \d{4}-\d\d-\d\d .*\+00:00$", output, re.MULTILINE)
+    assert_two_met(on_redis)
 
 
 def test_tortoise_manual_initialisation(application: Application) -> None:
@@ -420,7 +426,7 @@ from tortoise import connections, fields
 from tortoise.models import Model
 
 class User(Model):
-    id = fields.IntField(pk=True)
+    id = fields.IntField(primary_key=True)
     name = fields.TextField()
 
 @task
@@ -466,7 +472,7 @@ from tortoise import fields
 from tortoise.models import Model
 
 class User(Model):
-    id = fields.IntField(pk=True)
+    id = fields.IntField(primary_key=True)
     email = fields.CharField(max_length=255)
     name = fields.CharField(max_length=100)
 """
@@ -484,41 +490,53 @@ def test_tortoise_testing(application: Application) -> None:
     with_models(application, TESTING_MODELS)
     application.write("app/tasks.py", TESTING_TASKS)
     application.write("test_example.py", as_run("tortoise_testing"))
-    application.write(  # the example's fixture is a coroutine function and lives for the session
-        "pytest.ini",
-        "[pytest]\nasyncio_mode = auto\n"
-        "asyncio_default_fixture_loop_scope = session\n"
-        "asyncio_default_test_loop_scope = session\n",
-    )
-    output = application.python("-m", "pytest", "-s", "-q", "test_example.py")
+    unset = "ignore:The configuration option"  # by pytest-asyncio, of its defaults
+    output = application.python("-W", unset, "-m", "pytest", "-s", "-q", "test_example.py")
     assert "Sending welcome email to test@example.com" in output
     assert "1 passed" in output
 
 
 # --- custom types ----------------------------------------------------------------------------
 
+#: A task with the example's types and the two that it has not, which tells what it was given.
+LOOK = """
+from datetime import date, datetime
+from decimal import Decimal
+from uuid import UUID
+from asynctasq import task
+
+@task
+async def look(
+    order_id: UUID, created_at: datetime, amount: Decimal, tags: set[str], day: date, scan: bytes
+):
+    print(repr((order_id, created_at, amount, tags, day, scan)))
+"""
 START_TYPES = """
 import asyncio
-from datetime import datetime, timezone
+from datetime import date, datetime, timezone
 from decimal import Decimal
 from uuid import UUID
 from app import process_order
+from look import look
 
-call = process_order(
-    UUID(int=7), datetime(2026, 1, 2, tzinfo=timezone.utc), Decimal("19.90"), {"new", "paid"}
-)
-asyncio.run(call.dispatch())
+values = UUID(int=7), datetime(2026, 1, 2, tzinfo=timezone.utc), Decimal("19.90"), {"paid"}
+
+async def start():
+    await process_order(*values).dispatch()
+    await look(*values, date(2026, 1, 2), b"\\x00\\xff").dispatch()
+
+asyncio.run(start())
 """
 
 
 def test_custom_types(application: Application) -> None:
-    types = "    print(repr((order_id, created_at, amount, sorted(tags), type(tags))))\n"
-    application.write("app.py", as_run("custom_types") + types)
+    application.write("app.py", as_run("custom_types"))
+    application.write("look.py", LOOK)
     application.write("start.py", START_TYPES)
     application.python("start.py")
-    assert application.worker("app.py") == (
+    assert application.worker("app.py", "look", "--concurrency", "1") == (
         "Processing order 00000000-0000-0000-0000-000000000007 for $19.90\n"
         "(UUID('00000000-0000-0000-0000-000000000007'), "
         "datetime.datetime(2026, 1, 2, 0, 0, tzinfo=datetime.timezone.utc), "
-        "Decimal('19.90'), ['new', 'paid'], <class 'set'>)\n"
+        "Decimal('19.90'), {'paid'}, datetime.date(2026, 1, 2), b'\\x00\\xff')\n"
     )

@@ -7,76 +7,94 @@ import re
 import tomllib
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from .test_examples import anchors
+from . import specification
+from .differences import EXAMPLES
 
 ROOT = Path(__file__).parents[2]
 TABLE = (ROOT / "docs" / "specification.md").read_text()
-ROWS = dict(re.findall(r"^\| (?!the specification \|)(.+?) \| (.+) \|$", TABLE, re.MULTILINE))
-EVIDENCE = sorted({part for cell in ROWS.values() for part in cell.split("<br>")})
-TESTS = [part.strip("`") for part in EVIDENCE if part.startswith("`")]
-FINDINGS = [part for part in EVIDENCE if part.startswith("doctor: ")]
-LINKS = [part for part in EVIDENCE if part.startswith("[")]
+_ROW = re.compile(r"^\| (?!the specification \|)(.+?) \| (.+) \|$", re.MULTILINE)
+_FINDING = re.compile(r'doctor: "(.+)" \(`(.+)`\)')
+EVIDENCE = sorted({part for _, cell in _ROW.findall(TABLE) for part in cell.split("<br>")})
+TESTS = sorted(set(re.findall(r"`([^`]+::[^`]+)`", TABLE)))
+FINDINGS = [found.groups() for part in EVIDENCE if (found := _FINDING.fullmatch(part))]
 
 
-def listed() -> dict[str, list[str]]:
-    """Every tick, step, checklist line and issue of the specification, by its section."""
-    found: dict[str, list[str]] = {}
-    for line in (Path(__file__).parent / "specification_rows.txt").read_text().splitlines():
-        if line.startswith("# "):
-            rows = found[line[2:]] = []
-        else:
-            rows.append(line)
-    return found
+def rows_of(section: str) -> list[tuple[str, str]]:
+    """The table of a section: line, and what stands for it."""
+    return _ROW.findall(TABLE.partition(f"\n## {section}\n")[2].partition("\n## ")[0])
 
 
-@pytest.mark.parametrize("section", listed())
+def test_the_sections_are_those_of_the_specification() -> None:
+    assert re.findall(r"^## (.+)$", TABLE, re.MULTILINE) == list(specification.sections())
+
+
+@pytest.mark.parametrize("section", specification.sections())
 def test_each_section_has_a_row_for_each_line(section: str) -> None:
-    table = TABLE.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
-    rows = re.findall(r"^\| (?!the specification \|)(.+?) \| .+ \|$", table, re.MULTILINE)
-    assert rows == listed()[section]
+    rows = [line for line, _ in rows_of(section)]
+    assert rows == specification.sections()[section]
 
 
-def test_every_evidence_is_of_a_known_kind() -> None:
-    assert len(TESTS) + len(FINDINGS) + len(LINKS) == len(EVIDENCE)
-    assert all((TESTS, FINDINGS, LINKS))
+def test_each_example_names_the_test_that_runs_it() -> None:
+    cells = [
+        cell
+        for section in specification.sections()
+        for line, cell in rows_of(section)
+        if line == specification.EXAMPLE
+    ]
+    for name, cell in zip(EXAMPLES, cells, strict=True):
+        tests = re.findall(r"`([^`]+::[^`]+)`", cell)
+        assert any(f'as_run("{name}")' in source_of(test) for test in tests), name
+
+
+@pytest.mark.parametrize("evidence", EVIDENCE)
+def test_every_evidence_is_of_a_known_kind(evidence: str) -> None:
+    kinds = r"`[^`]+::[^`]+`", _FINDING, r"\[([^]]+)\]\(\1\)", r"differs: .+"
+    assert any(re.fullmatch(kind, evidence) for kind in kinds)
 
 
 @cache
-def names_in(path: Path) -> set[str]:
-    """The tests, and the classes of tests, that a module defines."""
+def definitions_in(path: str) -> dict[str, str]:
+    """The tests, and the classes of tests, that a module defines: name -> code."""
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-    tree = ast.parse(path.read_text())
-    return {node.name for node in ast.walk(tree) if isinstance(node, kinds)}
+    text = (ROOT / path).read_text()
+    nodes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, kinds)]
+    return {node.name: ast.get_source_segment(text, node) or "" for node in nodes}
+
+
+def source_of(test: str) -> str:
+    """The code of a test."""
+    path, _, name = test.partition("::")
+    return definitions_in(path)[name]
 
 
 @pytest.mark.parametrize("test", TESTS)
 def test_each_test_exists(test: str) -> None:
     path, _, name = test.partition("::")
     assert re.match(r"test_|Test", name)
-    assert name in names_in(ROOT / path)
+    assert name in definitions_in(path)
 
 
-@cache
-def texts_of_adapters() -> tuple[str, ...]:
-    """Every piece of text in the code of the adapters."""
-    trees = [ast.parse(p.read_text()) for p in ROOT.glob("packages/asynctasq-*/src/**/*.py")]
-    constants = [n for tree in trees for n in ast.walk(tree) if isinstance(n, ast.Constant)]
-    return tuple(n.value for n in constants if isinstance(n.value, str))
+def texts_in(code: str) -> list[str]:
+    """Every piece of text in code, without docstrings."""
+    nodes = list(ast.walk(ast.parse(code)))
+    docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+    texts = [n for n in nodes if isinstance(n, ast.Constant) and id(n) not in docstrings]
+    return [n.value for n in texts if isinstance(n.value, str)]
 
 
-@pytest.mark.parametrize("finding", FINDINGS)
-def test_each_finding_is_what_an_adapter_says(finding: str) -> None:
-    text = finding.removeprefix('doctor: "').removesuffix('"')
-    assert any(text in other for other in texts_of_adapters())
-
-
-@pytest.mark.parametrize("link", LINKS)
-def test_each_section_named_exists(link: str) -> None:
-    page, _, anchor = re.sub(r".*\((.*)\)", r"\1", link).partition("#")
-    assert anchor in anchors(ROOT / "docs" / page)
+@pytest.mark.parametrize(("finding", "test"), FINDINGS)
+def test_each_finding_is_said_by_an_adapter_and_asserted_by_its_test(
+    finding: str, test: str
+) -> None:
+    adapter = test.split("/")[1]
+    checks = (ROOT / f"packages/asynctasq-{adapter}/src/asynctasq_{adapter}/checks.py").read_text()
+    assert any(finding in text for text in texts_in(checks))
+    asserted = [text for text in texts_in(source_of(test)) if len(text) >= 7]
+    assert any(text in finding or finding in text for text in asserted)
 
 
 def test_the_packages_require_what_the_specification_says() -> None:
@@ -86,6 +104,20 @@ def test_the_packages_require_what_the_specification_says() -> None:
         ("asynctasq-django", "Django>=5.0"),
         ("asynctasq-tortoise", "tortoise-orm>=0.21"),
     ):
-        project = tomllib.loads((ROOT / "packages" / package / "pyproject.toml").read_text())
-        required: list[str] = project["project"]["dependencies"]
+        required: list[str] = project(package)["dependencies"]
         assert any(r.partition(",")[0] == bound for r in required), bound
+
+
+def test_each_extra_names_its_adapter() -> None:
+    extras = project("asynctasq")["optional-dependencies"]
+    for orm in ("sqlalchemy", "django", "tortoise"):
+        (required,) = extras[orm]
+        assert required.startswith(f"asynctasq-{orm}>=")
+        assert required in extras["all"]
+
+
+def project(package: str) -> dict[str, Any]:
+    """What `pyproject.toml` of a package says of it."""
+    text = (ROOT / "packages" / package / "pyproject.toml").read_text()
+    found: dict[str, Any] = tomllib.loads(text)["project"]
+    return found

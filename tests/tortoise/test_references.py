@@ -21,6 +21,7 @@ from asynctasq import (
     UnsavedModelError,
 )
 from asynctasq_tortoise import adapter
+from tortoise import fields
 from tortoise_shop.models import Country, Event, Note, Order, Page, Profile, Ticket, User
 
 from .conftest import Initialise, Statements
@@ -65,6 +66,12 @@ async def test_every_kind_of_key_comes_back(db: str) -> None:
         assert found == row
         assert found is not row
         assert type(found) is type(row)
+
+
+def test_tortoise_itself_has_no_composite_keys() -> None:
+    keys = {name: fields.IntField(primary_key=True) for name in ("row", "seat")}
+    with pytest.raises(tortoise.exceptions.ConfigurationError, match="two primary keys"):
+        type("Seat", (tortoise.Model,), keys)
 
 
 async def test_the_reference_names_the_class_and_holds_nothing_but_the_key(sqlite: str) -> None:
