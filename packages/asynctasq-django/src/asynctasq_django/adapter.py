@@ -9,8 +9,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from functools import cache
+from typing import TYPE_CHECKING
 
 from asynctasq import DeferredSend, Finding, Ref, hookimpl
+
+if TYPE_CHECKING:
+    from .scopes import TaskScope
 
 
 def _is_in_use() -> bool:
@@ -87,11 +92,15 @@ async def worker_stopped() -> None:
 @hookimpl
 def task_scope() -> AbstractAsyncContextManager[object] | None:
     """A thread of its own for the ORM calls of each task."""
-    if not _is_in_use():
-        return None
+    return _scope_class()() if _is_in_use() else None
+
+
+@cache
+def _scope_class() -> type[TaskScope]:
+    """Found once, and not imported for each run."""
     from .scopes import TaskScope
 
-    return TaskScope()
+    return TaskScope
 
 
 @hookimpl

@@ -15,7 +15,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from contextvars import Token
 from typing import Any, ParamSpec, TypeVar
 
@@ -117,9 +116,10 @@ _loaders: deque[Lane] = deque()
 
 def borrow() -> Lane:
     """A lane that nobody uses."""
-    with suppress(IndexError):
+    try:
         return _idle.pop()
-    return Lane()
+    except IndexError:
+        return Lane()
 
 
 async def give_back(lane: Lane) -> None:

@@ -10,10 +10,14 @@ import os
 import sys
 from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import wrapt
 from asynctasq import ConfigurationError, DeferredSend, Finding, Message, Ref, hookimpl
+
+if TYPE_CHECKING:
+    from .sessions import TaskScope
 
 #: Modules without which no transaction of an ORM that has a current one can be meant.
 _OTHERS = {"django.db", "tortoise.transactions", "peewee"}
@@ -100,11 +104,15 @@ def task_scope(
     message: Message, instances: Sequence[object]
 ) -> AbstractAsyncContextManager[object] | None:
     """The sessions of one run."""
-    if not _is_loaded():
-        return None
+    return _scope_class()(message.task, instances) if _is_loaded() else None
+
+
+@cache
+def _scope_class() -> type[TaskScope]:
+    """Found once: an import for each run would cost more than all the rest of its scope."""
     from .sessions import TaskScope
 
-    return TaskScope(message.task, instances)
+    return TaskScope
 
 
 @hookimpl

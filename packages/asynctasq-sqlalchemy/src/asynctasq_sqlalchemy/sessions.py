@@ -66,6 +66,8 @@ class TaskScope:
     ) -> None:
         if self._token is not None:
             _current.reset(self._token)
+        if not self._sessions:
+            return
         async with AsyncExitStack() as stack:
             for session in self._sessions.values():
                 if error is None:
