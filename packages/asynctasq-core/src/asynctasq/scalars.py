@@ -10,9 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 from uuid import UUID
 from zoneinfo import ZoneInfo
+
+M = TypeVar("M", datetime, time)
 
 DATETIME, DATE, TIME, TIMEDELTA, DECIMAL, UUID_, INT = 2, 3, 4, 5, 6, 7, 8
 
@@ -30,17 +33,9 @@ def _zoned(text: str) -> tuple[str, ZoneInfo | None, int]:
     return text, ZoneInfo(key.removesuffix("]")) if key else None, fold
 
 
-def _datetime(text: str) -> datetime:
+def _from_moment(cls: type[M], text: str) -> M:
     text, zone, fold = _zoned(text)
-    value = datetime.fromisoformat(text)
-    if zone is not None:
-        value = value.replace(tzinfo=zone)
-    return value.replace(fold=fold) if fold else value
-
-
-def _time(text: str) -> time:
-    text, zone, fold = _zoned(text)
-    value = time.fromisoformat(text)
+    value = cls.fromisoformat(text)
     if zone is not None:
         value = value.replace(tzinfo=zone)
     return value.replace(fold=fold) if fold else value
@@ -64,9 +59,9 @@ ENCODERS: dict[type, tuple[int, Callable[[Any], str]]] = {
 
 #: By extension code: the function from text.
 DECODERS: dict[int, Callable[[str], object]] = {
-    DATETIME: _datetime,
+    DATETIME: partial(_from_moment, datetime),
     DATE: date.fromisoformat,
-    TIME: _time,
+    TIME: partial(_from_moment, time),
     TIMEDELTA: _timedelta,
     DECIMAL: Decimal,
     UUID_: UUID,

@@ -106,6 +106,8 @@ class Encoder:
         # The buffer grows as needed; its default size costs more than packing a usual call does.
         packer = msgpack.Packer(default=self.default, strict_types=True, buf_size=1024)
         packed: bytes = packer.pack(value)
+        if len(packed.translate(None, _FOREIGN_BYTES)) < len(packed):
+            _refuse_foreign(value)
         return packed
 
     def default(self, value: object) -> msgpack.ExtType:
@@ -139,10 +141,38 @@ class Encoder:
         if (known := self._known.get(cls)) is not None:
             return [known, value.value if isinstance(value, Enum) else _fields(value, cls)]
         raise SerializationError(
-            f"{cls.__module__}.{cls.__qualname__} cannot be put on the queue; "
+            f"{_name(cls)} cannot be put on the queue; "
             + ("annotate the parameter with it or use " if _is_plain(cls) else "use ")
             + "register_type(...)"
         )
+
+
+#: What msgpack has forms for that would come back as something else, with what to do instead.
+_FOREIGN: dict[type, str] = {
+    bytearray: "pass bytes(...)",
+    memoryview: "pass bytes(...)",
+    msgpack.ExtType: "use a type of your own with register_type(...)",
+    msgpack.Timestamp: "pass a datetime",
+}
+
+#: One of these begins each of them; they may stand in text and numbers too.
+_FOREIGN_BYTES = bytes((*range(0xC4, 0xCA), *range(0xD4, 0xD9)))
+
+
+def _refuse_foreign(value: object) -> None:
+    """Raise for one of these types among what msgpack packed without asking `default`."""
+    found: list[Any] = [[value]]
+    for item in found:
+        parts = item if type(item) is list else (*item, *item.values())
+        types = set(map(type, parts))
+        for cls in types & _FOREIGN.keys():
+            raise SerializationError(f"{_name(cls)} cannot be put on the queue; {_FOREIGN[cls]}")
+        if list in types or dict in types:
+            found.extend(part for part in parts if type(part) in (list, dict))
+
+
+def _name(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 _TOO_DEEP = "nested too deep, or contains itself"
@@ -157,7 +187,7 @@ def _is_plain(cls: type) -> bool:
 def _fields(value: object, cls: type) -> dict[str, object]:
     if (parameter := _unknown_parameter(cls)) is not None:
         raise SerializationError(
-            f"{cls.__module__}.{cls.__qualname__} cannot be made again from its fields, since its "
+            f"{_name(cls)} cannot be made again from its fields, since its "
             f"constructor needs {parameter!r}; use register_type(...)"
         )
     return {f.name: getattr(value, f.name) for f in dataclasses.fields(cls)}
@@ -235,13 +265,16 @@ def locate(value: object, path: str, encoder: Encoder, ancestors: tuple[object, 
     """
     try:
         encoder.pack(value)
-    except Exception as e:  # adapters' and register_type's code runs inside
-        inside = (*ancestors, value)
-        if len(inside) < _DEEPEST_PATH and not encoder.is_opaque(value):
-            for child_path, child in _children(value, path):
-                if not any(child is ancestor for ancestor in inside):
-                    locate(child, child_path, encoder, inside)
-        raise _as_serialization_error(e, path) from e
+    except Exception as e:  # noqa: BLE001 - adapters' and register_type's code runs inside
+        error = e
+    else:
+        return
+    inside = (*ancestors, value)
+    if len(inside) < _DEEPEST_PATH and not encoder.is_opaque(value):
+        for child_path, child in _children(value, path):
+            if not any(child is ancestor for ancestor in inside):
+                locate(child, child_path, encoder, inside)
+    raise _as_serialization_error(error, path) from error
 
 
 def _children(value: object, path: str) -> Iterator[tuple[str, object]]:
