@@ -8,8 +8,17 @@ from pathlib import Path
 
 import process_jobs
 import pytest
-from asynctasq import TaskCrashed, TaskFailed, TaskStatus, dispatch_many
+from asynctasq import (
+    MessageError,
+    TaskCrashed,
+    TaskFailed,
+    TaskStatus,
+    deadletters,
+    dispatch_many,
+    task,
+)
 from asynctasq.app import App
+from asynctasq.brokers import ConsumerOptions, WorkerInfo
 from process_jobs import Hooked, Item, OwnError, dies, exits, fails, item_of, third_time
 
 Work = Callable[..., Awaitable[None]]
@@ -54,6 +63,36 @@ async def test_a_process_retries_under_the_key_of_its_worker(
     handle = await third_time().dispatch()
     await work_in_processes()
     assert await handle.result(5) == 3
+
+
+async def test_a_process_that_does_not_know_the_task_outlives_it(
+    app: App, work_in_processes: Work
+) -> None:
+    @task(process=True, result_ttl=60, max_attempts=5, retry_delay=0)
+    def only_here() -> None: ...
+
+    unknown = await only_here().dispatch()
+    await work_in_processes()
+    letter = await deadletters.show(unknown.id)
+    assert letter is not None
+    assert (letter.reason, letter.attempts) == ("the message cannot be run", 1)
+    assert "its process refused it: UnknownTask: no task" in letter.error
+    with pytest.raises(MessageError, match="UnknownTask"):
+        await unknown.result(5)
+
+
+async def test_a_dead_letter_of_a_process_tells_all_deliveries(
+    app: App, work_in_processes: Work
+) -> None:
+    handle = await fails().dispatch()
+    info = WorkerInfo("w", "h", 1, ("default",), 1, 0.0)
+    consumer = app.open_broker().consumer(ConsumerOptions(info, ("default",), 0.01))
+    await consumer.start()
+    assert len(await consumer.take(1, 5)) == 1
+    await work_in_processes()
+    letter = await deadletters.show(handle.id)
+    assert letter is not None
+    assert (letter.error, letter.deliveries) == ("process_jobs.OwnError: ('in the child', 7)", 2)
 
 
 async def test_hooks_run_in_the_process(app: App, work_in_processes: Work, tmp_path: Path) -> None:

@@ -100,6 +100,30 @@ async def test_only_the_named_errors_are_retried(app: App, work: Work) -> None:
         "value": 1,
         "retry": 2,
     }
+    letters = [await deadletters.show(handles[name].id) for name in ("value", "key")]
+    reasons = [letter and letter.reason for letter in letters]
+    assert reasons == ["retry_on does not name the error", "no attempt is left"]
+
+
+async def test_should_retry_is_not_asked_of_what_retry_on_leaves_out(app: App, work: Work) -> None:
+    asked: list[str] = []
+
+    class Picky(AsyncTask[None]):
+        config: TaskConfig = {"retry_on": KeyError, "max_attempts": 5, "retry_delay": 0}
+
+        async def execute(self) -> None:
+            raise ValueError
+
+        def should_retry(self, exc: BaseException) -> bool:
+            asked.append("should_retry")
+            return True
+
+        def failed(self, exc: BaseException) -> None:
+            asked.append("failed")
+
+    await Picky().dispatch()
+    await work()
+    assert asked == ["failed"]
 
 
 async def test_retry_takes_its_own_delay_and_uses_an_attempt(app: App, work: Work) -> None:

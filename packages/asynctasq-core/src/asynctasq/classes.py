@@ -52,10 +52,18 @@ class _ClassTask(Generic[R]):
             return self
 
     def failed(self, exc: BaseException) -> Any:
-        """Called after the last attempt failed; may be `async def` in an `AsyncTask`."""
+        """Called after the last attempt failed; may be `async def` in an `AsyncTask`.
+
+        Not called where no instance is left or was made: after a timeout or a crash with
+        `process=True`, for a row that is gone, a message that cannot be read, and one that was
+        delivered more than `max_deliveries` times.
+        """
 
     def should_retry(self, exc: BaseException) -> bool:
-        """Asked after a failure with attempts left: run again?"""
+        """Asked after a failure that would be retried: run again?
+
+        Not asked after a timeout or a crash with `process=True`, which are retried.
+        """
         return True
 
     @classmethod

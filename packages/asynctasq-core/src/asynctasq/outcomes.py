@@ -108,9 +108,17 @@ def failed(app: App, job: Job, error: BaseException, *, may_retry: bool = True) 
         return dead(app, job, error, "a row is gone")
     if own and isinstance(error, MessageError):
         return dead(app, job, error, "the message cannot be run")
-    if job.message.attempt < job.options.max_attempts and may_retry and _is_retried(job, error):
-        return _retried(app, job, error)
-    return dead(app, job, error, "no attempt is left" if may_retry else "should_retry said no")
+    reason = _why_not_again(job, error, may_retry)
+    return dead(app, job, error, reason) if reason else _retried(app, job, error)
+
+
+def _why_not_again(job: Job, error: BaseException, may_retry: bool) -> str:
+    """Why a task that raised this is not run again; empty if it is."""
+    if job.message.attempt >= job.options.max_attempts:
+        return "no attempt is left"
+    if not _is_retried(job, error):
+        return "retry_on does not name the error"
+    return "" if may_retry else "should_retry said no"
 
 
 def skipped(app: App, job: Job, error: BaseException) -> Verdict:
@@ -129,7 +137,7 @@ def will_retry(job: Job, error: BaseException) -> bool:
     special = isinstance(error, ReferenceUnavailable | ReferenceGone | MessageError)
     if special and not _is_another_tasks(error):
         return False
-    return job.message.attempt < job.options.max_attempts
+    return not _why_not_again(job, error, may_retry=True)
 
 
 def _is_another_tasks(error: BaseException) -> bool:

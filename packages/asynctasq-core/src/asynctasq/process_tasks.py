@@ -17,7 +17,7 @@ import msgpack
 
 from . import outcomes
 from .brokers import Action, Delivery, Outcome
-from .errors import TaskCrashed, TaskTimeout
+from .errors import MessageError, TaskCrashed, TaskTimeout
 from .jobs import Job
 from .outcomes import Verdict
 from .processes import ProcessPool
@@ -43,12 +43,17 @@ class ProcessTasks:
     async def run(self, job: Job) -> Verdict:
         """Run a job in a child; what the child died of is the task's failure."""
         try:
-            request = msgpack.packb([job.delivery.queue, job.delivery.id, job.delivery.body])
-            reply = await self._pool.run(request, job.options.timeout)
+            delivery = job.delivery
+            request = [delivery.queue, delivery.id, delivery.body, delivery.deliveries]
+            reply = await self._pool.run(msgpack.packb(request), job.options.timeout)
         except (TaskCrashed, TaskTimeout) as e:
             error = type(e)(f"{job.task.name}: {e}")
             return outcomes.failed(self._app, job, error)
-        word, error_text, action, *rest = msgpack.unpackb(reply)
+        word, error_text, *outcome = msgpack.unpackb(reply)
+        if not outcome:
+            refusal = MessageError(f"{job.task.name}: its process refused it: {error_text}")
+            return outcomes.failed(self._app, job, refusal)
+        action, *rest = outcome
         return Verdict(Outcome(job.delivery, Action(action), *rest), word, error_text)
 
     async def close(self) -> None:
@@ -73,9 +78,13 @@ async def _serve(request: bytes, modules: tuple[str, ...]) -> bytes:
     from .jobs import recognise
     from .references import fetch
 
-    queue, message_id, body = msgpack.unpackb(request)
+    queue, message_id, body, deliveries = msgpack.unpackb(request)
     app = current()
-    job = recognise(Delivery(queue, message_id, body, 1, None), app)
+    try:
+        job = recognise(Delivery(queue, message_id, body, deliveries, None), app)
+    except MessageError as e:  # its modules are not those of the worker, or its keys
+        refusal: bytes = msgpack.packb(["refused", f"{type(e).__name__}: {e}"])
+        return refusal
     job.options = replace(job.options, timeout=None)  # the worker keeps the time
     with ThreadPoolExecutor(1, "asynctasq") as threads:
         runner = Runner(app, threads, scoped_adapters(app))
