@@ -179,9 +179,10 @@ class Consumer(Protocol):
         """Lease up to `limit` (>= 1) messages, waiting up to `timeout_seconds` for the first.
 
         Takes, in one round trip where the server allows it, messages whose former lease ran out
-        or that were released, delayed ones that are due, then new ones; earlier queues first.
-        Returns as soon as there is anything. A cancelled call loses nothing: what it may have
-        leased is given back by `stop`, or delivered again when the lease runs out.
+        or that were released, then new ones; earlier queues first. Delayed ones that are due come
+        between these, or join the new ones at the end, as suits the broker. Returns as soon as
+        there is anything. A cancelled call loses nothing: what it may have leased is given back by
+        `stop`, or delivered again when the lease runs out.
 
         Raises:
             BrokerUnavailable: The server cannot be reached; calling again reconnects.
