@@ -178,24 +178,31 @@ def collect_references(payload: bytes) -> list[tuple[int | str, list[Ref]]]:
         InvalidReference: One of them is none.
         InvalidMessage: The payload is damaged.
     """
+    try:
+        return _collected(payload)
+    except (InvalidMessage, InvalidReference):
+        raise
+    except Exception as e:  # noqa: BLE001 - whatever decoding damaged bytes raises
+        raise InvalidMessage(f"damaged bytes ({type(e).__name__})") from None
+
+
+def _collected(payload: bytes) -> list[tuple[int | str, list[Ref]]]:
     decoder = Decoder(collecting=True)
-    with damaged_input():
-        _check_lengths(payload)
+    _check_lengths(payload)
     unpacker = msgpack.Unpacker(
         ext_hook=decoder.extension, strict_map_key=False, max_buffer_size=len(payload)
     )
     unpacker.feed(payload)
     found: list[tuple[int | str, list[Ref]]] = []
-    with damaged_input():
-        if unpacker.read_array_header() != 2:
-            raise InvalidMessage("the arguments are not a pair")
-        for i in range(unpacker.read_array_header()):
-            _collect_one(unpacker, decoder, i, found)
-        for _ in range(unpacker.read_map_header()):
-            name = unpacker.unpack()
-            if not isinstance(name, str):
-                raise InvalidMessage("an argument whose name is no text")
-            _collect_one(unpacker, decoder, name, found)
+    if unpacker.read_array_header() != 2:
+        raise InvalidMessage("the arguments are not a pair")
+    for i in range(unpacker.read_array_header()):
+        _collect_one(unpacker, decoder, i, found)
+    for _ in range(unpacker.read_map_header()):
+        name = unpacker.unpack()
+        if not isinstance(name, str):
+            raise InvalidMessage("an argument whose name is no text")
+        _collect_one(unpacker, decoder, name, found)
     return found
 
 
@@ -247,15 +254,3 @@ def decode_value(
     except Exception as e:  # noqa: BLE001 - a registered type's decode runs inside
         # Without the error's text, which may show arguments, also in the traceback.
         raise InvalidMessage(f"the payload is damaged ({type(e).__name__})") from None
-
-
-class damaged_input:
-    """Turns whatever decoding damaged bytes raises into `InvalidMessage`."""
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, Exception) and not isinstance(
-            error, InvalidMessage | InvalidReference
-        ):
-            raise InvalidMessage(f"damaged bytes ({type(error).__name__})") from None

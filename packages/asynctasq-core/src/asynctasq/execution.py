@@ -38,7 +38,7 @@ from .threads import run_in_thread
 
 if TYPE_CHECKING:
     from .app import App
-    from .task import Call, TaskOptions
+    from .task import Call
 
 logger = logging.getLogger(__name__)
 
@@ -262,22 +262,20 @@ async def execute_call(call: Call[Any]) -> Any:
 
     app, task = current(), call.task
     message = Message(new_id(), task.name, b"", time(), headers=call.headers or {})
+    delivery = Delivery("", message.id, b"", 1, None)
+    job = Job(delivery, message, task, call.options(app.config.task_defaults))
     token = _message.set(message)
     try:
         with ThreadPoolExecutor(1, "asynctasq-execute") as threads:
-            runner = Runner(app, threads, scoped_adapters(app))
-            async with scope_of(runner.scoped, message, None):
-                function: Callable[..., Any] = task.function
-                args, kwargs = call.args, call.kwargs
-                job = Job(
-                    Delivery("", message.id, b"", 1, None), message, task, _options(call, app)
-                )
-                if task.cls is not None:
-                    function, args, kwargs = task.cls(*args, **kwargs).execute, (), {}
-                return await runner._started(job, function, args, kwargs)
+            return await _executed(call, job, Runner(app, threads, scoped_adapters(app)))
     finally:
         _message.reset(token)
 
 
-def _options(call: Call[Any], app: App) -> TaskOptions:
-    return call.options(app.config.task_defaults)
+async def _executed(call: Call[Any], job: Job, runner: Runner) -> Any:
+    async with scope_of(runner.scoped, job.message, None):
+        function: Callable[..., Any] = job.task.function
+        args, kwargs = call.args, call.kwargs
+        if job.task.cls is not None:
+            function, args, kwargs = job.task.cls(*args, **kwargs).execute, (), {}
+        return await runner._started(job, function, args, kwargs)
