@@ -29,13 +29,14 @@ REDIS_URL = os.environ.get("ASYNCTASQ_TEST_REDIS_URL", "redis://127.0.0.1:6379/0
 
 
 def free_port() -> int:
-    """A port that nobody uses; cluster nodes also need the one 10000 above it."""
+    """A port that nobody uses, nor the one 10000 above it, where a cluster node has its bus."""
     while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
+        with socket.socket() as probe, socket.socket() as bus:
+            probe.bind(("", 0))
             port: int = probe.getsockname()[1]
-        if port < 50000:
-            return port
+            with suppress(OSError, OverflowError):
+                bus.bind(("", port + 10000))
+                return port
 
 
 def missing(what: str) -> NoReturn:
@@ -65,16 +66,18 @@ class RedisProcess:
     """A Redis server on its own port, keeping its data in a folder of its own.
 
     Attributes:
-        port: Where it listens, unless an option says otherwise.
+        port: Where it listens, unless an option says otherwise. Its first start may change it, if
+            somebody else took it meanwhile.
     """
 
     def __init__(self, folder: Path, *options: str, kind: str = "redis", port: int = 0) -> None:
         self.port = port or free_port()
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        listen = () if "--port" in options else ("--port", str(self.port))
         snapshots = () if "--save" in options or "--sentinel" in options else ("--save", "")
-        self._command = (_binary(kind), *options, *listen, *snapshots)
+        self._command = (_binary(kind), *options, *snapshots)
+        self._has_own_port = "--port" not in options
+        self._may_move = self._has_own_port and not port
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -84,20 +87,46 @@ class RedisProcess:
 
     def start(self, *, wait: bool = True, **connection: Any) -> None:
         """Run it; `connection` are arguments of the client that waits until it answers."""
-        with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                self._command, cwd=self.folder, stdout=log, stderr=subprocess.STDOUT
-            )
+        self._launch()
         deadline = time.monotonic() + 20
-        while wait:
-            try:
-                with self.client(**connection) as client:
-                    client.ping()
-                return
-            except redis.RedisError:
-                if time.monotonic() > deadline or self.process.poll() is not None:
-                    raise RuntimeError((self.folder / "log").read_text()[-2000:]) from None
-                time.sleep(0.02)
+        while wait and not self._answers(**connection):
+            if self._has_lost_its_port():
+                self.port = free_port()
+                self._launch()
+            elif self._has_ended() or time.monotonic() > deadline:
+                raise RuntimeError(self._log.read_text()[-2000:])
+            time.sleep(0.02)
+        self._may_move = False
+
+    @property
+    def _log(self) -> Path:
+        return self.folder / "log"
+
+    def _launch(self) -> None:
+        listen = ("--port", str(self.port)) if self._has_own_port else ()
+        with self._log.open("wb" if self._may_move else "ab") as log:
+            self.process = subprocess.Popen(
+                (*self._command, *listen), cwd=self.folder, stdout=log, stderr=subprocess.STDOUT
+            )
+
+    def _answers(self, **connection: Any) -> bool:
+        try:
+            with self.client(**connection) as client:
+                client.ping()
+        except redis.RedisError:
+            return False
+        return not self._has_ended()  # or it was another server that answered on its port
+
+    def _has_ended(self) -> bool:
+        assert self.process is not None
+        return self.process.poll() is not None
+
+    def _has_lost_its_port(self) -> bool:
+        return (
+            self._may_move
+            and self._has_ended()
+            and "Address already in use" in self._log.read_text()
+        )
 
     def client(self, **connection: Any) -> redis.Redis:
         """A client of the test's own."""
