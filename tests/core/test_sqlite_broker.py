@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,7 @@ from asynctasq.brokers.sqlite_results import AwaitedResults
 from asynctasq.config import SQLiteConfig
 from asynctasq.testing import BrokerSuite, OpenBroker
 
-OpenSQLite = Callable[[], SQLiteBroker]
+from ..queue_files import OpenSQLite, sqlite_brokers
 
 
 @pytest.fixture
@@ -42,15 +42,8 @@ def path(tmp_path: Path) -> Path:
 
 @pytest_asyncio.fixture
 async def open_sqlite(path: Path) -> AsyncIterator[OpenSQLite]:
-    opened: list[SQLiteBroker] = []
-
-    def open_one() -> SQLiteBroker:
-        opened.append(SQLiteBroker(SQLiteConfig(path=path)))
-        return opened[-1]
-
-    yield open_one
-    for broker in opened:
-        await broker.close()
+    async with sqlite_brokers(path) as open_one:
+        yield open_one
 
 
 @pytest_asyncio.fixture

@@ -10,9 +10,10 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,10 +23,10 @@ from asynctasq.brokers import ConsumerOptions, Delivery, Outcome, Outgoing, Work
 from asynctasq.brokers.sqlite import SQLiteBroker, SQLiteConsumer
 from asynctasq.config import SQLiteConfig
 
+from ..queue_files import OpenSQLite, sqlite_brokers
+
 ROUNDS = int(os.environ.get("ASYNCTASQ_FAULT_ROUNDS", "200"))
 PROGRAM = Path(__file__).parent / "programs" / "sqlite_victims.py"
-
-OpenSQLite = Callable[[], SQLiteBroker]
 
 
 @pytest.fixture
@@ -35,15 +36,8 @@ def path(tmp_path: Path) -> Path:
 
 @pytest_asyncio.fixture
 async def open_sqlite(path: Path) -> AsyncIterator[OpenSQLite]:
-    opened: list[SQLiteBroker] = []
-
-    def open_one() -> SQLiteBroker:
-        opened.append(SQLiteBroker(SQLiteConfig(path=path, busy_timeout=0.5)))
-        return opened[-1]
-
-    yield open_one
-    for broker in opened:
-        await broker.close()
+    async with sqlite_brokers(path, busy_timeout=0.5) as open_one:
+        yield open_one
 
 
 @pytest_asyncio.fixture
@@ -366,15 +360,15 @@ asyncio.run(main())
 
 
 def test_a_read_only_file_is_reported_until_it_can_be_written() -> None:
-    folder = f"/tmp/asynctasq-test-{os.getpid()}"
-    os.mkdir(folder)
-    try:
+    # Not in pytest's folder: who is no longer root may not even look into that.
+    with tempfile.TemporaryDirectory() as parent:
+        os.chmod(parent, 0o755)
+        folder = f"{parent}/queue"
+        os.mkdir(folder)
         done = subprocess.run(
             [sys.executable, "-c", READ_ONLY, folder], capture_output=True, text=True, timeout=60
         )
-    finally:
         os.chmod(folder, 0o755)
-        shutil.rmtree(folder)
     assert done.returncode == 0, done.stderr
     assert f"{folder}/queue.db" in done.stdout
     assert "permissions" in done.stdout
