@@ -76,6 +76,17 @@ def test_modules_come_from_the_environment_too(place: Place) -> None:
     assert place.lines("greeted") == ["Ada"]
 
 
+@one_broker
+@pytest.mark.parametrize("command", [("status",), ("dead", "list"), ("doctor",)], ids=" ".join)
+def test_every_command_applies_what_the_imports_configure(
+    place: Place, command: tuple[str, ...]
+) -> None:
+    place.write("configured.py", "import asynctasq\nasynctasq.init(sqlite='elsewhere/queue.db')\n")
+    place.run(*command, ASYNCTASQ_IMPORTS="configured")
+    assert (place.path / "elsewhere/queue.db").exists()
+    assert not (place.path / ".asynctasq").exists()
+
+
 def test_the_first_line_names_broker_queues_and_concurrency(place: Place) -> None:
     done = place.run("worker", "jobs", "--burst", "--queues", "high, low", "--concurrency", "7")
     first = done.stderr.splitlines()[0]

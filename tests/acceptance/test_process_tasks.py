@@ -65,6 +65,13 @@ def test_a_crash_and_a_time_limit_fail_their_own_task_alone(place: Place) -> Non
     assert errors == {}
 
 
+def test_modules_that_only_the_configuration_names_are_there_too(place: Place) -> None:
+    place.write("configured.py", "import asynctasq\nasynctasq.init(imports=['jobs'])\n")
+    dispatch(place, "[nap(0)]")
+    finished(place.run("worker", "configured", "--burst"))
+    assert len(place.lines("ended")) == 1
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_worker_and_children_alike_lets_them_finish(
     place: Place, number: signal.Signals

@@ -35,6 +35,11 @@ async def slow(seconds):
     write("ended", os.getpid())
 
 @task
+async def hog_loop():
+    write("begun", os.getpid())
+    time.sleep(60)
+
+@task
 def die():
     write("deaths", os.getpid())
     os._exit(3)
@@ -140,6 +145,29 @@ def test_workers_stop_gracefully_when_their_parent_is_killed(place: Place) -> No
     assert place.counts() == {}
 
 
+def test_a_worker_whose_loop_is_blocked_ends_too_when_its_parent_is_killed(place: Place) -> None:
+    dispatch(place, "hog_loop()")
+    arguments = ("--processes", "2", "--grace", "0.5", "--lease", "600")
+    with place.start("worker", "jobs", *arguments) as parent:
+        eventually(lambda: place.lines("begun"))
+        workers = workers_of(parent.pid)
+        parent.kill()
+    eventually(lambda: not any(psutil.pid_exists(pid) for pid in workers))
+    assert place.counts() == {"waiting": 1}
+
+
+@one_broker
+def test_a_blocked_worker_ends_before_its_parent_would_kill_it(place: Place) -> None:
+    dispatch(place, "hog_loop()")
+    with place.start("worker", "jobs", "--processes", "2", "--grace", "0.5") as parent:
+        eventually(lambda: place.lines("begun"))
+        for pid in (*workers_of(parent.pid), parent.pid):
+            os.kill(pid, signal.SIGTERM)
+        assert parent.wait(9) == 0  # after 0.5 + 10 s the parent would
+    assert "worker process killed" not in place.log()
+    assert place.counts() == {"waiting": 1}
+
+
 def test_a_task_that_kills_its_worker_ends_as_a_dead_letter_and_the_rest_goes_on(
     place: Place,
 ) -> None:
@@ -161,6 +189,46 @@ def test_an_application_that_cannot_be_imported_ends_the_family(place: Place) ->
     done = place.run("worker", "broken", "--processes", "2")
     assert done.returncode == 1
     assert "nothing works" in done.stderr
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_broker_that_refuses_for_good_ends_all_at_once(place: Place, processes: str) -> None:
+    place.settings |= unusable_broker(place)
+    done = place.run("worker", "jobs", "--processes", processes)
+    assert done.returncode == 1
+    errors = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+    assert 1 <= len(errors) <= int(processes)
+    assert "login" in errors[0] or "not a queue file" in errors[0]
+    assert "Traceback" not in done.stderr
+    assert "died" not in done.stderr
+
+
+def unusable_broker(place: Place) -> dict[str, str]:
+    """Settings under which the broker answers, but never as it should."""
+    if place.settings["ASYNCTASQ_DRIVER"] == "redis":
+        return {"ASYNCTASQ_REDIS_USERNAME": "nobody", "ASYNCTASQ_REDIS_PASSWORD": "wrong"}
+    place.write("notes.db", "no database at all, but a text that is long enough\n" * 100)
+    return {"ASYNCTASQ_SQLITE_PATH": "notes.db"}
+
+
+@one_broker
+def test_a_refusal_after_the_start_is_waited_for(place: Place) -> None:
+    with place.start("worker", "jobs", "--processes", "2") as parent:
+        eventually(lambda: len(place.status()["workers"]) == 2)
+        file = place.path / ".asynctasq/queue.db"
+        file.rename(place.path / "kept.db")
+        for end in ("-wal", "-shm"):
+            (file.parent / f"queue.db{end}").unlink()
+        file.write_text("no database at all, but a text that is long enough\n" * 100)
+        victim = workers_of(parent.pid)[0]
+        os.kill(victim, signal.SIGKILL)
+        eventually(lambda: place.log().count("Error: ") >= 2)
+        file.unlink()
+        dispatch(place, "note(1)")
+        eventually(lambda: place.lines("notes"))
+        eventually(lambda: len(place.status()["workers"]) == 2, 60)
+        parent.terminate()
+        assert parent.wait(20) == 0
 
 
 @one_broker

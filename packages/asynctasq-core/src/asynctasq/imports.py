@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 
+from .app import current
 from .errors import ConfigurationError
 from .models import allow_packages, module_of_file
 from .plugins import installed
@@ -31,6 +32,20 @@ def load_modules(names: Iterable[str]) -> list[str]:
     modules = list(dict.fromkeys(_import(name) for name in wanted))
     allow_packages(modules)
     return modules
+
+
+def load_application(modules: Iterable[str]) -> list[str]:
+    """Import modules, and those that the configuration names in `imports`.
+
+    Returns:
+        The names of all that were imported.
+
+    Raises:
+        ConfigurationError: As `load_modules`, or the configuration is wrong.
+    """
+    names = load_modules([*modules, *current().config.imports])
+    # Imported modules may have called `init`, so the configuration is looked at anew.
+    return names + load_modules(name for name in current().config.imports if name not in names)
 
 
 def _import(name: str) -> str:

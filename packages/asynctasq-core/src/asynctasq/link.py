@@ -1,7 +1,8 @@
 """What a supervisor and its worker processes say to each other, over one socket for each.
 
-A worker announces itself once; the parent orders it to stop, or to stop at once. The socket's end
-is an order too: whatever becomes of the parent, its workers stop.
+A worker announces itself once, and later says at most that the broker refuses it; the parent
+orders it to stop, or to stop at once. The socket's end is an order too: whatever becomes of the
+parent, its workers stop.
 """
 
 from __future__ import annotations
@@ -20,7 +21,13 @@ from .config import Config
 #: The parent's orders.
 STOP, NOW = b"s", b"n"
 
+#: A worker's word that the broker refuses it, and will again.
+REFUSED = b"r"
+
 _LENGTH = struct.Struct("!I")
+
+#: For what a worker wrote before it ended, which the kernel has already.
+_LAST_WORD_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +62,18 @@ class Link:
         with contextlib.suppress(OSError):
             self._socket.sendall(_LENGTH.pack(len(packed)) + packed)
 
-    def obey(self, stop: Callable[[], None], skip_grace: Callable[[], None]) -> None:
-        """Call these on the running event loop when the parent says so.
+    def refused(self) -> None:
+        """Tell the parent that the broker refuses this worker, and would refuse the next."""
+        with contextlib.suppress(OSError):
+            self._socket.sendall(REFUSED)
 
-        `stop` is also called when the parent is gone. Either may be called although the worker is
-        stopping already: a terminal and a service manager send signals to parent and workers alike.
+    def obey(self, stop: Callable[[], None], skip_grace: Callable[[], None]) -> None:
+        """Call these, in a thread of their own, when the parent says so.
+
+        Not on the event loop, which a task may block. `stop` is also called when the parent is
+        gone. Either may be called although the worker is stopping already: a terminal and a service
+        manager send signals to parent and workers alike.
         """
-        loop = asyncio.get_running_loop()
 
         def listen() -> None:
             order = b"?"
@@ -70,8 +82,7 @@ class Link:
                     order = self._socket.recv(1)
                 except OSError:
                     order = b""
-                with contextlib.suppress(RuntimeError):  # the loop has ended by itself
-                    loop.call_soon_threadsafe(skip_grace if order == NOW else stop)
+                (skip_grace if order == NOW else stop)()
 
         threading.Thread(target=listen, name="asynctasq-supervisor", daemon=True).start()
 
@@ -84,3 +95,12 @@ async def read_announcement(reader: asyncio.StreamReader) -> Announcement | None
     except (asyncio.IncompleteReadError, ConnectionError):
         return None
     return announcement
+
+
+async def was_refused(reader: asyncio.StreamReader) -> bool:
+    """Whether a worker that has ended said that the broker refuses it."""
+    # What a task forked may hold the socket open, so its end is not waited for.
+    with contextlib.suppress(TimeoutError, ConnectionError):
+        async with asyncio.timeout(_LAST_WORD_SECONDS):
+            return await reader.read(1) == REFUSED
+    return False

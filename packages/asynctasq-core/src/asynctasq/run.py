@@ -11,13 +11,15 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from types import FrameType
+from typing import Any
 
-from .app import current
-from .imports import load_modules
+from .imports import load_application
 from .watchdog import Watchdog
 from .worker import Worker
 
 logger = logging.getLogger(__name__)
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def run_worker(
@@ -38,17 +40,18 @@ def run_worker(
     Args:
         modules: Module names or script paths whose tasks are run, besides those in `imports`.
         queues: As for `Worker`, like the arguments after it.
-        on_ready: Called once the modules are imported, before the broker is connected.
+        on_ready: Called once the modules are imported, before the broker is connected, with the
+            worker, whose `stop` may then be called in any thread.
 
     Raises:
         ConfigurationError: There is no such module, or the configuration is wrong.
+        BrokerError: The broker refused at the start, and will again; one that is only
+            unavailable is waited for.
     """
-    names = load_modules([*modules, *current().config.imports])
-    # Imported modules may have called `init`, so the configuration is looked at anew.
-    load_modules(m for m in [*current().config.imports] if m not in names)
+    names = load_application(modules)
 
     async def main() -> None:
-        worker = Worker(
+        worker = _WatchedWorker(
             queues=queues,
             concurrency=concurrency,
             lease=lease,
@@ -56,22 +59,9 @@ def run_worker(
             burst=burst,
             modules=names,
         )
-        watchdog = Watchdog(asyncio.get_running_loop(), worker, _leave)
+        await _work(worker, on_ready)
 
-        def stop(number: int, frame: FrameType | None) -> None:
-            worker.stop()
-            watchdog.stopped()
-
-        # Not the loop's own handlers: those would not run while a task blocks it.
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, stop)
-        if on_ready is not None:
-            on_ready(worker)
-        await worker.run()
-        if worker.left_running:
-            _leave()
-
-    former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    former = {number: signal.getsignal(number) for number in _SIGNALS}
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(main())
@@ -79,6 +69,35 @@ def run_worker(
         for number, handler in former.items():
             if handler is not None:  # set by something other than Python, and out of its reach
                 signal.signal(number, handler)
+
+
+class _WatchedWorker(Worker):
+    """A worker that ends, once it is told to, although a task blocks its event loop."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        # Known before `run`, so that other threads may call `stop` from the first moment on.
+        self._loop = asyncio.get_running_loop()
+        self._watchdog = Watchdog(self._loop, self, _leave)
+
+    def stop(self) -> None:
+        with suppress(RuntimeError):  # the loop is closed: it has ended by itself
+            super().stop()
+        self._watchdog.stopped()
+
+
+async def _work(worker: Worker, on_ready: Callable[[Worker], None] | None) -> None:
+    def stop(number: int, frame: FrameType | None) -> None:
+        worker.stop()
+
+    # Not the loop's own handlers: those would not run while a task blocks it.
+    for number in _SIGNALS:
+        signal.signal(number, stop)
+    if on_ready is not None:
+        on_ready(worker)
+    await worker.run()
+    if worker.left_running:
+        _leave()
 
 
 def _leave() -> None:

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 
 from .brokers import Backoff
 from .errors import BrokerError
-from .link import NOW, STOP, Announcement, read_announcement
+from .link import NOW, STOP, Announcement, read_announcement, was_refused
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +45,7 @@ class _Child:
     announcement: Announcement | None = None
     started_at: float = field(default_factory=time.monotonic)
     lived_seconds: float = 0.0
+    refused: bool = False
     retiring: bool = False
 
     def tell(self, order: bytes) -> None:
@@ -149,18 +150,19 @@ class Supervisor:
 
     async def _keep_one(self) -> None:
         """One worker after the other, until none is wanted any more."""
-        pauses = _Pauses()
+        pauses, is_first = _Pauses(), True
         while not self._stopping.is_set():
             child = await self._start()
             code = await self._ended(child)
-            if code != 0:
+            if code != 0 and not child.refused:
                 await self._release(child)
-            if self._was_last(child, code):
+            if self._was_last(child, code, is_first):
                 return
+            is_first = False
             if code != 0 and not child.retiring:
                 await self._wait_for_next(child, code, pauses)
 
-    def _was_last(self, child: _Child, code: int) -> bool:
+    def _was_last(self, child: _Child, code: int, is_first: bool) -> bool:
         """Whether nobody follows this worker; notes the exit code if so."""
         if self._stopping.is_set():
             # A service manager may have hit one that had only just been started.
@@ -169,9 +171,10 @@ class Supervisor:
             return True
         if code == 0:
             return self._burst and not child.retiring
-        if self._any_was_ready or self._changes:
+        never_worked = not self._any_was_ready or (child.refused and is_first)
+        if self._changes or not never_worked:
             return False
-        # None has ever come up, so another start would only fail the same way.
+        # Another start would only fail the same way.
         self._exit_code = code if code > 0 else 1
         self.stop()
         return True
@@ -214,6 +217,7 @@ class Supervisor:
             self._any_was_ready = True
             self._on_ready(child.announcement)
         code = await child.process.wait()
+        child.refused = code > 0 and await was_refused(child.reader)
         child.lived_seconds = time.monotonic() - child.started_at
         self._children.discard(child)
         child.writer.close()

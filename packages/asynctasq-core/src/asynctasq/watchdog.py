@@ -28,7 +28,7 @@ RELEASE_SECONDS = 5.0
 
 
 class Watchdog:
-    """Watches the event loop of a worker from the first signal to stop on.
+    """Watches the event loop of a worker from the moment on when it is told to stop.
 
     Args:
         leave: Ends the process without waiting for anything.
@@ -40,12 +40,16 @@ class Watchdog:
         self._loop = loop
         self._worker = worker
         self._leave = leave
-        self._hurry = threading.Event()
+        self._first, self._hurry = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._watch, name="asynctasq-watchdog", daemon=True)
 
     def stopped(self) -> None:
-        """Take note that the worker was told to stop; the second time, that it shall not wait."""
-        if self._thread.ident is None:
+        """Take note that the worker was told to stop; the second time, that it shall not wait.
+
+        May be called in any thread and from signal handlers.
+        """
+        # One step, as a signal may come between two, and another thread too.
+        if self._first.acquire(blocking=False):
             self._thread.start()
         else:
             self._hurry.set()
@@ -58,8 +62,12 @@ class Watchdog:
         except RuntimeError:  # the loop is closed: the worker has ended by itself
             return
         logger.error("a task blocks the event loop of a worker that has to end")
-        asyncio.run(_release(self._worker))
-        self._leave()
+        try:
+            asyncio.run(_release(self._worker))
+        except Exception:
+            logger.exception("the leases of a blocked worker could not be given back")
+        finally:
+            self._leave()
 
     def _answers(self) -> bool:
         answered = threading.Event()

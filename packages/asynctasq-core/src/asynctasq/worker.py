@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from .ahead import Ahead
 from .app import current
 from .brokers import Backoff, Consumer, ConsumerOptions, Delivery, WorkerInfo
-from .errors import BrokerError
+from .errors import BrokerUnavailable
 from .execution import Runner, scoped_adapters
 from .jobs import declared_queues
 from .leases import LeaseKeeper
@@ -120,6 +120,10 @@ class Worker:
         """Work until `stop`, or in burst mode until nothing is left.
 
         A broker that cannot be reached, at the start or later, is waited for.
+
+        Raises:
+            BrokerError: The broker refuses at the start, and would again. Later refusals are waited
+                for too, as somebody may be changing a password.
         """
         self._loop = asyncio.get_running_loop()
         options = ConsumerOptions(self.info, self.queues, self.lease)
@@ -151,7 +155,7 @@ class Worker:
         while not self._stop.is_set():
             try:
                 await self._consumer.start()
-            except BrokerError as e:
+            except BrokerUnavailable as e:
                 await wait_for_broker("start", e, backoff)
             else:
                 return True

@@ -26,17 +26,17 @@ module_option = click.option(
     multiple=True,
     metavar="MODULE",
     help="Module or script of the application whose asynctasq.init(...) applies; repeatable. "
-    "Without it, environment variables and defaults apply.",
+    "ASYNCTASQ_IMPORTS names more. Without any, environment variables and defaults apply.",
 )
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def loaded(modules: tuple[str, ...]) -> App:
-    """The application, after importing what configures it."""
+    """The application, after importing what configures it: the same modules as in a worker."""
     from .. import app, imports
 
-    imports.load_modules(modules)
+    imports.load_application(modules)
     return app.current()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import threading
 from collections.abc import AsyncIterable
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
@@ -12,10 +13,11 @@ import click
 
 from .. import __version__
 from ..config import QUEUE_RULE, is_queue_name
+from ..errors import BrokerError
 from . import logs
 
 if TYPE_CHECKING:
-    from ..link import Announcement
+    from ..link import Announcement, Link
     from ..worker import Worker
 
 _NO_MODULES = (
@@ -129,25 +131,33 @@ def command(**options: Any) -> None:
 
 
 def _work(settings: Settings) -> None:
+    from ..link import Link
     from ..run import run_worker
+
+    link = None if settings.link is None else Link(settings.link)
 
     def ready(worker: Worker) -> None:
         if not worker.modules:
             raise click.UsageError(_NO_MODULES)
-        if settings.link is None:
+        if link is None:
             _say(_address(), worker.queues, settings)
         else:
-            _join_supervisor(worker, settings.link)
+            _join_supervisor(worker, link)
 
-    run_worker(
-        *settings.modules,
-        queues=settings.queues or None,
-        concurrency=settings.concurrency,
-        lease=settings.lease,
-        grace=settings.grace,
-        burst=settings.burst,
-        on_ready=ready,
-    )
+    try:
+        run_worker(
+            *settings.modules,
+            queues=settings.queues or None,
+            concurrency=settings.concurrency,
+            lease=settings.lease,
+            grace=settings.grace,
+            burst=settings.burst,
+            on_ready=ready,
+        )
+    except BrokerError:
+        if link is not None:
+            link.refused()
+        raise
 
 
 def _say(broker: str, queues: tuple[str, ...], settings: Settings) -> None:
@@ -165,26 +175,26 @@ def _address() -> str:
     return current().new_broker().describe()
 
 
-def _join_supervisor(worker: Worker, fd: int) -> None:
+def _join_supervisor(worker: Worker, link: Link) -> None:
     from ..app import current
-    from ..link import Announcement, Link
+    from ..link import Announcement
 
     # The parent needs the way to the broker only; the rest may hold what it cannot import.
     config = replace(current().config, task_defaults={}, adapter_options={}, signing_key=())
-    link = Link(fd)
     link.announce(Announcement(worker.id, worker.queues, _address(), config))
+    first = threading.Lock()
 
     def stop() -> None:
-        if not worker.is_stopping:
+        # A signal and the parent's order, each in a thread of its own, are one wish to stop.
+        if first.acquire(blocking=False):
             worker.stop()
 
     def skip_grace() -> None:
         stop()
         worker.stop()
 
-    loop = asyncio.get_running_loop()
     for number in _SIGNALS:
-        loop.add_signal_handler(number, stop)
+        signal.signal(number, lambda *_: stop())
     link.obey(stop, skip_grace)
 
 
