@@ -49,10 +49,10 @@ class Taker:
         self._suspects = suspects
         self._concurrency = concurrency
         self._burst = burst
+        self._backoff = Backoff()
 
     async def run(self) -> None:
         """Keep the slots filled until cancelled, or in burst mode until all is done."""
-        backoff = Backoff()
         while True:
             await self._until_others_may_run()
             free = self._concurrency - len(self._slots)
@@ -62,16 +62,21 @@ class Taker:
                 await self._until_slot_or_overdue()
             elif free <= 0:
                 await self._slots.until_one_ends()
-            else:
-                try:
-                    deliveries = await self._take(free + self._ahead.room)
-                except BrokerError as e:
-                    await wait_for_broker("take", e, backoff)
-                    continue
-                if deliveries is None:
-                    return
-                backoff.reset()
-                await self._begin(deliveries, free)
+            elif not await self._fill(free):
+                return
+
+    async def _fill(self, free: int) -> bool:
+        """Take for the free slots; `False` when a burst is over."""
+        try:
+            deliveries = await self._take(free + self._ahead.room)
+        except BrokerError as e:
+            await wait_for_broker("take", e, self._backoff)
+            return True
+        if deliveries is None:
+            return False
+        self._backoff.reset()
+        await self._begin(deliveries, free)
+        return True
 
     async def _take(self, limit: int) -> list[Delivery] | None:
         """Messages, none of them if there were none in time; `None` when a burst is over."""

@@ -99,15 +99,13 @@ class RedisConsumer:
             commands = settle_commands(self._keys.of(queue), self._consumer, some)
             calls += [(queue, command) for command in commands]
         gone = await self._apply(calls) if calls else set()
-        lost = superseded
-        if gone or self._reclaimed:
-            for some in by_queue.values():
-                for outcome in some:
-                    place = outcome.delivery.queue, outcome.delivery.tag
-                    self._reclaimed.pop(place, None)
-                    if place in gone:
-                        lost.append(outcome)
-        return lost
+        if not gone and not self._reclaimed:
+            return superseded
+        settled = [outcome for some in by_queue.values() for outcome in some]
+        for outcome in settled:
+            self._reclaimed.pop((outcome.delivery.queue, outcome.delivery.tag), None)
+        lost = [o for o in settled if (o.delivery.queue, o.delivery.tag) in gone]
+        return superseded + lost
 
     async def _apply(self, calls: Sequence[tuple[str, Command]]) -> set[tuple[str, bytes]]:
         replies = await self._server.call_many(
