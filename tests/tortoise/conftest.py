@@ -69,21 +69,13 @@ def make_database(kind: str, folder: Path) -> Iterator[str]:
         execute(f"CREATE DATABASE {name}")
     except Exception as e:  # noqa: BLE001 - any driver's error
         missing(kind, e)
+    if kind != "mysql":
+        execute(f"ALTER DATABASE {name} SET synchronous_commit = off")  # nothing is to survive
     url = MYSQL if kind == "mysql" else POSTGRES
     try:
         yield with_scheme(url, kind, name)
     finally:
         execute(f"DROP DATABASE {name}{'' if kind == 'mysql' else ' WITH (FORCE)'}")
-
-
-def empty_database(url: str) -> None:
-    """Remove all tables."""
-    name = url.rpartition("/")[2]
-    if url.startswith("mysql"):
-        mysql(f"DROP DATABASE {name}")
-        mysql(f"CREATE DATABASE {name}")
-    else:
-        postgres("DROP SCHEMA public CASCADE; CREATE SCHEMA public", name)
 
 
 @pytest.fixture(params=KINDS)

@@ -2,52 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import ClassVar
 
 import psycopg
 import pytest
 from asynctasq_tortoise.suite import TestTortoise as Suite
 
-from .conftest import POSTGRES, empty_database, make_database, with_scheme
+from .conftest import POSTGRES, make_database, with_scheme
 
 
 class TestSQLite(Suite):
     """As it ships."""
 
 
-Servers = Callable[[str], Mapping[str, str]]
-
-
-@pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
-    """Two databases of a kind, made once, since that takes a server long."""
-    made: dict[str, Mapping[str, str]] = {}
-    with ExitStack() as stack:
-
-        def get(kind: str) -> Mapping[str, str]:
-            if kind not in made:
-                folder = tmp_path_factory.mktemp(kind)
-                both = [contextmanager(make_database)(kind, folder) for _ in range(2)]
-                default, other = [stack.enter_context(database) for database in both]
-                made[kind] = {"default": default, "other": other}
-            return made[kind]
-
-        yield get
-
-
 class _OnServer(Suite):
     kind: ClassVar[str]
     parameters: ClassVar[str] = ""
+    name: ClassVar[str]
 
-    @pytest.fixture
-    def urls(self, servers: Servers) -> Mapping[str, str]:
-        urls = servers(self.kind)
-        for url in urls.values():
-            empty_database(url)
-        self.name = urls["default"].rpartition("/")[2]
-        return {name: url + self.parameters for name, url in urls.items()}
+    @pytest.fixture(scope="class")
+    @classmethod
+    def urls(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, str]]:
+        folder = tmp_path_factory.mktemp(cls.kind)
+        database = contextmanager(make_database)
+        with database(cls.kind, folder) as default, database(cls.kind, folder) as other:
+            cls.name = default.rpartition("/")[2]
+            yield {"default": default + cls.parameters, "other": other + cls.parameters}
 
 
 class TestAsyncpg(_OnServer):

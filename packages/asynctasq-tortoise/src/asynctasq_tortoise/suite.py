@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +16,7 @@ from tortoise import Tortoise, fields
 from tortoise.backends.base.executor import EXECUTOR_CACHE
 from tortoise.manager import Manager
 from tortoise.models import Model
+from tortoise.queryset import QuerySet
 from tortoise.transactions import in_transaction
 
 from . import lifecycle, prefetch_related, select_for_update
@@ -86,6 +87,10 @@ class Note(Named):
         manager = _Visible()
 
 
+#: Those that refer to others come first.
+MODELS: list[type[Model]] = [Order, Profile, User, Ticket, Country, Event, Note]
+
+
 class TestTortoise(AdapterSuite):
     """On two files of SQLite; a subclass gives the URLs of other databases."""
 
@@ -94,22 +99,30 @@ class TestTortoise(AdapterSuite):
     transactions = context_transactions = declared_loading = locking = lazy = outages = True
     savepoints = not tortoise.__version__.startswith("0.21.")
 
-    @pytest.fixture
-    def urls(self, tmp_path: Path) -> Mapping[str, str]:
-        """Of the connections `default` and `other`."""
-        return {name: f"sqlite://{tmp_path}/{name}.db" for name in ("default", "other")}
+    @pytest.fixture(scope="class")
+    @classmethod
+    def urls(cls, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
+        """Of the connections `default` and `other`, whose databases are empty."""
+        folder = tmp_path_factory.mktemp("suite")
+        return {name: f"sqlite://{folder}/{name}.db" for name in ("default", "other")}
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def tables(cls, urls: Mapping[str, str]) -> None:
+        """Once for all tests of a class: creating them for each would take most of the time."""
+        for url in urls.values():
+            asyncio.run(_create_tables(url))
 
     @pytest_asyncio.fixture
-    async def database(self, urls: Mapping[str, str]) -> AsyncIterator[None]:
-        """All tables in both databases."""
+    async def database(self, urls: Mapping[str, str], tables: None) -> AsyncIterator[None]:
+        """All tables in both databases, without rows."""
         EXECUTOR_CACHE.clear()  # keyed by alias and table, whatever the dialect
-        for url in (urls["other"], urls["default"]):
-            await Tortoise.init(db_url=url, modules={"suite": [__name__]})
-            await Tortoise.generate_schemas()
-            await self.forget_setup()
         apps = {"suite": {"models": [__name__], "default_connection": "default"}}
         self._config = {"connections": dict(urls), "apps": apps}
         await self.set_up()
+        for alias in urls:
+            for model in MODELS:
+                await QuerySet(model).using_db(tortoise.connections.get(alias)).delete()
         yield
         await self.forget_setup()
 
@@ -209,6 +222,13 @@ class TestTortoise(AdapterSuite):
         yield
         await client.close()
         setattr(client, name, before)
+
+
+async def _create_tables(url: str) -> None:
+    await Tortoise.init(db_url=url, modules={"suite": [__name__]})
+    await Tortoise.generate_schemas()
+    await Tortoise.close_connections()
+    _forget()
 
 
 def _forget() -> None:
