@@ -114,7 +114,9 @@ def install(
         path = tmp_path_factory.mktemp("environment")
         finished(_run_quietly(sys.executable, "-m", "venv", "--without-pip", str(path)))
         pip = [sys.executable, "-m", "pip", "--python", str(path / "bin" / "python"), "install"]
-        finished(_run_quietly(*pip, "--quiet", "-c", str(constraints), *requirements))
+        # Whoever imports a module compiles it: most of what is installed nobody imports here.
+        options = ("--quiet", "--no-compile", "-c", str(constraints))
+        finished(_run_quietly(*pip, *options, *requirements))
         return Environment(path)
 
     return make
