@@ -147,6 +147,8 @@ class OnServer(suite.TestPeewee):
                 raise
             pytest.skip(f"no server for {cls.__name__}: {type(e).__name__}")
         cls.administrate(server, f"CREATE DATABASE {name}")
+        if cls.url == POSTGRES:
+            cls.administrate(server, f"ALTER DATABASE {name} SET synchronous_commit = off")
         yield name
         cls.administrate(server, f"DROP DATABASE {name}")
         server.close()

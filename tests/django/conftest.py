@@ -102,7 +102,10 @@ def _create(alias: str) -> None:
     from django.db import connections
     from djshop.models import MODELS
 
-    _administrate(alias, f"CREATE DATABASE {DATABASES[alias]['NAME']}")
+    name = DATABASES[alias]["NAME"]
+    _administrate(alias, f"CREATE DATABASE {name}")
+    if alias in ("default", "other"):
+        _administrate(alias, f"ALTER DATABASE {name} SET synchronous_commit = off")
     with connections[alias].schema_editor() as editor:
         for model in MODELS:
             editor.create_model(model)

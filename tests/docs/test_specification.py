@@ -37,6 +37,7 @@ def database() -> Iterator[str]:
         if os.environ.get("CI"):
             raise
         pytest.skip(f"no PostgreSQL: {e}")
+    _execute(POSTGRES, f"ALTER DATABASE {name} SET synchronous_commit = off")
     yield name
     _execute(POSTGRES, f"DROP DATABASE {name} WITH (FORCE)")
 

@@ -92,6 +92,8 @@ def create_database(server: str, folders: pytest.TempPathFactory) -> URL:
             if os.environ.get("CI"):
                 raise
             pytest.skip(f"{server} is not reachable: {type(e.orig).__name__}")
+        if server == "postgres":  # whose data is to survive no crash
+            administer(server, f"ALTER DATABASE {NAME} SET synchronous_commit = off")
         url = SERVERS[server].set(database=NAME)
     engine = create_engine(url, poolclass=NullPool)
     for base in (Base, DataBase):
