@@ -26,8 +26,7 @@ ELSEWHERE = {
     "README.md": ("tests/acceptance/test_readme.py::test_the_complete_example_runs_as_printed", 2),
     "docs/hooks.md": ("tests/docs/test_hooks_docs.py::folder", 0),
     "docs/writing-an-adapter.md": (
-        "tests/docs/test_writing_an_adapter.py::"
-        "test_the_adapter_that_the_guide_builds_passes_the_suite",
+        "tests/docs/test_writing_an_adapter.py::test_the_blocks_put_together_are_the_example",
         0,
     ),
     "examples/asynctasq-peewee/README.md": (
