@@ -1,9 +1,9 @@
 """When Tortoise is initialised, and when what was opened is closed.
 
-Owns two rules. One initialisation serves all tasks of a worker process, whoever made it: with
+Owns three rules. One initialisation serves all tasks of a worker process, whoever made it: with
 Tortoise 1.x a context belongs to the asyncio task that made it, so here it becomes the process's.
-And nothing outlives its owner: what a task opened for itself ends with the task, all else with the
-worker.
+Nothing outlives its owner: what a task opened for itself ends with the task, all else with the
+worker. And a forked child leaves the connections that it finds to its parent.
 """
 
 from __future__ import annotations
