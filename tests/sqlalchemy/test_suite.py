@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,9 +31,10 @@ class TestAsyncpg(AsyncSuite):
     locking = counts_connections = True
     driver = "postgresql+asyncpg"
 
-    @pytest.fixture
-    def url(self, tmp_path: Path, database_url: Callable[[str], URL]) -> URL:
-        return database_url("postgres").set(drivername=self.driver)
+    @pytest.fixture(scope="class")
+    @classmethod
+    def url(cls, database_url: Callable[[str], URL]) -> URL:
+        return database_url("postgres").set(drivername=cls.driver)
 
     def lock(self) -> Sequence[Any]:
         return [for_update()]
@@ -55,8 +55,9 @@ class TestPsycopgInThreads(SyncSuite):
 
     locking = counts_connections = True
 
-    @pytest.fixture
-    def url(self, tmp_path: Path, database_url: Callable[[str], URL]) -> URL:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def url(cls, database_url: Callable[[str], URL]) -> URL:
         return database_url("postgres")
 
     def lock(self) -> Sequence[Any]:
@@ -72,8 +73,9 @@ class TestAiomysql(AsyncSuite):
 
     locking = True
 
-    @pytest.fixture
-    def url(self, tmp_path: Path, database_url: Callable[[str], URL]) -> URL:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def url(cls, database_url: Callable[[str], URL]) -> URL:
         return database_url("mysql").set(drivername="mysql+aiomysql")
 
     def lock(self) -> Sequence[Any]:

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import uuid
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 from asynctasq.testing import AdapterSuite
-from sqlalchemy import URL, Engine, ForeignKey, Numeric, String, event, make_url, update
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    ForeignKey,
+    Numeric,
+    String,
+    create_engine,
+    event,
+    make_url,
+    update,
+)
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import (
     DeclarativeBase,
     Mapped,
@@ -23,6 +34,7 @@ from sqlalchemy.orm import (
     relationship,
     selectinload,
 )
+from sqlalchemy.pool import NullPool
 
 from . import create_worker_session_factory
 
@@ -163,26 +175,42 @@ class _Suite(AdapterSuite):
         return url.set(host="127.0.0.1", port=1)
 
 
+async def _in_database(url: URL, work: Callable[[Connection], None]) -> None:
+    engine = create_async_engine(url, poolclass=NullPool)
+    async with engine.begin() as connection:
+        await connection.run_sync(work)
+
+
+def _delete_rows(connection: Connection) -> None:
+    for table in reversed(Base.metadata.sorted_tables):
+        connection.execute(table.delete())
+
+
 class TestSQLAlchemy(_Suite):
     """With `AsyncSession`; a subclass may give another `url`."""
 
-    @pytest.fixture
-    def url(self, tmp_path: Path) -> URL:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def url(cls, tmp_path_factory: pytest.TempPathFactory) -> URL:
         """Of a database."""
-        return make_url(f"sqlite+aiosqlite:///{tmp_path}/suite.db")
+        return make_url(f"sqlite+aiosqlite:///{tmp_path_factory.mktemp('suite')}/suite.db")
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def tables(cls, url: URL) -> Iterator[None]:
+        """Once for all tests of a class: creating them for each would take most of the time."""
+        asyncio.run(_in_database(url, Base.metadata.create_all))
+        yield
+        asyncio.run(_in_database(url, Base.metadata.drop_all))
 
     @pytest_asyncio.fixture
-    async def database(self, url: URL) -> AsyncIterator[None]:
-        """The tables."""
+    async def database(self, url: URL, tables: None) -> AsyncIterator[None]:
+        """The tables, without rows."""
         self.factory = create_worker_session_factory(url, class_=self.session_class)
         self.use(self.factory)
-        engine = self.factory.kw["bind"]
-        async with engine.begin() as connection:
-            await connection.run_sync(Base.metadata.create_all)
         yield
-        async with engine.begin() as connection:
-            await connection.run_sync(Base.metadata.drop_all)
-        await engine.dispose()
+        await _in_database(url, _delete_rows)
+        await self.factory.kw["bind"].dispose()
         self.use(None)
 
     async def saved(self, row: Any) -> Any:
@@ -237,20 +265,30 @@ class TestSynchronousSessions(_Suite):
     asynchronous = False
     session_class = Session
 
-    @pytest.fixture
-    def url(self, tmp_path: Path) -> URL:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def url(cls, tmp_path_factory: pytest.TempPathFactory) -> URL:
         """Of a database."""
-        return make_url(f"sqlite:///{tmp_path}/suite.db")
+        return make_url(f"sqlite:///{tmp_path_factory.mktemp('suite')}/suite.db")
 
-    @pytest.fixture
-    def database(self, url: URL) -> Iterator[None]:
-        """The tables."""
-        self.factory = create_worker_session_factory(url, class_=self.session_class)
-        self.use(self.factory)
-        engine = self.factory.kw["bind"]
+    @pytest.fixture(scope="class")
+    @classmethod
+    def tables(cls, url: URL) -> Iterator[None]:
+        """Once for all tests of a class."""
+        engine = create_engine(url, poolclass=NullPool)
         Base.metadata.create_all(engine)
         yield
         Base.metadata.drop_all(engine)
+
+    @pytest.fixture
+    def database(self, url: URL, tables: None) -> Iterator[None]:
+        """The tables, without rows."""
+        self.factory = create_worker_session_factory(url, class_=self.session_class)
+        self.use(self.factory)
+        engine = self.factory.kw["bind"]
+        yield
+        with engine.begin() as connection:
+            _delete_rows(connection)
         engine.dispose()
         self.use(None)
 
