@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -283,39 +281,6 @@ def test_a_dispatch_may_be_tied_to_a_session_without_a_transaction(
     assert sends.log == []
     session.commit()
     assert sends.log == ["sent a"]
-
-
-PROGRAM = """
-import asynctasq
-import {other}
-from sqlalchemy import create_engine
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, sessionmaker
-
-class Base(DeclarativeBase):
-    _asynctasq_session_factory = sessionmaker(create_engine("sqlite://"))
-
-class User(Base):
-    __tablename__ = "users"
-    id: Mapped[int] = mapped_column(primary_key=True)
-
-@asynctasq.task
-def note(number: int) -> None: ...
-
-asynctasq.init(driver="memory")
-try:
-    note(1).on_commit().dispatch_sync()
-except asynctasq.ConfigurationError as e:
-    print(e)
-"""
-
-
-@pytest.mark.parametrize(("other", "is_error"), [("sys", True), ("django.db", False)])
-def test_on_commit_without_the_session_is_refused_where_it_can_mean_nothing_else(
-    other: str, is_error: bool
-) -> None:
-    program = [sys.executable, "-c", PROGRAM.format(other=other)]
-    ended = subprocess.run(program, capture_output=True, text=True, check=True)
-    assert ("name the session: .on_commit(session)" in ended.stdout) == is_error
 
 
 def test_an_instance_that_has_left_its_session_cannot_wait(session: Session, sends: Sends) -> None:

@@ -19,9 +19,6 @@ from asynctasq import ConfigurationError, DeferredSend, Finding, Message, Ref, h
 if TYPE_CHECKING:
     from .sessions import TaskScope
 
-#: Modules without which no transaction of an ORM that has a current one can be meant.
-_OTHERS = {"django.db", "tortoise.transactions", "peewee"}
-
 
 def _is_loaded() -> bool:
     return "asynctasq_sqlalchemy.commits" in sys.modules
@@ -145,25 +142,6 @@ def owns_transaction(target: object) -> bool | None:
     from .factories import session_of
 
     return session_of(target) is not None
-
-
-@hookimpl
-def open_transaction() -> None:
-    """Refuse `.on_commit()` where it can only mean a session, which has to be named then.
-
-    Raises:
-        ConfigurationError: The application uses SQLAlchemy, and no ORM whose transactions belong
-            to the context.
-    """
-    if not _is_loaded() or _OTHERS & sys.modules.keys():
-        return
-    from .factories import all_factories
-
-    if all_factories():
-        raise ConfigurationError(
-            "on_commit(): SQLAlchemy has no current session whose commit could be awaited; "
-            "name the session: .on_commit(session)"
-        )
 
 
 @hookimpl
