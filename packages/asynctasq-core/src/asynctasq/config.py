@@ -6,7 +6,6 @@ one, a key of an adapter that is not in use says why, and a misspelt variable is
 
 from __future__ import annotations
 
-import difflib
 import os
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -24,6 +23,7 @@ from .values import (
     from_environment,
     in_form,
     is_duration,
+    nearest,
 )
 
 Driver = Literal["redis", "sqlite", "memory"]
@@ -269,8 +269,8 @@ def _unknown(
         distribution = DISTRIBUTION_OF[name]
         why = not_loaded.get(distribution, "not installed")
         return f"{kind} {name!r} belongs to {distribution}, which is {why}"
-    near = difflib.get_close_matches(name, known, 1)
-    advice = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(known))}"
+    near = nearest(name, known)
+    advice = f"did you mean {near!r}?" if near else f"known are {', '.join(sorted(known))}"
     return f"unknown {kind} {name!r}: {advice}"
 
 

@@ -8,7 +8,6 @@ like one of ours but is none does not go unnoticed.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import logging
 import types
 import typing
@@ -87,12 +86,19 @@ def check_variables(cls: type[Any], more_options: Iterable[str], environ: Iterab
             near = ", ".join(sorted(PREFIX + r for r in readable if r.startswith(f"{name}_")))
             advice = f"; there are {near}" if near else ""
             raise ConfigurationError(f"{variable}: give {name.lower()} to init{advice}")
-        if near_names := difflib.get_close_matches(name, readable, 1, _ALIKE):
+        if near_name := nearest(name, readable, _ALIKE):
             raise ConfigurationError(
-                f"unknown variable {variable}: did you mean {PREFIX}{near_names[0]}?"
+                f"unknown variable {variable}: did you mean {PREFIX}{near_name}?"
             )
         if name.startswith(tuple(sections)):
             logger.warning("unknown variable %s is ignored", variable)
+
+
+def nearest(name: str, names: Iterable[str], alike: float = 0.6) -> str:
+    """The name that may have been meant; empty if none is like it."""
+    import difflib  # for errors only
+
+    return next(iter(difflib.get_close_matches(name, names, 1, alike)), "")
 
 
 def _is_readable(hint: Any) -> bool:
