@@ -22,6 +22,8 @@ from uuid import uuid4
 import pytest
 import pytest_asyncio
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from .deployments import Deployment
 
@@ -110,12 +112,14 @@ class RedisProcess:
             )
 
     def _answers(self, **connection: Any) -> bool:
+        # Somebody else may listen on its port, who answers something else or nothing.
+        once = {"socket_timeout": 0.5, "retry": Retry(NoBackoff(), 0)}
         try:
-            with self.client(**connection) as client:
+            with self.client(**once | connection) as client:
                 client.ping()
         except redis.RedisError:
             return False
-        return not self._has_ended()  # or it was another server that answered on its port
+        return not self._has_ended()
 
     def _has_ended(self) -> bool:
         assert self.process is not None
