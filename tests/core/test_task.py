@@ -106,6 +106,7 @@ async def test_tasks_do_not_share_context_variables(app: App, work: Work) -> Non
         ((1,), {"a": 2}, "multiple values for argument 'a'"),
         ((1,), {"x": 2}, "unexpected keyword argument 'x'"),
         ((), {"b": 2}, "missing a required argument: 'a'"),
+        ((), {"aa": 2}, r"in_thread: missing a required argument: 'a'; there is no 'aa'"),
     ],
 )
 def test_wrong_arguments_are_a_type_error_at_the_call(

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import msgpack
 
 from . import scalars
-from .errors import SerializationError
+from .errors import AsynctasqError, SerializationError
 from .references import Ref
 
 REF, TUPLE, SET, FROZENSET, OBJECT = 1, 9, 10, 11, 12
@@ -274,7 +274,9 @@ def locate(value: object, path: str, encoder: Encoder, ancestors: tuple[object, 
         for child_path, child in _children(value, path):
             if not any(child is ancestor for ancestor in inside):
                 locate(child, child_path, encoder, inside)
-    raise _as_serialization_error(error, path) from error
+    # What an adapter or this package says needs no account of how it came to say so.
+    cause = None if isinstance(error, AsynctasqError) else error
+    raise _as_serialization_error(error, path) from cause
 
 
 def _children(value: object, path: str) -> Iterator[tuple[str, object]]:

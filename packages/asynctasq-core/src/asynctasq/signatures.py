@@ -19,7 +19,10 @@ def signature_check(
     parameters = list(signature.parameters.values())
 
     def bind(args: Sequence[Any], kwargs: dict[str, Any]) -> None:
-        signature.bind(*args, **kwargs)
+        try:
+            signature.bind(*args, **kwargs)
+        except TypeError as e:
+            raise _with_unknown(e, kwargs.keys() - signature.parameters.keys()) from None
 
     plain = [p for p in parameters if p.kind is kinds.POSITIONAL_OR_KEYWORD]
     only = [p for p in parameters if p.kind is kinds.KEYWORD_ONLY]
@@ -36,6 +39,13 @@ def signature_check(
     def check(args: Sequence[Any], kwargs: dict[str, Any]) -> None:
         n = len(args)
         if n > count or not required_after[n] <= kwargs.keys() <= accepted_after[n]:
-            signature.bind(*args, **kwargs)
+            bind(args, kwargs)
 
     return check
+
+
+def _with_unknown(error: TypeError, unknown: set[str]) -> TypeError:
+    """The error; where it says that one is missing, also which name may have been meant for it."""
+    if not unknown or "missing" not in str(error):
+        return error
+    return TypeError(f"{error}; there is no {', '.join(map(repr, sorted(unknown)))}")

@@ -93,7 +93,10 @@ class Task(Generic[P, R]):
         Raises:
             TypeError: They do not fit the function's signature.
         """
-        self._check(args, kwargs)
+        try:
+            self._check(args, kwargs)
+        except TypeError as e:
+            raise TypeError(f"{self.name}: {e}") from None
         return Call(self, args, kwargs)
 
     def __repr__(self) -> str:
@@ -191,6 +194,8 @@ class Call(Generic[R_co]):
 
     def delay(self, seconds: float) -> Call[R_co]:
         """Run no earlier than this many seconds from now."""
+        if not isinstance(seconds, int | float):
+            raise TypeError(f"delay() takes seconds, not {type(seconds).__name__}")
         if not 0 <= seconds <= LONGEST_SECONDS:
             raise ValueError(f"delay({seconds}): seconds must be 0 to 1e9")
         return self._changed(due=time() + seconds)
