@@ -25,28 +25,42 @@ def section(title: str) -> str:
     return README.split(f"\n## {title}\n")[1].split("\n## ")[0]
 
 
+def run(command: str, folder: Path) -> str:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return finished(
+        subprocess.run(
+            command,
+            shell=True,
+            cwd=folder,
+            env={**clean_environment(), "PATH": path},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    )
+
+
 def test_the_complete_example_runs_as_printed(tmp_path: Path) -> None:
     example = section("A complete example")
     (program,) = blocks("python", example)
     (commands,) = blocks("sh", example)
     (expected,) = blocks("text", example)
     (tmp_path / "app.py").write_text(program)
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    printed = ""
-    for command in commands.splitlines():
-        printed += finished(
-            subprocess.run(
-                command,
-                shell=True,
-                cwd=tmp_path,
-                env={**clean_environment(), "PATH": path},
-                capture_output=True,
-                text=True,
-                timeout=60,
-                check=False,
-            )
-        )
+    printed = "".join(run(command, tmp_path) for command in commands.splitlines())
     assert printed == expected
+
+
+def test_the_commands_look_at_the_queue_that_the_application_names(tmp_path: Path) -> None:
+    (tmp_path / "app").mkdir()
+    init = 'from asynctasq import init\ninit(sqlite="shop.db")\n'
+    (tmp_path / "app" / "tasks.py").write_text(init)
+    (commands,) = blocks("sh", section("The worker"))
+    _, *looking = commands.splitlines()
+    for command in looking:
+        run(command, tmp_path)
+    assert (tmp_path / "shop.db").exists()
+    assert not (tmp_path / ".asynctasq").exists()
 
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(([^)#:]+)\)", README))))
