@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Annotated, Any
 from uuid import uuid4
 
@@ -17,7 +18,7 @@ from sashop import Base, Item, Order, User
 from sastore import Store
 from sqlalchemy import create_engine, func, insert, select, text
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
-from sqlalchemy.orm import selectinload, sessionmaker
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, selectinload, sessionmaker
 from sqlmodel import SQLModel
 
 
@@ -304,3 +305,47 @@ def test_sqlmodel_keeps_a_factory_that_a_class_body_sets() -> None:
         pass
 
     assert find_factory(Child) is factory
+
+
+class KeyBase(DeclarativeBase):
+    """Of the two models below, in a file of the test's own."""
+
+
+class Reused(KeyBase):
+    __tablename__ = "reused"
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+
+class Numbered(KeyBase):
+    __tablename__ = "numbered"
+    __table_args__ = {"sqlite_autoincrement": True}
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+
+@pytest.mark.parametrize(("model", "found"), [(Reused, True), (Numbered, False)])
+async def test_sqlite_gives_the_key_of_a_deleted_row_again_unless_told_not_to(
+    model: type[Any], found: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[object] = []
+
+    @task(name=name(), on_missing="none")
+    async def look(row: Any) -> None:
+        seen.append(row is not None)
+
+    engine = create_engine(f"sqlite:///{tmp_path}/keys.db")
+    KeyBase.metadata.create_all(engine)
+    factory = sessionmaker(engine, expire_on_commit=False)
+    monkeypatch.setattr(KeyBase, "_asynctasq_session_factory", factory, raising=False)
+    with factory() as session:
+        row = model()
+        session.add(row)
+        session.commit()
+        call = look(row)
+        await call.dispatch()
+        session.delete(row)
+        session.commit()
+        session.add(model())
+        session.commit()
+    await work(call)
+    engine.dispose()
+    assert seen == [found]
