@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable
 from time import monotonic
+from typing import Any
 
 import pytest
 from asynctasq import (
@@ -141,6 +142,28 @@ async def test_retry_takes_its_own_delay_and_uses_an_attempt(app: App, work: Wor
     letter = await deadletters.show(handle.id)
     assert letter is not None
     assert "not yet" in letter.error
+
+
+class Strange(Retry):
+    def __init__(self, delay: Any) -> None:
+        if delay != "none at all":
+            self.delay = delay
+
+
+@pytest.mark.parametrize("delay", [float("inf"), float("nan"), -1, "soon", "none at all"])
+async def test_a_retry_with_a_delay_that_is_none_falls_back_to_the_policy(
+    app: App, work: Work, delay: Any
+) -> None:
+    @task(max_attempts=2, retry_delay=0, retry_on=KeyError)
+    async def strange() -> None:
+        runs.append(1)
+        raise Strange(delay)
+
+    runs: list[int] = []
+    handle = await strange().dispatch()
+    await work()
+    assert len(runs) == 2
+    assert await handle.status() is TaskStatus.DEAD
 
 
 async def test_a_call_overrides_the_policy(app: App, work: Work) -> None:

@@ -14,7 +14,7 @@ import asynctasq
 import asynctasq.app
 import pytest
 import redis
-from asynctasq import Worker, deadletters, task
+from asynctasq import Retry, Worker, deadletters, dispatch_many, task
 from asynctasq.cli import cli
 from click.testing import CliRunner
 
@@ -138,6 +138,23 @@ async def test_outcomes_of_a_spoilt_queue_hold_up_no_others(client: redis.Redis,
         release.set()
         for _ in range(3):
             await runs_what_is_sent()
+
+
+@pytest.mark.parametrize("name", ["dead", "letters"])
+async def test_what_cannot_be_buried_takes_nothing_with_it(client: redis.Redis, name: str) -> None:
+    @task(name=f"mixed-{name}", queue="bad", max_attempts=2, retry_delay=3600)
+    async def mixed(number: int) -> None:
+        if number % 10:
+            raise ValueError
+        raise Retry("buried", delay=3600)
+
+    dying = [mixed(n).max_attempts(1) for n in range(0, 40, 10)]
+    surviving = [mixed(n) for n in range(40) if n % 10]
+    client.set(key(name), "x")
+    async with working():
+        await dispatch_many([*dying, *surviving])
+        await until(lambda: client.zcard(key("delayed")) == len(surviving))
+        assert client.xlen(key("stream")) == len(dying)
 
 
 # --- entries, consumers and structures --------------------------------------------------

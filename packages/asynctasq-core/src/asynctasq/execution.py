@@ -28,7 +28,7 @@ from . import outcomes
 from .brokers import Delivery
 from .decoder import collect_references, decode_arguments, holds_references
 from .errors import InvalidMessage, TaskTimeout
-from .hints import Declared, Hints
+from .hints import Declared
 from .jobs import Job
 from .message import Message, new_id
 from .outcomes import Verdict
@@ -64,25 +64,27 @@ def wanted_by(job: Job) -> Wanted | None:
     payload = job.message.payload
     if not holds_references(payload):
         return None
-    hints, rule, wanted = job.task.hints[0], job.options.on_missing, Wanted()
-    for argument, refs in collect_references(payload):
+    arguments, wanted = collect_references(payload), Wanted()
+    try:
+        _note(wanted, arguments, job)
+    except Exception as e:  # noqa: BLE001 - finding a class may import the application's code
+        wanted.error = e
+        return wanted
+    return wanted if wanted.places else None
+
+
+def _note(wanted: Wanted, arguments: Sequence[tuple[int | str, list[Ref]]], job: Job) -> None:
+    hints, rule = job.task.hints[0], job.options.on_missing
+    for argument, refs in arguments:
         name = hints.parameter(argument)
         declared = hints.declared.get(name, _NOTHING)
         for ref in refs:
             if name in hints.parts:
-                declared = hints.chosen.get((name, ref.model)) or _declared_for(ref, hints, name)
+                declared = hints.declared_for(name, ref.model, installed().is_model_class)
             wanted.add(ref, declared.options, declared.on_missing or rule)
-    return wanted if wanted.places else None
 
 
 _NOTHING = Declared()
-
-
-def _declared_for(ref: Ref, hints: Hints, name: str) -> Declared:
-    try:
-        return hints.declared_for(name, ref.model, installed().is_model_class)
-    except Exception:  # noqa: BLE001 - imports the application's code; fetching the row reports it
-        return _NOTHING
 
 
 @dataclass(slots=True)

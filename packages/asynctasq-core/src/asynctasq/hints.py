@@ -98,6 +98,8 @@ class Hints:
         Args:
             is_model: Tells a model's class; what annotates another type counts for all rows.
         """
+        if (known := self.chosen.get((name, path))) is not None:
+            return known
         cls = find_class(path)
         chosen = self.declared.get(name, Declared())
         for part in self.parts[name]:
@@ -198,6 +200,7 @@ def _closure(function: Any) -> Mapping[str, Any]:
 def _declarations(hint: Any) -> Iterator[Declared]:
     """What the metadata of the annotation says, and then that of annotations inside it."""
     metadata: tuple[Any, ...] = ()
+    hint = getattr(hint, "__value__", hint)  # of a `type` statement
     if typing.get_origin(hint) is typing.Annotated:
         metadata, hint = hint.__metadata__, hint.__origin__
     yield _declared(metadata, hint)

@@ -23,7 +23,7 @@ from .errors import (
     SerializationError,
 )
 from .handle import encode_error, encode_result
-from .retry import postponement_delay, retry_delay
+from .retry import is_delay, postponement_delay, retry_delay
 
 if TYPE_CHECKING:
     from .app import App
@@ -155,8 +155,10 @@ def _retried(app: App, job: Job, error: BaseException) -> Verdict:
     delay = retry_delay(
         message.attempt, options.retry_delay, options.retry_strategy, options.retry_jitter
     )
-    if isinstance(error, Retry) and not _is_another_tasks(error) and error.delay is not None:
-        delay = error.delay
+    own_delay = getattr(error, "delay", None) if isinstance(error, Retry) else None
+    # An attribute that a task or a subclass may have set to anything.
+    if is_delay(own_delay) and not _is_another_tasks(error):
+        delay = own_delay
     again = replace(message, attempt=message.attempt + 1, postponed=0)
     body = again.encode(app.config.signing_key)
     outcome = Outcome(job.delivery, Action.RETRY, body=body, delay=delay)

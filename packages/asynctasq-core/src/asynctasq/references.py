@@ -71,11 +71,15 @@ class Wanted:
         rows: Each distinct row once.
         places: For each reference, which of `rows` it is.
         rules: For each reference, what happens if the row is gone.
+        strictest: For each row, the strictest of its rules.
+        error: Why the rows cannot be told, so that none is fetched.
     """
 
     rows: list[Ref] = field(default_factory=list)
     places: list[int] = field(default_factory=list)
     rules: list[Missing] = field(default_factory=list)
+    strictest: list[Missing] = field(default_factory=list)
+    error: Exception | None = None
     _known: dict[Any, int] = field(default_factory=dict)
 
     def add(self, ref: Ref, options: tuple[Any, ...], rule: Missing) -> None:
@@ -85,8 +89,11 @@ class Wanted:
         place = self._known.setdefault(key, len(self.rows))
         if place == len(self.rows):
             self.rows.append(replace(ref, options=options) if options else ref)
+            self.strictest.append(rule)
         elif (known := self.rows[place].options) is not options and options:
             self.rows[place] = replace(ref, options=_united(known, options))
+        if rule != self.strictest[place]:
+            self.strictest[place] = min(rule, self.strictest[place], key=_STRICTEST_FIRST.index)
         self.places.append(place)
         self.rules.append(rule)
 
@@ -102,11 +109,6 @@ class Wanted:
             if self.rules[i] != "none":
                 raise _gone(self.rows[self.places[i]], self.rules[i])
         return [None if rows[place] is GONE else rows[place] for place in self.places]
-
-    def rule_of(self, row: int) -> Missing:
-        """What happens if this row is gone, as the strictest of its places says."""
-        rules = {r for r, place in zip(self.rules, self.places, strict=True) if place == row}
-        return min(rules, key=_STRICTEST_FIRST.index)
 
 
 _STRICTEST_FIRST: Sequence[Missing] = ("fail", "skip", "none")
@@ -167,7 +169,9 @@ async def fetch(
     adapters: Adapters, messages: Sequence[Wanted], *, in_task_scope: bool = False
 ) -> list[Fetched]:
     """Fetch the rows of all messages, those with or those without `in_task_scope`."""
-    found = [Fetched(w, [None] * len(w.rows), [None] * len(w.rows)) for w in messages]
+    found = [
+        Fetched(w, [None] * len(w.rows), [None] * len(w.rows), error=w.error) for w in messages
+    ]
     groups = _grouped(adapters, messages, found, in_task_scope)
     if in_task_scope:
         # In this asyncio task: a lock's transaction has to be in the context of the task itself.
@@ -185,6 +189,8 @@ def _grouped(
     groups: dict[Any, _Group] = {}
     values: dict[int, Hashable] = {}
     for i, wanted in enumerate(messages):
+        if wanted.error is not None:
+            continue
         rows = [(j, r) for j, r in enumerate(wanted.rows) if r.in_task_scope == in_task_scope]
         try:
             for j, ref in rows:
@@ -211,7 +217,7 @@ async def _fetch_group(group: _Group, found: list[Fetched]) -> None:
         rows = await _ask(group.adapter, group.refs)
     except AdapterNotReady:
         for ref, (i, j) in zip(group.refs, group.targets, strict=True):
-            found[i].rows[j] = _lazy(group.adapter, ref, found[i].wanted.rule_of(j))
+            found[i].rows[j] = _lazy(group.adapter, ref, found[i].wanted.strictest[j])
             found[i].owners[j] = None
             found[i].is_lazy = True
     except ReferenceUnavailable as e:

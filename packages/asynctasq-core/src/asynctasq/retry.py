@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from random import random
-from typing import Literal
+from typing import Literal, TypeGuard
+
+#: Longest wait that can be asked for, in seconds; about 30 years.
+MOST_DELAY_SECONDS = 1e9
 
 #: Longest wait that doubling leads to, in seconds.
 LONGEST_DELAY_SECONDS = 86_400.0
@@ -24,6 +27,11 @@ def retry_delay(
     if strategy == "exponential":
         delay = min(first_delay * 2.0 ** min(attempt - 1, 60), max(LONGEST_DELAY_SECONDS, delay))
     return delay * (1 - random() / 2) if jitter else delay
+
+
+def is_delay(value: object) -> TypeGuard[float]:
+    """Whether a message can be put off by so many seconds."""
+    return isinstance(value, int | float) and 0 <= value <= MOST_DELAY_SECONDS
 
 
 def postponement_delay(times: int) -> float:

@@ -62,19 +62,18 @@ local function held(stream, consumer, entries, first, last)
   return deliveries
 end
 
+-- Whether a look at a key finds a type that it can look at, or nothing.
+local function is_of_type(look)
+  local reply = redis.pcall(unpack(look))
+  return not (
+    type(reply) == 'table' and reply.err and string.find(reply.err, 'WRONGTYPE', 1, true))
+end
+
 -- Whether a queue's keys hold what they should; a script that met another type in its middle would
 -- be left half applied.
 local function is_sound(stream, ids, delayed, bodies)
-  local looks = {
-    {'XLEN', stream}, {'HGET', ids, ''}, {'ZCARD', delayed}, {'HGET', bodies, ''},
-  }
-  for _, look in ipairs(looks) do
-    local reply = redis.pcall(unpack(look))
-    if type(reply) == 'table' and reply.err and string.find(reply.err, 'WRONGTYPE', 1, true) then
-      return false
-    end
-  end
-  return true
+  return is_of_type({'XLEN', stream}) and is_of_type({'HGET', ids, ''})
+    and is_of_type({'ZCARD', delayed}) and is_of_type({'HGET', bodies, ''})
 end
 
 -- Give an entry to RELEASED, with the delivery count that its next delivery adds one to.

@@ -17,20 +17,26 @@ local calls = {
   {'ZADD', probe, 'XX', 0, 'id'}, {'ZREM', probe, 'id'}, {'ZCARD', probe}, {'ZSCORE', probe, 'id'},
   {'ZMSCORE', probe, 'id'}, {'ZRANGE', probe, 0, 0}, {'ZREVRANGE', probe, 0, 0},
   {'ZRANGEBYSCORE', probe, 0, 0}, {'SMEMBERS', probe},
-  -- Of a set only a key of another type takes nothing, so this is one for the moment.
+  -- A set is made of an empty key; the one of another type, there for the moment, takes nothing.
   {'SET', probe, '', 'PX', 1}, {'SADD', probe, ''},
 }
 local denials = {"NOPERM", "user executing the script can't", 'ACL failure in script'}
 
-local denied = {}
-for _, call in ipairs(calls) do
+local function is_denied(call)
   local reply = redis.pcall(unpack(call))
   local refusal = type(reply) == 'table' and reply.err or ''
   for _, text in ipairs(denials) do
     if string.find(refusal, text, 1, true) then
-      denied[#denied + 1] = call[1]
-      break
+      return true
     end
+  end
+  return false
+end
+
+local denied = {}
+for _, call in ipairs(calls) do
+  if (call[1] ~= 'SADD' or #denied == 0) and is_denied(call) then
+    denied[#denied + 1] = call[1]
   end
 end
 return denied

@@ -12,7 +12,8 @@
 -- ARGV[5 + 2 n...]   for each other outcome 10 arguments: action ('done', 'retry', 'dead',
 --                    'release'), entry, message id, delay in ms, '1' if a body is given, body,
 --                    info, number of its key among the results or 0, result, its lifetime in ms
--- Returns the entries that the consumer no longer holds.
+-- Returns the entries that the consumer no longer holds, and those whose outcome needs a key that holds
+-- another type: these stay as they are, and come back when their lease has run out.
 
 local WIDTH = 10
 local stream, ids, delayed, bodies, dead, letters = unpack(KEYS, 1, 6)
@@ -26,6 +27,10 @@ for i = 5 + 2 * plain, #ARGV, WIDTH do
   entries[#entries + 1] = ARGV[i + 1]
 end
 local deliveries = held(stream, consumer, entries, ARGV[2], ARGV[3])
+if not is_sound(stream, ids, delayed, bodies) then
+  return entries
+end
+local can_bury = is_of_type({'ZCARD', dead}) and is_of_type({'HGET', letters, ''})
 
 local lost, removed, forgotten, others = {}, {}, {}, {}
 for i = 5, 4 + plain do
@@ -52,7 +57,7 @@ for i = 5 + 2 * plain, #ARGV, WIDTH do
     result_key = KEYS[6 + tonumber(ARGV[i + 7])], keeps = ARGV[i + 7] ~= '0',
     result = ARGV[i + 8], ttl = ARGV[i + 9],
   }
-  if not deliveries[outcome.entry] then
+  if not deliveries[outcome.entry] or (outcome.action == 'dead' and not can_bury) then
     lost[#lost + 1] = outcome.entry
   elseif outcome.action == 'release' then
     release(stream, outcome.entry, deliveries[outcome.entry] - 1)
