@@ -6,9 +6,12 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
+from uuid import uuid4
 
 import asynctasq.app
+import asynctasq.models
 import msgpack
 import pytest
 from asynctasq import (
@@ -30,6 +33,7 @@ from asynctasq.brokers import ConsumerOptions, WorkerInfo
 from asynctasq.handle import encode_error
 from asynctasq.hints import Missing
 from asynctasq.message import Message
+from asynctasq.models import allow_packages
 from asynctasq.task import Call
 from toy_orm import Load, Order, Toy, User
 
@@ -601,3 +605,26 @@ async def test_a_result_holds_no_instances(toy: Toy, ann: User, work: Work) -> N
 async def test_execute_hands_over_the_very_instances(toy: Toy, ann: User) -> None:
     await take_user(ann).execute()
     assert got == [ann]
+
+
+async def test_a_class_that_cannot_be_found_is_looked_for_once_for_a_message(
+    toy: Toy, work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = f"failing_{uuid4().hex}"
+    (tmp_path / f"{module}.py").write_text(
+        f"with open({str(tmp_path / 'imports')!r}, 'a') as file: file.write('.')\n1 / 0\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    allow_packages([module])
+
+    @task(max_attempts=1)
+    async def greet(users: list[Annotated[User, Load("orders")]]) -> None:
+        got.append(users)
+
+    elsewhere = type("Elsewhere", (User,), {"__module__": module})
+    handle = await greet([elsewhere(n) for n in range(50)]).dispatch()
+    monkeypatch.delitem(asynctasq.models._found, f"{module}.Elsewhere")  # as in another process
+    await work()
+    assert await handle.status() is TaskStatus.DEAD
+    assert got == []
+    assert (tmp_path / "imports").read_text() == "."
