@@ -31,6 +31,9 @@ import redis
 from bench.soak_account import Account, Disturbance, account
 
 LEASE_SECONDS = 2.0
+
+#: On a busy machine a killed process may go on for a moment.
+SIGNAL_SECONDS = 0.5
 GRACE_SECONDS = 1.0
 #: How long the workers may take to finish what is left at the end.
 LAST_SECONDS = 60.0
@@ -115,7 +118,7 @@ class Worker:
         # Workers stop when their parent dies, so that whatever happens to it happens to them.
         for process in family if victim is family[0] else [victim]:
             if number == signal.SIGKILL and process is victim:
-                self._site.disturbed("kill", process.pid, now, now)
+                self._site.disturbed("kill", process.pid, now, time.time() + SIGNAL_SECONDS)
             else:
                 self._site.disturbed("stop", process.pid, now, now + GRACE_SECONDS + 5)
 
