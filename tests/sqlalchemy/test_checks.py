@@ -42,15 +42,15 @@ async def test_a_worker_factory_has_nothing_to_complain_of(store: Store) -> None
 
 @pytest.mark.parametrize("is_async", [True, False])
 async def test_each_line_of_the_checklist_is_looked_at(
-    lite: Store, monkeypatch: pytest.MonkeyPatch, is_async: bool
+    postgres: Store, monkeypatch: pytest.MonkeyPatch, is_async: bool
 ) -> None:
     engine: Any
     factory: Any
     if is_async:
-        engine = create_async_engine(lite.url, poolclass=AsyncAdaptedQueuePool)
+        engine = create_async_engine(postgres.url)
         factory = async_sessionmaker(engine)
     else:
-        engine = create_engine(lite.url.set(drivername="sqlite"))
+        engine = create_engine(postgres.url.set(drivername="postgresql+psycopg"))
         factory = sessionmaker(engine)
     for base in (Base, DataBase):
         monkeypatch.setattr(base, "_asynctasq_session_factory", factory)
@@ -83,10 +83,10 @@ async def test_connections_of_all_processes_are_counted(
 
 
 async def test_a_well_set_pool_only_has_its_size_pointed_out(
-    lite: Store, monkeypatch: pytest.MonkeyPatch
+    postgres: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     factory = create_worker_session_factory(
-        lite.url,
+        postgres.url,
         poolclass=AsyncAdaptedQueuePool,
         pool_size=3,
         max_overflow=1,
@@ -98,6 +98,18 @@ async def test_a_well_set_pool_only_has_its_size_pointed_out(
     (warning,) = await findings("warning")
     assert "up to 4 connections" in warning.text
     await adapter.worker_stopped()
+
+
+async def test_a_pool_of_sqlite_is_not_measured_by_the_rules_for_servers(
+    lite: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = create_async_engine(lite.url, poolclass=AsyncAdaptedQueuePool)
+    factory = async_sessionmaker(engine, expire_on_commit=False)
+    for base in (Base, DataBase):
+        monkeypatch.setattr(base, "_asynctasq_session_factory", factory)
+    assert await findings("warning") == []
+    assert "pool of 5 and 10 more" in " ".join(f.text for f in await findings("ok"))
+    await engine.dispose()
 
 
 async def test_an_unreachable_database_is_an_error_without_its_credentials(

@@ -178,20 +178,24 @@ def _pool(engine: Engine) -> Iterator[Finding]:
         status = status if isinstance(pool, NullPool) else pool.status()
         yield Finding("ok", subject, f"{type(pool).__name__}: {status}")
         return
-    for level, told, advice in _figures(pool):
+    # No server closes SQLite's connections, nor counts them.
+    has_server = engine.dialect.name != "sqlite"
+    for level, told, advice in _figures(pool, has_server):
         yield Finding(level, subject, told, advice)
     is_given = any(sync_engine(given) is engine for given in given_engines())
     # SQLAlchemy has no public name for settings of a pool.
     for is_amiss, told, advice in (
         (is_given, *_SHARED),
-        (not pool._pre_ping, *_UNCHECKED),
-        (pool._recycle < 0, *_OLD),
+        (has_server and not pool._pre_ping, *_UNCHECKED),
+        (has_server and pool._recycle < 0, *_OLD),
     ):
         if is_amiss:
             yield Finding("warning", subject, told, advice)
 
 
-def _figures(pool: QueuePool) -> Iterator[tuple[Literal["ok", "warning"], str, str]]:
+def _figures(
+    pool: QueuePool, has_server: bool
+) -> Iterator[tuple[Literal["ok", "warning"], str, str]]:
     size, more, timeout = pool.size(), pool._max_overflow, pool.timeout()
     overflow = str(more) if more >= 0 else "any number"
     yield (
@@ -199,6 +203,8 @@ def _figures(pool: QueuePool) -> Iterator[tuple[Literal["ok", "warning"], str, s
         f"pool of {size} and {overflow} more; a session waits {timeout:g} s for a connection",
         "",
     )
+    if not has_server:
+        return
     limit = f"up to {size + more}" if more >= 0 else f"{overflow} of"
     yield (
         "warning",
