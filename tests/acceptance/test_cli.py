@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -135,17 +139,35 @@ def test_json_logs_are_one_object_per_line(place: Place) -> None:
         (["worker", "jobs", "--queues", "{a}"], 2, "no queue name"),
         (["dead", "retry"], 2, "--all"),
         (["dead", "show", "unknown"], 1, "no dead letter unknown"),
-        (["dead", "purge", "unknown"], 1, "no dead letters"),
+        (["dead", "purge", "unknown"], 1, "no dead letter unknown;"),
+        (["dead", "retry", "unknown", "other"], 1, "no dead letter unknown, other;"),
+        (["worker", "."], 1, "there is no module '.'"),
+        (["worker", "empty"], 2, "no task is registered by empty;"),
     ],
 )
 @one_broker
 def test_mistakes_are_answered_in_one_line(
     place: Place, arguments: list[str], code: int, said: str
 ) -> None:
+    place.write("empty.py", "")
     done = place.run(*arguments)
     assert done.returncode == code, done.stderr
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@one_broker
+def test_an_error_in_the_application_is_shown_from_its_own_first_line_on(place: Place) -> None:
+    place.write("broken.py", "import jobs\n\nraise ValueError('half written')\n")
+    done = place.run("worker", "broken")
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "Traceback (most recent call last):",
+        f'  File "{place.path}/broken.py", line 3, in <module>',
+        "    raise ValueError('half written')",
+        "ValueError: half written",
+        "Error: cannot import 'broken': ValueError: half written",
+    ]
 
 
 @pytest.mark.parametrize("command", [["status"], ["dead", "list"]])
@@ -211,6 +233,41 @@ def test_dead_letters_are_listed_shown_retried_and_purged(place: Place) -> None:
     assert all(letter["attempts"] == 1 for letter in left)
     assert finished(place.run("dead", "purge", "--all")) == "deleted 2 dead letters\n"
     assert finished(place.run("dead", "list")) == "No dead letters.\n"
+
+
+@one_broker
+def test_ids_of_dead_letters_stay_whole_on_a_narrow_terminal(place: Place) -> None:
+    dispatch(place, "[fail(1), fail(2)]")
+    finished(place.run("worker", "jobs", "--burst"))
+    (first, second) = json.loads(finished(place.run("dead", "list", "--json")))
+    printed = on_terminal(place, 80, "dead", "list")
+    assert max(map(len, printed.splitlines())) <= 80
+    assert first["id"] in printed
+    assert second["id"] in printed
+
+
+def on_terminal(place: Place, columns: int, *arguments: str) -> str:
+    """What `asynctasq` prints on a terminal of this width."""
+    ours, its = os.openpty()
+    command = [sys.executable, "-m", "asynctasq", *arguments]
+    env = place.environment | {"COLUMNS": str(columns), "TERM": "dumb"}
+    with subprocess.Popen(command, cwd=place.path, env=env, stdout=its):
+        os.close(its)
+        printed = b""
+        with suppress(OSError), open(ours, "rb", buffering=0) as file:  # EIO ends a terminal
+            while more := file.read(4096):
+                printed += more
+    return printed.decode()
+
+
+@one_broker
+def test_an_id_that_is_none_among_others_is_counted(place: Place) -> None:
+    dispatch(place, "[fail(1)]")
+    finished(place.run("worker", "jobs", "--burst"))
+    (letter,) = json.loads(finished(place.run("dead", "list", "--json")))
+    done = place.run("dead", "purge", letter["id"], "unknown")
+    assert done.returncode == 1
+    assert "Error: 1 of the ids is no dead letter;" in done.stderr
 
 
 def test_thousands_of_dead_letters_are_retried_at_once(place: Place) -> None:

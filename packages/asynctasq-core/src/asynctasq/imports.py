@@ -10,9 +10,13 @@ from pathlib import Path
 from types import ModuleType
 
 from .app import current
-from .errors import ConfigurationError
+from .errors import AsynctasqError, ConfigurationError
 from .models import allow_packages, module_of_file
 from .plugins import installed
+
+
+class BrokenModule(ConfigurationError):
+    """A module of the application raised an error, which is the cause, while it was imported."""
 
 
 def load_modules(names: Iterable[str]) -> list[str]:
@@ -24,8 +28,7 @@ def load_modules(names: Iterable[str]) -> list[str]:
         The names of all that were imported.
 
     Raises:
-        ConfigurationError: There is no such module or script; or an adapter knows why its import
-            failed.
+        ConfigurationError: There is no such module or script; or it cannot be imported.
     """
     prepared = [a.prepare() for a in installed().loaded.values() if a.prepare is not None]
     wanted = [*names, *(name for more in prepared for name in more or ())]
@@ -52,17 +55,23 @@ def _import(name: str) -> str:
     try:
         if name.endswith(".py"):
             return _import_script(Path(name)).__name__
+        if "" in name.split("."):  # relative, or nothing at all
+            raise _missing(name)
         importlib.import_module(name)
+    except AsynctasqError:
+        raise
     except Exception as e:
         for adapter in installed().with_hook("explain_import"):
             if explanation := adapter.explain_import(e):  # type: ignore[misc]
                 raise ConfigurationError(f"cannot import {name!r}: {explanation}") from e
         if isinstance(e, ModuleNotFoundError) and _is_missing(name, e):
-            raise ConfigurationError(
-                f"there is no module {name!r}, looked for from {Path.cwd()}"
-            ) from e
-        raise
+            raise _missing(name) from e
+        raise BrokenModule(f"cannot import {name!r}: {type(e).__name__}: {e}") from e
     return name
+
+
+def _missing(name: str) -> ConfigurationError:
+    return ConfigurationError(f"there is no module {name!r}, looked for from {Path.cwd()}")
 
 
 def _is_missing(name: str, error: ModuleNotFoundError) -> bool:

@@ -57,7 +57,8 @@ def recognise(delivery: Delivery, app: App) -> Job:
     task = registry.get(message.task)
     if task is None:
         raise UnknownTask(
-            f"no task {message.task[:200]!r} among those registered by the worker's modules"
+            f"the worker's modules register no task {message.task[:200]!r}: start it with the "
+            f"module that holds the task"
         )
     return Job(delivery, message, task, _options(task, message, config.task_defaults))
 

@@ -1,7 +1,8 @@
 """The command `asynctasq`.
 
 Owns two rules: a subcommand's module is imported only when it is run, so that a worker carries
-nothing that prints tables; and an error of ours reaches the user as one line, not as a traceback.
+nothing that prints tables; and an error of ours reaches the user as one line, not as a traceback,
+but for an error in the application's module, whose place in the application is shown.
 """
 
 from __future__ import annotations
@@ -44,7 +45,27 @@ class _Commands(click.Group):
         except AsynctasqError as e:
             from .logs import printable
 
+            click.echo(printable(_place_in_application(e), lines=True), err=True, nl=False)
             raise click.ClickException(printable(str(e), lines=True)) from e
+
+
+def _place_in_application(error: AsynctasqError) -> str:
+    """The traceback of an import that failed, from the application's first line on."""
+    from ..imports import BrokenModule
+
+    cause = error.__cause__
+    if not isinstance(error, BrokenModule) or cause is None:
+        return ""
+    from traceback import format_exception
+
+    frames = cause.__traceback__
+    while frames and _is_machinery(frames.tb_frame.f_globals.get("__name__", "")):
+        frames = frames.tb_next
+    return "".join(format_exception(type(cause), cause, frames))
+
+
+def _is_machinery(module: str) -> bool:
+    return module.partition(".")[0] in ("asynctasq", "importlib", "_frozen_importlib")
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

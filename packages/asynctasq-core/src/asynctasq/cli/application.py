@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+#: Characters of a message's id.
+_ID_WIDTH = 32
+
 module_option = click.option(
     "-m",
     "--module",
@@ -50,13 +53,13 @@ def with_broker(app: App, use: Callable[[Broker], Awaitable[T]]) -> T:
 
 
 def table(title: str, *columns: str) -> Table:
-    """A plain table; nothing in it is cut off."""
+    """A plain table; nothing in it is cut off, and ids stay whole so that they can be copied."""
     from rich import box
     from rich.table import Table
 
     made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        made.add_column(column, overflow="fold")
+        made.add_column(column, overflow="fold", width=_ID_WIDTH if column == "id" else None)
     return made
 
 

@@ -17,6 +17,8 @@ from .logs import printable
 if TYPE_CHECKING:
     from ..deadletters import DeadLetter
 
+_NONE = "no dead letter {}; `asynctasq dead list` shows them"
+
 queue_option = click.option("-q", "--queue", metavar="QUEUE", help="Only this queue.")
 
 
@@ -77,7 +79,7 @@ def show_command(
     loaded(modules)
     letter = asyncio.run(deadletters.show(message_id, queue))
     if letter is None:
-        raise AsynctasqError(f"no dead letter {message_id}; `asynctasq dead list` shows them")
+        raise AsynctasqError(_NONE.format(message_id))
     fields = asdict(letter)
     if as_json:
         click.echo(json.dumps(fields, indent=2))
@@ -135,5 +137,10 @@ def purge_command(
 
 def _report(what: str, count: int, ids: Sequence[str] | None) -> None:
     click.echo(f"{what} {count} dead letter{'' if count == 1 else 's'}")
-    if ids is not None and count < len(set(ids)):
-        raise AsynctasqError(f"{len(set(ids)) - count} of the ids are no dead letters")
+    if ids is None or count >= (given := len(set(ids))):
+        return
+    if count == 0:
+        raise AsynctasqError(_NONE.format(", ".join(dict.fromkeys(ids))))
+    missing = given - count
+    are = "is no dead letter" if missing == 1 else "are no dead letters"
+    raise AsynctasqError(f"{missing} of the ids {are}; `asynctasq dead list` shows them")

@@ -25,6 +25,10 @@ _NO_MODULES = (
     "`asynctasq worker script.py`, or set ASYNCTASQ_IMPORTS=app.tasks"
 )
 
+_NO_TASKS = (
+    "no task is registered by {}; a package does not import its submodules: name the modules that "
+    "hold the tasks, such as `asynctasq worker app.tasks`"
+)
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -137,8 +141,7 @@ def _work(settings: Settings) -> None:
     link = None if settings.link is None else Link(settings.link)
 
     def ready(worker: Worker) -> None:
-        if not worker.modules:
-            raise click.UsageError(_NO_MODULES)
+        _refuse_without_tasks(worker)
         if link is None:
             _say(_address(), worker.queues, settings)
         else:
@@ -158,6 +161,16 @@ def _work(settings: Settings) -> None:
         if link is not None:
             link.refused()
         raise
+
+
+def _refuse_without_tasks(worker: Worker) -> None:
+    """Rather no worker than one that makes a dead letter of every message."""
+    from ..task import registry
+
+    if not worker.modules:
+        raise click.UsageError(_NO_MODULES)
+    if not registry:
+        raise click.UsageError(_NO_TASKS.format(", ".join(worker.modules)))
 
 
 def _say(broker: str, queues: tuple[str, ...], settings: Settings) -> None:
