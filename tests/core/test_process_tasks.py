@@ -76,7 +76,7 @@ async def test_a_process_that_does_not_know_the_task_outlives_it(
     letter = await deadletters.show(unknown.id)
     assert letter is not None
     assert (letter.reason, letter.attempts) == ("the message cannot be run", 1)
-    assert "its process refused it: UnknownTask: no task" in letter.error
+    assert "its process refused it: UnknownTask: the worker's modules register" in letter.error
     with pytest.raises(MessageError, match="UnknownTask"):
         await unknown.result(5)
 

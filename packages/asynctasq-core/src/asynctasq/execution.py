@@ -28,7 +28,7 @@ from . import outcomes
 from .brokers import Delivery
 from .decoder import collect_references, decode_arguments, holds_references
 from .errors import InvalidMessage, TaskTimeout
-from .hints import Declared
+from .hints import Declared, Hints
 from .jobs import Job
 from .message import Message, new_id
 from .outcomes import Verdict
@@ -64,24 +64,27 @@ def wanted_by(job: Job) -> Wanted | None:
     payload = job.message.payload
     if not holds_references(payload):
         return None
-    arguments, wanted = collect_references(payload), Wanted()
+    hints, rule, wanted = job.task.hints[0], job.options.on_missing, Wanted()
+    named = [(hints.parameter(a), refs) for a, refs in collect_references(payload)]
     try:
-        _note(wanted, arguments, job)
+        _choose(hints, named)
     except Exception as e:  # noqa: BLE001 - finding a class may import the application's code
-        wanted.error = e
-        return wanted
-    return wanted if wanted.places else None
-
-
-def _note(wanted: Wanted, arguments: Sequence[tuple[int | str, list[Ref]]], job: Job) -> None:
-    hints, rule = job.task.hints[0], job.options.on_missing
-    for argument, refs in arguments:
-        name = hints.parameter(argument)
+        return Wanted(error=e)
+    for name, refs in named:
         declared = hints.declared.get(name, _NOTHING)
         for ref in refs:
             if name in hints.parts:
-                declared = hints.declared_for(name, ref.model, installed().is_model_class)
+                declared = hints.chosen[name, ref.model]
             wanted.add(ref, declared.options, declared.on_missing or rule)
+    return wanted if wanted.places else None
+
+
+def _choose(hints: Hints, named: Sequence[tuple[str, list[Ref]]]) -> None:
+    """Find what the annotations inside a parameter's say of each class in it."""
+    for name, refs in named:
+        if name in hints.parts:
+            for path in {ref.model for ref in refs}:
+                hints.declared_for(name, path, installed().is_model_class)
 
 
 _NOTHING = Declared()

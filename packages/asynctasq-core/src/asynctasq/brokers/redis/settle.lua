@@ -27,10 +27,13 @@ for i = 5 + 2 * plain, #ARGV, WIDTH do
   entries[#entries + 1] = ARGV[i + 1]
 end
 local deliveries = held(stream, consumer, entries, ARGV[2], ARGV[3])
-if not is_sound(stream, ids, delayed, bodies) then
-  return entries
+local can_bury = true
+if #entries > plain then
+  if not is_sound(stream, ids, delayed, bodies) then
+    return entries
+  end
+  can_bury = is_of_type({'ZCARD', dead}) and is_of_type({'HGET', letters, ''})
 end
-local can_bury = is_of_type({'ZCARD', dead}) and is_of_type({'HGET', letters, ''})
 
 local lost, removed, forgotten, others = {}, {}, {}, {}
 for i = 5, 4 + plain do
