@@ -31,10 +31,9 @@ import redis
 from bench.soak_account import Account, Disturbance, account
 
 LEASE_SECONDS = 2.0
-
+GRACE_SECONDS = 1.0
 #: On a busy machine a killed process may go on for a moment.
 SIGNAL_SECONDS = 0.5
-GRACE_SECONDS = 1.0
 #: How long the workers may take to finish what is left at the end.
 LAST_SECONDS = 60.0
 

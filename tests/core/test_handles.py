@@ -21,6 +21,7 @@ from asynctasq import (
     task,
 )
 from asynctasq.app import App
+from asynctasq.handle import encode_error
 from asynctasq.task import registry
 
 Work = Callable[..., Awaitable[None]]
@@ -330,6 +331,38 @@ async def test_a_signed_result_stands_for_its_own_call_only(
     await app.open_broker().cancel("default", other.id, stored, 60)
     with pytest.raises(BadSignature, match="another call's"):
         await other.result(1)
+
+
+async def test_a_result_that_was_tampered_with_is_told_as_a_failure(app: App) -> None:
+    broker = app.open_broker()
+    stored = {
+        "the stored result is damaged": b"\x81",
+        "StopIteration: x": encode_error(StopIteration("x"), "", app, ""),
+    }
+    for text, content in stored.items():
+        handle = await double(1).delay(3600).dispatch()
+        assert await broker.cancel("default", handle.id, content, 60)
+        with pytest.raises(TaskFailed, match=text):
+            await handle.result(5)
+
+
+async def test_a_task_that_awaits_a_result_of_nobodys_fails_by_its_own_rules(
+    configure: Callable[..., App], work: Work
+) -> None:
+    app = configure(signing_key="a key of more than 16 bytes")
+    runs: list[int] = []
+    other = await double(1).delay(3600).dispatch()
+    await app.open_broker().cancel("default", other.id, b"unsigned", 60)
+
+    @task(max_attempts=2, retry_delay=0)
+    async def awaits() -> None:
+        runs.append(1)
+        await other.result(5)
+
+    handle = await awaits().dispatch()
+    await work()
+    assert runs == [1, 1]
+    assert await handle.status() is TaskStatus.DEAD
 
 
 async def test_a_result_waits_across_attempts(any_app: App, start_worker: Start) -> None:

@@ -348,18 +348,6 @@ async def test_stop_may_be_called_from_any_thread_and_before_the_start(app: App)
     await asyncio.to_thread(other.stop)
     async with asyncio.timeout(5):
         await run
-    assert other.is_stopping
-
-
-async def test_a_running_worker_counts_as_stopping_from_the_call_on(app: App) -> None:
-    worker = Worker()
-    run = asyncio.create_task(worker.run())
-    await asyncio.sleep(0)
-    assert not worker.is_stopping
-    worker.stop()
-    assert worker.is_stopping
-    async with asyncio.timeout(5):
-        await run
 
 
 # --- a broker that is away --------------------------------------------------------------

@@ -157,6 +157,17 @@ async def test_what_cannot_be_buried_takes_nothing_with_it(client: redis.Redis, 
         assert client.xlen(key("stream")) == len(dying)
 
 
+@pytest.mark.parametrize("name", ["alive", "workers"])
+async def test_a_spoilt_registry_keeps_no_worker_from_its_work(
+    client: redis.Redis, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    client.delete(key(name, "registry"))
+    client.set(key(name, "registry"), "x")
+    async with working():
+        await runs_what_is_sent()
+    assert caplog.text.count("worker is not listed") == 1
+
+
 # --- entries, consumers and structures --------------------------------------------------
 
 

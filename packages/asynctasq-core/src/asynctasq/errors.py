@@ -2,7 +2,8 @@
 
     AsynctasqError
     ├── ConfigurationError          an option, a setting or an installation is wrong
-    │   └── PluginError             an adapter is missing, broken or installed twice
+    │   ├── PluginError             an adapter is missing, broken or installed twice
+    │   └── BrokenModule            a module of the application cannot be imported
     ├── SerializationError          an argument cannot travel; names its path and type
     │   ├── PayloadTooLarge
     │   ├── UnsavedModelError       the instance has no row yet
@@ -43,6 +44,10 @@ class ConfigurationError(AsynctasqError):
 
 class PluginError(ConfigurationError):
     """An adapter is missing, broken, or installed twice under one name."""
+
+
+class BrokenModule(ConfigurationError):
+    """A module of the application raised an error, which is the cause, while it was imported."""
 
 
 class SerializationError(AsynctasqError):

@@ -167,6 +167,7 @@ class Runner:
     def _started(
         self, job: Job, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
     ) -> Awaitable[Any]:
+        job.has_begun = True
         if job.task.is_async:
             running: Awaitable[Any] = function(*args, **kwargs)
             return running

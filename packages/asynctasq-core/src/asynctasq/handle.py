@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -17,6 +18,7 @@ from .decoder import decode_value
 from .errors import (
     BadSignature,
     DispatchDropped,
+    MessageError,
     RemoteTraceback,
     ResultNotKept,
     ResultTimeout,
@@ -127,7 +129,8 @@ class TaskHandle(Generic[R]):
                 holds it and its result has expired.
             TaskCancelled: It was cancelled.
             DispatchDropped: Its transaction was rolled back, or it could not be sent afterwards.
-            TaskFailed: It failed with an error that cannot be raised again here.
+            TaskFailed: It failed with an error that cannot be raised again here, or what is stored
+                is damaged.
             BadSignature: What is stored was not signed for this call.
             BrokerUnavailable: The broker cannot be reached.
         """
@@ -137,7 +140,7 @@ class TaskHandle(Generic[R]):
             )
         content = self._read(await self._stored(timeout))
         if "value" in content:
-            result: R = decode_value(content["value"], self.task.hints[1].types)
+            result: R = self._decoded(content["value"], self.task.hints[1].types)
             return result
         if content.get("cancelled"):
             raise TaskCancelled(f"{self.task.name} {self.id} was cancelled")
@@ -203,12 +206,19 @@ class TaskHandle(Generic[R]):
 
     def _read(self, stored: bytes) -> dict[str, Any]:
         keys = self._app.config.signing_key
-        content = decode_value(verify(stored, keys, RESULT), {})
+        content = self._decoded(verify(stored, keys, RESULT), {})
         if not isinstance(content, dict):
             raise TaskFailed(f"{self.task.name} {self.id}: the stored result is damaged")
         if keys and content.get("id") != self.id:
             raise BadSignature(f"{self.task.name} {self.id}: the stored result is another call's")
         return content
+
+    def _decoded(self, stored: Any, types: Mapping[str, type]) -> Any:
+        try:
+            return decode_value(stored, types)
+        except MessageError as e:
+            call = f"{self.task.name} {self.id}"
+            raise TaskFailed(f"{call}: the stored result is damaged: {e}") from None
 
 
 class _NoInstances:
@@ -295,6 +305,8 @@ def _loaded_error_class(name: str) -> type[Exception] | None:
     module, _, path = name.partition(":")
     found = class_in(static_dict(sys.modules.get(module)), path.split("."))
     if found is None or not issubclass(found, Exception):
+        return None
+    if issubclass(found, StopIteration | StopAsyncIteration):  # no coroutine can raise them
         return None
     # A `__new__` written in Python would be somebody's code; `__init__` is not called at all.
     return found if isinstance(found.__new__, BuiltinFunctionType) else None

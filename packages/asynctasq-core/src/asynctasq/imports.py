@@ -10,13 +10,9 @@ from pathlib import Path
 from types import ModuleType
 
 from .app import current
-from .errors import AsynctasqError, ConfigurationError
+from .errors import AsynctasqError, BrokenModule, ConfigurationError
 from .models import allow_packages, module_of_file
 from .plugins import installed
-
-
-class BrokenModule(ConfigurationError):
-    """A module of the application raised an error, which is the cause, while it was imported."""
 
 
 def load_modules(names: Iterable[str]) -> list[str]:
@@ -28,7 +24,8 @@ def load_modules(names: Iterable[str]) -> list[str]:
         The names of all that were imported.
 
     Raises:
-        ConfigurationError: There is no such module or script; or it cannot be imported.
+        ConfigurationError: There is no such module or script.
+        BrokenModule: Its import failed.
     """
     prepared = [a.prepare() for a in installed().loaded.values() if a.prepare is not None]
     wanted = [*names, *(name for more in prepared for name in more or ())]

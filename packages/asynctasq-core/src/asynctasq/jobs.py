@@ -30,6 +30,7 @@ class Job:
 
     Attributes:
         instance: The instance of a class-based task, once its `__init__` has run.
+        has_begun: Whether the task's own code runs, or has: what it raises is its own.
     """
 
     delivery: Delivery
@@ -37,6 +38,7 @@ class Job:
     task: Task[Any, Any]
     options: TaskOptions
     instance: Any = None
+    has_begun: bool = False
 
     @property
     def key(self) -> Key:

@@ -106,7 +106,7 @@ def failed(app: App, job: Job, error: BaseException, *, may_retry: bool = True) 
         if (error.on_missing or job.options.on_missing) == "skip":
             return skipped(app, job, error)
         return dead(app, job, error, "a row is gone")
-    if own and isinstance(error, MessageError):
+    if isinstance(error, MessageError) and not job.has_begun:
         return dead(app, job, error, "the message cannot be run")
     reason = _why_not_again(job, error, may_retry)
     return dead(app, job, error, reason) if reason else _retried(app, job, error)
@@ -134,8 +134,9 @@ def released(job: Job) -> Verdict:
 
 def will_retry(job: Job, error: BaseException) -> bool:
     """Whether the task's own `should_retry` is worth asking."""
-    special = isinstance(error, ReferenceUnavailable | ReferenceGone | MessageError)
-    if special and not _is_another_tasks(error):
+    if isinstance(error, MessageError) and not job.has_begun:
+        return False
+    if isinstance(error, ReferenceUnavailable | ReferenceGone) and not _is_another_tasks(error):
         return False
     return not _why_not_again(job, error, may_retry=True)
 

@@ -76,7 +76,6 @@ class Worker:
         self.modules = tuple(modules)
         self.info = _worker_info(self.queues, concurrency)
         self._stop, self._hurry = asyncio.Event(), asyncio.Event()
-        self._told_to_stop = False
         self.left_running = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._slots: Slots | None = None
@@ -95,17 +94,11 @@ class Worker:
         """How many tasks are running."""
         return len(self._slots) if self._slots is not None else 0
 
-    @property
-    def is_stopping(self) -> bool:
-        """Whether `stop` was called; true from then on, before the event loop has seen to it."""
-        return self._told_to_stop
-
     def stop(self) -> None:
         """Take nothing more and end once running tasks have; called again, do not wait for them.
 
         May be called in any thread and from signal handlers.
         """
-        self._told_to_stop = True
         if self._loop is None:
             self._stop_here()
         else:

@@ -12,7 +12,7 @@ from importlib import import_module
 
 import click
 
-from ..errors import AsynctasqError
+from ..errors import AsynctasqError, BrokenModule
 
 #: Exit codes besides 0 and click's 2 for a command line that makes no sense.
 FAILED = 1
@@ -51,8 +51,6 @@ class _Commands(click.Group):
 
 def _place_in_application(error: AsynctasqError) -> str:
     """The traceback of an import that failed, from the application's first line on."""
-    from ..imports import BrokenModule
-
     cause = error.__cause__
     if not isinstance(error, BrokenModule) or cause is None:
         return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -16,6 +17,8 @@ from .renewal import Renewal
 from .scripts import RELEASE, RIGHTS, Command
 from .server import Call, Server
 from .settling import settle_commands
+
+logger = logging.getLogger(__name__)
 
 #: Seconds between looks for released, expired and due messages.
 SWEEP_SECONDS = 0.5
@@ -54,7 +57,9 @@ class RedisConsumer:
         if denied := await self._server.call(probe, RIGHTS((probe,))):
             commands = b", ".join(sorted(set(denied))).decode()
             raise denial(f"commands {commands}", self._server.address.name)
-        await self._server.call(self._keys.queues, announcement(self._keys, self._options))
+        announce = announcement(self._keys, self._options)
+        if not await self._server.call(self._keys.queues, announce):
+            logger.error("worker is not listed: the registry's keys hold another type; delete them")
         self._sweep_at = 0.0
 
     async def take(self, limit: int, timeout_seconds: float) -> list[Delivery]:
