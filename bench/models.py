@@ -75,12 +75,12 @@ async def _drain(worker: Any, n: int) -> float:
 
 async def _one_task(orm: Any, rows: list[Any], keys: list[Any]) -> tuple[float, float, int]:
     """Medians of 20: what fetching 100 rows costs core and adapter, and the hand-written query."""
+    from asynctasq.adapters.fetching import fetch
     from asynctasq.app import current
     from asynctasq.brokers import Delivery
-    from asynctasq.dispatching import prepare
-    from asynctasq.execution import wanted_by
-    from asynctasq.jobs import recognise
-    from asynctasq.references import fetch
+    from asynctasq.sending.preparing import prepare
+    from asynctasq.worker.execution import wanted_by
+    from asynctasq.worker.jobs import recognise
 
     app = current()
     outgoing = prepare(orm.many(rows), app).outgoing

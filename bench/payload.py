@@ -13,9 +13,9 @@ from uuid import UUID
 import asynctasq
 import msgpack
 from asynctasq.app import current
-from asynctasq.decoder import collect_references
-from asynctasq.dispatching import prepare
-from asynctasq.message import Message
+from asynctasq.sending.preparing import prepare
+from asynctasq.wire.decoding import collect_references
+from asynctasq.wire.message import Message
 from sqlalchemy import create_engine, inspect
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 

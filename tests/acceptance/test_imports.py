@@ -31,7 +31,7 @@ def loaded_by(code: str) -> set[str]:
         "import asynctasq",
         "import asynctasq; asynctasq.init()",
         "import asynctasq; asynctasq.task(lambda: None)().options({})",
-        "import asynctasq.cli.worker, asynctasq.run, asynctasq.supervisor",
+        "import asynctasq.cli.worker, asynctasq.supervision.run, asynctasq.supervision.supervisor",
     ],
 )
 def test_no_orm_is_imported_although_all_adapters_are_installed(code: str) -> None:
@@ -41,14 +41,14 @@ def test_no_orm_is_imported_although_all_adapters_are_installed(code: str) -> No
 
 def test_all_adapters_are_loaded_without_their_orms() -> None:
     modules = loaded_by(
-        "from asynctasq.plugins import installed; assert len(installed().loaded) >= 3"
+        "from asynctasq.adapters.plugins import installed; assert len(installed().loaded) >= 3"
     )
     assert {"asynctasq_sqlalchemy", "asynctasq_django", "asynctasq_tortoise"} <= modules
     assert not modules & set(ORMS)
 
 
 def test_the_worker_loads_nothing_that_prints_tables_or_tests() -> None:
-    modules = loaded_by("import asynctasq.cli.worker, asynctasq.run")
+    modules = loaded_by("import asynctasq.cli.worker, asynctasq.supervision.run")
     assert not modules & {"rich", "pytest", "watchfiles", "multiprocessing.pool"}
 
 

@@ -12,13 +12,13 @@ from typing import Any
 from uuid import uuid4
 
 import asynctasq
+import asynctasq.adapters.plugins
 import asynctasq.app
-import asynctasq.plugins
 import pytest
 import pytest_asyncio
 import redis.asyncio
+from asynctasq.adapters.plugins import Adapters
 from asynctasq.app import App
-from asynctasq.plugins import Adapters
 
 sys.path.insert(0, str(Path(__file__).parent / "application"))
 
@@ -53,7 +53,7 @@ def app(configure: Callable[..., App]) -> App:
 def toy(monkeypatch: pytest.MonkeyPatch, configure: Callable[..., App]) -> Toy:
     """The small ORM's adapter, the only one of an application on the memory broker."""
     toy = Toy()
-    monkeypatch.setattr(asynctasq.plugins, "_installed", Adapters({"toy": toy}))
+    monkeypatch.setattr(asynctasq.adapters.plugins, "_installed", Adapters({"toy": toy}))
     configure()
     return toy
 

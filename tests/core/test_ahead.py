@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import asynctasq.ahead
+import asynctasq.worker.prefetching
 import pytest
 from asynctasq import Worker, dispatch_many, task
-from asynctasq.ahead import ENOUGH, PATIENCE_SECONDS, SHORT_SECONDS, Ahead
 from asynctasq.app import App
 from asynctasq.brokers import Delivery
+from asynctasq.worker.prefetching import ENOUGH, PATIENCE_SECONDS, SHORT_SECONDS, Ahead
 
 Start = Callable[..., Worker]
 Becomes = Callable[..., Awaitable[None]]
@@ -30,7 +30,7 @@ def _nothing_ran() -> None:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [1000.0]
-    monkeypatch.setattr(asynctasq.ahead, "monotonic", lambda: now[0])
+    monkeypatch.setattr(asynctasq.worker.prefetching, "monotonic", lambda: now[0])
     return now
 
 

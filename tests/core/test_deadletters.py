@@ -8,7 +8,7 @@ import pytest
 from asynctasq import Worker, deadletters, init, task
 from asynctasq.app import current
 from asynctasq.brokers import Action, Outcome, Outgoing
-from asynctasq.message import Message
+from asynctasq.wire.message import Message
 
 KEY = b"0123456789abcdef"
 

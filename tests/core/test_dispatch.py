@@ -28,7 +28,7 @@ from asynctasq import (
 )
 from asynctasq.app import App
 from asynctasq.brokers import Outgoing
-from asynctasq.brokers.memory import MemoryBroker
+from asynctasq.brokers.memory.broker import MemoryBroker
 from toy_orm import Toy, User
 
 from .conftest import REDIS_URL

@@ -21,8 +21,8 @@ from asynctasq import (
     task,
 )
 from asynctasq.app import App
-from asynctasq.handle import encode_error
-from asynctasq.task import registry
+from asynctasq.sending.handle import encode_error
+from asynctasq.tasks.task import registry
 
 Work = Callable[..., Awaitable[None]]
 Start = Callable[..., Worker]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, NewType, Typ
 import pytest
 from asynctasq import OnMissing, SerializationError, task
 from asynctasq.app import App
-from asynctasq.hints import Declared, hints_of
+from asynctasq.tasks.annotations import Declared, hints_of
 
 if TYPE_CHECKING:
     from nowhere import Unknown  # type: ignore[import-not-found]

@@ -18,18 +18,20 @@ from typing import Any
 import msgpack
 import process_jobs
 import pytest
-from asynctasq import InvalidReference, deadletters, models, task
+from asynctasq import InvalidReference, deadletters, task
 from asynctasq.app import App
-from asynctasq.brokers import DeadLetter, Outgoing, memory
+from asynctasq.brokers import DeadLetter, Outgoing
+from asynctasq.brokers.memory import broker as memory
 from asynctasq.cli import cli
 from asynctasq.cli.application import moment
 from asynctasq.cli.logs import printable
 from asynctasq.deadletters import _readable
-from asynctasq.decoder import collect_references, decode_arguments
 from asynctasq.errors import InvalidMessage
-from asynctasq.handle import _loaded_error_class
-from asynctasq.message import Message
-from asynctasq.models import find_class
+from asynctasq.sending.handle import _loaded_error_class
+from asynctasq.wire import class_paths as models
+from asynctasq.wire.class_paths import find_class
+from asynctasq.wire.decoding import collect_references, decode_arguments
+from asynctasq.wire.message import Message
 from click.testing import CliRunner
 
 Work = Callable[..., Awaitable[None]]

@@ -11,8 +11,8 @@ from contextvars import ContextVar
 from typing import Any, ClassVar
 
 import pytest
+from asynctasq.adapters.lazy import drive, lazy_instance
 from asynctasq.errors import AsynctasqError, ReferenceGone, ReferenceUnavailable
-from asynctasq.lazy import drive, lazy_instance
 
 greenlet = pytest.importorskip("greenlet")
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 from asynctasq import BrokerUnavailable
 from asynctasq.brokers import Consumer, Delivery
-from asynctasq.leases import LeaseKeeper
+from asynctasq.worker.leases import LeaseKeeper
 
 HELD = [Delivery("q", "a", b"", 1, None), Delivery("q", "b", b"", 1, None)]
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest_asyncio
 from asynctasq.brokers import Broker, ConsumerOptions, Outcome, Outgoing, WorkerInfo
-from asynctasq.brokers.memory import MemoryBroker, MemoryStore
+from asynctasq.brokers.memory.broker import MemoryBroker, MemoryStore
 from asynctasq.testing import BrokerSuite, OpenBroker
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import msgpack
 import pytest
 from asynctasq import BadSignature, InvalidMessage, Message, MessageError, UnsupportedVersion
-from asynctasq.message import MESSAGE, RESULT, SIGNED, TAG_BYTES, sign, verify
+from asynctasq.wire.message import MESSAGE, RESULT, SIGNED, TAG_BYTES, sign, verify
 
 KEY, OTHER, THIRD = b"k" * 32, b"o" * 16, b"t" * 64
 MESSAGE_1 = Message("id-1", "app.tasks.f", b"\x92\x90\x80", 12.5, 2, {"timeout": 3}, {"t": "1"}, 4)

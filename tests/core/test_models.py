@@ -8,9 +8,10 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from asynctasq import InvalidReference, alias_model, class_path, models
+from asynctasq import InvalidReference, alias_model, class_path
 from asynctasq.app import App
-from asynctasq.models import allow_packages, find_class, main_module_name, module_name
+from asynctasq.wire import class_paths as models
+from asynctasq.wire.class_paths import allow_packages, find_class, main_module_name, module_name
 
 
 class Outer:

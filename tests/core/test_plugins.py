@@ -12,9 +12,10 @@ from typing import Any
 import asynctasq
 import asynctasq.app
 import pytest
-from asynctasq import PluginError, Ref, class_path, hookimpl, plugins
+from asynctasq import PluginError, Ref, class_path, hookimpl
+from asynctasq.adapters import plugins
+from asynctasq.adapters.plugins import Adapters, PluginReport
 from asynctasq.cli import cli
-from asynctasq.plugins import Adapters, PluginReport
 from click.testing import CliRunner
 from toy_orm import Toy, User
 

@@ -18,10 +18,11 @@ from uuid import uuid4
 
 import msgpack
 import pytest
-from asynctasq import deadletters, models, task
+from asynctasq import deadletters, task
 from asynctasq.app import App
 from asynctasq.brokers import Outgoing
-from asynctasq.message import MESSAGE, Message, sign
+from asynctasq.wire import class_paths as models
+from asynctasq.wire.message import MESSAGE, Message, sign
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from toy_orm import Order, Toy, User
@@ -180,7 +181,7 @@ PAYLOADS: dict[str, bytes] = {
     "reference of a class that is no text": arguments(reference(b"toy_orm.User")),
     "unknown plugin": arguments(reference(orm="mongo")),
     "plugin of no name": arguments(reference(orm="")),
-    "class that is no model": arguments(reference("asynctasq.worker.Worker")),
+    "class that is no model": arguments(reference("asynctasq.worker.worker.Worker")),
     "class built in": arguments(reference("builtins.int")),
     "class that is abstract": arguments(reference("collections.abc.Sequence")),
     "function": arguments(reference("os.system")),

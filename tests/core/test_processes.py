@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 from asynctasq.errors import TaskCrashed, TaskTimeout
-from asynctasq.processes import ProcessPool
+from asynctasq.worker.processes import ProcessPool
 
 # What the children run. It cannot live in this file: children import it by its name.
 CALLS = """
@@ -196,7 +196,7 @@ async def test_children_end_with_a_killed_parent(
     program = textwrap.dedent(
         f"""
         import asyncio, time, pool_calls
-        from asynctasq.processes import ProcessPool
+        from asynctasq.worker.processes import ProcessPool
 
         async def main():
             pool = ProcessPool(1, pool_calls.start)

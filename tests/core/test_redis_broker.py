@@ -10,7 +10,7 @@ import pytest_asyncio
 import redis.asyncio
 from asynctasq.brokers import Broker
 from asynctasq.brokers.redis import RedisBroker
-from asynctasq.config import RedisConfig
+from asynctasq.config.settings import RedisConfig
 from asynctasq.testing import BrokerSuite, OpenBroker
 
 URL = os.environ.get("ASYNCTASQ_TEST_REDIS_URL", "redis://127.0.0.1:6379/0")

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from uuid import uuid4
 
 import asynctasq.app
-import asynctasq.models
+import asynctasq.wire.class_paths
 import msgpack
 import pytest
 from asynctasq import (
@@ -30,11 +30,11 @@ from asynctasq import (
     task,
 )
 from asynctasq.brokers import ConsumerOptions, WorkerInfo
-from asynctasq.handle import encode_error
-from asynctasq.hints import Missing
-from asynctasq.message import Message
-from asynctasq.models import allow_packages
-from asynctasq.task import Call
+from asynctasq.sending.handle import encode_error
+from asynctasq.tasks.annotations import Missing
+from asynctasq.tasks.task import Call
+from asynctasq.wire.class_paths import allow_packages
+from asynctasq.wire.message import Message
 from toy_orm import Load, Order, Toy, User
 
 Work = Callable[..., Awaitable[None]]
@@ -623,7 +623,9 @@ async def test_a_class_that_cannot_be_found_is_looked_for_once_for_a_message(
 
     elsewhere = type("Elsewhere", (User,), {"__module__": module})
     handle = await greet([elsewhere(n) for n in range(50)]).dispatch()
-    monkeypatch.delitem(asynctasq.models._found, f"{module}.Elsewhere")  # as in another process
+    monkeypatch.delitem(
+        asynctasq.wire.class_paths._found, f"{module}.Elsewhere"
+    )  # as in another process
     await work()
     assert await handle.status() is TaskStatus.DEAD
     assert got == []

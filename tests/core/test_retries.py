@@ -21,7 +21,7 @@ from asynctasq import (
     task,
 )
 from asynctasq.app import App
-from asynctasq.retry import LONGEST_DELAY_SECONDS, postponement_delay, retry_delay
+from asynctasq.worker.retry import LONGEST_DELAY_SECONDS, postponement_delay, retry_delay
 
 Work = Callable[..., Awaitable[None]]
 

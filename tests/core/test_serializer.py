@@ -14,9 +14,10 @@ from zoneinfo import ZoneInfo
 
 import msgpack
 import pytest
-from asynctasq import InvalidMessage, SerializationError, register_type, serializer
-from asynctasq.decoder import decode_arguments, decode_value
-from asynctasq.serializer import MAX_EXTENSION_DEPTH, encode_arguments, encode_value
+from asynctasq import InvalidMessage, SerializationError, register_type
+from asynctasq.wire import encoding as serializer
+from asynctasq.wire.decoding import decode_arguments, decode_value
+from asynctasq.wire.encoding import MAX_EXTENSION_DEPTH, encode_arguments, encode_value
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -324,7 +325,7 @@ class Money:
 def money(monkeypatch: pytest.MonkeyPatch) -> None:
     tags: dict[str, Any] = {}
     monkeypatch.setattr(serializer, "_registered", {})
-    monkeypatch.setattr("asynctasq.decoder.registered_tags", tags)
+    monkeypatch.setattr("asynctasq.wire.decoding.registered_tags", tags)
     monkeypatch.setattr(serializer, "registered_tags", tags)
     register_type(Money, "money", lambda m: (m.cents, m.currency), lambda v: Money(*v))
 

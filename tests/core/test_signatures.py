@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from asynctasq.signatures import signature_check
+from asynctasq.tasks.argument_check import signature_check
 from hypothesis import given
 from hypothesis import strategies as st
 

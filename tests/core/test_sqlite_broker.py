@@ -17,19 +17,13 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from asynctasq import ConfigurationError
-from asynctasq.brokers import (
-    Action,
-    ConsumerOptions,
-    Outcome,
-    Outgoing,
-    WorkerInfo,
-    sqlite_queries,
-    sqlite_transitions,
-)
-from asynctasq.brokers.sqlite import SQLiteBroker, SQLiteConsumer
-from asynctasq.brokers.sqlite_file import CHECKPOINT_BYTES, SQLiteFile
-from asynctasq.brokers.sqlite_results import AwaitedResults
-from asynctasq.config import SQLiteConfig
+from asynctasq.brokers import Action, ConsumerOptions, Outcome, Outgoing, WorkerInfo
+from asynctasq.brokers.sqlite import queries as sqlite_queries
+from asynctasq.brokers.sqlite import transitions as sqlite_transitions
+from asynctasq.brokers.sqlite.broker import SQLiteBroker, SQLiteConsumer
+from asynctasq.brokers.sqlite.file import CHECKPOINT_BYTES, SQLiteFile
+from asynctasq.brokers.sqlite.results import AwaitedResults
+from asynctasq.config.settings import SQLiteConfig
 from asynctasq.testing import BrokerSuite, OpenBroker
 
 from ..queue_files import OpenSQLite, sqlite_brokers

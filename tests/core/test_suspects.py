@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import asynctasq.suspects
+import asynctasq.worker.poison_isolation
 import pytest
 from asynctasq.brokers import Delivery
-from asynctasq.suspects import ALONE_SECONDS, Suspects
+from asynctasq.worker.poison_isolation import ALONE_SECONDS, Suspects
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [1000.0]
-    monkeypatch.setattr(asynctasq.suspects, "monotonic", lambda: now[0])
+    monkeypatch.setattr(asynctasq.worker.poison_isolation, "monotonic", lambda: now[0])
     return now
 
 

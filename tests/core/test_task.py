@@ -29,7 +29,7 @@ from asynctasq import (
     task,
 )
 from asynctasq.app import App
-from asynctasq.task import registry
+from asynctasq.tasks.task import registry
 
 Work = Callable[..., Awaitable[None]]
 

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from asynctasq.errors import TaskTimeout
-from asynctasq.threads import run_in_thread
+from asynctasq.worker.threads import run_in_thread
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_functions_can_be_profiled_after_one_was_interrupted() -> None:
     code = """
 import asyncio, sys, threading
 from concurrent.futures import ThreadPoolExecutor
-from asynctasq.threads import run_in_thread
+from asynctasq.worker.threads import run_in_thread
 
 begun = threading.Event()
 

@@ -10,7 +10,7 @@ import asynctasq
 import pytest
 from asynctasq import Worker
 from asynctasq.app import App
-from asynctasq.watchdog import Watchdog
+from asynctasq.supervision.watchdog import Watchdog
 
 
 async def test_a_blocked_worker_ends_although_its_messages_cannot_be_given_back(

@@ -30,7 +30,7 @@ from asynctasq.brokers import (
     Outgoing,
     WorkerInfo,
 )
-from asynctasq.brokers.memory import MemoryConsumer
+from asynctasq.brokers.memory.broker import MemoryConsumer
 
 Work = Callable[..., Awaitable[None]]
 Start = Callable[..., Worker]
@@ -294,7 +294,7 @@ async def test_a_released_task_runs_again_as_the_same_attempt(any_app: App, work
 async def test_a_task_that_swallows_its_cancellation_does_not_hold_the_worker(
     app: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("asynctasq.slots.CANCEL_SECONDS", 0.2)
+    monkeypatch.setattr("asynctasq.worker.slots.CANCEL_SECONDS", 0.2)
     running, proceed = asyncio.Event(), asyncio.Event()
 
     @task
@@ -621,7 +621,7 @@ async def test_each_outcome_is_one_structured_record_without_arguments(
     records = {
         (r.message, getattr(r, "id", "")): vars(r)
         for r in caplog.records
-        if r.name == "asynctasq.slots"
+        if r.name == "asynctasq.worker.slots"
     }
     assert set(records) == {
         ("task retried", bad.id),

@@ -15,9 +15,10 @@ from typing import Any
 
 import asynctasq
 import pytest
-from asynctasq import TaskStatus, Worker, hookspecs, plugins
+from asynctasq import TaskStatus, Worker
+from asynctasq.adapters import hookspecs, plugins
 from asynctasq.cli import cli
-from asynctasq.imports import load_modules
+from asynctasq.loading import load_modules
 from click.testing import CliRunner
 
 from .conftest import ROOT, Page, install

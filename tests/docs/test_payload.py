@@ -112,7 +112,7 @@ import json
 from shop.models import stored
 from asynctasq import init, task
 from asynctasq.app import current
-from asynctasq.dispatching import prepare
+from asynctasq.sending.preparing import prepare
 from row import ROW
 
 @task

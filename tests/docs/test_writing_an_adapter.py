@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 
 import pytest
-from asynctasq import hookspecs
+from asynctasq.adapters import hookspecs
 from asynctasq.testing import AdapterSuite
 
 from .conftest import ROOT, Page

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgpack
+from asynctasq.adapters.plugins import Adapters
 from asynctasq.app import App
 from asynctasq.brokers import Broker, DeadLetter
-from asynctasq.config import Config
-from asynctasq.plugins import Adapters
+from asynctasq.config.settings import Config
 
 R = TypeVar("R")
 

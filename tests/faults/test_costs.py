@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 import asynctasq
+import asynctasq.adapters.plugins
 import asynctasq.app
-import asynctasq.plugins
 import pytest
 import redis.asyncio
 from asynctasq import Worker, dispatch_many, task
@@ -48,7 +48,7 @@ class Calls:
 def configure(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Core alone: adapters whose ORM other tests have imported put a scope round each run."""
     monkeypatch.setenv("ASYNCTASQ_PLUGINS", "")
-    monkeypatch.setattr(asynctasq.plugins, "_installed", None)
+    monkeypatch.setattr(asynctasq.adapters.plugins, "_installed", None)
     monkeypatch.setattr(asynctasq.app, "_current", None)
     return asynctasq.init
 

@@ -16,10 +16,10 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 
 import pytest
+from asynctasq.adapters.plugins import Adapters
 from asynctasq.app import App
 from asynctasq.brokers import Broker
-from asynctasq.config import Config
-from asynctasq.plugins import Adapters
+from asynctasq.config.settings import Config
 
 from .deployments import Deployment, Forks, forks
 

@@ -12,7 +12,7 @@ from typing import Any
 import msgpack
 import pytest
 import redis
-from asynctasq.message import Message
+from asynctasq.wire.message import Message
 
 from .deployments import Deployment, eventually, reason_of
 

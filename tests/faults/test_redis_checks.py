@@ -6,7 +6,7 @@ from typing import Any
 
 from asynctasq.brokers import Finding
 from asynctasq.brokers.redis import RedisBroker
-from asynctasq.config import RedisConfig
+from asynctasq.config.settings import RedisConfig
 
 
 async def findings(url: str, **options: Any) -> dict[str, Finding]:

@@ -19,7 +19,7 @@ from asynctasq.brokers import (
     WorkerInfo,
 )
 from asynctasq.brokers.redis import RedisBroker
-from asynctasq.config import RedisConfig
+from asynctasq.config.settings import RedisConfig
 from asynctasq.errors import BrokerUnavailable
 from asynctasq.testing import BrokerSuite, OpenBroker
 

@@ -21,7 +21,7 @@ from asynctasq.brokers import (
     WorkerInfo,
 )
 from asynctasq.brokers.redis import RedisBroker
-from asynctasq.config import RedisConfig
+from asynctasq.config.settings import RedisConfig
 from asynctasq.errors import BrokerError, BrokerUnavailable
 
 #: Any answer that takes longer counts as none.

@@ -33,7 +33,7 @@ from asynctasq.brokers import (
     WorkerInfo,
 )
 from asynctasq.brokers.redis import RedisBroker
-from asynctasq.config import RedisConfig
+from asynctasq.config.settings import RedisConfig
 from asynctasq.errors import BrokerError, BrokerUnavailable, ConfigurationError
 
 # fmt: off

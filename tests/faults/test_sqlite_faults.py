@@ -20,8 +20,8 @@ import pytest
 import pytest_asyncio
 from asynctasq import BrokerError, BrokerUnavailable
 from asynctasq.brokers import ConsumerOptions, Delivery, Outcome, Outgoing, WorkerInfo
-from asynctasq.brokers.sqlite import SQLiteBroker, SQLiteConsumer
-from asynctasq.config import SQLiteConfig
+from asynctasq.brokers.sqlite.broker import SQLiteBroker, SQLiteConsumer
+from asynctasq.config.settings import SQLiteConfig
 
 from ..queue_files import OpenSQLite, sqlite_brokers
 

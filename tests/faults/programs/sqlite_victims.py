@@ -18,8 +18,8 @@ import time
 from typing import Any
 
 from asynctasq.brokers import Action, ConsumerOptions, Delivery, Outcome, Outgoing, WorkerInfo
-from asynctasq.brokers.sqlite import SQLiteBroker, SQLiteConsumer
-from asynctasq.config import SQLiteConfig
+from asynctasq.brokers.sqlite.broker import SQLiteBroker, SQLiteConsumer
+from asynctasq.config.settings import SQLiteConfig
 
 
 def started(path: str, lease_seconds: float) -> tuple[SQLiteBroker, SQLiteConsumer]:

@@ -2,11 +2,11 @@
 
 from typing import Any
 
+from .adapters.fetching import Ref
+from .adapters.hookspecs import hookimpl, hookspec
 from .app import dispatch_many, init, load_config
 from .brokers import Finding
-from .classes import AsyncTask, SyncTask
 from .config import Config, RedisConfig, SQLiteConfig, TaskConfig
-from .dispatching import DeferredSend
 from .errors import (
     AdapterNotReady,
     AsynctasqError,
@@ -38,17 +38,17 @@ from .errors import (
     UnsavedModelError,
     UnsupportedVersion,
 )
-from .execution import current_message
-from .handle import TaskHandle, TaskStatus
-from .hints import OnMissing
-from .hookspecs import hookimpl, hookspec
-from .message import Message
-from .models import alias_model, class_path
-from .references import Ref
-from .run import run_worker
-from .serializer import register_type
-from .task import Call, Task, task
-from .worker import Worker
+from .sending.handle import TaskHandle, TaskStatus
+from .sending.preparing import DeferredSend
+from .supervision.run import run_worker
+from .tasks.annotations import OnMissing
+from .tasks.class_based import AsyncTask, SyncTask
+from .tasks.task import Call, Task, task
+from .wire.class_paths import alias_model, class_path
+from .wire.encoding import register_type
+from .wire.message import Message
+from .worker.execution import current_message
+from .worker.worker import Worker
 
 __all__ = [
     "AdapterNotReady",
@@ -116,6 +116,6 @@ def __getattr__(name: str) -> Any:
     """What an installed adapter offers under a name of its own."""
     if name.startswith("_"):
         raise AttributeError(f"module 'asynctasq' has no attribute {name!r}")
-    from .plugins import installed
+    from .adapters.plugins import installed
 
     return installed().lazy_name(name)

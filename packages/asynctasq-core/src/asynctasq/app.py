@@ -11,17 +11,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
+from .adapters.plugins import Adapters, installed
 from .brokers import Broker, Outgoing
-from .classes import AsyncTask, SyncTask
-from .config import Config
-from .dispatching import Deferred, Outbox, Prepared, prepare
-from .handle import TaskHandle
-from .models import allow_packages
-from .plugins import Adapters, installed
-from .task import Call, Task
+from .config.settings import Config
+from .sending.handle import TaskHandle
+from .sending.preparing import Deferred, Outbox, Prepared, prepare
+from .tasks.class_based import AsyncTask, SyncTask
+from .tasks.task import Call, Task
+from .wire.class_paths import allow_packages
 
 if TYPE_CHECKING:
-    from .brokers.memory import MemoryStore
+    from .brokers.memory.broker import MemoryStore
 
 R = TypeVar("R")
 Dispatchable = Call[Any] | AsyncTask[Any] | SyncTask[Any]
@@ -82,10 +82,10 @@ class App:
 
             return RedisBroker(self.config.redis)
         if self.config.driver == "sqlite":
-            from .brokers.sqlite import SQLiteBroker
+            from .brokers.sqlite.broker import SQLiteBroker
 
             return SQLiteBroker(self.config.sqlite)
-        from .brokers.memory import MemoryBroker, MemoryStore
+        from .brokers.memory.broker import MemoryBroker, MemoryStore
 
         self._store = self._store or MemoryStore()
         return MemoryBroker(self._store)

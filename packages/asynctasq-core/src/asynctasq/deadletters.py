@@ -14,7 +14,7 @@ import msgpack
 from . import brokers
 from .app import current
 from .errors import MessageError
-from .message import Message
+from .wire.message import Message
 
 T = TypeVar("T")
 

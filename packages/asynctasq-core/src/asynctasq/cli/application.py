@@ -37,7 +37,8 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 
 def loaded(modules: tuple[str, ...]) -> App:
     """The application, after importing what configures it: the same modules as in a worker."""
-    from .. import app, imports
+    from .. import app
+    from .. import loading as imports
 
     imports.load_application(modules)
     return app.current()

@@ -15,8 +15,8 @@ from .application import json_option, loaded, module_option, with_broker
 from .plugins import foreign_distribution
 
 if TYPE_CHECKING:
+    from ..adapters.plugins import Adapter, Adapters
     from ..brokers import Broker, Finding
-    from ..plugins import Adapter, Adapters
 
 _SIGNS = {"ok": "ok     ", "warning": "warning", "error": "ERROR  "}
 _COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}

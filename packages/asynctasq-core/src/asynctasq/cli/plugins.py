@@ -18,7 +18,7 @@ _OURS = "asynctasq-core"
 @json_option
 def command(as_json: bool) -> None:
     """Show the installed adapters: version, state, and the reason of a failure."""
-    from ..plugins import installed
+    from ..adapters.plugins import installed
 
     reports = installed().reports
     foreign = foreign_distribution()

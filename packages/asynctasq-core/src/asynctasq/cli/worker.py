@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .. import __version__
-from ..config import QUEUE_RULE, is_queue_name
+from ..config.settings import QUEUE_RULE, is_queue_name
 from ..errors import BrokerError
 from . import logs
 
 if TYPE_CHECKING:
-    from ..link import Announcement, Link
-    from ..worker import Worker
+    from ..supervision.link import Announcement, Link
+    from ..worker.worker import Worker
 
 _NO_MODULES = (
     "no tasks: name the modules that hold them, such as `asynctasq worker app.tasks` or "
@@ -135,8 +135,8 @@ def command(**options: Any) -> None:
 
 
 def _work(settings: Settings) -> None:
-    from ..link import Link
-    from ..run import run_worker
+    from ..supervision.link import Link
+    from ..supervision.run import run_worker
 
     link = None if settings.link is None else Link(settings.link)
 
@@ -165,7 +165,7 @@ def _work(settings: Settings) -> None:
 
 def _refuse_without_tasks(worker: Worker) -> None:
     """Rather no worker than one that makes a dead letter of every message."""
-    from ..task import registry
+    from ..tasks.task import registry
 
     if not worker.modules:
         raise click.UsageError(_NO_MODULES)
@@ -190,7 +190,7 @@ def _address() -> str:
 
 def _join_supervisor(worker: Worker, link: Link) -> None:
     from ..app import current
-    from ..link import Announcement
+    from ..supervision.link import Announcement
 
     # The parent needs the way to the broker only; the rest may hold what it cannot import.
     config = replace(current().config, task_defaults={}, adapter_options={}, signing_key=())
@@ -212,7 +212,7 @@ def _join_supervisor(worker: Worker, link: Link) -> None:
 
 
 def _supervise(settings: Settings) -> int:
-    from ..supervisor import Supervisor, worker_command
+    from ..supervision.supervisor import Supervisor, worker_command
 
     def ready(first: Announcement) -> None:
         _say(first.broker, first.queues, settings)

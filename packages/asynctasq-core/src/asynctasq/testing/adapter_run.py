@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from asynctasq.adapters.plugins import Adapter, installed
 from asynctasq.errors import PluginError
-from asynctasq.plugins import Adapter, installed
 
 #: The suite's own settings, so that those of the folder it is started in change nothing.
 CONFIGURATION = Path(__file__).with_name("adapter_run.ini")

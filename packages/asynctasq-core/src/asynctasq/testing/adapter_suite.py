@@ -15,7 +15,7 @@ __all__ = ["AdapterSuite", "Scope", "logged"]
 
 
 class AdapterSuite(References, Fetching, Running, Missing, Commits, Loading):
-    """Everything that `asynctasq.hookspecs` promises, as tests; subclass it with your models.
+    """Everything that the hooks promise, as tests; subclass it with your models.
 
     The adapter must be installed (`pip install -e .` will do). A subclass whose name begins with
     `Test` gives the name of the entry point, a fixture and some methods::

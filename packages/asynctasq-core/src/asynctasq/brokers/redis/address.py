@@ -6,7 +6,7 @@ from typing import Any
 
 from redis.connection import parse_url
 
-from ...config import RedisConfig
+from ...config.settings import RedisConfig
 from ...errors import ConfigurationError
 
 

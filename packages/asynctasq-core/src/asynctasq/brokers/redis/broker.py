@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar, cast
 
-from ...config import RedisConfig, is_queue_name
+from ...config.settings import RedisConfig, is_queue_name
 from .. import (
     ConsumerOptions,
     DeadLetter,

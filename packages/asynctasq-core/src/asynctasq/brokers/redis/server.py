@@ -20,7 +20,7 @@ from redis.asyncio.sentinel import (
 )
 from redis.exceptions import ResponseError
 
-from ...config import RedisConfig
+from ...config.settings import RedisConfig
 from ...errors import BrokerUnavailable
 from .. import Backoff
 from .address import Address

@@ -20,7 +20,7 @@ import pytest
 import pytest_asyncio
 
 from asynctasq import Call, Ref, Task, TaskHandle, Worker, current_message, init, task
-from asynctasq.plugins import Adapter, installed
+from asynctasq.adapters.plugins import Adapter, installed
 
 from .statements import queries
 

@@ -12,9 +12,9 @@ import msgpack
 import pytest
 
 from asynctasq import DeletedModelError, UnsavedModelError, class_path
-from asynctasq.decoder import collect_references
-from asynctasq.plugins import installed
-from asynctasq.serializer import REF, encode_arguments
+from asynctasq.adapters.plugins import installed
+from asynctasq.wire.decoding import collect_references
+from asynctasq.wire.encoding import REF, encode_arguments
 
 from .application import Application, Seen, needs
 

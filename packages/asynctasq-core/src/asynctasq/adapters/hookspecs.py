@@ -1,0 +1,223 @@
+"""The hooks through which an adapter teaches asynctasq an ORM; documented in `docs/hooks.md`.
+
+An adapter is a module (or an object) that implements some of these functions, each marked with
+`@asynctasq.hookimpl`, and is named by an entry point of group `asynctasq`. The entry point's name
+is the ORM's name on the wire. An implementation may leave out arguments that it does not use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+if TYPE_CHECKING:
+    from ..brokers import Finding
+    from ..sending.preparing import DeferredSend
+    from ..wire.message import Message
+    from ..worker.worker import Worker
+    from .fetching import Ref
+
+hookspec = pluggy.HookspecMarker("asynctasq")
+hookimpl = pluggy.HookimplMarker("asynctasq")
+
+# The bodies are empty, so mypy would want each to return something.
+# mypy: disable-error-code="empty-body"
+
+
+@hookspec
+def is_model(obj: object) -> bool | None:
+    """Called once for each type met in arguments or references: is it a model of yours?
+
+    Must depend on `type(obj)` alone (in a worker the object is a bare one without state), must not
+    import the ORM: while the ORM is not in `sys.modules`, no instance of its models can exist.
+
+    Returns:
+        `True` to own the type; `False` or `None` to leave it to others.
+    """
+
+
+@hookspec
+def to_ref(obj: object) -> Ref:
+    """Called at dispatch for each model instance: the reference that travels in its place.
+
+    Runs no SQL and loads nothing, also for an expired or detached instance.
+
+    Raises:
+        UnsavedModelError: The instance has no row yet, by the ORM's own state: a key with a
+            default is set long before the insert.
+        DeletedModelError: The row was deleted.
+    """
+
+
+@hookspec
+def fetch_many(refs: Sequence[Ref]) -> Awaitable[Sequence[object | None]]:
+    """Called in the worker with references to rows of ONE model, database and options.
+
+    Runs one query, or as many as the database's limit on parameters needs, without default filters
+    of managers, on the database that the references name. `refs[0].model_class()` is the class,
+    `refs[0].options` the metadata of the task's annotations. Keys may repeat; each place of the
+    result gets an instance of its own, since two tasks never share one.
+
+    Returns:
+        The instances in the order asked, `None` where the row is gone.
+
+    Raises:
+        ReferenceUnavailable: The database could not answer; the task is retried later without
+            using up an attempt.
+        AdapterNotReady: The ORM is not initialised; the task gets objects that fetch themselves
+            when they are first used.
+        InvalidReference: A key that cannot be one of this model; the message is dead-lettered.
+    """
+
+
+@hookspec
+def option_names() -> Collection[str]:
+    """Called by `asynctasq.init`: the option names that are yours, such as `tortoise_config`."""
+
+
+@hookspec
+def configure(options: Mapping[str, Any]) -> None:
+    """Called by each `asynctasq.init` with those of your options that were given, maybe none.
+
+    An application that never calls `init` has it called at its first dispatch.
+
+    Raises:
+        ConfigurationError: A value that cannot work.
+    """
+
+
+@hookspec
+def prepare() -> Iterable[str] | None:
+    """Called in each process that runs tasks, before it imports the application's modules.
+
+    The place to set up an ORM that models cannot be imported without (Django). Runs with the
+    working directory on `sys.path`, and must bear being called again.
+
+    Returns:
+        Names of modules that the worker imports besides those it was given.
+    """
+
+
+@hookspec
+def explain_import(error: Exception) -> str | None:
+    """Called when a module of the application could not be imported: what the user must do.
+
+    Returns:
+        One sentence if the error is of your ORM's making, such as a missing setting.
+    """
+
+
+@hookspec
+def worker_started(worker: Worker) -> Awaitable[None] | None:
+    """Called on the event loop of each worker process before it takes its first message.
+
+    An error is logged, and the worker goes on. Child processes for `process=True` tasks do not call
+    it, so what a task needs must be had at the first `fetch_many` as well.
+    """
+
+
+@hookspec
+def worker_stopped(worker: Worker) -> Awaitable[None] | None:
+    """Called on the event loop of each worker process after its last task: close things.
+
+    Also when `worker_started` failed. An error is logged.
+    """
+
+
+@hookspec
+def task_scope(
+    message: Message, instances: Sequence[object]
+) -> AbstractAsyncContextManager[object] | None:
+    """Called for each run: an async context manager entered before the task and left after it.
+
+    Entered and left in the task's own asyncio task, so context variables set in it reach the task.
+    An exception of the task passes through it. `instances` are those of your models that were
+    fetched for this task, none under `Call.execute()`; what references with `in_task_scope` options
+    bring comes later.
+
+    Returns:
+        `None` if this run needs no scope.
+    """
+
+
+@hookspec
+def thread_scope(message: Message) -> AbstractContextManager[object] | None:
+    """Called for each run of a `def` task, in the thread that runs it, inside `task_scope`."""
+
+
+@hookspec
+def is_pending_write(obj: object) -> bool:
+    """Called at dispatch for each model instance: was its row written in a transaction still open?
+
+    A row that the open transaction only read is not pending: a worker can see it.
+    """
+
+
+@hookspec
+def after_commit(obj: object, send: DeferredSend) -> None:
+    """Called at dispatch instead of sending: send once the transaction of `obj` has committed.
+
+    `obj` is an instance for which `is_pending_write` was true, or what the application gave to
+    `.on_commit(...)` and `owns_transaction` claimed. Call `send()` from synchronous code (it
+    blocks until the broker has the message) or `await send.send_async()`, in the order of the
+    calls of this hook; call `send.drop()` when the transaction, or the savepoint in which this
+    hook was called, is rolled back. Called once for each pending instance of a call.
+    """
+
+
+@hookspec
+def owns_transaction(target: object) -> bool | None:
+    """Called for `.on_commit(target)`: is `target` a session, connection or alias of yours?"""
+
+
+@hookspec
+def open_transaction() -> object | None:
+    """Called for `.on_commit(True)`: the transaction open in this context, for `after_commit`.
+
+    Only for ORMs whose transactions belong to the context (Django, Tortoise); `None` when there is
+    none.
+    """
+
+
+@hookspec
+def check() -> Iterable[Finding] | Awaitable[Iterable[Finding]]:
+    """Called by `asynctasq doctor`: databases reachable, settings that will hurt in production."""
+
+
+@hookspec
+def lazy_names() -> Mapping[str, str]:
+    """Called when `asynctasq.<name>` is not a name of core: your names, as `"module:attribute"`."""
+
+
+@hookspec
+def adapter_suite() -> str:
+    """Called by `asynctasq test-adapter`: your `AdapterSuite` subclass, as `"module:Class"`.
+
+    The module comes with the adapter and needs pytest; nothing else of the adapter imports it.
+    """
+
+
+#: Every hook by its name, in the order in which `docs/hooks.md` describes them.
+HOOKS: Iterable[str] = (
+    "is_model",
+    "to_ref",
+    "fetch_many",
+    "option_names",
+    "configure",
+    "prepare",
+    "explain_import",
+    "worker_started",
+    "worker_stopped",
+    "task_scope",
+    "thread_scope",
+    "is_pending_write",
+    "after_commit",
+    "owns_transaction",
+    "open_transaction",
+    "check",
+    "lazy_names",
+    "adapter_suite",
+)

@@ -1,0 +1,294 @@
+"""Adapters: loaded from entry points one by one, called without the relay's cost.
+
+Owns the rule that a broken plugin hides no other: it is reported, and named when its ORM is needed.
+Nothing else in core touches pluggy. Which adapter owns a type is asked once per type.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Literal
+
+import pluggy
+
+from ..config.settings import DISTRIBUTION_OF
+from ..errors import InvalidReference, PluginError
+from . import hookspecs
+from .fetching import Ref
+
+GROUP = "asynctasq"
+State = Literal["loaded", "failed", "blocked"]
+
+
+@dataclass(frozen=True, slots=True)
+class PluginReport:
+    """One line of `asynctasq plugins`.
+
+    Attributes:
+        state: `loaded`; `failed` with the reason; `blocked` by `ASYNCTASQ_PLUGINS`.
+    """
+
+    name: str
+    distribution: str
+    version: str
+    state: State
+    reason: str = ""
+
+
+class Adapter:
+    """The hooks of one plugin, each a plain function or `None` where it has none."""
+
+    is_model: Callable[[object], bool | None] | None
+    fetch_many: Callable[[Sequence[Ref]], Awaitable[Sequence[object | None]]] | None
+    option_names: Callable[[], Iterable[str]] | None
+    configure: Callable[[Mapping[str, Any]], None] | None
+    prepare: Callable[[], Iterable[str] | None] | None
+    explain_import: Callable[[Exception], str | None] | None
+    worker_started: Callable[[object], Awaitable[None] | None] | None
+    worker_stopped: Callable[[object], Awaitable[None] | None] | None
+    task_scope: (
+        Callable[[object, Sequence[object]], AbstractAsyncContextManager[object] | None] | None
+    )
+    thread_scope: Callable[[object], AbstractContextManager[object] | None] | None
+    is_pending_write: Callable[[object], bool] | None
+    after_commit: Callable[[object, object], None] | None
+    owns_transaction: Callable[[object], bool | None] | None
+    open_transaction: Callable[[], object | None] | None
+    check: Callable[[], Any] | None
+    lazy_names: Callable[[], Mapping[str, str]] | None
+    adapter_suite: Callable[[], str] | None
+
+    def __init__(self, name: str, plugin: object, relay: pluggy.PluginManager) -> None:
+        self.name = name
+        for hook in hookspecs.HOOKS:
+            implementations = getattr(relay.hook, hook).get_hookimpls()
+            mine = next((i for i in implementations if i.plugin is plugin), None)
+            attribute = "_to_ref" if hook == "to_ref" else hook
+            setattr(self, attribute, _direct(hook, mine) if mine else None)
+        if self.is_model is not None and not (self._to_ref and self.fetch_many):
+            raise PluginError("it has is_model, so it needs to_ref and fetch_many too")
+
+    _to_ref: Callable[[object], Ref] | None
+
+    def to_ref(self, obj: object) -> Ref:
+        """The adapter's reference for the instance, carrying the adapter's name."""
+        if self._to_ref is None:
+            raise PluginError(f"adapter {self.name!r} has no to_ref hook")
+        return self._to_ref(obj)
+
+
+def _direct(hook: str, implementation: pluggy.HookImpl) -> Callable[..., Any]:
+    """The implementation as a function of all the hook's arguments, by position."""
+    function: Callable[..., Any] = implementation.function
+    if implementation.hookwrapper or implementation.wrapper:
+        raise PluginError(f"{hook} is a wrapper: adapters' hooks are called without a relay")
+    spec = getattr(hookspecs, hook).__code__
+    all_names = spec.co_varnames[: spec.co_argcount]
+    places = [all_names.index(name) for name in implementation.argnames]
+    if places == list(range(len(all_names))):
+        return function
+    return lambda *args: function(*[args[i] for i in places])
+
+
+_never_deleted: list[object] = []
+
+
+class Adapters:
+    """The installed adapters.
+
+    Args:
+        plugins: Plugins by name, instead of those that entry points name.
+    """
+
+    def __init__(self, plugins: Mapping[str, object] | None = None) -> None:
+        self.reports: list[PluginReport] = []
+        self.loaded: dict[str, Adapter] = {}
+        self._owners: dict[type, Adapter | None] = {}
+        if plugins is None:
+            found, chosen = _entry_points(), _chosen()
+            for entry_point, state, reason in _wanted(found, chosen):
+                self._load(entry_point, state, reason)
+            for name in sorted((chosen or set()) - {e.name for e in found}):
+                self.reports.append(
+                    PluginReport(name, "?", "?", "failed", "in ASYNCTASQ_PLUGINS, not installed")
+                )
+        else:
+            for name, plugin in plugins.items():
+                self._register(name, plugin)
+
+    def _load(self, entry_point: EntryPoint, state: State, reason: str) -> None:
+        distribution = entry_point.dist
+        name, version = (distribution.name, distribution.version) if distribution else ("?", "?")
+        if state == "loaded":
+            try:
+                self._register(entry_point.name, entry_point.load())
+            # A plugin's code, which may even exit; reported, it hides no other plugin.
+            except (Exception, SystemExit) as e:  # noqa: BLE001
+                state, reason = "failed", f"{type(e).__name__}: {e}"
+        self.reports.append(PluginReport(entry_point.name, name, version, state, reason))
+
+    def _register(self, name: str, plugin: object) -> None:
+        if name in self.loaded:
+            raise PluginError(f"another distribution's adapter is named {name!r} too")
+        if isinstance(plugin, type):
+            plugin = plugin()
+        relay = pluggy.PluginManager(GROUP)  # of its own: what fails leaves nothing behind
+        relay.add_hookspecs(hookspecs)
+        relay.register(plugin, name=name)
+        relay.check_pending()
+        self.loaded[name] = Adapter(name, plugin, relay)
+        self._owners.clear()
+
+    def owner_of(self, obj: object) -> Adapter | None:
+        """The adapter whose model the object is an instance of.
+
+        Raises:
+            PluginError: Two adapters claim the type.
+        """
+        cls = type(obj)
+        try:
+            return self._owners[cls]
+        except KeyError:
+            owner = self._owners[cls] = self._ask(obj)
+            return owner
+
+    def _ask(self, obj: object) -> Adapter | None:
+        owners = [a for a in self.loaded.values() if a.is_model is not None and a.is_model(obj)]
+        if len(owners) > 1:
+            names = " and ".join(a.name for a in owners)
+            raise PluginError(f"adapters {names} both claim {type(obj).__qualname__}")
+        return owners[0] if owners else None
+
+    def owner_of_reference(self, ref: Ref) -> Adapter:
+        """The adapter that a reference names, if the class it names is really its model.
+
+        Raises:
+            InvalidReference: No such adapter, no such class, or no model of that adapter.
+        """
+        adapter = self.loaded.get(ref.orm)
+        if adapter is None:
+            failed = next((r.reason for r in self.reports if r.name == ref.orm), "not installed")
+            raise InvalidReference(f"no adapter {ref.orm[:50]!r}: {failed}")
+        cls = ref.model_class()
+        if self._owner_of_class(cls) is not adapter:
+            raise InvalidReference(f"{ref.model[:200]!r} is not a model of {ref.orm!r}")
+        return adapter
+
+    def is_model_class(self, cls: type) -> bool:
+        """Whether some adapter's models include this class."""
+        return self._owner_of_class(cls) is not None
+
+    def _owner_of_class(self, cls: type) -> Adapter | None:
+        if cls in self._owners:
+            return self._owners[cls]
+        try:
+            # `is_model` depends on the type alone, so a bare object stands for the class.
+            bare: object = object.__new__(cls)
+        except TypeError:
+            return None
+        owner = self.owner_of(bare)
+        if hasattr(cls, "__del__"):
+            # A message must not run the code of a class that it names; one object of each is kept.
+            _never_deleted.append(bare)
+        return owner
+
+    def with_hook(self, hook: str) -> list[Adapter]:
+        """Those that implement the hook."""
+        return [a for a in self.loaded.values() if getattr(a, hook, None) is not None]
+
+    def option_names(self) -> set[str]:
+        """Every option that an adapter claims.
+
+        Raises:
+            PluginError: Two adapters claim one option.
+        """
+        names: dict[str, str] = {}
+        for adapter in self.with_hook("option_names"):
+            for name in adapter.option_names():  # type: ignore[misc]
+                if name in names:
+                    raise PluginError(f"{names[name]} and {adapter.name} both claim {name!r}")
+                names[name] = adapter.name
+        return set(names)
+
+    def configure(self, options: Mapping[str, Any]) -> None:
+        """Give each adapter those of its options that were given."""
+        for adapter in self.with_hook("configure"):
+            names = set(adapter.option_names()) if adapter.option_names else set()
+            adapter.configure({k: v for k, v in options.items() if k in names})  # type: ignore[misc]
+
+    def lazy_name(self, name: str) -> object:
+        """What an adapter offers as `asynctasq.<name>`.
+
+        Raises:
+            AttributeError: Nobody offers it; says which distribution would.
+        """
+        for adapter in self.with_hook("lazy_names"):
+            if (target := adapter.lazy_names().get(name)) is not None:  # type: ignore[misc]
+                module, _, attribute = target.partition(":")
+                return getattr(import_module(module), attribute)
+        if name in DISTRIBUTION_OF:
+            raise AttributeError(
+                f"asynctasq.{name} comes from {DISTRIBUTION_OF[name]}: "
+                f"install it, or see `asynctasq plugins` for why it did not load"
+            )
+        raise AttributeError(f"module 'asynctasq' has no attribute {name!r}")
+
+    def not_loaded(self) -> dict[str, str]:
+        """Why installed adapters are not in use, by distribution."""
+        return {
+            r.distribution: f"{r.state}: {r.reason}" for r in self.reports if r.state != "loaded"
+        }
+
+    def failures(self) -> str:
+        """Why adapters did not load, for the end of an error message; empty when all did."""
+        failed = [
+            f"adapter {r.name!r} failed to load: {r.reason}"
+            for r in self.reports
+            if r.state == "failed"
+        ]
+        return "; ".join(failed)
+
+
+def _chosen() -> set[str] | None:
+    """The names in `ASYNCTASQ_PLUGINS`; `None` where it is not set."""
+    chosen = os.environ.get("ASYNCTASQ_PLUGINS")
+    return None if chosen is None else {n.strip() for n in chosen.split(",") if n.strip()}
+
+
+def _entry_points() -> list[EntryPoint]:
+    return sorted(entry_points(group=GROUP), key=lambda e: (e.name, _distribution(e)))
+
+
+def _wanted(
+    found: list[EntryPoint], names: set[str] | None
+) -> Iterable[tuple[EntryPoint, State, str]]:
+    """Entry points, each with what is to become of it and why."""
+    for entry_point in found:
+        rivals = {_distribution(e) for e in found if e.name == entry_point.name}
+        if names is not None and entry_point.name not in names:
+            yield entry_point, "blocked", "not in ASYNCTASQ_PLUGINS"
+        elif len(rivals) > 1:
+            both = " and ".join(sorted(rivals))
+            yield entry_point, "failed", f"{both} both provide it; uninstall one of them"
+        else:
+            yield entry_point, "loaded", ""
+
+
+def _distribution(entry_point: EntryPoint) -> str:
+    return entry_point.dist.name if entry_point.dist else "?"
+
+
+_installed: Adapters | None = None
+
+
+def installed() -> Adapters:
+    """The adapters of this process, loaded at the first call."""
+    global _installed
+    if _installed is None:
+        _installed = Adapters()
+    return _installed

@@ -1,0 +1,161 @@
+"""Queues in this process's memory: for tests and scripts, gone when the process ends.
+
+Waiting calls are woken by the change they wait for, or by a timer for the next due message or lease
+that runs out; nothing polls. The transitions are in `memory_store`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from .. import (
+    ConsumerOptions,
+    DeadLetter,
+    Delivery,
+    Finding,
+    MessageState,
+    Outcome,
+    Outgoing,
+    QueueStats,
+    WorkerInfo,
+)
+from ..waiters import wait
+from .store import MemoryStore
+
+__all__ = ["MemoryBroker", "MemoryConsumer", "MemoryStore"]
+
+
+class MemoryBroker:
+    """A broker of this process.
+
+    Args:
+        store: What is shared with other brokers of the process; by default nothing is.
+    """
+
+    def __init__(self, store: MemoryStore | None = None) -> None:
+        self.store = store or MemoryStore()
+
+    async def put(self, messages: Sequence[Outgoing]) -> None:
+        """Add the messages."""
+        self.store.put(messages)
+
+    def consumer(self, options: ConsumerOptions) -> MemoryConsumer:
+        """A consumer that has not started yet."""
+        return MemoryConsumer(self.store, options)
+
+    async def state(self, queue: str, message_id: str) -> MessageState | None:
+        """Where the message is now."""
+        return self.store.state(queue, message_id)
+
+    async def cancel(
+        self, queue: str, message_id: str, result: bytes | None, result_ttl: float
+    ) -> bool:
+        """Remove a message that has not started."""
+        return self.store.cancel(queue, message_id, result, result_ttl)
+
+    async def result(self, queue: str, message_id: str, timeout_seconds: float) -> bytes | None:
+        """The kept result, awaited."""
+        deadline = time.monotonic() + timeout_seconds
+        with self.store.readers.waiter() as changed:
+            while True:
+                changed.clear()
+                result = self.store.result(queue, message_id)
+                left = deadline - time.monotonic()
+                if result is not None or left <= 0:
+                    return result
+                await wait(changed, left)
+
+    async def stats(self) -> list[QueueStats]:
+        """Every known queue, by name."""
+        return self.store.stats()
+
+    async def workers(self) -> list[WorkerInfo]:
+        """Workers with a recent sign of life."""
+        return self.store.workers()
+
+    async def dead_letters(
+        self, queue: str, *, limit: int = 100, offset: int = 0
+    ) -> list[DeadLetter]:
+        """A page of the dead letters, newest first."""
+        return self.store.dead_letters(queue)[offset : offset + limit]
+
+    async def dead_letter(self, queue: str, message_id: str) -> DeadLetter | None:
+        """One dead letter."""
+        return next((d for d in self.store.dead_letters(queue) if d.id == message_id), None)
+
+    async def retry_dead(self, queue: str, bodies: Sequence[tuple[str, bytes]]) -> int:
+        """Move dead letters back to waiting."""
+        return self.store.retry_dead(queue, bodies)
+
+    async def purge_dead(self, queue: str, message_ids: Sequence[str] | None = None) -> int:
+        """Delete dead letters."""
+        return self.store.remove(queue, message_ids, ("dead",))
+
+    async def purge(self, queue: str) -> int:
+        """Delete everything waiting or delayed."""
+        return self.store.remove(queue, None, ("waiting", "delayed"))
+
+    async def release_worker(self, worker_id: str, queues: Sequence[str]) -> int:
+        """Let go of everything leased to a worker known to be dead."""
+        return self.store.withdraw(worker_id, queues, undo=False)
+
+    async def check(self) -> list[Finding]:
+        """Say that nothing outlives the process."""
+        return [
+            Finding(
+                "warning",
+                "memory broker",
+                "messages live in this process only and are gone when it ends",
+                'use driver "sqlite" or "redis" outside of tests',
+            )
+        ]
+
+    def describe(self) -> str:
+        """`memory`."""
+        return "memory"
+
+    async def close(self) -> None:
+        """Do nothing: the store keeps its messages."""
+
+
+class MemoryConsumer:
+    """One worker's end of a `MemoryStore`."""
+
+    def __init__(self, store: MemoryStore, options: ConsumerOptions) -> None:
+        self._store = store
+        self._options = options
+
+    async def start(self) -> None:
+        """Announce the worker and its queues."""
+        self._store.declare(self._options.queues)
+        self._store.renew(self._options, ())
+
+    async def take(self, limit: int, timeout_seconds: float) -> list[Delivery]:
+        """Lease up to `limit` messages, waiting for the first."""
+        deadline = time.monotonic() + timeout_seconds
+        with self._store.takers.waiter() as changed:
+            while True:
+                changed.clear()
+                taken = self._store.take(self._options, limit)
+                left = deadline - time.monotonic()
+                if taken or left <= 0:
+                    return taken
+                ready = self._store.next_change(self._options.queues) - self._store.clock()
+                await wait(changed, min(left, max(ready, 0.0)))
+
+    async def settle(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
+        """Apply the outcomes."""
+        return self._store.settle(outcomes)
+
+    def renew(self, held: Sequence[Delivery]) -> list[Delivery]:
+        """Renew the leases and the worker's sign of life."""
+        return self._store.renew(self._options, held)
+
+    async def idle(self) -> bool:
+        """Whether its queues hold nothing but dead letters."""
+        return not self._store.busy(self._options.queues)
+
+    async def stop(self) -> None:
+        """Release what is leased, withdraw the worker."""
+        self._store.withdraw(self._options.worker.id, self._options.queues, undo=True)

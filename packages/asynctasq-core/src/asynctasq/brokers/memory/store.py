@@ -1,0 +1,345 @@
+"""The queues of one process: every transition of the memory broker, each under one lock.
+
+Brokers of several event loops and threads may share a store. Nothing here waits: calls that do are
+told of changes through `Waiters`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Container, Iterable
+from dataclasses import dataclass, field, replace
+from heapq import heappop, heappush
+from itertools import count
+
+from .. import (
+    Action,
+    ConsumerOptions,
+    DeadLetter,
+    Delivery,
+    MessageState,
+    Outcome,
+    Outgoing,
+    QueueStats,
+    WorkerInfo,
+)
+from ..waiters import Waiters
+
+_RETURNED, _DUE, _NEW = range(3)  # ranks of what waits: a smaller one is taken first
+
+
+@dataclass(slots=True, eq=False)
+class _Message:
+    queue: str
+    id: str
+    body: bytes
+    place: int
+    state: MessageState = "waiting"
+    at: float = 0.0
+    deliveries: int = 0
+    owner: str = ""
+    lease: int = 0
+    info: bytes = b""
+
+
+@dataclass(slots=True, eq=False)
+class _Queue:
+    """One queue; its heaps may hold entries of messages that have since moved on.
+
+    Attributes:
+        waiting: `(rank, place, serial, message)`.
+        delayed: `(due, serial, message)`.
+        next_expiry: No lease of a running message ends before.
+    """
+
+    name: str
+    messages: dict[str, _Message] = field(default_factory=dict)
+    waiting: list[tuple[int, float, int, _Message]] = field(default_factory=list)
+    delayed: list[tuple[float, int, _Message]] = field(default_factory=list)
+    running: dict[str, _Message] = field(default_factory=dict)
+    dead: dict[str, _Message] = field(default_factory=dict)
+    next_expiry: float = float("inf")
+
+
+class MemoryStore:
+    """What the brokers of one process share; thread-safe.
+
+    Args:
+        clock: Gives Unix time in seconds. A test that moves it calls `wake` afterwards.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self.clock = clock
+        self.takers = Waiters()
+        self.readers = Waiters()
+        self._lock = threading.Lock()
+        self._queues: dict[str, _Queue] = {}
+        self._results: dict[tuple[str, str], tuple[float, bytes]] = {}
+        self._expiring: list[tuple[float, tuple[str, str]]] = []
+        self._workers: dict[str, tuple[float, WorkerInfo]] = {}
+        self._serial = count(1)
+
+    def wake(self) -> None:
+        """Let every waiting call look again."""
+        self.takers.wake()
+        self.readers.wake()
+
+    def put(self, messages: Iterable[Outgoing]) -> None:
+        """Add those whose queue does not hold their id."""
+        with self._lock:
+            for new in messages:
+                queue = self._queues.setdefault(new.queue, _Queue(new.queue))
+                if new.id not in queue.messages:
+                    message = _Message(new.queue, new.id, bytes(new.body), next(self._serial))
+                    queue.messages[new.id] = message
+                    if new.due is None:
+                        self._wait(queue, message, _NEW)
+                    else:
+                        self._delay(queue, message, new.due)
+        self.takers.wake()
+
+    def declare(self, queues: Iterable[str]) -> None:
+        """Make the queues known."""
+        with self._lock:
+            for name in queues:
+                self._queues.setdefault(name, _Queue(name))
+
+    def take(self, options: ConsumerOptions, limit: int) -> list[Delivery]:
+        """Lease up to `limit` messages, without waiting."""
+        taken: list[Delivery] = []
+        with self._lock:
+            until = self.clock() + options.lease_seconds
+            for name in options.queues:
+                queue = self._current(name)
+                while queue.waiting and len(taken) < limit:
+                    *_, serial, message = heappop(queue.waiting)
+                    if message.state == "waiting" and message.lease == serial:
+                        taken.append(self._lease(queue, message, options.worker.id, until))
+        return taken
+
+    def next_change(self, queues: Iterable[str]) -> float:
+        """Unix time at which time alone makes something ready; infinite when nothing will be."""
+        with self._lock:
+            return min(
+                (
+                    min(queue.next_expiry, queue.delayed[0][0] if queue.delayed else float("inf"))
+                    for queue in map(self._current, queues)
+                ),
+                default=float("inf"),
+            )
+
+    def settle(self, outcomes: Iterable[Outcome]) -> list[Outcome]:
+        """Apply the outcomes; returns those whose lease was lost."""
+        lost: list[Outcome] = []
+        with self._lock:
+            for outcome in outcomes:
+                message = self._held(outcome.delivery)
+                if message is None:
+                    lost.append(outcome)
+                else:
+                    self._apply(message, outcome)
+        self.wake()
+        return lost
+
+    def renew(self, options: ConsumerOptions, held: Iterable[Delivery]) -> list[Delivery]:
+        """Renew leases and the worker's sign of life; returns those that were lost."""
+        lost: list[Delivery] = []
+        with self._lock:
+            until = self.clock() + options.lease_seconds
+            self._workers[options.worker.id] = (until, options.worker)
+            for delivery in held:
+                message = self._held(delivery)
+                if message is None:
+                    lost.append(delivery)
+                else:
+                    message.at = until
+        return lost
+
+    def withdraw(self, worker_id: str, queues: Iterable[str], *, undo: bool) -> int:
+        """Forget the worker and let go of what it holds, taking the delivery back if `undo`."""
+        released = 0
+        with self._lock:
+            self._workers.pop(worker_id, None)
+            for queue in map(self._queue, queues):
+                for message in list(queue.running.values()):
+                    if message.owner == worker_id:
+                        message.deliveries -= undo
+                        self._wait(queue, message, _RETURNED)
+                        released += 1
+        self.takers.wake()
+        return released
+
+    def busy(self, queues: Iterable[str]) -> bool:
+        """Whether any of the queues holds something that is not dead."""
+        with self._lock:
+            return any(len(q.messages) > len(q.dead) for q in map(self._queue, queues))
+
+    def state(self, queue: str, message_id: str) -> MessageState | None:
+        """Where the message is."""
+        with self._lock:
+            message = self._current(queue).messages.get(message_id)
+            return message.state if message else None
+
+    def remove(
+        self, queue: str, message_ids: Iterable[str] | None, states: Container[MessageState]
+    ) -> int:
+        """Forget the messages, or all, that are in one of the states; returns how many."""
+        with self._lock:
+            known = self._current(queue).messages
+            ids = list(known) if message_ids is None else message_ids
+            found = [known[i] for i in ids if i in known and known[i].state in states]
+            for message in found:
+                self._forget(message)
+        return len(found)
+
+    def cancel(self, queue: str, message_id: str, result: bytes | None, ttl: float) -> bool:
+        """Forget a message that has not started, keeping `result`; returns whether it was so."""
+        with self._lock:
+            message = self._current(queue).messages.get(message_id)
+            if message is None or message.state not in ("waiting", "delayed"):
+                return False
+            self._forget(message)
+            if result is not None:
+                self._keep(queue, message_id, result, ttl)
+        self.readers.wake()
+        return True
+
+    def result(self, queue: str, message_id: str) -> bytes | None:
+        """The result, while it is kept."""
+        with self._lock:
+            expires, result = self._results.get((queue, message_id), (0.0, None))
+            return result if expires > self.clock() else None
+
+    def kept_results(self) -> int:
+        """How many results are in memory."""
+        with self._lock:
+            return len(self._results)
+
+    def stats(self) -> list[QueueStats]:
+        """Every queue that was ever named."""
+        with self._lock:
+            return [self._count(self._current(name)) for name in sorted(self._queues)]
+
+    def workers(self) -> list[WorkerInfo]:
+        """Workers with a recent sign of life, and how much each is running."""
+        with self._lock:
+            now = self.clock()
+            owners = [m.owner for q in self._queues.values() for m in q.running.values()]
+            return [
+                replace(worker, running=owners.count(worker.id))
+                for until, worker in self._workers.values()
+                if until > now
+            ]
+
+    def dead_letters(self, queue: str) -> list[DeadLetter]:
+        """All dead letters of the queue, newest first."""
+        with self._lock:
+            dead = reversed(self._queue(queue).dead.values())
+            return [DeadLetter(m.queue, m.id, m.body, m.info, m.at) for m in dead]
+
+    def retry_dead(self, queue: str, bodies: Iterable[tuple[str, bytes]]) -> int:
+        """Move dead letters back to waiting; returns how many there were."""
+        moved = 0
+        with self._lock:
+            q = self._queue(queue)
+            for message_id, body in bodies:
+                message = q.dead.get(message_id)
+                if message is not None:
+                    message.body, message.info, message.deliveries = bytes(body), b"", 0
+                    self._wait(q, message, _NEW)
+                    moved += 1
+        self.takers.wake()
+        return moved
+
+    # What follows is called with the lock held.
+
+    def _queue(self, name: str) -> _Queue:
+        """The queue; an empty one, not remembered, if nothing was ever put there."""
+        return self._queues.get(name) or _Queue(name)
+
+    def _current(self, name: str) -> _Queue:
+        """The queue, with all that time has made ready among what waits."""
+        queue, now = self._queue(name), self.clock()
+        while queue.delayed and queue.delayed[0][0] <= now:
+            due, serial, message = heappop(queue.delayed)
+            if message.state == "delayed" and message.lease == serial:
+                self._wait(queue, message, _DUE, due)
+        if queue.next_expiry <= now:
+            for message in [m for m in queue.running.values() if m.at <= now]:
+                self._wait(queue, message, _RETURNED)
+            queue.next_expiry = min((m.at for m in queue.running.values()), default=float("inf"))
+        return queue
+
+    def _move(self, queue: _Queue, message: _Message, state: MessageState, at: float) -> int:
+        """Change the state; what was entered or leased before is valid no longer."""
+        queue.running.pop(message.id, None)
+        queue.dead.pop(message.id, None)
+        message.state, message.at, message.lease = state, at, next(self._serial)
+        return message.lease
+
+    def _wait(
+        self, queue: _Queue, message: _Message, rank: int, place: float | None = None
+    ) -> None:
+        serial = self._move(queue, message, "waiting", 0.0)
+        heappush(queue.waiting, (rank, message.place if place is None else place, serial, message))
+
+    def _delay(self, queue: _Queue, message: _Message, due: float) -> None:
+        serial = self._move(queue, message, "delayed", due)
+        heappush(queue.delayed, (due, serial, message))
+
+    def _lease(self, queue: _Queue, message: _Message, owner: str, until: float) -> Delivery:
+        lease = self._move(queue, message, "running", until)
+        queue.running[message.id] = message
+        queue.next_expiry = min(queue.next_expiry, until)
+        message.owner = owner
+        message.deliveries += 1
+        return Delivery(message.queue, message.id, message.body, message.deliveries, lease)
+
+    def _held(self, delivery: Delivery) -> _Message | None:
+        message = self._queue(delivery.queue).running.get(delivery.id)
+        return message if message is not None and message.lease == delivery.tag else None
+
+    def _apply(self, message: _Message, outcome: Outcome) -> None:
+        queue = self._queues[message.queue]
+        if outcome.result is not None and outcome.action in (Action.DONE, Action.DEAD):
+            self._keep(message.queue, message.id, outcome.result, outcome.result_ttl)
+        if outcome.body is not None:
+            message.body = bytes(outcome.body)
+        if outcome.action is Action.DONE:
+            self._forget(message)
+        elif outcome.action is Action.RETRY:
+            message.deliveries = 0
+            self._delay(queue, message, self.clock() + outcome.delay)
+        elif outcome.action is Action.DEAD:
+            message.info = bytes(outcome.info)
+            self._move(queue, message, "dead", self.clock())
+            queue.dead[message.id] = message
+        else:
+            message.deliveries -= 1
+            self._wait(queue, message, _RETURNED)
+
+    def _forget(self, message: _Message) -> None:
+        queue = self._queues[message.queue]
+        self._move(queue, message, "dead", 0.0)
+        del queue.messages[message.id]
+
+    def _keep(self, queue: str, message_id: str, result: bytes, ttl: float) -> None:
+        now = self.clock()
+        self._results[queue, message_id] = (now + ttl, bytes(result))
+        heappush(self._expiring, (now + ttl, (queue, message_id)))
+        while self._expiring and self._expiring[0][0] <= now:
+            key = heappop(self._expiring)[1]
+            if key in self._results and self._results[key][0] <= now:
+                del self._results[key]
+
+    def _count(self, queue: _Queue) -> QueueStats:
+        states = Counter(message.state for message in queue.messages.values())
+        return QueueStats(
+            queue.name,
+            waiting=states["waiting"],
+            running=states["running"],
+            delayed=states["delayed"],
+            dead=states["dead"],
+        )

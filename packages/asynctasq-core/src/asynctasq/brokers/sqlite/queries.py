@@ -1,0 +1,139 @@
+"""What is read from a queue file; each function runs inside one snapshot."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+from sqlite3 import Connection
+from typing import Any
+
+from .. import DeadLetter, MessageState, QueueStats, WorkerInfo
+from .transitions import DEAD, DELAYED, LEASED, WAITING
+
+NEVER = float("inf")
+
+_NUMBER = "(SELECT number FROM queue WHERE name = ?)"
+_COUNT = f"SELECT count(*) FROM message WHERE queue = {_NUMBER} AND state = ? AND at <= ?"
+_NEXT = """SELECT min(
+    ifnull((SELECT at FROM message WHERE queue = number AND state = 0 ORDER BY at LIMIT 1), 9e999),
+    ifnull((SELECT at FROM message WHERE queue = number AND state = 1 ORDER BY at LIMIT 1), 9e999),
+    ifnull((SELECT at FROM message WHERE queue = number AND state = 2 LIMIT 1), 9e999))
+    FROM queue WHERE name = ?"""
+
+
+def ready_at(db: Connection, queues: Iterable[str]) -> float:
+    """Unix time at which there is something to take, `NEVER` included; some time past for now."""
+    now, earliest = time.time(), NEVER
+    for queue in queues:
+        row = db.execute(_NEXT, (queue,)).fetchone()
+        earliest = min(earliest, row[0]) if row else earliest
+        if earliest <= now:
+            break
+    return earliest
+
+
+def state(db: Connection, queue: str, message_id: str) -> MessageState | None:
+    """Where a message is."""
+    row = db.execute(
+        f"SELECT state, at FROM message WHERE queue = {_NUMBER} AND id = ?", (queue, message_id)
+    ).fetchone()
+    if row is None:
+        return None
+    code, at = row
+    if code == DEAD:
+        return "dead"
+    if at <= time.time():
+        return "waiting"
+    return "running" if code == LEASED else "delayed"
+
+
+def result(db: Connection, queue: str, message_id: str) -> bytes | None:
+    """A result, while it is kept."""
+    row = db.execute(
+        "SELECT body FROM result WHERE queue = ? AND id = ? AND expires > ?",
+        (queue, message_id, time.time()),
+    ).fetchone()
+    return row[0] if row else None
+
+
+def stats(db: Connection) -> list[QueueStats]:
+    """Every queue that was ever named."""
+    now = time.time()
+    rows = db.execute("SELECT name FROM queue ORDER BY name").fetchall()
+    names = [name for (name,) in rows if isinstance(name, str)]
+    return [_stats(db, name, now) for name in names]
+
+
+def _stats(db: Connection, queue: str, now: float) -> QueueStats:
+    def count(code: int, until: float) -> int:
+        found: int = db.execute(_COUNT, (queue, code, until)).fetchone()[0]
+        return found
+
+    returned, due = count(LEASED, now), count(DELAYED, now)
+    return QueueStats(
+        queue,
+        waiting=count(WAITING, NEVER) + returned + due,
+        running=count(LEASED, NEVER) - returned,
+        delayed=count(DELAYED, NEVER) - due,
+        dead=count(DEAD, NEVER),
+    )
+
+
+def workers(db: Connection) -> list[WorkerInfo]:
+    """Workers with a recent sign of life, and how much each is running."""
+    now = time.time()
+    running: dict[str, int] = dict(
+        db.execute(
+            """SELECT owner, count(*) FROM queue JOIN message ON queue = number
+            WHERE state = 0 AND at > ? GROUP BY owner""",
+            (now,),
+        ).fetchall()
+    )
+    rows = db.execute(
+        """SELECT id, host, pid, queues, concurrency, started_at FROM worker
+        WHERE alive_until > ? ORDER BY started_at""",
+        (now,),
+    ).fetchall()
+    return [info for row in rows if (info := _worker(row, running))]
+
+
+def _worker(row: tuple[Any, ...], running: dict[str, int]) -> WorkerInfo | None:
+    """The worker, unless somebody else has written this."""
+    worker_id, host, pid, packed_queues, concurrency, started_at = row
+    try:
+        queues = tuple(json.loads(packed_queues))
+    except (ValueError, TypeError, RecursionError):
+        return None
+    if not all(isinstance(text, str) for text in (worker_id, host, *queues)):
+        return None
+    if not all(isinstance(number, int | float) for number in (pid, concurrency, started_at)):
+        return None
+    held = running.get(worker_id, 0)
+    return WorkerInfo(worker_id, host, pid, queues, concurrency, started_at, held)
+
+
+def dead_letters(db: Connection, queue: str, limit: int, offset: int) -> list[DeadLetter]:
+    """A page of the dead letters, newest first."""
+    rows = db.execute(
+        f"""SELECT id, body, info, at FROM message WHERE queue = {_NUMBER} AND state = 3
+        ORDER BY at DESC, place DESC LIMIT ? OFFSET ?""",
+        (queue, limit, offset),
+    )
+    return [_letter(queue, row) for row in rows]
+
+
+def dead_letter(db: Connection, queue: str, message_id: str) -> DeadLetter | None:
+    """One dead letter."""
+    row = db.execute(
+        f"""SELECT id, body, info, at FROM message
+        WHERE queue = {_NUMBER} AND id = ? AND state = 3""",
+        (queue, message_id),
+    ).fetchone()
+    return _letter(queue, row) if row else None
+
+
+def _letter(queue: str, row: tuple[Any, ...]) -> DeadLetter:
+    message_id, body, info, died_at = row
+    body, info = (part if isinstance(part, bytes) else b"" for part in (body, info))
+    return DeadLetter(queue, str(message_id), body, info, died_at)

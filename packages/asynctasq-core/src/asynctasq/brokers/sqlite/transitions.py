@@ -1,0 +1,207 @@
+"""What changes messages in a queue file; each function runs inside one write transaction.
+
+States and times are explained in `schema.sql`. A delivery is identified by the row's place,
+the worker and a lease number that the worker's consumer never uses twice.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Sequence
+from itertools import count
+from sqlite3 import Connection
+from typing import Any, NamedTuple
+
+from .. import Action, ConsumerOptions, Delivery, Outcome, Outgoing
+
+LEASED, DELAYED, WAITING, DEAD = range(4)
+CHUNK = 5000
+
+PLACES = 40  # bits of a place that are its order in the queue
+
+_NUMBER = "(SELECT number FROM queue WHERE name = ?)"
+_DECLARE = "INSERT INTO queue (name) VALUES (?) ON CONFLICT DO NOTHING"
+_LAST = "SELECT max(place) FROM message WHERE place >= ? AND place < ?"
+_PUT = """INSERT INTO message (place, queue, id, state, at, body) VALUES (?, ?, ?, ?, ?, ?)
+    ON CONFLICT (queue, id) DO NOTHING"""
+_READY = f"""SELECT place, id, body, deliveries FROM message
+    WHERE queue = {_NUMBER} AND state = ? AND at <= ? ORDER BY at, place LIMIT ?"""
+_LEASE = """UPDATE message
+    SET state = 0, at = ?, deliveries = deliveries + 1, owner = ?, lease = ? WHERE place = ?"""
+_MINE = "WHERE place = ? AND owner = ? AND lease = ?"
+_DONE = f"DELETE FROM message {_MINE}"
+_RENEW = f"UPDATE message SET at = ? {_MINE}"
+_RELEASE = f"""UPDATE message
+    SET at = 0, deliveries = deliveries - 1, owner = NULL, lease = NULL {_MINE}"""
+_MOVE = f"""UPDATE message
+    SET state = ?, at = ?, deliveries = ?, owner = NULL, lease = NULL,
+        body = coalesce(?, body), info = ? {_MINE}"""
+_KEEP = "INSERT OR REPLACE INTO result (queue, id, body, expires) VALUES (?, ?, ?, ?)"
+_FORGET = """DELETE FROM result WHERE serial IN
+    (SELECT serial FROM result WHERE expires <= ? ORDER BY expires LIMIT ?)"""
+_ANNOUNCE = "INSERT OR REPLACE INTO worker VALUES (?, ?, ?, ?, ?, ?, ?)"
+
+
+class Tag(NamedTuple):
+    """Locates one delivery."""
+
+    place: int
+    owner: str
+    lease: int
+
+
+def put(db: Connection, messages: Sequence[Outgoing]) -> None:
+    """Add those whose queue does not hold their id."""
+    by_queue: dict[str, list[Outgoing]] = {}
+    for message in messages:
+        by_queue.setdefault(message.queue, []).append(message)
+    declare(db, by_queue)
+    for queue, its in by_queue.items():
+        [number] = db.execute("SELECT number FROM queue WHERE name = ?", (queue,)).fetchone()
+        places = count(_next_place(db, number))
+        rows = ((next(places), number, m.id, *_state_of(m), m.body) for m in its)
+        db.executemany(_PUT, rows)
+
+
+def _next_place(db: Connection, number: int) -> int:
+    first = number << PLACES
+    [last] = db.execute(_LAST, (first, first + (1 << PLACES))).fetchone()
+    return first if last is None else last + 1
+
+
+def _state_of(message: Outgoing) -> tuple[int, float]:
+    return (WAITING, 0.0) if message.due is None else (DELAYED, message.due)
+
+
+def declare(db: Connection, queues: Iterable[str]) -> None:
+    """Make the queues known."""
+    for name in queues:
+        db.execute(_DECLARE, (name,))
+
+
+def take(db: Connection, options: ConsumerOptions, lease: int, limit: int) -> list[Delivery]:
+    """Lease up to `limit` messages."""
+    now = time.time()
+    owner = options.worker.id
+    taken: list[Delivery] = []
+    for queue in options.queues:
+        for state in (LEASED, DELAYED, WAITING):
+            if len(taken) == limit:
+                break
+            rows = db.execute(_READY, (queue, state, now, limit - len(taken)))
+            taken += [_delivery(queue, row, owner, lease) for row in rows]
+    until = now + options.lease_seconds
+    db.executemany(_LEASE, ((until, owner, lease, delivery.tag.place) for delivery in taken))
+    return taken
+
+
+def _delivery(queue: str, row: tuple[Any, ...], owner: str, lease: int) -> Delivery:
+    place, message_id, body, deliveries = row
+    # A column takes values of any type from whoever writes to the file; these end as dead letters.
+    if type(body) is not bytes or type(message_id) is not str or type(deliveries) is not int:
+        message_id, body, deliveries = str(message_id), b"", 0
+    return Delivery(queue, message_id, body, deliveries + 1, Tag(place, owner, lease))
+
+
+def settle(db: Connection, outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Apply the outcomes; returns those whose lease was lost."""
+    now = time.time()
+    return [outcome for outcome in outcomes if not _apply(db, outcome, now)]
+
+
+def _apply(db: Connection, outcome: Outcome, now: float) -> bool:
+    tag: Tag = outcome.delivery.tag
+    action, body = outcome.action, outcome.body
+    if action is Action.DONE:
+        done = db.execute(_DONE, tag)
+    elif action is Action.RETRY:
+        done = db.execute(_MOVE, (DELAYED, now + outcome.delay, 0, body, None, *tag))
+    elif action is Action.DEAD:
+        deliveries = outcome.delivery.deliveries
+        done = db.execute(_MOVE, (DEAD, now, deliveries, body, outcome.info, *tag))
+    else:
+        done = db.execute(_RELEASE, tag)
+    if done.rowcount == 0:
+        return False
+    if outcome.result is not None and action in (Action.DONE, Action.DEAD):
+        delivery = outcome.delivery
+        keep(db, delivery.queue, delivery.id, outcome.result, outcome.result_ttl)
+    return True
+
+
+def keep(db: Connection, queue: str, message_id: str, result: bytes, ttl: float) -> None:
+    """Keep a result, and forget a few that expired: more than are added, so they never pile up."""
+    now = time.time()
+    db.execute(_KEEP, (queue, message_id, result, now + ttl))
+    db.execute(_FORGET, (now, 10))
+
+
+def renew(db: Connection, options: ConsumerOptions, held: Sequence[Delivery]) -> list[Delivery]:
+    """Renew leases and the worker's sign of life; returns those that were lost."""
+    worker = options.worker
+    until = time.time() + options.lease_seconds
+    names = json.dumps(worker.queues)
+    shown = (worker.id, worker.host, worker.pid, names, worker.concurrency, worker.started_at)
+    db.execute(_ANNOUNCE, (*shown, until))
+    return [d for d in held if db.execute(_RENEW, (until, *d.tag)).rowcount == 0]
+
+
+def withdraw(db: Connection, worker_id: str, queues: Iterable[str], *, undo: bool) -> int:
+    """Forget the worker and let go of what it holds, taking the delivery back if `undo`."""
+    now = time.time()
+    db.execute("DELETE FROM worker WHERE id = ? OR alive_until < ?", (worker_id, now - 86400))
+    return sum(
+        db.execute(
+            f"""UPDATE message SET at = 0, deliveries = deliveries - ?, owner = NULL, lease = NULL
+            WHERE queue = {_NUMBER} AND state = 0 AND owner = ?""",
+            (int(undo), queue, worker_id),
+        ).rowcount
+        for queue in queues
+    )
+
+
+def cancel(
+    db: Connection, queue: str, message_id: str, result: bytes | None, result_ttl: float
+) -> bool:
+    """Delete a message that has not started, keeping `result`; returns whether it was so."""
+    removed = db.execute(
+        f"""DELETE FROM message WHERE queue = {_NUMBER} AND id = ?
+        AND (state IN (1, 2) OR state = 0 AND at <= ?)""",
+        (queue, message_id, time.time()),
+    ).rowcount
+    if removed and result is not None:
+        keep(db, queue, message_id, result, result_ttl)
+    return bool(removed)
+
+
+def retry_dead(db: Connection, queue: str, bodies: Iterable[tuple[str, bytes]]) -> int:
+    """Make dead letters wait again; returns how many there were."""
+    return sum(
+        db.execute(
+            f"""UPDATE message SET state = 2, at = 0, deliveries = 0, body = ?, info = NULL
+            WHERE queue = {_NUMBER} AND id = ? AND state = 3""",
+            (body, queue, message_id),
+        ).rowcount
+        for message_id, body in bodies
+    )
+
+
+def delete_dead(db: Connection, queue: str, message_ids: Iterable[str]) -> int:
+    """Delete these dead letters; returns how many there were."""
+    return sum(
+        db.execute(
+            f"DELETE FROM message WHERE queue = {_NUMBER} AND id = ? AND state = 3",
+            (queue, message_id),
+        ).rowcount
+        for message_id in message_ids
+    )
+
+
+def delete_some(db: Connection, queue: str, state: int, until: float) -> int:
+    """Delete at most `CHUNK` messages of the state, up to the time `until`; returns how many."""
+    return db.execute(
+        f"""DELETE FROM message WHERE place IN
+        (SELECT place FROM message WHERE queue = {_NUMBER} AND state = ? AND at <= ? LIMIT ?)""",
+        (queue, state, until, CHUNK),
+    ).rowcount

@@ -1,0 +1,191 @@
+"""Values of configuration fields: read from the environment, brought into form, and checked.
+
+Everything follows from the fields of the configuration's dataclasses and their types. Owns the
+rules that a value which cannot work is refused where it is given, and that a variable which looks
+like one of ours but is none does not go unnoticed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from ..errors import ConfigurationError
+
+logger = logging.getLogger(__name__)
+
+PREFIX = "ASYNCTASQ_"
+
+#: The longest time that can be told to wait, about 30 years; brokers count in whole milliseconds.
+LONGEST_SECONDS = 1e9
+
+#: Variables that are no fields.
+_OTHERS = frozenset({"PLUGINS"})
+
+#: How alike a name must be to be taken for a misspelling. `TEST_REDIS_URL` is none of `REDIS_URL`.
+_ALIKE = 0.8
+
+
+def is_duration(value: Any) -> bool:
+    """Whether a worker can wait for so many seconds; `None` is for ever.
+
+    Raises:
+        TypeError: It is no number.
+    """
+    return value is None or 0 < value <= LONGEST_SECONDS
+
+
+def from_environment(cls: type[Any], prefix: str, environ: Mapping[str, str]) -> dict[str, Any]:
+    """Those fields of a dataclass that have a variable, converted to the field's type.
+
+    Raises:
+        ConfigurationError: A text cannot be converted; names the variable.
+    """
+    hints = typing.get_type_hints(cls)
+    values: dict[str, Any] = {}
+    for f in dataclasses.fields(cls):
+        variable = prefix + f.name.upper()
+        if variable in environ and _is_readable(hints[f.name]):
+            try:
+                values[f.name] = _converted(environ[variable], hints[f.name])
+            except ValueError as e:
+                raise ConfigurationError(f"{variable}: {e}") from None
+    return values
+
+
+def check_variables(cls: type[Any], more_options: Iterable[str], environ: Iterable[str]) -> None:
+    """Refuse variables that look like one of ours; warn of others that begin as a section's do.
+
+    Those may come from elsewhere: Kubernetes sets `ASYNCTASQ_REDIS_PORT` beside a service
+    `asynctasq-redis`.
+
+    Args:
+        cls: The configuration.
+        more_options: Options that are no fields of it.
+        environ: The names of all variables.
+
+    Raises:
+        ConfigurationError: Names the variable that was meant.
+    """
+    readable, sections, others = set(_OTHERS), [], {o.upper() for o in more_options}
+    for name, hint in typing.get_type_hints(cls).items():
+        if dataclasses.is_dataclass(hint):
+            sections.append(f"{name.upper()}_")
+            readable.update(sections[-1] + f.name.upper() for f in dataclasses.fields(hint))
+        (readable if _is_readable(hint) else others).add(name.upper())
+    for variable in environ:
+        name = variable.removeprefix(PREFIX)
+        if not variable.startswith(PREFIX) or name in readable:
+            continue
+        if name in others:
+            near = ", ".join(sorted(PREFIX + r for r in readable if r.startswith(f"{name}_")))
+            advice = f"; there are {near}" if near else ""
+            raise ConfigurationError(f"{variable}: give {name.lower()} to init{advice}")
+        if near_name := nearest(name, readable, _ALIKE):
+            raise ConfigurationError(
+                f"unknown variable {variable}: did you mean {PREFIX}{near_name}?"
+            )
+        if name.startswith(tuple(sections)):
+            logger.warning("unknown variable %s is ignored", variable)
+
+
+def nearest(name: str, names: Iterable[str], alike: float = 0.6) -> str:
+    """The name that may have been meant; empty if none is like it."""
+    import difflib  # for errors only
+
+    return next(iter(difflib.get_close_matches(name, names, 1, alike)), "")
+
+
+def _is_readable(hint: Any) -> bool:
+    """Whether a text can be a value of this type."""
+    return not (
+        dataclasses.is_dataclass(hint)
+        or typing.is_typeddict(hint)
+        or typing.get_origin(hint) is Mapping
+    )
+
+
+def _converted(text: str, hint: Any) -> Any:
+    if hint is bool:
+        if text.lower() not in ("0", "1", "false", "true", "no", "yes"):
+            raise ValueError(f"{text!r} is neither true nor false")
+        return text.lower() in ("1", "true", "yes")
+    return hint(text) if hint in (int, float) else text
+
+
+def in_form(value: Any, hint: Any) -> Any:
+    """A value as its field holds it: several texts as a tuple, keys as bytes."""
+    if typing.get_origin(hint) is not tuple:
+        return value
+    is_bytes = typing.get_args(hint)[0] is bytes
+    if isinstance(value, str):
+        parts = [part.strip() for part in value.split(",") if part.strip()]
+        # A key that is missing must not mean that there shall be none.
+        value = parts or ([value] if is_bytes else [])
+    elif isinstance(value, bytes):
+        value = [value]
+    if not isinstance(value, Iterable):
+        return value
+    return tuple(v.encode() if is_bytes and isinstance(v, str) else v for v in value)
+
+
+def check(config: Any, where: str = "") -> None:
+    """Refuse a configuration with a value that its field's type does not allow.
+
+    Args:
+        config: An instance of a dataclass.
+        where: What to put before a field's name.
+
+    Raises:
+        ConfigurationError: Names the field and what it takes, and no secret.
+    """
+    hints = typing.get_type_hints(type(config))
+    for f in dataclasses.fields(config):
+        value, hint = getattr(config, f.name), hints[f.name]
+        if not _fits(value, hint):
+            shown = f"{value!r:.200}" if f.repr else f"this {type(value).__name__}"
+            raise ConfigurationError(f"{where}{f.name} must be {_rule(hint)}, not {shown}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, arg) for arg in args)
+    if origin is Literal:
+        return value in args
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_fits(v, args[0]) for v in value)
+    if typing.is_typeddict(hint) or origin is not None:
+        return isinstance(value, Mapping)
+    if hint in (int, float):
+        is_number = isinstance(value, int | hint) and not isinstance(value, bool)
+        return is_number and (value >= 1 if hint is int else bool(is_duration(value)))
+    return isinstance(value, hint)
+
+
+_RULES = {
+    int: "a whole number of at least 1",
+    float: "seconds above 0",
+    bool: "True or False",
+    str: "a text",
+    bytes: "bytes",
+    Path: "a path",
+    types.NoneType: "None",
+}
+
+
+def _rule(hint: Any) -> str:
+    """What a field of this type takes, in words."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(map(_rule, args))
+    if origin is Literal:
+        return f"one of {', '.join(args)}"
+    if origin is tuple:
+        return f"{_rule(args[0])} or several"
+    return _RULES.get(hint, "a mapping")

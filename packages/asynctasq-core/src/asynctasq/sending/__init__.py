@@ -1,0 +1,1 @@
+"""From a call to bytes in the broker, now or once a transaction has committed."""

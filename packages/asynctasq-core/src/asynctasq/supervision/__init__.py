@@ -1,0 +1,1 @@
+"""Running a worker process: signals, the watchdog, and a supervisor for several."""

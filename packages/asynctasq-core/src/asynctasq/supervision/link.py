@@ -1,0 +1,106 @@
+"""What a supervisor and its worker processes say to each other, over one socket for each.
+
+A worker announces itself once, and later says at most that the broker refuses it; the parent
+orders it to stop, or to stop at once. The socket's end is an order too: whatever becomes of the
+parent, its workers stop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import pickle
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..config.settings import Config
+
+#: The parent's orders.
+STOP, NOW = b"s", b"n"
+
+#: A worker's word that the broker refuses it, and will again.
+REFUSED = b"r"
+
+_LENGTH = struct.Struct("!I")
+
+#: For what a worker wrote before it ended, which the kernel has already.
+_LAST_WORD_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """What a worker process tells its parent once the application is imported.
+
+    Attributes:
+        broker: Kind and address, without a password.
+        config: The configuration without what belongs to adapters.
+    """
+
+    worker_id: str
+    queues: tuple[str, ...]
+    broker: str
+    config: Config
+
+
+class Link:
+    """A worker process's end of the socket to its supervisor.
+
+    Args:
+        fd: The inherited descriptor, as given by `--link`.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._socket = socket.socket(fileno=fd)
+        self._socket.set_inheritable(False)
+
+    def announce(self, announcement: Announcement) -> None:
+        """Tell the parent who this is; a parent that is gone is noticed by `obey`."""
+        packed = pickle.dumps(announcement)
+        with contextlib.suppress(OSError):
+            self._socket.sendall(_LENGTH.pack(len(packed)) + packed)
+
+    def refused(self) -> None:
+        """Tell the parent that the broker refuses this worker, and would refuse the next."""
+        with contextlib.suppress(OSError):
+            self._socket.sendall(REFUSED)
+
+    def obey(self, stop: Callable[[], None], skip_grace: Callable[[], None]) -> None:
+        """Call these, in a thread of their own, when the parent says so.
+
+        Not on the event loop, which a task may block. `stop` is also called when the parent is
+        gone. Either may be called although the worker is stopping already: a terminal and a service
+        manager send signals to parent and workers alike.
+        """
+
+        def listen() -> None:
+            order = b"?"
+            while order:
+                try:
+                    order = self._socket.recv(1)
+                except OSError:
+                    order = b""
+                (skip_grace if order == NOW else stop)()
+
+        threading.Thread(target=listen, name="asynctasq-supervisor", daemon=True).start()
+
+
+async def read_announcement(reader: asyncio.StreamReader) -> Announcement | None:
+    """What the worker at the other end announces; `None` if it ends without."""
+    try:
+        (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
+        announcement: Announcement = pickle.loads(await reader.readexactly(length))
+    except (asyncio.IncompleteReadError, ConnectionError):
+        return None
+    return announcement
+
+
+async def was_refused(reader: asyncio.StreamReader) -> bool:
+    """Whether a worker that has ended said that the broker refuses it."""
+    # What a task forked may hold the socket open, so its end is not waited for.
+    with contextlib.suppress(TimeoutError, ConnectionError):
+        async with asyncio.timeout(_LAST_WORD_SECONDS):
+            return await reader.read(1) == REFUSED
+    return False

@@ -1,0 +1,254 @@
+"""Several worker processes under one parent: `asynctasq worker --processes N`.
+
+Owns the rules of that family: a worker that dies is replaced at once, and after a growing pause if
+it dies at once again and again; what it was running is handed to others without waiting for its
+lease; stopping reaches each worker exactly once, however many signals the terminal or a service
+manager sends to whom; and when the parent dies, even by SIGKILL, its workers stop gracefully.
+
+The parent imports nothing of the application: it learns the broker's configuration from the first
+worker that has imported it. Each worker is a fresh interpreter joined to the parent by a `link`.
+POSIX only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterable, Callable, Sequence
+from dataclasses import dataclass, field
+
+from ..brokers import Backoff
+from ..errors import BrokerError
+from .link import NOW, STOP, Announcement, read_announcement, was_refused
+
+logger = logging.getLogger(__name__)
+
+#: A worker that lived this long did not die "at once".
+_LONG_LIFE_SECONDS = 10.0
+
+#: What a worker has to end beyond its grace time, or after the order to skip it.
+_MARGIN_SECONDS = 10.0
+
+
+@dataclass(eq=False)
+class _Child:
+    """The parent's end of one worker process."""
+
+    process: asyncio.subprocess.Process
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    announcement: Announcement | None = None
+    started_at: float = field(default_factory=time.monotonic)
+    lived_seconds: float = 0.0
+    refused: bool = False
+    retiring: bool = False
+
+    def tell(self, order: bytes) -> None:
+        if self.process.returncode is None and not self.writer.is_closing():
+            self.writer.write(order)
+
+    def kill(self) -> None:
+        if self.process.returncode is None:
+            logger.error("worker process killed", extra={"worker_pid": self.process.pid})
+            self.process.kill()
+
+
+@dataclass(slots=True)
+class _Pauses:
+    """How long to wait before a worker that died is replaced; nothing at all the first time."""
+
+    backoff: Backoff = field(default_factory=lambda: Backoff(0.5, most_seconds=30.0))
+    died_young: bool = False
+
+    def after(self, lived_seconds: float) -> float:
+        young = lived_seconds < _LONG_LIFE_SECONDS
+        again = young and self.died_young
+        self.died_young = young
+        if not again:
+            self.backoff.reset()
+            return 0.0
+        return self.backoff.next()
+
+
+class Supervisor:
+    """Keeps a number of worker processes alive.
+
+    Args:
+        command: Program and arguments of a worker; `--link FD` is added.
+        processes: How many.
+        burst: Whether a worker that ends by itself is not replaced.
+        grace_seconds: What the workers give running tasks at a stop; a worker that is still there
+            well after it is killed.
+        on_ready: Called with the announcement of the first worker that is ready.
+        changes: Yields when the application's files have changed; all workers are replaced then.
+            A worker that could not even start waits for the next change.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        processes: int,
+        *,
+        burst: bool,
+        grace_seconds: float,
+        on_ready: Callable[[Announcement], None],
+        changes: AsyncIterable[object] | None = None,
+    ) -> None:
+        self._command = command
+        self._processes = processes
+        self._burst = burst
+        self._grace_seconds = grace_seconds
+        self._on_ready = on_ready
+        self._changes = changes
+        self._children: set[_Child] = set()
+        self._any_was_ready = False
+        self._stopping = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._skipping_grace = False
+        self._exit_code = 0
+
+    async def run(self) -> int:
+        """Run until stopped, or until every worker has ended by itself (`--burst`).
+
+        Returns:
+            The exit code: 0, or that of a worker that failed for good.
+        """
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.stop)
+        keeping = asyncio.gather(*(self._keep_one() for _ in range(self._processes)))
+        reloading = asyncio.ensure_future(self._reload())
+        try:
+            await asyncio.wait((keeping, reloading), return_when=asyncio.FIRST_COMPLETED)
+            if reloading.done():
+                reloading.result()
+            await keeping
+        finally:
+            reloading.cancel()
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
+        return self._exit_code
+
+    def stop(self) -> None:
+        """Stop gracefully; the second call skips the workers' grace time."""
+        order = NOW if self._stopping.is_set() else STOP
+        self._skipping_grace = order == NOW
+        self._stopping.set()
+        self._changed.set()
+        for child in self._children:
+            self._end(child, order)
+
+    def _end(self, child: _Child, order: bytes) -> None:
+        child.tell(order)
+        grace = 0.0 if order == NOW else self._grace_seconds
+        asyncio.get_running_loop().call_later(grace + _MARGIN_SECONDS, child.kill)
+
+    async def _keep_one(self) -> None:
+        """One worker after the other, until none is wanted any more."""
+        pauses, is_first = _Pauses(), True
+        while not self._stopping.is_set():
+            child = await self._start()
+            code = await self._ended(child)
+            if code != 0 and not child.refused:
+                await self._release(child)
+            if self._was_last(child, code, is_first):
+                return
+            is_first = False
+            if code != 0 and not child.retiring:
+                await self._wait_for_next(child, code, pauses)
+
+    def _was_last(self, child: _Child, code: int, is_first: bool) -> bool:
+        """Whether nobody follows this worker; notes the exit code if so."""
+        if self._stopping.is_set():
+            # A service manager may have hit one that had only just been started.
+            ended_by_stop = code in (0, -signal.SIGTERM, -signal.SIGINT)
+            self._exit_code = self._exit_code or (0 if ended_by_stop else 1)
+            return True
+        if code == 0:
+            return self._burst and not child.retiring
+        never_worked = not self._any_was_ready or (child.refused and is_first)
+        if self._changes or not never_worked:
+            return False
+        # Another start would only fail the same way.
+        self._exit_code = code if code > 0 else 1
+        self.stop()
+        return True
+
+    async def _wait_for_next(self, child: _Child, code: int, pauses: _Pauses) -> None:
+        if self._changes and child.announcement is None:
+            await self._changed.wait()
+            return
+        seconds = pauses.after(child.lived_seconds)
+        logger.error(
+            "worker process died, starting another",
+            extra={"worker_pid": child.process.pid, "exit_code": code, "pause_seconds": seconds},
+        )
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+
+    async def _start(self) -> _Child:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = await asyncio.create_subprocess_exec(
+                *self._command,
+                "--link",
+                str(theirs.fileno()),
+                pass_fds=(theirs.fileno(),),
+                stdin=asyncio.subprocess.DEVNULL,
+                # Ctrl-C in the terminal goes to the parent alone, which passes it on.
+                process_group=0,
+            )
+        child = _Child(process, *await asyncio.open_unix_connection(sock=ours))
+        self._children.add(child)
+        if self._stopping.is_set():
+            self._end(child, NOW if self._skipping_grace else STOP)
+        return child
+
+    async def _ended(self, child: _Child) -> int:
+        """Wait for its announcement, then for its end."""
+        child.announcement = await read_announcement(child.reader)
+        if child.announcement and not self._any_was_ready:
+            self._any_was_ready = True
+            self._on_ready(child.announcement)
+        code = await child.process.wait()
+        child.refused = code > 0 and await was_refused(child.reader)
+        child.lived_seconds = time.monotonic() - child.started_at
+        self._children.discard(child)
+        child.writer.close()
+        return code
+
+    async def _release(self, child: _Child) -> None:
+        """Hand what a dead worker was running to others at once."""
+        if (announcement := child.announcement) is None:
+            return
+        from ..adapters.plugins import Adapters
+        from ..app import App
+
+        broker = App(announcement.config, Adapters({})).new_broker()
+        try:
+            await broker.release_worker(announcement.worker_id, announcement.queues)
+        except BrokerError as e:
+            logger.warning("leases of a dead worker run out by themselves", extra={"reason": e})
+        finally:
+            await broker.close()
+
+    async def _reload(self) -> None:
+        if self._changes is None:
+            return
+        async for _ in self._changes:
+            for child in self._children:
+                child.retiring = True
+                self._end(child, STOP)
+            self._changed.set()
+            self._changed.clear()
+
+
+def worker_command(arguments: Sequence[str]) -> list[str]:
+    """The command line of a worker process that runs under this interpreter."""
+    return [sys.executable, "-m", "asynctasq", "worker", *arguments]

@@ -1,0 +1,1 @@
+"""What applications declare: tasks, their options and annotations, and calls of them."""

@@ -1,0 +1,145 @@
+"""Class-based tasks: arguments in `__init__`, work in `execute`, hooks round it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+from ..config.settings import TaskConfig
+from .task import Call, Task
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from ..sending.handle import TaskHandle
+
+R = TypeVar("R")
+
+
+class _ClassTask(Generic[R]):
+    """What both kinds of class-based tasks share; a subclass with `execute` is a task."""
+
+    config: TaskConfig = TaskConfig()
+    _task: ClassVar[Task[..., Any]]
+    _call: Call[R]
+    _is_async: ClassVar[bool]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        execute = getattr(cls, "execute", None)
+        if "_is_async" in cls.__dict__ or execute is None or inspect.isabstract(cls):
+            return
+        if inspect.iscoroutinefunction(execute) != cls._is_async:
+            kind = "async def" if cls._is_async else "def"
+            raise TypeError(f"{cls.__qualname__}.execute must be `{kind}`")
+        from ..adapters.plugins import installed
+
+        installed()
+        # A name belongs to one class: a subclass does not inherit its parent's.
+        own = cls.__dict__.get("config", {})
+        options: TaskConfig = {**cls.config}
+        if "name" not in own:
+            options.pop("name", None)
+        cls._task = Task(_constructor(cls), options, cls)
+
+    if not TYPE_CHECKING:  # its signature would hide that of the subclass's `__init__`
+
+        def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+            self = super().__new__(cls)
+            if hasattr(cls, "_task"):
+                self._call = cls._task(*args, **kwargs)
+            return self
+
+    def failed(self, exc: BaseException) -> Any:
+        """Called after the last attempt failed; may be `async def` in an `AsyncTask`.
+
+        Not called where no instance is left or was made: after a timeout or a crash with
+        `process=True`, for a row that is gone, a message that cannot be read, and one that was
+        delivered more than `max_deliveries` times.
+        """
+
+    def should_retry(self, exc: BaseException) -> bool:
+        """Asked after a failure that would be retried: run again?
+
+        Not asked after a timeout or a crash with `process=True`, which are retried.
+        """
+        return True
+
+    @classmethod
+    def handle(cls, message_id: str, queue: str | None = None) -> TaskHandle[R]:
+        """As `Task.handle`."""
+        return cls._task.handle(message_id, queue)
+
+    def on_queue(self, name: str) -> Call[R]:
+        """As `Call.on_queue`."""
+        return self._call.on_queue(name)
+
+    def delay(self, seconds: float) -> Call[R]:
+        """As `Call.delay`."""
+        return self._call.delay(seconds)
+
+    def at(self, moment: datetime) -> Call[R]:
+        """As `Call.at`."""
+        return self._call.at(moment)
+
+    def retry_after(self, seconds: float) -> Call[R]:
+        """As `Call.retry_after`."""
+        return self._call.retry_after(seconds)
+
+    def max_attempts(self, n: int) -> Call[R]:
+        """As `Call.max_attempts`."""
+        return self._call.max_attempts(n)
+
+    def timeout(self, seconds: float | None) -> Call[R]:
+        """As `Call.timeout`."""
+        return self._call.timeout(seconds)
+
+    def on_commit(self, target: object = True) -> Call[R]:
+        """As `Call.on_commit`."""
+        return self._call.on_commit(target)
+
+    def with_headers(self, headers: Mapping[str, str]) -> Call[R]:
+        """As `Call.with_headers`."""
+        return self._call.with_headers(headers)
+
+    async def dispatch(self) -> TaskHandle[R]:
+        """As `Call.dispatch`."""
+        return await self._call.dispatch()
+
+    def dispatch_sync(self) -> TaskHandle[R]:
+        """As `Call.dispatch_sync`."""
+        return self._call.dispatch_sync()
+
+
+class AsyncTask(_ClassTask[R]):
+    """A task as a class whose `execute` runs on the event loop.
+
+    Subclass it, take the arguments in `__init__`, set options in `config`.
+    """
+
+    _is_async = True
+
+
+class SyncTask(_ClassTask[R]):
+    """A task as a class whose `execute` runs in a thread, or in a process with `process=True`."""
+
+    _is_async = False
+
+
+def _constructor(cls: type[Any]) -> Callable[..., Any]:
+    """The class's `__init__` as a function of its arguments alone, for the signature check."""
+
+    def construct(*args: Any, **kwargs: Any) -> Any:
+        return cls(*args, **kwargs)
+
+    signature = inspect.signature(cls.__init__)
+    parameters = list(signature.parameters.values())[1:]
+    if cls.__init__ is object.__init__:
+        parameters = []
+    construct.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    construct.__annotations__ = dict(getattr(cls.__init__, "__annotations__", {}))
+    construct.__wrapped__ = cls.__init__  # type: ignore[attr-defined]
+    construct.__module__, construct.__qualname__ = cls.__module__, cls.__qualname__
+    construct.__name__, construct.__doc__ = cls.__name__, cls.__doc__
+    return construct

@@ -1,0 +1,1 @@
+"""What travels: values, references, messages and results as bytes, and nothing above them."""

@@ -1,0 +1,159 @@
+"""From a class to the path that travels, and back to a class without trusting the path.
+
+Owns the rule that a payload never causes an import of anything but a module under the packages that
+the application allowed: a path is looked up among aliases, classes already dispatched from here and
+loaded modules, and only then imported from an allowed package. No attribute access on the way runs
+code (`__dict__` only), and what is found is a class, to be recognised by an adapter.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+
+from ..errors import InvalidReference
+
+_aliases: dict[str, type] = {}
+_found: dict[str, type] = {}
+_paths: dict[type, str] = {}
+_packages: set[str] = set()
+
+
+def main_module_name() -> str:
+    """The name under which another process imports what is `__main__` here."""
+    main = sys.modules.get("__main__")
+    spec = getattr(main, "__spec__", None)
+    if spec is not None:
+        name: str = spec.name
+        return name.removesuffix(".__main__")
+    file = getattr(main, "__file__", None)
+    return module_of_file(Path(file))[0] if file else "__main__"
+
+
+@cache
+def module_of_file(path: Path) -> tuple[str, Path]:
+    """The name under which a file is imported, with the packages it lies in, and from which folder.
+
+    One that runs itself is given the same name, so that a worker finds what it dispatched.
+    """
+    path = path.resolve()
+    parts, folder = [path.stem], path.parent
+    while (folder / "__init__.py").exists():
+        parts.insert(0, folder.name)
+        folder = folder.parent
+    return ".".join(parts), folder
+
+
+def module_name(module: str) -> str:
+    """`module`, with `__main__` replaced by the script's own name."""
+    return main_module_name() if module == "__main__" else module
+
+
+def class_path(cls: type) -> str:
+    """`module.qualname` of a model, as references carry it; the class is findable here by it."""
+    path = _paths.get(cls)
+    if path is None:
+        path = _paths[cls] = f"{module_name(cls.__module__)}.{cls.__qualname__}"
+    _found[path] = cls
+    return path
+
+
+def alias_model(path: str, cls: type) -> None:
+    """Let references made under an old path find a class that was renamed or moved.
+
+    Args:
+        path: The `module.qualname` that messages still carry.
+        cls: The model as it is now.
+    """
+    if not isinstance(cls, type):
+        raise TypeError(f"alias_model({path!r}, ...) expects a class, not {cls!r}")
+    _aliases[path] = cls
+
+
+def allow_packages(modules: Iterable[str]) -> None:
+    """Let models be imported from the top-level packages of these modules."""
+    _packages.update(module.partition(".")[0] for module in modules)
+
+
+def find_class(path: str) -> type:
+    """The class of this path.
+
+    Raises:
+        InvalidReference: No such class is loaded, and it is not to be imported.
+    """
+    cls = _aliases.get(path) or _found.get(path)
+    if cls is None:
+        parts = path.split(".", _MOST_PARTS)
+        # Importing a `__main__` would run a program.
+        if len(parts) > _MOST_PARTS or not all(p.isidentifier() and p != "__main__" for p in parts):
+            raise InvalidReference(f"{path[:200]!r} is not the path of a class")
+        cls = _among_loaded(parts) or _imported(path, parts)
+        _found[path] = cls
+    return cls
+
+
+_MOST_PARTS = 20
+
+
+def _among_loaded(parts: list[str]) -> type | None:
+    for i in range(len(parts) - 1, 0, -1):
+        name = ".".join(parts[:i])
+        module = sys.modules.get(name)
+        if module is None and name == main_module_name():
+            module = sys.modules.get("__main__")
+        if module is not None:
+            return class_in(static_dict(module), parts[i:])
+    return None
+
+
+def class_in(namespace: Mapping[str, object], names: Sequence[str]) -> type | None:
+    """The class under these names, each in the one before, without running anybody's code."""
+    found: object = None
+    for name in names:
+        found = namespace.get(name)
+        # `isinstance` would ask for its `__class__`, which wakes lazy objects and proxies.
+        if not issubclass(type(found), type):
+            return None
+        namespace = _DICT_OF_CLASS(found)
+    return cast("type | None", found)
+
+
+def static_dict(module: object) -> Mapping[str, object]:
+    """What stands in a module; one that loads itself at its first use is left as it is."""
+    try:
+        names: Mapping[str, object] = object.__getattribute__(module, "__dict__")
+    except AttributeError:  # whatever somebody has put among the modules
+        return {}
+    return names
+
+
+#: A metaclass may say otherwise what the `__dict__` of its classes is.
+_DICT_OF_CLASS: Callable[[Any], Mapping[str, object]] = type.__dict__["__dict__"].__get__
+
+
+def _imported(path: str, parts: list[str]) -> type:
+    if parts[0] not in _packages:
+        raise InvalidReference(
+            f"{path[:200]!r} is not loaded and lies outside the application's packages; import it "
+            f"in a module given to the worker, list its package in model_modules, or use "
+            f"alias_model"
+        )
+    for i in range(len(parts) - 1, 0, -1):
+        name = ".".join(parts[:i])
+        try:
+            module = importlib.import_module(name)
+        except ModuleNotFoundError as e:
+            if e.name and (name == e.name or name.startswith(e.name + ".")):
+                continue
+            raise
+        except SystemExit as e:  # a script without a main guard; it must not end the worker
+            raise InvalidReference(f"importing {name!r} for a reference ended the program") from e
+        # Not `static_dict`: here a module that loads itself at its first use may do so.
+        if (cls := class_in(module.__dict__, parts[i:])) is not None:
+            return cls
+        break
+    raise InvalidReference(f"there is no class {path[:200]!r}; if it was renamed, use alias_model")

@@ -1,0 +1,248 @@
+"""Arguments and results from bytes.
+
+Owns the rule that decoding never imports or calls what the bytes name: a tag selects among the
+types that were registered or that the task's own annotations name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from enum import Enum
+from typing import Any
+
+import msgpack
+
+from ..adapters.fetching import Ref
+from ..errors import AsynctasqError, InvalidMessage, InvalidReference
+from . import scalars
+from .encoding import FROZENSET, MAX_EXTENSION_DEPTH, OBJECT, REF, SET, TUPLE, registered_tags
+
+
+@dataclass(slots=True)
+class Decoder:
+    """One decoding.
+
+    Attributes:
+        known: Types that the annotations name, by tag.
+        instances: What takes the references' places, in the order in which they stand.
+        refs: With `collecting`: the references met so far.
+        collecting: Only collect references; build nothing and call nobody's code.
+    """
+
+    known: Mapping[str, type] = field(default_factory=dict)
+    instances: Iterator[object] = field(default_factory=lambda: iter(()))
+    refs: list[Ref] = field(default_factory=list)
+    collecting: bool = False
+    _depth: int = 0
+
+    def unpack(self, data: bytes) -> Any:
+        """The value in these bytes; raises whatever stands in the way."""
+        _check_lengths(data)
+        return msgpack.unpackb(data, ext_hook=self.extension, strict_map_key=False)
+
+    def extension(self, code: int, data: bytes) -> object:
+        """The value of an extension type."""
+        if (decode := scalars.DECODERS.get(code)) is not None:
+            return decode(data.decode())
+        self._depth += 1
+        if self._depth > MAX_EXTENSION_DEPTH:
+            raise InvalidMessage(f"extension types nest deeper than {MAX_EXTENSION_DEPTH}")
+        value = self._nested(code, data)
+        self._depth -= 1
+        return value
+
+    def _nested(self, code: int, data: bytes) -> object:
+        if code == REF:
+            return self._reference(data)
+        content = self.unpack(data)
+        if not isinstance(content, list):
+            raise InvalidMessage(f"extension type {code} without an array in it")
+        if self.collecting:
+            return None
+        if code in _CONTAINERS:
+            return _CONTAINERS[code](content)
+        if code == OBJECT and len(content) == 2 and isinstance(content[0], str):
+            return self._object(*content)
+        raise InvalidMessage(f"unknown extension type {code}")
+
+    def _reference(self, data: bytes) -> object:
+        if not self.collecting:
+            return next(self.instances)
+        _check_lengths(data)
+        self.refs.append(_ref(msgpack.unpackb(data, ext_hook=_scalar_only)))
+        return None
+
+    def _object(self, tag: str, content: Any) -> object:
+        if (decode := registered_tags.get(tag)) is not None:
+            return decode(content)
+        cls = self.known.get(tag)
+        if cls is None:
+            raise InvalidMessage(f"{tag[:200]!r} is no type that the task's annotations name")
+        return _member(cls, content) if issubclass(cls, Enum) else _dataclass(cls, content)
+
+
+#: Below this size, what lengths can claim is little.
+_SMALL_BYTES = 4096
+
+
+def _check_lengths(data: bytes) -> None:
+    """Pass over the value without building anything; raises if an array is shorter than it says.
+
+    msgpack takes memory for as many items as an array's header claims, up to eight times the size
+    of all the bytes, and arrays in arrays each claim theirs anew: a megabyte could take gigabytes.
+    """
+    if len(data) > _SMALL_BYTES and (b"\xdd" in data or b"\xdc" in data):
+        unpacker = msgpack.Unpacker(max_buffer_size=len(data))
+        unpacker.feed(data)
+        unpacker.skip()
+
+
+_CONTAINERS: dict[int, Callable[[list[Any]], object]] = {
+    TUPLE: tuple,
+    SET: set,
+    FROZENSET: frozenset,
+}
+
+
+def _member(cls: type[Enum], content: Any) -> object:
+    try:
+        return cls(content)
+    except ValueError:  # its text would show the value, also in the traceback
+        raise InvalidMessage(f"a value that is no {cls.__qualname__}") from None
+
+
+def _dataclass(cls: type, content: Any) -> object:
+    declared = {f.name: f for f in dataclasses.fields(cls)}
+    if not isinstance(content, dict) or not content.keys() <= declared.keys():
+        raise InvalidMessage(f"fields that do not belong to {cls.__qualname__}")
+    value: object = cls(**{k: v for k, v in content.items() if declared[k].init})
+    for name, item in content.items():  # also over what `__post_init__` has made of it
+        object.__setattr__(value, name, item)
+    return value
+
+
+def _scalar_only(code: int, data: bytes) -> object:
+    if (decode := scalars.DECODERS.get(code)) is None:
+        raise InvalidReference(f"extension type {code} in a reference")
+    return decode(data.decode())
+
+
+def _ref(body: Any) -> Ref:
+    if not isinstance(body, dict) or len(body) > 3:
+        raise InvalidReference("a reference that is not a map of its two or three keys")
+    body = dict(body)
+    model, db = body.pop("__orm_class__", None), body.pop("__orm_db__", None)
+    if len(body) != 1 or not isinstance(model, str) or not isinstance(db, str | None):
+        raise InvalidReference("a reference that is not a map of its two or three keys")
+    (marker, pk), *_ = body.items()
+    if not (isinstance(marker, str) and marker.startswith("__orm:") and marker.endswith("__")):
+        raise InvalidReference("a reference without a marker")
+    if isinstance(pk, list):
+        pk = tuple(pk)
+    if isinstance(pk, dict) or (
+        isinstance(pk, tuple) and any(isinstance(v, list | dict) for v in pk)
+    ):
+        raise InvalidReference("a reference whose key is neither a scalar nor a flat array")
+    if any(map(_is_enormous, pk if isinstance(pk, tuple) else (pk,))):
+        raise InvalidReference("a reference whose key is a number of more than 1000 digits")
+    return Ref(model=model, pk=pk, db=db, orm=marker[6:-2])
+
+
+def _is_enormous(part: object) -> bool:
+    """A number that ORMs, which convert it to the column's type, would compute on for minutes."""
+    if isinstance(part, Decimal):
+        return part.is_finite() and (part.adjusted() > 1000 or len(part.as_tuple().digits) > 1000)
+    return isinstance(part, int) and part.bit_length() > 3322
+
+
+def holds_references(payload: bytes) -> bool:
+    """Whether there may be references in it; a cheap test that spares plain tasks a decoding."""
+    return b"__orm:" in payload
+
+
+def collect_references(payload: bytes) -> list[tuple[int | str, list[Ref]]]:
+    """The references of each argument, by position or name, in the order in which they stand.
+
+    Raises:
+        InvalidReference: One of them is none.
+        InvalidMessage: The payload is damaged.
+    """
+    try:
+        return _collected(payload)
+    except (InvalidMessage, InvalidReference):
+        raise
+    except Exception as e:  # noqa: BLE001 - whatever decoding damaged bytes raises
+        raise InvalidMessage(f"damaged bytes ({type(e).__name__})") from None
+
+
+def _collected(payload: bytes) -> list[tuple[int | str, list[Ref]]]:
+    decoder = Decoder(collecting=True)
+    _check_lengths(payload)
+    unpacker = msgpack.Unpacker(
+        ext_hook=decoder.extension, strict_map_key=False, max_buffer_size=len(payload)
+    )
+    unpacker.feed(payload)
+    found: list[tuple[int | str, list[Ref]]] = []
+    if unpacker.read_array_header() != 2:
+        raise InvalidMessage("the arguments are not a pair")
+    for i in range(unpacker.read_array_header()):
+        _collect_one(unpacker, decoder, i, found)
+    for _ in range(unpacker.read_map_header()):
+        name = unpacker.unpack()
+        if not isinstance(name, str):
+            raise InvalidMessage("an argument whose name is no text")
+        _collect_one(unpacker, decoder, name, found)
+    return found
+
+
+def _collect_one(
+    unpacker: msgpack.Unpacker,
+    decoder: Decoder,
+    argument: int | str,
+    found: list[tuple[int | str, list[Ref]]],
+) -> None:
+    decoder.refs = []
+    unpacker.unpack()
+    if decoder.refs:
+        found.append((argument, decoder.refs))
+
+
+def decode_arguments(
+    payload: bytes, known: Mapping[str, type], instances: Sequence[object] = ()
+) -> tuple[list[Any], dict[str, Any]]:
+    """The arguments of a call, with `instances` in the references' places.
+
+    Raises:
+        InvalidMessage: The payload is damaged, or holds what the task's annotations do not name.
+    """
+    value = decode_value(payload, known, instances)
+    if not (
+        isinstance(value, list)
+        and len(value) == 2
+        and isinstance(value[0], list)
+        and isinstance(value[1], dict)
+        and all(isinstance(name, str) for name in value[1])
+    ):
+        raise InvalidMessage("the arguments are not an array and a map")
+    return value[0], value[1]
+
+
+def decode_value(
+    payload: bytes, known: Mapping[str, type], instances: Sequence[object] = ()
+) -> Any:
+    """One value, as `encode_value` wrote it.
+
+    Raises:
+        InvalidMessage: The bytes are damaged, or hold what the annotations do not name.
+        AsynctasqError: What a lazy instance of a row raises when a set hashes it.
+    """
+    try:
+        return Decoder(known, iter(instances)).unpack(payload)
+    except AsynctasqError:  # also of a row that is fetched when it is first hashed
+        raise
+    except Exception as e:  # noqa: BLE001 - a registered type's decode runs inside
+        # Without the error's text, which may show arguments, also in the traceback.
+        raise InvalidMessage(f"the payload is damaged ({type(e).__name__})") from None

@@ -1,0 +1,162 @@
+"""The message: what stands on a queue, as bytes.
+
+Owns the wire format and its version. A message is a msgpack array; with signing keys, a marker byte
+that no msgpack value starts with and a keyed BLAKE2b tag stand before it, and nothing is decoded
+before the tag has been verified.
+"""
+
+from __future__ import annotations
+
+import hmac
+import io
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from time import time_ns
+from typing import Any
+
+import msgpack
+
+from ..errors import BadSignature, InvalidMessage, UnsupportedVersion
+
+VERSION = 1
+SIGNED = b"\xc1"
+TAG_BYTES = 16
+MESSAGE, RESULT = b"asynctasq-msg", b"asynctasq-result"
+
+
+#: Random bytes fetched ahead, since one system call serves many ids; a fork gets its own.
+_random = io.BytesIO()
+
+
+def new_id() -> str:
+    """A fresh message id: 12 hexadecimal digits of time, 20 from the system's random source.
+
+    Time comes first so that a broker's index over ids grows at its end: with random ids, a million
+    waiting messages made each one half as expensive again in SQLite.
+    """
+    while len(drawn := _random.read(10)) < 10:
+        _renew_random()
+    return f"{time_ns() // 1_000_000:012x}{drawn.hex()}"
+
+
+def _renew_random() -> None:
+    global _random
+    _random = io.BytesIO(os.urandom(4000))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_random)
+
+
+@dataclass(slots=True)
+class Message:
+    """One call of a task.
+
+    Attributes:
+        id: The same for every attempt, and for a retried dead letter.
+        task: The task's name.
+        payload: The encoded arguments.
+        attempt: 1 for the first run.
+        enqueued_at: Unix time in seconds of the dispatch.
+        options: Task options that this call overrides.
+        headers: For tracing; text to text.
+        postponed: How often a run was put off because a database could not answer.
+    """
+
+    id: str
+    task: str
+    payload: bytes
+    enqueued_at: float
+    attempt: int = 1
+    options: Mapping[str, Any] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    postponed: int = 0
+
+    def encode(self, keys: Sequence[bytes] = ()) -> bytes:
+        """The bytes for a queue, signed by the first key if there is one."""
+        parts = (
+            VERSION,
+            self.id,
+            self.task,
+            self.attempt,
+            self.enqueued_at,
+            self.options,
+            self.headers,
+            self.postponed,
+            self.payload,
+        )
+        packed: bytes = msgpack.Packer(buf_size=len(self.payload) + 256).pack(parts)
+        return sign(packed, keys, MESSAGE) if keys else packed
+
+    @classmethod
+    def decode(cls, body: bytes, keys: Sequence[bytes] = (), max_bytes: int = 0) -> Message:
+        """The message in these bytes; its arguments stay encoded.
+
+        Args:
+            keys: If any, one of them must have signed the message.
+            max_bytes: If given, a larger body is refused unread.
+
+        Raises:
+            BadSignature: Unsigned, or signed with another key.
+            UnsupportedVersion: Written by an incompatible version.
+            InvalidMessage: Anything else that is not a message.
+        """
+        if max_bytes and len(body) > max_bytes:
+            raise InvalidMessage(f"{len(body)} bytes, more than max_payload_bytes ({max_bytes})")
+        packed = verify(body, keys, MESSAGE)
+        try:
+            parts = msgpack.unpackb(packed, **_LIMITS)
+        except (ValueError, msgpack.UnpackException, TypeError) as e:
+            raise InvalidMessage(f"not a message: {type(e).__name__}") from e
+        if type(parts) is not list or [*map(type, parts)] != _TYPES or parts[0] != VERSION:
+            raise _what_is_wrong(parts)
+        _, id_, task, attempt, enqueued_at, options, headers, postponed, payload = parts
+        if not 1 <= attempt < 2**31 or not 0 <= postponed < 2**31:
+            raise InvalidMessage("a message whose counts are out of range")
+        if headers and not all(type(text) is str for item in headers.items() for text in item):
+            raise InvalidMessage("a message whose headers are not text")
+        return cls(id_, task, payload, enqueued_at, attempt, options, headers, postponed)
+
+
+#: More than any version's parts need; so that no header of damaged bytes claims memory for nothing.
+_LIMITS = {"max_array_len": 64, "max_map_len": 1000, "max_ext_len": 0}
+_TYPES = [int, str, str, int, float, dict, dict, int, bytes]
+
+
+def _what_is_wrong(parts: object) -> InvalidMessage | UnsupportedVersion:
+    if not isinstance(parts, list) or not parts or not isinstance(parts[0], int):
+        return InvalidMessage("not a message")
+    if parts[0] != VERSION:
+        return UnsupportedVersion(f"message version {parts[0]}; this worker reads {VERSION}")
+    return InvalidMessage("a message whose parts have the wrong number or types")
+
+
+def _tag(packed: bytes, key: bytes, purpose: bytes) -> bytes:
+    return blake2b(packed, digest_size=TAG_BYTES, key=key, person=purpose).digest()
+
+
+def sign(packed: bytes, keys: Sequence[bytes], purpose: bytes) -> bytes:
+    """Put the marker and the first key's tag before the bytes; unchanged without keys."""
+    return SIGNED + _tag(packed, keys[0], purpose) + packed if keys else packed
+
+
+def verify(body: bytes, keys: Sequence[bytes], purpose: bytes) -> bytes:
+    """The bytes behind the tag, compared in constant time with each key's.
+
+    Without keys, a tag is passed over: signing can then be switched on for senders first.
+
+    Raises:
+        BadSignature: There are keys, and none of them made the tag.
+    """
+    signed = body[:1] == SIGNED
+    if not keys:
+        return body[1 + TAG_BYTES :] if signed else body
+    if not signed:
+        raise BadSignature("the message is not signed, and a signing_key is set")
+    tag, packed = body[1 : 1 + TAG_BYTES], body[1 + TAG_BYTES :]
+    matches = [hmac.compare_digest(tag, _tag(packed, key, purpose)) for key in keys]
+    if not any(matches):
+        raise BadSignature("no signing_key verifies the message")
+    return packed

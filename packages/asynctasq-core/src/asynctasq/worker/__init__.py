@@ -1,0 +1,1 @@
+"""From bytes in the broker to a run and its outcome."""

@@ -1,0 +1,287 @@
+"""Running one call: in the scope of its adapters, on the event loop or in a thread.
+
+Owns the order of things round a run: scopes are entered, rows that want the scope are fetched, the
+arguments are decoded with their instances, the task runs within its timeout, and whatever happens
+becomes one verdict.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    ExitStack,
+    asynccontextmanager,
+    nullcontext,
+)
+from contextvars import ContextVar
+from dataclasses import dataclass
+from time import time
+from typing import TYPE_CHECKING, Any
+
+from ..adapters.fetching import Fetched, Ref, Wanted, fetch
+from ..adapters.plugins import Adapter, installed
+from ..brokers import Delivery
+from ..errors import InvalidMessage, TaskTimeout
+from ..tasks.annotations import Declared, Hints
+from ..wire.decoding import collect_references, decode_arguments, holds_references
+from ..wire.message import Message, new_id
+from . import outcomes
+from .jobs import Job
+from .outcomes import Verdict
+from .threads import run_in_thread
+
+if TYPE_CHECKING:
+    from ..app import App
+    from ..tasks.task import Call
+
+logger = logging.getLogger(__name__)
+
+_message: ContextVar[Message] = ContextVar("asynctasq_message")
+
+
+def current_message() -> Message:
+    """The message of the task that is running here: its id, attempt and headers.
+
+    Raises:
+        LookupError: No task is running here.
+    """
+    return _message.get()
+
+
+def wanted_by(job: Job) -> Wanted | None:
+    """The references of the job's arguments; `None` when there are none.
+
+    Raises:
+        InvalidMessage: The payload is damaged.
+        InvalidReference: One of them is none.
+    """
+    payload = job.message.payload
+    if not holds_references(payload):
+        return None
+    hints, rule, wanted = job.task.hints[0], job.options.on_missing, Wanted()
+    named = [(hints.parameter(a), refs) for a, refs in collect_references(payload)]
+    try:
+        _choose(hints, named)
+    except Exception as e:  # noqa: BLE001 - finding a class may import the application's code
+        return Wanted(error=e)
+    for name, refs in named:
+        declared = hints.declared.get(name, _NOTHING)
+        for ref in refs:
+            if name in hints.parts:
+                declared = hints.chosen[name, ref.model]
+            wanted.add(ref, declared.options, declared.on_missing or rule)
+    return wanted if wanted.places else None
+
+
+def _choose(hints: Hints, named: Sequence[tuple[str, list[Ref]]]) -> None:
+    """Find what the annotations inside a parameter's say of each class in it."""
+    for name, refs in named:
+        if name in hints.parts:
+            for path in {ref.model for ref in refs}:
+                hints.declared_for(name, path, installed().is_model_class)
+
+
+_NOTHING = Declared()
+
+
+@dataclass(slots=True)
+class Runner:
+    """What runs need: the application, and threads for `def` tasks.
+
+    Attributes:
+        scoped: The adapters that put a scope round each run.
+    """
+
+    app: App
+    threads: Executor
+    scoped: Sequence[Adapter]
+
+    async def run(
+        self, job: Job, wanted: Wanted | None = None, fetched: Fetched | None = None
+    ) -> Verdict:
+        """Run a job whose rows, if it has any, were fetched; raises nothing unless cancelled."""
+        _message.set(job.message)
+        try:
+            if wanted is None and not self.scoped:
+                value = await self._call(job, ())
+            else:
+                value = await self._call_in_scope(job, wanted, fetched)
+        except BaseException as e:
+            # User code: its SystemExit must not stop a worker, nor a CancelledError of its own.
+            if isinstance(e, asyncio.CancelledError) and is_being_cancelled():
+                raise
+            return await self._failed(job, e)
+        return outcomes.succeeded(self.app, job, value)
+
+    async def _call_in_scope(self, job: Job, wanted: Wanted | None, fetched: Fetched | None) -> Any:
+        if wanted is None or fetched is None:
+            async with scope_of(self.scoped, job.message, None):
+                return await self._call(job, ())
+        if fetched.error is not None:
+            raise fetched.error
+        async with scope_of(self.scoped, job.message, fetched):
+            await self._fetch_in_scope(wanted, fetched)
+            instances = wanted.instances(fetched.rows)
+            if not fetched.is_lazy:
+                return await self._call(job, instances)
+            from ..adapters.lazy import drive
+
+            async def call() -> Any:
+                # Decoding inside: a set of lazy objects hashes them, which fetches them.
+                return await self._call(job, instances)
+
+            return await drive(call())
+
+    async def _fetch_in_scope(self, wanted: Wanted, fetched: Fetched) -> None:
+        if not any(ref.in_task_scope for ref in wanted.rows):
+            return
+        (inside,) = await fetch(self.app.adapters, [wanted], in_task_scope=True)
+        if inside.error is not None:
+            raise inside.error
+        fetched.is_lazy |= inside.is_lazy
+        for i, row in enumerate(inside.rows):
+            if row is not None:
+                fetched.rows[i] = row
+
+    def _call(self, job: Job, instances: Sequence[object]) -> Awaitable[Any]:
+        """Decode the arguments and start the task; one coroutine less than if this were one."""
+        task = job.task
+        args, kwargs = decode_arguments(job.message.payload, task.hints[0].types, instances)
+        try:
+            task.check_arguments(args, kwargs)
+        except TypeError as e:
+            raise InvalidMessage(f"the arguments do not fit {task.name}: {e}") from e
+        function: Callable[..., Any] = task.function
+        if task.cls is not None:
+            job.instance = task.cls(*args, **kwargs)
+            function, args, kwargs = job.instance.execute, [], {}
+        running = self._started(job, function, args, kwargs)
+        return running if job.options.timeout is None else _limited(job, running)
+
+    def _started(
+        self, job: Job, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
+    ) -> Awaitable[Any]:
+        job.has_begun = True
+        if job.task.is_async:
+            running: Awaitable[Any] = function(*args, **kwargs)
+            return running
+        entered = [a for a in self.scoped if a.thread_scope is not None]
+
+        def run() -> Any:
+            with ExitStack() as stack:
+                for adapter in entered:
+                    scope = adapter.thread_scope(job.message)  # type: ignore[misc]
+                    if scope is not None:
+                        stack.enter_context(scope)
+                value = function(*args, **kwargs)
+            if inspect.iscoroutine(value):
+                value.close()
+                raise TypeError(
+                    f"{job.task.name} is a `def` that returned a coroutine, which nobody awaits: "
+                    f"declare it `async def`"
+                )
+            return value
+
+        return run_in_thread(self.threads, run)
+
+    async def _failed(self, job: Job, error: BaseException) -> Verdict:
+        may_retry = True
+        if job.instance is not None and outcomes.will_retry(job, error):
+            may_retry = await self._ask(job, "should_retry", error, default=True)
+        verdict = outcomes.failed(self.app, job, error, may_retry=may_retry)
+        if job.instance is not None and verdict.word == "dead":
+            await self._ask(job, "failed", error, default=None)
+        return verdict
+
+    async def _ask(self, job: Job, hook: str, error: BaseException, default: Any) -> Any:
+        """Call a hook of a class-based task; its own failure is logged and changes nothing."""
+        try:
+            method = getattr(job.instance, hook)
+            if job.task.is_async:
+                answer = method(error)
+                return await answer if inspect.isawaitable(answer) else answer
+            return await run_in_thread(self.threads, lambda: method(error))
+        except BaseException as e:
+            if isinstance(e, asyncio.CancelledError) and is_being_cancelled():
+                raise
+            logger.exception("%s() of a task failed", hook, extra={"task": job.task.name})
+            return default
+
+
+async def _limited(job: Job, running: Awaitable[Any]) -> Any:
+    timeout = job.options.timeout
+    try:
+        async with asyncio.timeout(timeout) as limit:
+            return await running
+    except TimeoutError as e:
+        if not limit.expired():
+            raise  # the task's own
+        raise TaskTimeout(f"{job.task.name} ran longer than {timeout} s") from e
+
+
+def is_being_cancelled() -> bool:
+    """Whether somebody cancelled the asyncio task that runs here, and not the code in it itself."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def scope_of(
+    adapters: Sequence[Adapter], message: Message, fetched: Fetched | None
+) -> AbstractAsyncContextManager[object]:
+    """The scopes of all adapters round one run as one, each with its own model instances."""
+    scopes = []
+    for adapter in adapters:
+        if adapter.task_scope is not None:
+            scope = adapter.task_scope(message, fetched.of(adapter) if fetched is not None else ())
+            if scope is not None:
+                scopes.append(scope)
+    if len(scopes) == 1:
+        return scopes[0]
+    return _all_of(scopes) if scopes else nullcontext()
+
+
+@asynccontextmanager
+async def _all_of(
+    scopes: Sequence[AbstractAsyncContextManager[object]],
+) -> AsyncIterator[None]:
+    async with AsyncExitStack() as stack:
+        for scope in scopes:
+            await stack.enter_async_context(scope)
+        yield
+
+
+def scoped_adapters(app: App) -> list[Adapter]:
+    """The adapters that have a scope of either kind."""
+    loaded = app.adapters.loaded.values()
+    return [a for a in loaded if a.task_scope is not None or a.thread_scope is not None]
+
+
+async def execute_call(call: Call[Any]) -> Any:
+    """Run a call here and now: its arguments as they are, its scopes as in a worker."""
+    from ..app import current
+
+    app, task = current(), call.task
+    message = Message(new_id(), task.name, b"", time(), headers=call.headers or {})
+    delivery = Delivery("", message.id, b"", 1, None)
+    job = Job(delivery, message, task, call.options(app.config.task_defaults))
+    token = _message.set(message)
+    try:
+        with ThreadPoolExecutor(1, "asynctasq-execute") as threads:
+            return await _executed(call, job, Runner(app, threads, scoped_adapters(app)))
+    finally:
+        _message.reset(token)
+
+
+async def _executed(call: Call[Any], job: Job, runner: Runner) -> Any:
+    async with scope_of(runner.scoped, job.message, None):
+        function: Callable[..., Any] = job.task.function
+        args, kwargs = call.args, call.kwargs
+        if job.task.cls is not None:
+            function, args, kwargs = job.task.cls(*args, **kwargs).execute, (), {}
+        return await runner._started(job, function, args, kwargs)

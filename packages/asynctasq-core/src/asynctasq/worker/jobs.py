@@ -1,0 +1,92 @@
+"""Jobs: deliveries that have been recognised as calls of registered tasks.
+
+Owns the rule that bytes from a queue run nothing but what the application registered.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from ..brokers import Delivery
+from ..config.settings import Config, TaskConfig, check_task_options
+from ..errors import ConfigurationError, InvalidMessage, MessageError, UnknownTask
+from ..tasks.task import Task, TaskOptions, registry
+from ..wire.message import Message
+
+if TYPE_CHECKING:
+    from ..app import App
+
+#: What a call may override; anything else in a message's options was not written by a `Call`.
+OVERRIDABLE = frozenset({"max_attempts", "retry_delay", "timeout"})
+
+#: A message's queue and id.
+Key = tuple[str, str]
+
+
+@dataclass(slots=True)
+class Job:
+    """A delivery that has been recognised as a call of a registered task.
+
+    Attributes:
+        instance: The instance of a class-based task, once its `__init__` has run.
+        has_begun: Whether the task's own code runs, or has: what it raises is its own.
+    """
+
+    delivery: Delivery
+    message: Message
+    task: Task[Any, Any]
+    options: TaskOptions
+    instance: Any = None
+    has_begun: bool = False
+
+    @property
+    def key(self) -> Key:
+        """The message's queue and id."""
+        return (self.delivery.queue, self.delivery.id)
+
+
+def recognise(delivery: Delivery, app: App) -> Job:
+    """The registered task that a delivery calls.
+
+    Raises:
+        MessageError: The bytes are no message that may be run here.
+    """
+    config = app.config
+    message = Message.decode(delivery.body, config.signing_key, config.max_payload_bytes)
+    if message.id != delivery.id:
+        raise InvalidMessage(f"the message says that its id is {message.id[:64]!r}")
+    task = registry.get(message.task)
+    if task is None:
+        raise UnknownTask(
+            f"the worker's modules register no task {message.task[:200]!r}: start it with the "
+            f"module that holds the task"
+        )
+    return Job(delivery, message, task, _options(task, message, config.task_defaults))
+
+
+def _options(task: Task[Any, Any], message: Message, defaults: TaskConfig) -> TaskOptions:
+    options = task.options(defaults)
+    if not message.options:
+        return options
+    try:
+        if not message.options.keys() <= OVERRIDABLE:
+            raise ConfigurationError("the message overrides options that a call cannot override")
+        check_task_options(message.options, "message")
+    except (ConfigurationError, TypeError) as e:
+        raise InvalidMessage(str(e)) from e
+    return replace(options, **message.options)
+
+
+def task_name(delivery: Delivery, config: Config) -> str:
+    """The task's name for a message that is not run; empty if the bytes say none."""
+    try:
+        return Message.decode(delivery.body, config.signing_key).task
+    except MessageError:
+        return ""
+
+
+def declared_queues(defaults: TaskConfig) -> tuple[str, ...]:
+    """`default`, and the queues that registered tasks name, in alphabetical order."""
+    named = {task.options(defaults).queue for task in registry.values()}
+    return ("default", *sorted(named - {"default"}))

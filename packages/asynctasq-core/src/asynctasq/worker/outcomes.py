@@ -1,0 +1,215 @@
+"""What becomes of a message after a run: done, again later, or dead.
+
+Owns the decisions; the broker applies them atomically.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback as tracebacks
+from dataclasses import dataclass, replace
+from time import time
+from typing import TYPE_CHECKING, Any
+
+import msgpack
+
+from ..brokers import Action, Delivery, Outcome
+from ..errors import (
+    MessageError,
+    ReferenceGone,
+    ReferenceUnavailable,
+    RemoteTraceback,
+    Retry,
+    SerializationError,
+)
+from ..sending.handle import encode_error, encode_result
+from .retry import is_delay, postponement_delay, retry_delay
+
+if TYPE_CHECKING:
+    from ..app import App
+    from .jobs import Job
+
+#: Longest traceback and error text that a dead letter keeps, in characters.
+LONGEST_TEXT = 20_000
+
+
+@dataclass(slots=True)
+class Verdict:
+    """An outcome with what the log says of it.
+
+    Attributes:
+        outcome: For the broker.
+        word: `succeeded`, `skipped`, `retried`, `postponed`, `released` or `dead`.
+        error: What went wrong, as text; empty when nothing.
+    """
+
+    outcome: Outcome
+    word: str
+    error: str = ""
+
+    @property
+    def level(self) -> int:
+        """The level at which the log says it."""
+        return _LEVELS[self.word]
+
+    def fields(self, job: Job | None, seconds: float) -> dict[str, Any]:
+        """What the log says with it.
+
+        Args:
+            job: `None` for a delivery that was not recognised.
+            seconds: How long the run took.
+        """
+        delivery = self.outcome.delivery
+        fields: dict[str, Any] = {"id": delivery.id, "queue": delivery.queue}
+        if job is not None:
+            fields |= {"task": job.message.task, "attempt": job.message.attempt}
+            fields["seconds"] = round(seconds, 6)
+        if self.error:
+            fields["error"] = self.error
+        if self.outcome.action is Action.RETRY:
+            fields["delay_seconds"] = round(self.outcome.delay, 3)
+        return fields
+
+
+_LEVELS = {
+    "succeeded": logging.INFO,
+    "skipped": logging.WARNING,
+    "retried": logging.WARNING,
+    "postponed": logging.WARNING,
+    "released": logging.INFO,
+    "dead": logging.ERROR,
+}
+
+
+def succeeded(app: App, job: Job, value: object) -> Verdict:
+    """The verdict on a task that returned `value`."""
+    ttl = job.options.result_ttl
+    if ttl is None:
+        return Verdict(Outcome(job.delivery), "succeeded")
+    try:
+        result = encode_result(value, app, job.task, job.message.id)
+    except SerializationError as e:  # running it again would not change its type
+        return dead(app, job, e, "the result cannot be kept")
+    return Verdict(Outcome(job.delivery, result=result, result_ttl=ttl), "succeeded")
+
+
+def failed(app: App, job: Job, error: BaseException, *, may_retry: bool = True) -> Verdict:
+    """The verdict on a task that raised `error`.
+
+    Args:
+        may_retry: What the task's own `should_retry` said.
+    """
+    own = not _is_another_tasks(error)
+    if own and isinstance(error, ReferenceUnavailable):
+        return _postponed(app, job, error)
+    if own and isinstance(error, ReferenceGone):
+        if (error.on_missing or job.options.on_missing) == "skip":
+            return skipped(app, job, error)
+        return dead(app, job, error, "a row is gone")
+    if isinstance(error, MessageError) and not job.has_begun:
+        return dead(app, job, error, "the message cannot be run")
+    reason = _why_not_again(job, error, may_retry)
+    return dead(app, job, error, reason) if reason else _retried(app, job, error)
+
+
+def _why_not_again(job: Job, error: BaseException, may_retry: bool) -> str:
+    """Why a task that raised this is not run again; empty if it is."""
+    if job.message.attempt >= job.options.max_attempts:
+        return "no attempt is left"
+    if not _is_retried(job, error):
+        return "retry_on does not name the error"
+    return "" if may_retry else "should_retry said no"
+
+
+def skipped(app: App, job: Job, error: BaseException) -> Verdict:
+    """The verdict on a task whose row is gone and that is to be passed over then."""
+    verdict = succeeded(app, job, None)
+    return replace(verdict, word="skipped", error=_text(error))
+
+
+def released(job: Job) -> Verdict:
+    """The verdict on a task that shutdown interrupted: as if it had not been taken."""
+    return Verdict(Outcome(job.delivery, Action.RELEASE), "released")
+
+
+def will_retry(job: Job, error: BaseException) -> bool:
+    """Whether the task's own `should_retry` is worth asking."""
+    if isinstance(error, MessageError) and not job.has_begun:
+        return False
+    if isinstance(error, ReferenceUnavailable | ReferenceGone) and not _is_another_tasks(error):
+        return False
+    return not _why_not_again(job, error, may_retry=True)
+
+
+def _is_another_tasks(error: BaseException) -> bool:
+    """Whether `TaskHandle.result` raised it in this task: it says nothing of this one's message."""
+    return isinstance(error.__cause__, RemoteTraceback)
+
+
+def _is_retried(job: Job, error: BaseException) -> bool:
+    wanted = job.options.retry_on
+    return wanted is None or isinstance(error, (wanted, Retry))
+
+
+def _retried(app: App, job: Job, error: BaseException) -> Verdict:
+    message, options = job.message, job.options
+    delay = retry_delay(
+        message.attempt, options.retry_delay, options.retry_strategy, options.retry_jitter
+    )
+    own_delay = getattr(error, "delay", None) if isinstance(error, Retry) else None
+    # An attribute that a task or a subclass may have set to anything.
+    if is_delay(own_delay) and not _is_another_tasks(error):
+        delay = own_delay
+    again = replace(message, attempt=message.attempt + 1, postponed=0)
+    body = again.encode(app.config.signing_key)
+    outcome = Outcome(job.delivery, Action.RETRY, body=body, delay=delay)
+    return Verdict(outcome, "retried", _text(error))
+
+
+def _postponed(app: App, job: Job, error: BaseException) -> Verdict:
+    again = replace(job.message, postponed=job.message.postponed + 1)
+    delay = postponement_delay(again.postponed)
+    body = again.encode(app.config.signing_key)
+    return Verdict(
+        Outcome(job.delivery, Action.RETRY, body=body, delay=delay), "postponed", _text(error)
+    )
+
+
+def dead(app: App, job: Job, error: BaseException, reason: str) -> Verdict:
+    """The verdict on a call that will not be run again by itself."""
+    trace = traceback_text(error)
+    info = {
+        "reason": reason,
+        "task": job.message.task,
+        "attempts": job.message.attempt,
+        "error": _text(error),
+        "traceback": trace,
+    }
+    verdict = dead_delivery(job.delivery, info)
+    if job.options.result_ttl is not None:
+        verdict.outcome.result = encode_error(error, trace, app, job.message.id)
+        verdict.outcome.result_ttl = job.options.result_ttl
+    return verdict
+
+
+def dead_delivery(delivery: Delivery, info: dict[str, object]) -> Verdict:
+    """The verdict on a delivery that cannot be run, whatever its body is."""
+    info = {k: _shortened(v) if isinstance(v, str) else v for k, v in info.items()}
+    info = {**info, "deliveries": delivery.deliveries, "failed_at": time()}
+    packed = msgpack.packb(info, unicode_errors="backslashreplace")
+    error = str(info.get("error", ""))
+    return Verdict(Outcome(delivery, Action.DEAD, info=packed), "dead", error)
+
+
+def _text(error: BaseException) -> str:
+    return _shortened("".join(tracebacks.format_exception_only(error)).strip())
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 3] + "..."
+
+
+def traceback_text(error: BaseException) -> str:
+    """The error's traceback as printed, its end if it is very long."""
+    text = "".join(tracebacks.format_exception(error))
+    return text if len(text) <= LONGEST_TEXT else "..." + text[3 - LONGEST_TEXT :]

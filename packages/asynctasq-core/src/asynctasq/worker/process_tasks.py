@@ -1,0 +1,114 @@
+"""Tasks with `process=True`: the worker's end, and what their child processes do.
+
+What travels to a child is the message as it came from the queue; the child fetches the rows itself
+and comes to the verdict, so nothing is pickled and no connection is shared.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import msgpack
+
+from ..brokers import Action, Delivery, Outcome
+from ..errors import MessageError, TaskCrashed, TaskTimeout
+from . import outcomes
+from .jobs import Job
+from .outcomes import Verdict
+from .processes import ProcessPool
+
+if TYPE_CHECKING:
+    from ..app import App
+
+
+class ProcessTasks:
+    """The children of one worker.
+
+    Args:
+        modules: What each child imports.
+        size: How many there are at most.
+    """
+
+    def __init__(self, app: App, modules: Sequence[str], size: int) -> None:
+        self._app = app
+        # Pickled here and not by the pool: unpickling may import what adapters must prepare first.
+        config = pickle.dumps(replace(app.config, adapter_options={}))
+        self._pool = ProcessPool(size, _start, tuple(modules), config)
+
+    async def run(self, job: Job) -> Verdict:
+        """Run a job in a child; what the child died of is the task's failure."""
+        try:
+            delivery = job.delivery
+            request = [delivery.queue, delivery.id, delivery.body, delivery.deliveries]
+            reply = await self._pool.run(msgpack.packb(request), job.options.timeout)
+        except (TaskCrashed, TaskTimeout) as e:
+            error = type(e)(f"{job.task.name}: {e}")
+            return outcomes.failed(self._app, job, error)
+        word, error_text, *outcome = msgpack.unpackb(reply)
+        if not outcome:
+            refusal = MessageError(f"{job.task.name}: its process refused it: {error_text}")
+            return outcomes.failed(self._app, job, refusal)
+        action, *rest = outcome
+        return Verdict(Outcome(job.delivery, Action(action), *rest), word, error_text)
+
+    async def close(self) -> None:
+        """End the children."""
+        await self._pool.close()
+
+
+def _start(modules: tuple[str, ...], config: bytes) -> Callable[[bytes], bytes]:
+    """In a child: import the application, and return what serves its calls."""
+    from ..app import adopt
+    from ..loading import load_modules
+
+    load_modules(modules)
+    adopt(pickle.loads(config))
+    runner = asyncio.Runner()
+    return lambda request: runner.run(_serve(request, modules))
+
+
+async def _serve(request: bytes, modules: tuple[str, ...]) -> bytes:
+    from ..adapters.fetching import fetch
+    from ..app import current
+    from .execution import Runner, scoped_adapters, wanted_by
+    from .jobs import recognise
+
+    queue, message_id, body, deliveries = msgpack.unpackb(request)
+    app = current()
+    try:
+        job = recognise(Delivery(queue, message_id, body, deliveries, None), app)
+    except MessageError as e:  # its modules are not those of the worker, or its keys
+        refusal: bytes = msgpack.packb(["refused", f"{type(e).__name__}: {e}"])
+        return refusal
+    job.options = replace(job.options, timeout=None)  # the worker keeps the time
+    with ThreadPoolExecutor(1, "asynctasq") as threads:
+        runner = Runner(app, threads, scoped_adapters(app))
+        try:
+            wanted = wanted_by(job)
+        except Exception as e:  # noqa: BLE001 - whatever the bytes did is their own fault
+            return _packed(outcomes.dead(app, job, e, "the message cannot be run"))
+        fetched = (await fetch(app.adapters, [wanted]))[0] if wanted is not None else None
+        return _packed(await runner.run(job, wanted, fetched))
+
+
+def _packed(verdict: Verdict) -> bytes:
+    outcome = verdict.outcome
+    packed: bytes = msgpack.packb(
+        [
+            verdict.word,
+            verdict.error,
+            outcome.action.value,
+            outcome.body,
+            outcome.delay,
+            outcome.info,
+            outcome.result,
+            outcome.result_ttl,
+        ],
+        unicode_errors="backslashreplace",
+    )
+    return packed

@@ -1,0 +1,119 @@
+"""Settling: what became of many deliveries goes to the broker in one round trip.
+
+Owns the deliveries that the worker holds: each stays held, and its lease renewed, until the broker
+has taken its outcome.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from time import monotonic
+
+from ..brokers import Backoff, Consumer, Delivery, Outcome
+from ..errors import BrokerError
+from .jobs import Key
+
+logger = logging.getLogger(__name__)
+
+#: How many outcomes one round trip settles.
+BATCH = 500
+
+#: Round trips follow each other no faster, so that each settles much of what short tasks leave. An
+#: outcome goes out at once after a pause, or after one that was alone.
+INTERVAL_SECONDS = 0.005
+
+
+class Settler:
+    """Gathers outcomes while a round trip is under way, and sends them in the next one.
+
+    Attributes:
+        held: Deliveries whose outcome the broker does not have yet.
+    """
+
+    def __init__(self, consumer: Consumer) -> None:
+        self.held: dict[Key, Delivery] = {}
+        self._consumer = consumer
+        self._finished: list[Outcome] = []
+        self._applying: list[Outcome] = []
+        self._wake = asyncio.Event()
+        self._drained = asyncio.Event()
+
+    def add(self, outcome: Outcome) -> None:
+        """Settle a held delivery as soon as possible."""
+        self._finished.append(outcome)
+        self._wake.set()
+
+    def retake(self, delivery: Delivery) -> bool:
+        """Settle an outcome that the broker does not have yet with the message's next delivery.
+
+        Its lease ran out while the broker was away, and this worker took the message again.
+
+        Returns:
+            Whether there is such an outcome; otherwise the message is to be run.
+        """
+        for outcome in (*self._applying, *self._finished):
+            former = outcome.delivery
+            # A retry, too, comes back to where it ran; but its deliveries are counted anew.
+            if (former.queue, former.id) == (delivery.queue, delivery.id) and (
+                former.deliveries < delivery.deliveries
+            ):
+                outcome.delivery = self.held[delivery.queue, delivery.id] = delivery
+                return True
+        return False
+
+    async def run(self) -> None:
+        """Settle what is added, until cancelled; a broker that is away is waited for."""
+        backoff = Backoff()
+        while True:
+            await self._wake.wait()
+            started = monotonic()
+            batch = self._applying = self._finished[:BATCH]
+            del self._finished[:BATCH]
+            await self._apply(batch, backoff)
+            self._applying = []
+            self._drained.set()
+            if not self._finished:
+                self._wake.clear()
+            wait = started + INTERVAL_SECONDS - monotonic()
+            if len(batch) > 1 and len(self._finished) < BATCH and wait > 0:
+                await asyncio.sleep(wait)
+
+    async def drain(self) -> None:
+        """Wait until nothing is held any more."""
+        while self.held:
+            self._drained.clear()
+            await self._drained.wait()
+
+    async def flush(self) -> None:
+        """Wait until the broker has every outcome added so far."""
+        while self._finished or self._applying:
+            self._drained.clear()
+            await self._drained.wait()
+
+    async def _apply(self, batch: list[Outcome], backoff: Backoff) -> None:
+        while True:
+            sent = [outcome.delivery for outcome in batch]
+            try:
+                lost = await self._consumer.settle(batch)
+            except BrokerError as e:
+                logger.warning("cannot settle, retrying", extra={"error": str(e)})
+                await asyncio.sleep(backoff.next())
+            else:
+                break
+        backoff.reset()
+        for outcome, delivery in zip(batch, sent, strict=True):
+            key = (delivery.queue, delivery.id)
+            if outcome.delivery is not delivery and outcome in lost:  # taken again meanwhile
+                lost.remove(outcome)
+                self._finished.append(outcome)
+            elif self.held.get(key) is outcome.delivery:  # and not delivered again meanwhile
+                del self.held[key]
+        if lost:
+            note_lost([outcome.delivery for outcome in lost])
+
+
+def note_lost(deliveries: list[Delivery]) -> None:
+    """Log that others may have run these messages too."""
+    for delivery in deliveries:
+        logger.warning("lease lost", extra={"id": delivery.id, "queue": delivery.queue})

@@ -1,0 +1,144 @@
+"""Taking messages for the slots of a worker.
+
+Owns the decision how many are taken, what of them is begun now, waits for a slot or goes back, and
+in burst mode that everything is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from ..brokers import Action, Backoff, Consumer, Delivery, Outcome
+from ..errors import BrokerError
+from .poison_isolation import Suspects
+from .prefetching import PATIENCE_SECONDS, Ahead
+from .settling import Settler
+from .slots import Slots
+
+logger = logging.getLogger(__name__)
+
+#: How long `take` may wait for work, and in burst mode the time between looks at empty queues.
+WAIT_SECONDS, BURST_WAIT_SECONDS = 5.0, 0.1
+
+
+class Taker:
+    """Takes messages for one worker; what it is not to run is given back.
+
+    Args:
+        concurrency: How many slots there are.
+        burst: End once the queues hold nothing waiting, delayed or running.
+    """
+
+    def __init__(
+        self,
+        consumer: Consumer,
+        settler: Settler,
+        slots: Slots,
+        ahead: Ahead,
+        suspects: Suspects,
+        concurrency: int,
+        *,
+        burst: bool,
+    ) -> None:
+        self._consumer = consumer
+        self._settler = settler
+        self._slots = slots
+        self._ahead = ahead
+        self._suspects = suspects
+        self._concurrency = concurrency
+        self._burst = burst
+        self._backoff = Backoff()
+
+    async def run(self) -> None:
+        """Keep the slots filled until cancelled, or in burst mode until all is done."""
+        while True:
+            await self._until_others_may_run()
+            free = self._concurrency - len(self._slots)
+            self._slots.watch()
+            if self._ahead:
+                self._slots.begin(self._ahead.take(free))
+                await self._until_slot_or_overdue()
+            elif free <= 0:
+                await self._slots.until_one_ends()
+            elif not await self._fill(free):
+                return
+
+    async def _fill(self, free: int) -> bool:
+        """Take for the free slots; `False` when a burst is over."""
+        try:
+            deliveries = await self._take(free + self._ahead.room)
+        except BrokerError as e:
+            await wait_for_broker("take", e, self._backoff)
+            return True
+        if deliveries is None:
+            return False
+        self._backoff.reset()
+        await self._begin(deliveries, free)
+        return True
+
+    async def _take(self, limit: int) -> list[Delivery] | None:
+        """Messages, none of them if there were none in time; `None` when a burst is over."""
+        deliveries = await self._consumer.take(limit, 0.0 if self._burst else WAIT_SECONDS)
+        if self._burst and not deliveries:
+            await self._settler.flush()
+            if not self._settler.held and await self._consumer.idle():
+                return None
+            await self._slots.until_one_ends(BURST_WAIT_SECONDS)
+        return deliveries
+
+    async def _begin(self, deliveries: list[Delivery], free: int) -> None:
+        if self._settler.held:
+            deliveries = self._slots.without_known(deliveries)
+        chosen, back = self._suspects.choose(deliveries, is_busy=bool(self._slots))
+        if back:
+            await self._settle_first(chosen, back)
+        self._slots.begin(chosen[:free])
+        if len(chosen) > free:
+            self._ahead.put(chosen[free:])
+        # The first steps of what was begun come first: what kills the worker there shall not make
+        # a delivery count of messages that are on their way to it.
+        await asyncio.sleep(0)
+
+    async def _settle_first(self, chosen: Sequence[Delivery], back: Sequence[Delivery]) -> None:
+        """Give messages back before others begin, which may kill the worker.
+
+        It would count against these, too.
+        """
+        self._hold(chosen)
+        self.give_back(back)
+        try:
+            await self._settler.flush()
+        except asyncio.CancelledError:
+            self.give_back(chosen)
+            raise
+
+    def give_back(self, deliveries: Sequence[Delivery]) -> None:
+        """Leave them to others, as if they had not been taken."""
+        self._hold(deliveries)
+        for delivery in deliveries:
+            self._settler.add(Outcome(delivery, Action.RELEASE))
+
+    def _hold(self, deliveries: Sequence[Delivery]) -> None:
+        for delivery in deliveries:
+            self._settler.held.setdefault((delivery.queue, delivery.id), delivery)
+
+    async def _until_others_may_run(self) -> None:
+        """Wait while a suspect runs alone, or until what runs has ended to leave it alone."""
+        while self._slots and (patience := self._suspects.patience_seconds()) > 0:
+            self._slots.watch()
+            await self._slots.until_one_ends(patience)
+        self._suspects.waited()
+
+    async def _until_slot_or_overdue(self) -> None:
+        """Wait for a slot as long as the messages ahead may; then give them back."""
+        if len(self._slots) >= self._concurrency:
+            await self._slots.until_one_ends(PATIENCE_SECONDS)
+        self.give_back(self._ahead.overdue())
+
+
+async def wait_for_broker(step: str, error: BrokerError, backoff: Backoff) -> None:
+    """Log that the broker is away, and give it time."""
+    logger.warning("broker unavailable, retrying", extra={"step": step, "error": str(error)})
+    await asyncio.sleep(backoff.next())
