@@ -83,7 +83,7 @@ async def _one_task(orm: Any, rows: list[Any], keys: list[Any]) -> tuple[float, 
     from asynctasq.worker.jobs import recognise
 
     app = current()
-    outgoing = prepare(orm.many(rows), app).outgoing
+    outgoing = prepare(orm.many(rows), app.config, app.adapters).outgoing
     delivery = Delivery(outgoing.queue, outgoing.id, outgoing.body, 1, None)
     fetched, hand = [], []
     for _ in range(20):

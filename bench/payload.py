@@ -84,7 +84,7 @@ def _reference_bytes(message: Message) -> int:
 
 
 def _line(title: str, rows: list[Customer], call: Any) -> str:
-    message = Message.decode(prepare(call, current()).outgoing.body)
+    message = Message.decode(prepare(call, current().config, current().adapters).outgoing.body)
     full, sent = sum(map(_row_bytes, rows)), len(message.payload)
     return (
         f"| {title} | {full:,} | {sent:,} | {1 - sent / full:.1%} | {_reference_bytes(message)} | "

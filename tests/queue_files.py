@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from asynctasq import SQLiteConfig
 from asynctasq.brokers.sqlite.broker import SQLiteBroker
-from asynctasq.config.settings import SQLiteConfig
 
 OpenSQLite = Callable[[], SQLiteBroker]
 

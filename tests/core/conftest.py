@@ -40,7 +40,7 @@ def configure(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., App]]:
 
     yield init
     if asynctasq.app._current is not None:
-        asynctasq.app._portal.leave(asynctasq.app._current)
+        asynctasq.app._current.connections.leave_portal()
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ from asynctasq import (
     task,
 )
 from asynctasq.app import App
-from asynctasq.sending.handle import encode_error
 from asynctasq.tasks.task import registry
+from asynctasq.wire.results import encode_error
 
 Work = Callable[..., Awaitable[None]]
 Start = Callable[..., Worker]
@@ -130,7 +130,7 @@ async def test_a_task_without_ttl_says_how_to_keep_its_result(app: App, work: Wo
     with pytest.raises(ResultNotKept, match=r"keeps_nothing keeps no result.*result_ttl=seconds"):
         await handle.result(1)
     await work()
-    assert await handle.status() is TaskStatus.DONE
+    assert await handle.status() is TaskStatus.ENDED
 
 
 async def test_a_result_expires(app: App, work: Work) -> None:
@@ -337,7 +337,7 @@ async def test_a_result_that_was_tampered_with_is_told_as_a_failure(app: App) ->
     broker = app.open_broker()
     stored = {
         "the stored result is damaged": b"\x81",
-        "StopIteration: x": encode_error(StopIteration("x"), "", app, ""),
+        "StopIteration: x": encode_error(StopIteration("x"), "", (), ""),
     }
     for text, content in stored.items():
         handle = await double(1).delay(3600).dispatch()

@@ -27,11 +27,11 @@ from asynctasq.cli.application import moment
 from asynctasq.cli.logs import printable
 from asynctasq.deadletters import _readable
 from asynctasq.errors import InvalidMessage
-from asynctasq.sending.handle import _loaded_error_class
 from asynctasq.wire import class_paths as models
 from asynctasq.wire.class_paths import find_class
 from asynctasq.wire.decoding import collect_references, decode_arguments
 from asynctasq.wire.message import Message
+from asynctasq.wire.results import _loaded_error_class
 from click.testing import CliRunner
 
 Work = Callable[..., Awaitable[None]]

@@ -8,9 +8,9 @@ from uuid import uuid4
 
 import pytest_asyncio
 import redis.asyncio
+from asynctasq import RedisConfig
 from asynctasq.brokers import Broker
-from asynctasq.brokers.redis import RedisBroker
-from asynctasq.config.settings import RedisConfig
+from asynctasq.brokers.redis.broker import RedisBroker
 from asynctasq.testing import BrokerSuite, OpenBroker
 
 URL = os.environ.get("ASYNCTASQ_TEST_REDIS_URL", "redis://127.0.0.1:6379/0")

@@ -30,11 +30,11 @@ from asynctasq import (
     task,
 )
 from asynctasq.brokers import ConsumerOptions, WorkerInfo
-from asynctasq.sending.handle import encode_error
 from asynctasq.tasks.annotations import Missing
 from asynctasq.tasks.task import Call
 from asynctasq.wire.class_paths import allow_packages
 from asynctasq.wire.message import Message
+from asynctasq.wire.results import encode_error
 from toy_orm import Load, Order, Toy, User
 
 Work = Callable[..., Awaitable[None]]
@@ -228,8 +228,8 @@ async def test_a_parameter_may_have_a_rule_of_its_own(toy: Toy, ann: User, work:
     dead = await by_parameter(ann, Order(1), last=User(404)).dispatch()
     first_fail = await by_parameter(ann, Order(404), last=User(404)).dispatch()
     await work()
-    assert await fine.status() is TaskStatus.DONE
-    assert await skipped.status() is TaskStatus.DONE
+    assert await fine.status() is TaskStatus.ENDED
+    assert await skipped.status() is TaskStatus.ENDED
     assert await dead.status() is TaskStatus.DEAD
     assert await first_fail.status() is TaskStatus.DEAD
     [(user, order, rest, last)] = got
@@ -260,7 +260,7 @@ async def test_an_error_from_another_tasks_result_is_an_error_like_any_other(
 
     broker = asynctasq.app.current().open_broker()
     handle = await inner().delay(3600).dispatch()
-    stored = encode_error(error, "", asynctasq.app.current(), handle.id)
+    stored = encode_error(error, "", (), handle.id)
     await broker.cancel(handle.queue, handle.id, stored, 60)
     dead = await outer().dispatch()
     await work()
@@ -291,7 +291,7 @@ async def test_one_bad_key_fails_its_own_message_alone(toy: Toy, ann: User, work
     good, bad = await dispatch_many([take_user(ann), take_user(User("impossible"))])
     await work()
     assert [user.name for user in got] == ["Ann"]
-    assert await good.status() is TaskStatus.DONE
+    assert await good.status() is TaskStatus.ENDED
     letter = await deadletters.show(bad.id)
     assert letter is not None
     assert letter.reason == "the message cannot be run"
@@ -549,7 +549,7 @@ async def test_a_lazy_row_that_is_gone_follows_its_parameters_rule(
     toy.is_ready = False
     dead = await failing(User(404), User(404)).dispatch()
     await work()
-    assert await skipped.status() is TaskStatus.DONE
+    assert await skipped.status() is TaskStatus.ENDED
     assert await dead.status() is TaskStatus.DEAD
     assert got == []
 

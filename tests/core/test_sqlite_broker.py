@@ -16,14 +16,13 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from asynctasq import ConfigurationError
+from asynctasq import ConfigurationError, SQLiteConfig
 from asynctasq.brokers import Action, ConsumerOptions, Outcome, Outgoing, WorkerInfo
 from asynctasq.brokers.sqlite import queries as sqlite_queries
 from asynctasq.brokers.sqlite import transitions as sqlite_transitions
 from asynctasq.brokers.sqlite.broker import SQLiteBroker, SQLiteConsumer
 from asynctasq.brokers.sqlite.file import CHECKPOINT_BYTES, SQLiteFile
 from asynctasq.brokers.sqlite.results import AwaitedResults
-from asynctasq.config.settings import SQLiteConfig
 from asynctasq.testing import BrokerSuite, OpenBroker
 
 from ..queue_files import OpenSQLite, sqlite_brokers
@@ -279,8 +278,8 @@ async def test_a_broker_works_on_in_a_forked_child(path: Path) -> None:
     program = f"""
 import asyncio, os
 from asynctasq.brokers import Outgoing
-from asynctasq.brokers.sqlite import SQLiteBroker
-from asynctasq.config import SQLiteConfig
+from asynctasq.brokers.sqlite.broker import SQLiteBroker
+from asynctasq import SQLiteConfig
 
 broker = SQLiteBroker(SQLiteConfig(path={str(path)!r}))
 
@@ -308,8 +307,8 @@ async def test_several_processes_share_the_work_without_doing_any_twice(
     program = f"""
 import asyncio, os, time
 from asynctasq.brokers import ConsumerOptions, Outcome, WorkerInfo
-from asynctasq.brokers.sqlite import SQLiteBroker
-from asynctasq.config import SQLiteConfig
+from asynctasq.brokers.sqlite.broker import SQLiteBroker
+from asynctasq import SQLiteConfig
 
 async def main():
     broker = SQLiteBroker(SQLiteConfig(path={str(path)!r}))

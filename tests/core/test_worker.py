@@ -210,7 +210,7 @@ async def test_running_tasks_finish_when_the_worker_is_stopped(
         worker.stop()
         await run
     assert ran == ["finished"]
-    assert await handle.status() is TaskStatus.DONE
+    assert await handle.status() is TaskStatus.ENDED
     assert await late.status() is TaskStatus.WAITING
 
 
@@ -288,7 +288,7 @@ async def test_a_released_task_runs_again_as_the_same_attempt(any_app: App, work
         await interrupted(Worker(grace=0), Worker.stop, running)
     await work()
     assert attempts == [1] * 8
-    assert await handle.status() is TaskStatus.DONE
+    assert await handle.status() is TaskStatus.ENDED
 
 
 async def test_a_task_that_swallows_its_cancellation_does_not_hold_the_worker(
@@ -454,7 +454,7 @@ async def test_a_message_that_comes_back_while_it_still_runs_is_not_run_twice(
     proceed.set()
 
     async def done() -> bool:
-        return await handle.status() is TaskStatus.DONE
+        return await handle.status() is TaskStatus.ENDED
 
     await becomes(done)
     assert ran == [1]

@@ -119,7 +119,8 @@ from row import ROW
 async def take(value: object) -> None: ...
 
 def size(value):
-    return len(prepare(take(value), current()).outgoing.body)
+    app = current()
+    return len(prepare(take(value), app.config, app.adapters).outgoing.body)
 
 init(driver="memory")
 customer = asyncio.run(stored())

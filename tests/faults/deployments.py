@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgpack
-from asynctasq.adapters.plugins import Adapters
-from asynctasq.app import App
 from asynctasq.brokers import Broker, DeadLetter
-from asynctasq.config.settings import Config
+from asynctasq.brokers.opening import installed_drivers, open_broker
+from asynctasq.config import Config
 
 R = TypeVar("R")
 
@@ -118,8 +117,8 @@ class Deployment:
         """Ask the broker."""
 
         async def asked() -> R:
-            config = Config.load({}, environ=self.environment)
-            broker = App(config, Adapters({})).new_broker()
+            config = Config.load({}, installed_drivers().sections, environ=self.environment)
+            broker = open_broker(config)
             try:
                 return await question(broker)
             finally:

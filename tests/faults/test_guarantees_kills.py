@@ -16,10 +16,9 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 
 import pytest
-from asynctasq.adapters.plugins import Adapters
-from asynctasq.app import App
 from asynctasq.brokers import Broker
-from asynctasq.config.settings import Config
+from asynctasq.brokers.opening import installed_drivers, open_broker
+from asynctasq.config import Config
 
 from .deployments import Deployment, Forks, forks
 
@@ -63,8 +62,8 @@ class Round:
         self.deployment = Deployment(path, settings)
         self._forked = forked
         self.workers: list[int] = []
-        config = Config.load({}, environ=self.deployment.environment)
-        self.broker: Broker = App(config, Adapters({})).new_broker()
+        config = Config.load({}, installed_drivers().sections, environ=self.deployment.environment)
+        self.broker: Broker = open_broker(config)
 
     def start_worker(self, *options: str, **settings: str) -> int:
         arguments = ("worker", "killed_at_call", "fault_tasks", "--lease", str(LEASE), *options)

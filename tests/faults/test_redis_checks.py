@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from asynctasq import RedisConfig
 from asynctasq.brokers import Finding
-from asynctasq.brokers.redis import RedisBroker
-from asynctasq.config.settings import RedisConfig
+from asynctasq.brokers.redis.broker import RedisBroker
 
 
 async def findings(url: str, **options: Any) -> dict[str, Finding]:

@@ -9,6 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest_asyncio
+from asynctasq import RedisConfig
 from asynctasq.brokers import (
     Broker,
     Consumer,
@@ -18,8 +19,7 @@ from asynctasq.brokers import (
     Outgoing,
     WorkerInfo,
 )
-from asynctasq.brokers.redis import RedisBroker
-from asynctasq.config.settings import RedisConfig
+from asynctasq.brokers.redis.broker import RedisBroker
 from asynctasq.errors import BrokerUnavailable
 from asynctasq.testing import BrokerSuite, OpenBroker
 

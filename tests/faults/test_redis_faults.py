@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import pytest
 import pytest_asyncio
+from asynctasq import RedisConfig
 from asynctasq.brokers import (
     Action,
     Consumer,
@@ -20,8 +21,7 @@ from asynctasq.brokers import (
     Outgoing,
     WorkerInfo,
 )
-from asynctasq.brokers.redis import RedisBroker
-from asynctasq.config.settings import RedisConfig
+from asynctasq.brokers.redis.broker import RedisBroker
 from asynctasq.errors import BrokerError, BrokerUnavailable
 
 #: Any answer that takes longer counts as none.

@@ -23,6 +23,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from asynctasq import RedisConfig
 from asynctasq.brokers import (
     Action,
     Broker,
@@ -32,8 +33,7 @@ from asynctasq.brokers import (
     Outgoing,
     WorkerInfo,
 )
-from asynctasq.brokers.redis import RedisBroker
-from asynctasq.config.settings import RedisConfig
+from asynctasq.brokers.redis.broker import RedisBroker
 from asynctasq.errors import BrokerError, BrokerUnavailable, ConfigurationError
 
 # fmt: off

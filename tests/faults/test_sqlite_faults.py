@@ -18,10 +18,9 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from asynctasq import BrokerError, BrokerUnavailable
+from asynctasq import BrokerError, BrokerUnavailable, SQLiteConfig
 from asynctasq.brokers import ConsumerOptions, Delivery, Outcome, Outgoing, WorkerInfo
 from asynctasq.brokers.sqlite.broker import SQLiteBroker, SQLiteConsumer
-from asynctasq.config.settings import SQLiteConfig
 
 from ..queue_files import OpenSQLite, sqlite_brokers
 
@@ -251,8 +250,8 @@ FULL = """
 import asyncio, resource, sqlite3, sys, time
 from asynctasq import BrokerUnavailable
 from asynctasq.brokers import ConsumerOptions, Outcome, Outgoing, WorkerInfo
-from asynctasq.brokers.sqlite import SQLiteBroker
-from asynctasq.config import SQLiteConfig
+from asynctasq.brokers.sqlite.broker import SQLiteBroker
+from asynctasq import SQLiteConfig
 
 path, kind = sys.argv[1:]
 limited = []
@@ -324,8 +323,8 @@ READ_ONLY = """
 import asyncio, os, sys
 from asynctasq import BrokerUnavailable
 from asynctasq.brokers import Outgoing
-from asynctasq.brokers.sqlite import SQLiteBroker
-from asynctasq.config import SQLiteConfig
+from asynctasq.brokers.sqlite.broker import SQLiteBroker
+from asynctasq import SQLiteConfig
 
 folder = sys.argv[1]
 path = f"{folder}/queue.db"

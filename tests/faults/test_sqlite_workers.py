@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from asynctasq import SQLiteConfig
 from asynctasq.brokers.sqlite.broker import SQLiteBroker
-from asynctasq.config.settings import SQLiteConfig
 
 LEASE = 1.0
 """Seconds."""

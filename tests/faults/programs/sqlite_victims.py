@@ -17,9 +17,9 @@ import sys
 import time
 from typing import Any
 
+from asynctasq import SQLiteConfig
 from asynctasq.brokers import Action, ConsumerOptions, Delivery, Outcome, Outgoing, WorkerInfo
 from asynctasq.brokers.sqlite.broker import SQLiteBroker, SQLiteConsumer
-from asynctasq.config.settings import SQLiteConfig
 
 
 def started(path: str, lease_seconds: float) -> tuple[SQLiteBroker, SQLiteConsumer]:

@@ -2,11 +2,12 @@
 
 from typing import Any
 
-from .adapters.fetching import Ref
-from .adapters.hookspecs import hookimpl, hookspec
-from .app import dispatch_many, init, load_config
+from .adapters.hookspecs import DeferredSend, hookimpl, hookspec
+from .app import dispatch_many, dispatch_many_sync, init, load_config
 from .brokers import Finding
-from .config import Config, RedisConfig, SQLiteConfig, TaskConfig
+from .brokers.redis.config import RedisConfig
+from .brokers.sqlite.config import SQLiteConfig
+from .config import Config, TaskConfig
 from .errors import (
     AdapterNotReady,
     AsynctasqError,
@@ -38,8 +39,8 @@ from .errors import (
     UnsavedModelError,
     UnsupportedVersion,
 )
+from .sending.commits import DeferredSends, send_together, send_together_async
 from .sending.handle import TaskHandle, TaskStatus
-from .sending.preparing import DeferredSend
 from .supervision.run import run_worker
 from .tasks.annotations import OnMissing
 from .tasks.class_based import AsyncTask, SyncTask
@@ -47,6 +48,7 @@ from .tasks.task import Call, Task, task
 from .wire.class_paths import alias_model, class_path
 from .wire.encoding import register_type
 from .wire.message import Message
+from .wire.reference import Ref
 from .worker.execution import current_message
 from .worker.worker import Worker
 
@@ -62,6 +64,7 @@ __all__ = [
     "Config",
     "ConfigurationError",
     "DeferredSend",
+    "DeferredSends",
     "DeletedModelError",
     "DispatchDropped",
     "Finding",
@@ -100,12 +103,15 @@ __all__ = [
     "class_path",
     "current_message",
     "dispatch_many",
+    "dispatch_many_sync",
     "hookimpl",
     "hookspec",
     "init",
     "load_config",
     "register_type",
     "run_worker",
+    "send_together",
+    "send_together_async",
     "task",
 ]
 

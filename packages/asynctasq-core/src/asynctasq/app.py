@@ -1,39 +1,31 @@
-"""The application: its configuration, and the broker connections of each event loop."""
+"""The application: its configuration, its adapters and its connections."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
-from collections.abc import AsyncGenerator, Iterable, Mapping
-from dataclasses import dataclass
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, TypeVar
-from weakref import WeakKeyDictionary
+from collections.abc import Iterable, Mapping
+from time import monotonic
+from typing import Any, TypeVar
 
 from .adapters.plugins import Adapters, installed
 from .brokers import Broker, Outgoing
-from .config.settings import Config
+from .brokers.opening import installed_drivers, open_broker
+from .config import Config
+from .errors import ConfigurationError
+from .sending.commits import Deferred
+from .sending.connections import Connections
 from .sending.handle import TaskHandle
-from .sending.preparing import Deferred, Outbox, Prepared, prepare
+from .sending.preparing import Prepared, prepare
 from .tasks.class_based import AsyncTask, SyncTask
 from .tasks.task import Call, Task
 from .wire.class_paths import allow_packages
 
-if TYPE_CHECKING:
-    from .brokers.memory.broker import MemoryStore
-
 R = TypeVar("R")
 Dispatchable = Call[Any] | AsyncTask[Any] | SyncTask[Any]
 
-
-@dataclass(slots=True)
-class _Connections:
-    """What one event loop has open; closed with it."""
-
-    broker: Broker
-    outbox: Outbox
-    closing: AsyncGenerator[None, None]
+#: How long preparing many calls may hold an event loop at a time.
+_SLICE_SECONDS = 0.01
 
 
 class App:
@@ -47,151 +39,107 @@ class App:
     def __init__(self, config: Config, adapters: Adapters) -> None:
         self.config = config
         self.adapters = adapters
-        self._connections: WeakKeyDictionary[asyncio.AbstractEventLoop, _Connections]
-        self._connections = WeakKeyDictionary()
-        self._store: MemoryStore | None = None
+        self.connections = Connections(lambda: open_broker(config))
 
     def open_broker(self) -> Broker:
         """The broker of the running event loop, closed when the loop is shut down."""
-        return self._of_this_loop().broker
-
-    def outbox(self) -> Outbox:
-        """Where dispatches of the running event loop gather."""
-        return self._of_this_loop().outbox
-
-    def _of_this_loop(self) -> _Connections:
-        loop = asyncio.get_running_loop()
-        connections = self._connections.get(loop)
-        if connections is None:
-            broker = self.new_broker()
-            connections = _Connections(broker, Outbox(broker), _close_with_loop(broker))
-            self._connections[loop] = connections
-            _start(connections.closing)
-        return connections
-
-    async def close(self) -> None:
-        """Close what the running event loop has open; its next dispatch would open it anew."""
-        connections = self._connections.pop(asyncio.get_running_loop(), None)
-        if connections is not None:
-            await connections.closing.aclose()
-
-    def new_broker(self) -> Broker:
-        """A broker of its own; whoever asks closes it."""
-        if self.config.driver == "redis":
-            from .brokers.redis import RedisBroker
-
-            return RedisBroker(self.config.redis)
-        if self.config.driver == "sqlite":
-            from .brokers.sqlite.broker import SQLiteBroker
-
-            return SQLiteBroker(self.config.sqlite)
-        from .brokers.memory.broker import MemoryBroker, MemoryStore
-
-        self._store = self._store or MemoryStore()
-        return MemoryBroker(self._store)
+        return self.connections.broker()
 
     async def dispatch(self, call: Call[R]) -> TaskHandle[R]:
         """As `Call.dispatch`."""
-        prepared = prepare(call, self)
+        prepared = prepare(call, self.config, self.adapters)
         handle = self._handle(call, prepared)
         if prepared.defer is None:
-            await self._of_this_loop().outbox.put((prepared.outgoing,))
+            await self.connections.put((prepared.outgoing,))
         return handle
 
     def dispatch_sync(self, call: Call[R]) -> TaskHandle[R]:
         """As `Call.dispatch_sync`."""
-        prepared = prepare(call, self)
+        prepared = prepare(call, self.config, self.adapters)
         handle = self._handle(call, prepared)
         if prepared.defer is None:
-            self.put_blocking(prepared.outgoing)
+            self.connections.put_blocking((prepared.outgoing,))
         return handle
 
     async def dispatch_many(self, calls: Iterable[Dispatchable]) -> list[TaskHandle[Any]]:
         """As `asynctasq.dispatch_many`."""
-        to_send = [c._call if isinstance(c, AsyncTask | SyncTask) else c for c in calls]
-        all_prepared = [prepare(call, self) for call in to_send]
-        handles = [self._handle(c, p) for c, p in zip(to_send, all_prepared, strict=True)]
-        now = [p.outgoing for p in all_prepared if p.defer is None]
+        to_send, prepared = _calls(calls), []
+        since = monotonic()
+        for call in to_send:
+            prepared.append(prepare(call, self.config, self.adapters))
+            if monotonic() - since > _SLICE_SECONDS:
+                await asyncio.sleep(0)
+                since = monotonic()
+        handles, now = self._registered(to_send, prepared)
         if now:
-            await self._of_this_loop().outbox.put(now)
+            await self.connections.put(now)
         return handles
+
+    def dispatch_many_sync(self, calls: Iterable[Dispatchable]) -> list[TaskHandle[Any]]:
+        """As `asynctasq.dispatch_many_sync`."""
+        to_send = _calls(calls)
+        prepared = [prepare(call, self.config, self.adapters) for call in to_send]
+        handles, now = self._registered(to_send, prepared)
+        if now:
+            self.connections.put_blocking(now)
+        return handles
+
+    def _registered(
+        self, calls: list[Call[Any]], prepared: list[Prepared]
+    ) -> tuple[list[TaskHandle[Any]], list[Outgoing]]:
+        """The handles, and what is to be sent now; all are registered or, after an error, none."""
+        handles: list[TaskHandle[Any]] = []
+        try:
+            for call, ready in zip(calls, prepared, strict=True):
+                handles.append(self._handle(call, ready))
+        except BaseException:
+            for handle in handles:
+                handle.drop()
+            raise
+        return handles, [ready.outgoing for ready in prepared if ready.defer is None]
 
     def handle(self, task: Task[..., R], message_id: str, queue: str | None) -> TaskHandle[R]:
         """As `Task.handle`."""
         options = task.options(self.config.task_defaults)
-        return TaskHandle(message_id, queue or options.queue, task, options.result_ttl, self)
-
-    def put_blocking(self, outgoing: Outgoing) -> None:
-        """Put a message from synchronous code, in any thread."""
-        _portal.run(self, outgoing)
+        return TaskHandle(
+            message_id,
+            queue or options.queue,
+            task,
+            options.result_ttl,
+            self.connections,
+            self.config.signing_key,
+        )
 
     def _handle(self, call: Call[R], prepared: Prepared) -> TaskHandle[R]:
         outgoing = prepared.outgoing
-        handle = TaskHandle(outgoing.id, outgoing.queue, call.task, prepared.result_ttl, self)
+        handle = TaskHandle(
+            outgoing.id,
+            outgoing.queue,
+            call.task,
+            prepared.result_ttl,
+            self.connections,
+            self.config.signing_key,
+            was_sent_here=True,
+        )
         if prepared.defer is not None:
-            handle._deferred = Deferred(self, outgoing)
+            handle._deferred = Deferred(self.connections, outgoing)
             prepared.defer(handle._deferred)
         return handle
 
 
-async def _close_with_loop(broker: Broker) -> AsyncGenerator[None, None]:
-    """Closed by `loop.shutdown_asyncgens()`, which every way of ending a loop properly calls."""
-    try:
-        yield
-    finally:
-        await broker.close()
+def _calls(calls: Iterable[Dispatchable]) -> list[Call[Any]]:
+    return [c._call if isinstance(c, AsyncTask | SyncTask) else c for c in calls]
 
 
-def _start(closing: AsyncGenerator[None, None]) -> None:
-    """Run it up to its `yield`, which waits for nothing, so that the loop knows of it."""
-    try:
-        closing.asend(None).send(None)
-    except StopIteration:
-        return
-
-
-class _Portal:
-    """An event loop in a thread of its own, where dispatches of synchronous code go out.
-
-    One for the whole process, so that they share a connection and gather as others do; made anew
-    in a forked child, which inherits no thread.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._pid = 0
-
-    def run(self, app: App, outgoing: Outgoing) -> None:
-        async def put() -> None:
-            await app.outbox().put((outgoing,))
-
-        asyncio.run_coroutine_threadsafe(put(), self._started()).result()
-
-    def leave(self, app: App) -> None:
-        """Close what an application that is used no more has open here."""
-        if self._loop is not None and self._pid == os.getpid():
-            asyncio.run_coroutine_threadsafe(app.close(), self._loop)
-
-    def _started(self) -> asyncio.AbstractEventLoop:
-        with self._lock:
-            if self._loop is None or self._pid != os.getpid():
-                self._loop, self._pid = asyncio.new_event_loop(), os.getpid()
-                threading.Thread(
-                    target=self._loop.run_forever, name="asynctasq-dispatch", daemon=True
-                ).start()
-            return self._loop
-
-
-_portal = _Portal()
 _current: App | None = None
+_lock = threading.RLock()
 
 
 def init(config: Mapping[str, Any] | None = None, /, **options: Any) -> Config:
     """Configure asynctasq; an option and a key of `config` are the same thing.
 
     Args:
-        config: Keys of `Config`, and of the installed adapters.
+        config: Keys of `Config`, of the installed brokers and of the installed adapters.
         options: The same; they win over `config`.
 
     Returns:
@@ -206,11 +154,12 @@ def init(config: Mapping[str, Any] | None = None, /, **options: Any) -> Config:
     adapters = installed()
     adapters.configure(loaded.adapter_options)
     allow_packages(loaded.model_modules)
-    if _current is not None:
-        _portal.leave(_current)
-    _current = App(loaded, adapters)
-    # Who configures is going to dispatch; the first dispatch shall not wait for this.
-    import_module(f".brokers.{loaded.driver}", __package__)
+    # Connects nothing, but imports the driver now, so that the first dispatch does not pay for it.
+    open_broker(loaded)
+    with _lock:
+        if _current is not None:
+            _current.connections.leave_portal()
+        _current = App(loaded, adapters)
     return loaded
 
 
@@ -220,22 +169,33 @@ def load_config(options: Mapping[str, Any]) -> Config:
     Raises:
         ConfigurationError: As `init`.
     """
-    adapters = installed()
-    return Config.load(options, adapters.option_names(), not_loaded=adapters.not_loaded())
+    adapters, drivers = installed(), installed_drivers()
+    driver = str(options.get("driver"))
+    if driver in drivers.failed:
+        raise ConfigurationError(f"driver {driver!r}: {drivers.failed[driver]}")
+    return Config.load(
+        options,
+        drivers.sections,
+        adapters.option_names(),
+        not_loaded=adapters.not_loaded(),
+    )
 
 
 def adopt(config: Config) -> None:
     """Use a parent process's configuration, unless this one's modules have made their own."""
     global _current
-    if _current is None:
-        allow_packages(config.model_modules)
-        _current = App(config, installed())
+    with _lock:
+        if _current is None:
+            allow_packages(config.model_modules)
+            _current = App(config, installed())
 
 
 def current() -> App:
     """The application as configured last, or as the environment and the defaults say."""
     if _current is None:
-        init()
+        with _lock:  # the first use may come from several threads
+            if _current is None:
+                init()
     assert _current is not None
     return _current
 
@@ -248,3 +208,8 @@ async def dispatch_many(calls: Iterable[Dispatchable]) -> list[TaskHandle[Any]]:
         BrokerUnavailable: The broker did not take them all; some may have been added.
     """
     return await current().dispatch_many(calls)
+
+
+def dispatch_many_sync(calls: Iterable[Dispatchable]) -> list[TaskHandle[Any]]:
+    """`dispatch_many` for synchronous code: blocks until the broker has the calls."""
+    return current().dispatch_many_sync(calls)

@@ -9,19 +9,32 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pluggy
 
 if TYPE_CHECKING:
     from ..brokers import Finding
-    from ..sending.preparing import DeferredSend
     from ..wire.message import Message
+    from ..wire.reference import Ref
     from ..worker.worker import Worker
-    from .fetching import Ref
 
 hookspec = pluggy.HookspecMarker("asynctasq")
 hookimpl = pluggy.HookimplMarker("asynctasq")
+
+
+class DeferredSend(Protocol):
+    """A dispatch that waits for a transaction; exactly one of its three ends is used once."""
+
+    def __call__(self) -> None:
+        """Send now and block until the broker has the message; usable in any thread."""
+
+    async def send_async(self) -> None:
+        """Send now, from a running event loop."""
+
+    def drop(self) -> None:
+        """Forget it: the transaction, or the savepoint it belongs to, was rolled back."""
+
 
 # The bodies are empty, so mypy would want each to return something.
 # mypy: disable-error-code="empty-body"

@@ -18,8 +18,8 @@ import pluggy
 
 from ..config.settings import DISTRIBUTION_OF
 from ..errors import InvalidReference, PluginError
+from ..wire.reference import Ref
 from . import hookspecs
-from .fetching import Ref
 
 GROUP = "asynctasq"
 State = Literal["loaded", "failed", "blocked"]

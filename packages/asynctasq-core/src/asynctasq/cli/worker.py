@@ -184,8 +184,9 @@ def _say(broker: str, queues: tuple[str, ...], settings: Settings) -> None:
 
 def _address() -> str:
     from ..app import current
+    from ..brokers.opening import open_broker
 
-    return current().new_broker().describe()
+    return open_broker(current().config).describe()
 
 
 def _join_supervisor(worker: Worker, link: Link) -> None:

@@ -58,7 +58,12 @@ def from_environment(cls: type[Any], prefix: str, environ: Mapping[str, str]) ->
     return values
 
 
-def check_variables(cls: type[Any], more_options: Iterable[str], environ: Iterable[str]) -> None:
+def check_variables(
+    cls: type[Any],
+    sections: Mapping[str, type[Any]],
+    more_options: Iterable[str],
+    environ: Iterable[str],
+) -> None:
     """Refuse variables that look like one of ours; warn of others that begin as a section's do.
 
     Those may come from elsewhere: Kubernetes sets `ASYNCTASQ_REDIS_PORT` beside a service
@@ -66,18 +71,21 @@ def check_variables(cls: type[Any], more_options: Iterable[str], environ: Iterab
 
     Args:
         cls: The configuration.
+        sections: The dataclasses of its parts, by name.
         more_options: Options that are no fields of it.
         environ: The names of all variables.
 
     Raises:
         ConfigurationError: Names the variable that was meant.
     """
-    readable, sections, others = set(_OTHERS), [], {o.upper() for o in more_options}
+    readable, others = set(_OTHERS), {o.upper() for o in more_options}
     for name, hint in typing.get_type_hints(cls).items():
-        if dataclasses.is_dataclass(hint):
-            sections.append(f"{name.upper()}_")
-            readable.update(sections[-1] + f.name.upper() for f in dataclasses.fields(hint))
         (readable if _is_readable(hint) else others).add(name.upper())
+    prefixes = tuple(f"{name.upper()}_" for name in sections)
+    for prefix, section in zip(prefixes, sections.values(), strict=True):
+        others.add(prefix.removesuffix("_"))
+        hints = typing.get_type_hints(section).items()
+        readable.update(prefix + name.upper() for name, hint in hints if _is_readable(hint))
     for variable in environ:
         name = variable.removeprefix(PREFIX)
         if not variable.startswith(PREFIX) or name in readable:
@@ -90,7 +98,7 @@ def check_variables(cls: type[Any], more_options: Iterable[str], environ: Iterab
             raise ConfigurationError(
                 f"unknown variable {variable}: did you mean {PREFIX}{near_name}?"
             )
-        if name.startswith(tuple(sections)):
+        if name.startswith(prefixes):
             logger.warning("unknown variable %s is ignored", variable)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
@@ -26,7 +26,8 @@ from .fields import (
     nearest,
 )
 
-Driver = Literal["redis", "sqlite", "memory"]
+#: The broker where nothing says another.
+DEFAULT_DRIVER = "sqlite"
 
 #: Options and names of adapters that may not be installed, for the error's advice only.
 DISTRIBUTION_OF = {
@@ -67,60 +68,19 @@ class TaskConfig(TypedDict, total=False):
     result_ttl: float | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RedisConfig:
-    """Where Redis (6.2 or later) or Valkey is, and how to reach it.
+@dataclass(frozen=True, slots=True)
+class Section:
+    """The part of the configuration that belongs to one broker.
 
     Attributes:
-        url: `redis://`, `rediss://` (TLS) or `unix://`, with user, password and database.
-        cluster: Whether `url` is a node of a Redis Cluster.
-        sentinels: `host:port` of each Sentinel; then `url` gives only credentials and database.
-        sentinel_master: Name of the master that the Sentinels watch.
-        sentinel_username: Credentials for the Sentinels themselves.
-        sentinel_password: Credentials for the Sentinels themselves.
-        username: Instead of the one in `url`.
-        password: Instead of the one in `url`; never shown.
-        ssl_ca_certs: File with the authorities that TLS trusts.
-        ssl_certfile: Client certificate.
-        ssl_keyfile: Key of the client certificate.
-        ssl_check_hostname: Whether the server's certificate must name its host.
-        key_prefix: First part of every key.
-        connect_timeout: Seconds to connect.
-        timeout: Seconds that any answer may take; also bounds `dispatch`.
+        driver: The broker's name, and the name of the section.
+        fields: The dataclass of its options.
+        main_option: The field that a mere string or path stands for; empty if there is none.
     """
 
-    url: str = field(default="redis://localhost:6379/0", repr=False)
-    cluster: bool = False
-    sentinels: tuple[str, ...] = ()
-    sentinel_master: str = "mymaster"
-    sentinel_username: str | None = None
-    sentinel_password: str | None = field(default=None, repr=False)
-    username: str | None = None
-    password: str | None = field(default=None, repr=False)
-    ssl_ca_certs: str | None = None
-    ssl_certfile: str | None = None
-    ssl_keyfile: str | None = None
-    ssl_check_hostname: bool = True
-    key_prefix: str = "asynctasq"
-    connect_timeout: float = 2.0
-    timeout: float = 5.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SQLiteConfig:
-    """The embedded broker: one file shared by the processes of one machine.
-
-    Attributes:
-        path: The file; its folder is created.
-        poll_interval: Seconds between looks for work of other processes, without a query.
-        busy_timeout: Seconds to wait for another process's transaction.
-        synchronous: `"normal"` survives a killed process; `"full"` also a power cut.
-    """
-
-    path: str | Path = ".asynctasq/queue.db"
-    poll_interval: float = 0.01
-    busy_timeout: float = 5.0
-    synchronous: Literal["normal", "full"] = "normal"
+    driver: str
+    fields: type[Any]
+    main_option: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,11 +88,13 @@ class Config:
     """Everything that core can be told; adapters' options are in `adapter_options`.
 
     Attributes:
-        driver: By default that of the section which is given as an argument, Redis before SQLite;
-            else `"redis"` where an `ASYNCTASQ_REDIS_*` variable is set; else `"sqlite"`.
-        redis: A `RedisConfig`, or a mapping or URL for one. What it leaves out, or at its default,
-            comes from the environment.
-        sqlite: A `SQLiteConfig`, or a mapping or path for one; likewise.
+        driver: The broker's name. By default that of the section which is given as an argument,
+            another before `sqlite`; else of the one that has an environment variable, such as
+            `ASYNCTASQ_REDIS_URL`; else `sqlite`.
+        sections: The options of each installed broker by its name, as an instance of the broker's
+            own dataclass. `init` takes them as options: `redis=` a `RedisConfig`, or a mapping or
+            URL for one; `sqlite=` a `SQLiteConfig`, or a mapping or path for one. What is left out,
+            or at its default, comes from the environment.
         task_defaults: Options of every task that does not set them.
         signing_key: One key or several; the first signs, each verifies. Unsigned messages are
             then refused.
@@ -144,9 +106,8 @@ class Config:
         adapter_options: Options claimed by adapters, by name.
     """
 
-    driver: Driver = "sqlite"
-    redis: RedisConfig = field(default_factory=RedisConfig)
-    sqlite: SQLiteConfig = field(default_factory=SQLiteConfig)
+    driver: str = DEFAULT_DRIVER
+    sections: Mapping[str, Any] = field(default_factory=dict)
     task_defaults: TaskConfig = field(default_factory=TaskConfig)
     signing_key: tuple[bytes, ...] = field(default=(), repr=False)
     max_payload_bytes: int = 1024 * 1024
@@ -155,10 +116,16 @@ class Config:
     imports: tuple[str, ...] = ()
     adapter_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
+    @property
+    def broker(self) -> Any:
+        """The options of the broker in use."""
+        return self.sections[self.driver]
+
     @classmethod
     def load(
         cls,
         options: Mapping[str, Any],
+        sections: Sequence[Section],
         adapter_names: Iterable[str] = (),
         environ: Mapping[str, str] = os.environ,
         not_loaded: Mapping[str, str] = MappingProxyType({}),
@@ -166,7 +133,8 @@ class Config:
         """Build the configuration from arguments and environment.
 
         Args:
-            options: Keys of this class, and of the adapters.
+            options: Keys of this class, of the brokers and of the adapters.
+            sections: Those of the installed brokers.
             adapter_names: Option names that installed adapters claim.
             environ: Where `ASYNCTASQ_*` variables are looked up.
             not_loaded: Why installed distributions of adapters are not in use, by their name.
@@ -175,31 +143,42 @@ class Config:
             ConfigurationError: An unknown key or variable, or a value that cannot be one.
         """
         claimed = set(adapter_names)
-        known = {f.name for f in fields(cls)} - {"adapter_options"}
+        own = {f.name for f in fields(cls)} - {"adapter_options", "sections"}
+        drivers = {section.driver: section for section in sections}
+        known = own | drivers.keys() | claimed
         for name in options:
-            if name not in known and name not in claimed:
-                raise ConfigurationError(_unknown(name, known | claimed, "option", not_loaded))
-        check_variables(cls, claimed, environ)
+            if name not in known:
+                raise ConfigurationError(_unknown(name, known, "option", not_loaded))
+        check_variables(cls, {d: s.fields for d, s in drivers.items()}, claimed, environ)
         values = from_environment(cls, PREFIX, environ)
-        values |= {k: v for k, v in options.items() if k in known}
-        values.setdefault("driver", _implied_driver(options, environ))
-        for name, section, main in (
-            ("redis", RedisConfig, "url"),
-            ("sqlite", SQLiteConfig, "path"),
-        ):
-            prefix = f"{PREFIX}{name.upper()}_"
-            values[name] = _section(section, main, values.get(name), prefix, environ)
-        adapter_options = {k: v for k, v in options.items() if k in claimed}
-        return _checked(_built(cls, {**values, "adapter_options": adapter_options}))
+        values |= {k: v for k, v in options.items() if k in own}
+        values.setdefault("driver", _implied_driver(options, sections, environ))
+        if (driver := values["driver"]) not in list(drivers):
+            known_drivers = ", ".join(sorted(drivers))
+            raise ConfigurationError(f"driver must be one of {known_drivers}, not {driver!r:.200}")
+        values["sections"] = {
+            driver: _section(section, options.get(driver), environ)
+            for driver, section in drivers.items()
+        }
+        values["adapter_options"] = {k: v for k, v in options.items() if k in claimed}
+        return _checked(_built(cls, values))
 
 
-def _implied_driver(options: Mapping[str, Any], environ: Mapping[str, str]) -> Driver:
-    """The broker of the section that was given: as an argument, or else in the environment."""
-    if options.get("redis") is not None:
-        return "redis"
-    if options.get("sqlite") is not None:
-        return "sqlite"
-    return "redis" if from_environment(RedisConfig, f"{PREFIX}REDIS_", environ) else "sqlite"
+def _implied_driver(
+    options: Mapping[str, Any], sections: Sequence[Section], environ: Mapping[str, str]
+) -> str:
+    """The broker whose section was given: as an argument, or else in the environment."""
+    given = [s.driver for s in sections if options.get(s.driver) is not None]
+    if not given:
+        given = [s.driver for s in sections if from_environment(s.fields, _prefix(s), environ)]
+    others = [driver for driver in given if driver != DEFAULT_DRIVER]
+    if len(others) > 1:
+        raise ConfigurationError(f"driver: say which of {', '.join(others)} is to be used")
+    return others[0] if others else DEFAULT_DRIVER
+
+
+def _prefix(section: Section) -> str:
+    return f"{PREFIX}{section.driver.upper()}_"
 
 
 def _checked(config: Config) -> Config:
@@ -274,12 +253,13 @@ def _unknown(
     return f"unknown {kind} {name!r}: {advice}"
 
 
-def _section(cls: type[Any], main: str, value: Any, prefix: str, environ: Mapping[str, str]) -> Any:
-    """A nested configuration: what was given, over the environment's, over the defaults."""
+def _section(section: Section, value: Any, environ: Mapping[str, str]) -> Any:
+    """A broker's options: what was given, over the environment's, over the defaults."""
+    cls = section.fields
     if value is None:
         value = {}
-    elif isinstance(value, str | Path):
-        value = {main: value}
+    elif isinstance(value, str | Path) and section.main_option:
+        value = {section.main_option: value}
     elif isinstance(value, cls):
         given = {f: getattr(value, f.name) for f in fields(cls)}
         value = {f.name: v for f, v in given.items() if v != f.default}
@@ -289,7 +269,8 @@ def _section(cls: type[Any], main: str, value: Any, prefix: str, environ: Mappin
     for name in value:
         if name not in known:
             raise ConfigurationError(f"{cls.__name__}: {_unknown(name, known, 'option')}")
-    return _built(cls, from_environment(cls, prefix, environ) | dict(value), f"{cls.__name__}: ")
+    in_environment = from_environment(cls, _prefix(section), environ)
+    return _built(cls, in_environment | dict(value), f"{cls.__name__}: ")
 
 
 def _built(cls: type[Any], values: Mapping[str, Any], where: str = "") -> Any:

@@ -2,39 +2,19 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from math import inf
 from time import monotonic
-from types import BuiltinFunctionType, WrapperDescriptorType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-import msgpack
-
-from ..errors import (
-    BadSignature,
-    DispatchDropped,
-    MessageError,
-    RemoteTraceback,
-    ResultNotKept,
-    ResultTimeout,
-    SerializationError,
-    TaskCancelled,
-    TaskFailed,
-)
-from ..wire.class_paths import class_in, static_dict
-from ..wire.decoding import decode_value
-from ..wire.encoding import Owner, encode_value
-from ..wire.message import RESULT, sign, verify
-
-if TYPE_CHECKING:
-    from ..adapters.fetching import Ref
-    from ..app import App
-    from ..tasks.task import Task
-    from .preparing import Deferred
+from ..errors import DispatchDropped, ResultNotKept, ResultTimeout, TaskCancelled
+from ..tasks.task import Task
+from ..wire.results import decode_stored, encode_cancelled, error_in, read_result
+from .commits import Deferred
+from .connections import Connections
+from .portal import portal
 
 R = TypeVar("R")
 
@@ -44,8 +24,11 @@ class TaskStatus(StrEnum):
 
     `UNCOMMITTED` waits for a transaction's commit, or is on its way to the broker after it.
     `DROPPED` was not sent: the transaction was rolled back, or the broker could not be reached
-    after its commit. `DONE` is also what a call is that its queue no longer holds and that keeps
-    no result.
+    after its commit. `DONE`, `CANCELLED`, and `DEAD` after a purge, stand for a record, which a
+    task keeps for its `result_ttl`, or for what the handle itself has done. `ENDED` is a call that
+    this handle sent and that its queue no longer holds, without a record of how it went. Of a call
+    that is `UNKNOWN` nothing is known: never dispatched, rolled back, not committed yet elsewhere,
+    expired or deleted.
     """
 
     UNCOMMITTED = "uncommitted"
@@ -56,6 +39,8 @@ class TaskStatus(StrEnum):
     DONE = "done"
     DEAD = "dead"
     CANCELLED = "cancelled"
+    ENDED = "ended"
+    UNKNOWN = "unknown"
 
 
 #: How long one call of the broker may wait for a result: the first; those after it; and while the
@@ -79,14 +64,18 @@ class TaskHandle(Generic[R]):
         queue: The queue that it was sent to.
         task: The task, which knows the types of its result.
         result_ttl: Seconds that the result is kept; `None` for a task that keeps none.
+        was_sent_here: Whether this handle is what `dispatch` returned.
     """
 
     id: str
     queue: str
     task: Task[..., R]
     result_ttl: float | None
-    _app: App = field(repr=False)
+    _connections: Connections = field(repr=False)
+    _keys: Sequence[bytes] = field(repr=False)
     _deferred: Deferred | None = field(default=None, repr=False)
+    was_sent_here: bool = field(default=False, kw_only=True, repr=False)
+    _was_cancelled: bool = field(default=False, repr=False)
 
     def __str__(self) -> str:
         return self.id
@@ -99,16 +88,23 @@ class TaskHandle(Generic[R]):
         """
         if (sending := self._sending()) in _DEFERRED:
             return _DEFERRED[sending]
-        broker = self._app.open_broker()
+        if self._was_cancelled:
+            return TaskStatus.CANCELLED
+        broker = self._connections.broker()
         state = await broker.state(self.queue, self.id)
         if state is not None:
             return TaskStatus(state)
         if self.result_ttl is not None:
             stored = await broker.result(self.queue, self.id, 0)
             if stored is not None:
-                is_cancelled = self._read(stored).get("cancelled")
-                return TaskStatus.CANCELLED if is_cancelled else TaskStatus.DONE
-        return TaskStatus.DONE if sending == "sent" else TaskStatus.DROPPED
+                return _recorded(self._read(stored))
+        if sending == "failed":
+            return TaskStatus.DROPPED
+        return TaskStatus.ENDED if self.was_sent_here else TaskStatus.UNKNOWN
+
+    def status_sync(self) -> TaskStatus:
+        """`status` for synchronous code."""
+        return portal.run(self.status())
 
     def _sending(self) -> str:
         """How far a dispatch that waited for a commit has come."""
@@ -140,14 +136,19 @@ class TaskHandle(Generic[R]):
             )
         content = self._read(await self._stored(timeout))
         if "value" in content:
-            result: R = self._decoded(content["value"], self.task.hints[1].types)
+            types = self.task.hints[1].types
+            result: R = decode_stored(content["value"], types, self._name)
             return result
         if content.get("cancelled"):
-            raise TaskCancelled(f"{self.task.name} {self.id} was cancelled")
-        raise _error(content)
+            raise TaskCancelled(f"{self._name} was cancelled")
+        raise error_in(content)
+
+    def result_sync(self, timeout: float | None = None) -> R:
+        """`result` for synchronous code."""
+        return portal.run(self.result(timeout))
 
     async def _stored(self, timeout: float | None) -> bytes:
-        broker = self._app.open_broker()
+        broker = self._connections.broker()
         deadline = inf if timeout is None else monotonic() + timeout
         step = _FIRST_SECONDS
         while True:
@@ -159,21 +160,21 @@ class TaskHandle(Generic[R]):
             if stored is not None:
                 return stored
             if monotonic() >= deadline:
-                raise ResultTimeout(f"{self.task.name} {self.id}: no result within {timeout} s")
+                raise ResultTimeout(f"{self._name}: no result within {timeout} s")
             step = _LONGEST_SECONDS
 
     async def _is_unknown(self, timeout: float | None) -> bool:
         """Whether the queue does not hold the call; not asked of one that may be sent in time."""
         if timeout is not None and self._sending() != "failed":
             return False
-        return await self._app.open_broker().state(self.queue, self.id) is None
+        return await self._connections.broker().state(self.queue, self.id) is None
 
     async def _stored_last(self) -> bytes:
         """The result of a call that the queue does not hold (they change places in one step)."""
-        stored = await self._app.open_broker().result(self.queue, self.id, 0)
+        stored = await self._connections.broker().result(self.queue, self.id, 0)
         if stored is not None:
             return stored
-        call = f"{self.task.name} {self.id}"
+        call = self._name
         if self._sending() == "failed":
             raise DispatchDropped(f"{call}: it could not be sent after the commit")
         raise ResultTimeout(f"{call}: its queue does not hold it, and its result has expired")
@@ -182,9 +183,9 @@ class TaskHandle(Generic[R]):
         """Whether no transaction's end is awaited; raises if it was a rollback."""
         state = self._sending()
         if state == "dropped":
-            raise DispatchDropped(f"{self.task.name} {self.id}: its transaction was rolled back")
+            raise DispatchDropped(f"{self._name}: its transaction was rolled back")
         if state == "cancelled":
-            raise TaskCancelled(f"{self.task.name} {self.id} was cancelled")
+            raise TaskCancelled(f"{self._name} was cancelled")
         return state in ("sent", "failed")
 
     async def cancel(self) -> bool:
@@ -200,113 +201,31 @@ class TaskHandle(Generic[R]):
             return False
         result = None
         if self.result_ttl is not None:
-            result = _sealed({"cancelled": True}, self._app, self.id)
-        broker = self._app.open_broker()
-        return await broker.cancel(self.queue, self.id, result, self.result_ttl or 0)
+            result = encode_cancelled(self._keys, self.id)
+        broker = self._connections.broker()
+        is_removed = await broker.cancel(self.queue, self.id, result, self.result_ttl or 0)
+        self._was_cancelled |= is_removed
+        return is_removed
+
+    def cancel_sync(self) -> bool:
+        """`cancel` for synchronous code."""
+        return portal.run(self.cancel())
+
+    def drop(self) -> None:
+        """Do not send, if it still waits for a commit: its dispatch failed after all."""
+        if self._deferred is not None:
+            self._deferred.drop()
 
     def _read(self, stored: bytes) -> dict[str, Any]:
-        keys = self._app.config.signing_key
-        content = self._decoded(verify(stored, keys, RESULT), {})
-        if not isinstance(content, dict):
-            raise TaskFailed(f"{self.task.name} {self.id}: the stored result is damaged")
-        if keys and content.get("id") != self.id:
-            raise BadSignature(f"{self.task.name} {self.id}: the stored result is another call's")
-        return content
+        return read_result(stored, self._keys, self.id, self._name)
 
-    def _decoded(self, stored: Any, types: Mapping[str, type]) -> Any:
-        try:
-            return decode_value(stored, types)
-        except MessageError as e:
-            call = f"{self.task.name} {self.id}"
-            raise TaskFailed(f"{call}: the stored result is damaged: {e}") from None
+    @property
+    def _name(self) -> str:
+        return f"{self.task.name} {self.id}"
 
 
-class _NoInstances:
-    """Stands for the owner of model instances where none may be."""
-
-    name = ""
-
-    def to_ref(self, obj: object) -> Ref:
-        raise SerializationError("a result holds no model instances: return their keys")
-
-
-def encode_result(value: object, app: App, task: Task[..., Any], message_id: str) -> bytes:
-    """The stored form of what a task returned.
-
-    Raises:
-        SerializationError: The value cannot travel.
-    """
-
-    def refusing(obj: object) -> Owner | None:
-        return None if app.adapters.owner_of(obj) is None else _NoInstances()
-
-    encoded = encode_value(value, "result", refusing, task.hints[1].tags)
-    return _sealed({"value": encoded}, app, message_id)
-
-
-def encode_error(error: BaseException, traceback: str, app: App, message_id: str) -> bytes:
-    """The stored form of the error that a task ended with."""
-    try:
-        text = str(error)
-    except Exception:  # noqa: BLE001 - the application's `__str__`
-        text = ""
-    content = {
-        "error": f"{type(error).__module__}:{type(error).__qualname__}",
-        "args": _encoded(list(error.args)),
-        "state": _encoded(dict(vars(error))),
-        "text": text,
-        "traceback": traceback,
-    }
-    return _sealed(content, app, message_id)
-
-
-def _encoded(value: object) -> bytes | None:
-    """What of an error can travel; `None` if it cannot."""
-    try:
-        return encode_value(value, "error", lambda _: None, {})
-    except SerializationError:
-        return None
-
-
-def _sealed(content: dict[str, Any], app: App, message_id: str) -> bytes:
-    """The content as bytes; a signed one names its message, so that it can stand for no other."""
-    keys = app.config.signing_key
-    if keys:
-        content["id"] = message_id
-    return sign(msgpack.packb(content, unicode_errors="backslashreplace"), keys, RESULT)
-
-
-def _error(content: dict[str, Any]) -> BaseException:
-    """The error as its own class where that can be made without running anybody's code."""
-    name, text = str(content.get("error", "?")), str(content.get("text", ""))
-    cls = _loaded_error_class(name)
-    error: BaseException
-    error = TaskFailed(f"{name.replace(':', '.').removeprefix('builtins.')}: {text}")
-    if cls is not None and content.get("args") is not None:
-        args = decode_value(content["args"], {})
-        with suppress(Exception):  # a built-in class that refuses these arguments
-            error = _made(cls, args)
-            if content.get("state") is not None:
-                vars(error).update(decode_value(content["state"], {}))
-    error.__cause__ = RemoteTraceback(str(content.get("traceback", "")))
-    return error
-
-
-def _made(cls: type[Exception], args: list[Any]) -> Exception:
-    if isinstance(cls.__init__, WrapperDescriptorType):
-        return cls(*args)  # nothing but built-in code; `OSError` sets its attributes so
-    error = cls.__new__(cls)
-    error.args = tuple(args)
-    return error
-
-
-def _loaded_error_class(name: str) -> type[Exception] | None:
-    """The exception class of this name if it is loaded and takes its arguments as they are."""
-    module, _, path = name.partition(":")
-    found = class_in(static_dict(sys.modules.get(module)), path.split("."))
-    if found is None or not issubclass(found, Exception):
-        return None
-    if issubclass(found, StopIteration | StopAsyncIteration):  # no coroutine can raise them
-        return None
-    # A `__new__` written in Python would be somebody's code; `__init__` is not called at all.
-    return found if isinstance(found.__new__, BuiltinFunctionType) else None
+def _recorded(content: Mapping[str, Any]) -> TaskStatus:
+    """What a stored result says of its call."""
+    if content.get("cancelled"):
+        return TaskStatus.CANCELLED
+    return TaskStatus.DEAD if "error" in content else TaskStatus.DONE

@@ -23,6 +23,7 @@ from collections.abc import AsyncIterable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from ..brokers import Backoff
+from ..brokers.opening import open_broker
 from ..errors import BrokerError
 from .link import NOW, STOP, Announcement, read_announcement, was_refused
 
@@ -227,10 +228,7 @@ class Supervisor:
         """Hand what a dead worker was running to others at once."""
         if (announcement := child.announcement) is None:
             return
-        from ..adapters.plugins import Adapters
-        from ..app import App
-
-        broker = App(announcement.config, Adapters({})).new_broker()
+        broker = open_broker(announcement.config)
         try:
             await broker.release_worker(announcement.worker_id, announcement.queues)
         except BrokerError as e:

@@ -13,8 +13,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from ..adapters.plugins import Adapters
-from ..app import App, current
+from ..app import current
+from ..brokers.opening import open_broker
 from ..errors import BrokerError
 from ..worker.worker import Worker
 
@@ -76,7 +76,7 @@ class Watchdog:
 
 
 async def _release(worker: Worker) -> None:
-    broker = App(current().config, Adapters({})).new_broker()
+    broker = open_broker(current().config)
     try:
         async with asyncio.timeout(RELEASE_SECONDS):
             await broker.release_worker(worker.id, worker.queues)

@@ -15,10 +15,10 @@ from typing import Any
 
 import msgpack
 
-from ..adapters.fetching import Ref
 from ..errors import AsynctasqError, InvalidMessage, InvalidReference
 from . import scalars
 from .encoding import FROZENSET, MAX_EXTENSION_DEPTH, OBJECT, REF, SET, TUPLE, registered_tags
+from .reference import Ref
 
 
 @dataclass(slots=True)

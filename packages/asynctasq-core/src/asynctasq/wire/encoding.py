@@ -16,9 +16,9 @@ from typing import Any, Protocol
 
 import msgpack
 
-from ..adapters.fetching import Ref
 from ..errors import AsynctasqError, SerializationError
 from . import scalars
+from .reference import Ref
 
 REF, TUPLE, SET, FROZENSET, OBJECT = 1, 9, 10, 11, 12
 

@@ -24,13 +24,14 @@ from dataclasses import dataclass
 from time import time
 from typing import TYPE_CHECKING, Any
 
-from ..adapters.fetching import Fetched, Ref, Wanted, fetch
+from ..adapters.fetching import Fetched, Wanted, fetch
 from ..adapters.plugins import Adapter, installed
 from ..brokers import Delivery
 from ..errors import InvalidMessage, TaskTimeout
 from ..tasks.annotations import Declared, Hints
 from ..wire.decoding import collect_references, decode_arguments, holds_references
 from ..wire.message import Message, new_id
+from ..wire.reference import Ref
 from . import outcomes
 from .jobs import Job
 from .outcomes import Verdict

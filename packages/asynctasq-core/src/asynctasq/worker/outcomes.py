@@ -22,7 +22,7 @@ from ..errors import (
     Retry,
     SerializationError,
 )
-from ..sending.handle import encode_error, encode_result
+from ..wire.results import encode_error, encode_result
 from .retry import is_delay, postponement_delay, retry_delay
 
 if TYPE_CHECKING:
@@ -87,7 +87,13 @@ def succeeded(app: App, job: Job, value: object) -> Verdict:
     if ttl is None:
         return Verdict(Outcome(job.delivery), "succeeded")
     try:
-        result = encode_result(value, app, job.task, job.message.id)
+        result = encode_result(
+            value,
+            job.task.hints[1].tags,
+            app.adapters.owner_of,
+            app.config.signing_key,
+            job.message.id,
+        )
     except SerializationError as e:  # running it again would not change its type
         return dead(app, job, e, "the result cannot be kept")
     return Verdict(Outcome(job.delivery, result=result, result_ttl=ttl), "succeeded")
@@ -187,7 +193,7 @@ def dead(app: App, job: Job, error: BaseException, reason: str) -> Verdict:
     }
     verdict = dead_delivery(job.delivery, info)
     if job.options.result_ttl is not None:
-        verdict.outcome.result = encode_error(error, trace, app, job.message.id)
+        verdict.outcome.result = encode_error(error, trace, app.config.signing_key, job.message.id)
         verdict.outcome.result_ttl = job.options.result_ttl
     return verdict
 

@@ -1,6 +1,30 @@
 """The broker that lives in one process: for tests and trials."""
 
-from .broker import MemoryBroker
-from .store import MemoryStore
+from __future__ import annotations
 
-__all__ = ["MemoryBroker", "MemoryStore"]
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+from ..contract import Broker
+
+if TYPE_CHECKING:
+    from .store import MemoryStore
+
+__all__ = ["Config", "open"]
+
+
+@dataclass(frozen=True, eq=False)
+class Config:
+    """It has no options; each configuration has queues of its own."""
+
+
+_stores: WeakKeyDictionary[Config, MemoryStore] = WeakKeyDictionary()
+
+
+def open(config: Config) -> Broker:
+    """A broker over the queues of this configuration, which its event loops and threads share."""
+    from .broker import MemoryBroker
+    from .store import MemoryStore
+
+    return MemoryBroker(_stores.setdefault(config, MemoryStore()))

@@ -1,7 +1,15 @@
-"""The Redis broker, for Redis 6.2 or later and Valkey: standalone, Sentinel, Cluster, TLS."""
+"""The Redis broker: streams, leases by the pending list, and one script for each transition."""
 
-from __future__ import annotations
+from ..contract import Broker
+from .config import RedisConfig as Config
 
-from .broker import RedisBroker
+__all__ = ["Config", "main_option", "open"]
 
-__all__ = ["RedisBroker"]
+main_option = "url"
+
+
+def open(config: Config) -> Broker:
+    """A broker that is not connected yet; imports the client, which takes a while."""
+    from .broker import RedisBroker
+
+    return RedisBroker(config)

@@ -6,8 +6,8 @@ from typing import Any
 
 from redis.connection import parse_url
 
-from ...config.settings import RedisConfig
 from ...errors import ConfigurationError
+from .config import RedisConfig
 
 
 class Address:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar, cast
 
-from ...config.settings import RedisConfig, is_queue_name
+from ...config.settings import is_queue_name
 from .. import (
     ConsumerOptions,
     DeadLetter,
@@ -22,6 +22,7 @@ from .. import (
     WorkerInfo,
 )
 from .checks import check_server
+from .config import RedisConfig
 from .consumer import RedisConsumer
 from .keys import Keys
 from .registry import alive_workers, withdrawal

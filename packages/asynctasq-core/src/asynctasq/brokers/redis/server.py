@@ -20,10 +20,10 @@ from redis.asyncio.sentinel import (
 )
 from redis.exceptions import ResponseError
 
-from ...config.settings import RedisConfig
 from ...errors import BrokerUnavailable
 from .. import Backoff
 from .address import Address
+from .config import RedisConfig
 from .failures import TRANSPORT_ERRORS, broker_error, code_of
 from .scripts import Command
 from .wire import Wire

@@ -17,7 +17,6 @@ from dataclasses import replace
 from itertools import count
 from random import getrandbits
 
-from ...config.settings import SQLiteConfig
 from ...errors import BrokerError
 from .. import (
     Action,
@@ -35,6 +34,7 @@ from ..waiters import wait
 from . import checks as sqlite_checks
 from . import queries as sqlite_queries
 from . import transitions as sqlite_transitions
+from .config import SQLiteConfig
 from .file import SQLiteFile, absolute_path
 from .queries import NEVER
 from .thread import SQLiteThread

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ...config.settings import SQLiteConfig
 from ...errors import BrokerError, BrokerUnavailable, ConfigurationError
+from .config import SQLiteConfig
 from .failures import explained, is_about_the_file
 
 logger = logging.getLogger(__name__)

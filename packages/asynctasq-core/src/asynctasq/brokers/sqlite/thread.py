@@ -17,9 +17,9 @@ from queue import Empty, SimpleQueue
 from sqlite3 import Connection
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from ...config.settings import SQLiteConfig
 from ...errors import BrokerError
 from ..waiters import Waiters
+from .config import SQLiteConfig
 from .file import SQLiteFile
 from .results import AwaitedResults
 

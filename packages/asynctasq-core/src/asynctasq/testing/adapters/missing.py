@@ -37,7 +37,7 @@ class Missing(Application):
         await self.call(self.delete, row)
         await self.work()
         assert seen.names == []
-        assert await handle.status() == TaskStatus.DONE
+        assert await handle.status() == TaskStatus.ENDED
         assert await list_dead(self._queue) == []
 
     async def test_on_missing_none_gives_none(self) -> None:
@@ -59,7 +59,7 @@ class Missing(Application):
         [handle] = await self.send(seen.task(OnMissing("skip"))(row))
         await self.call(self.delete, row)
         await self.work()
-        assert (seen.names, await handle.status()) == ([], TaskStatus.DONE)
+        assert (seen.names, await handle.status()) == ([], TaskStatus.ENDED)
 
     async def test_one_task_whose_row_is_gone_leaves_the_others_alone(self) -> None:
         seen = Seen()
@@ -84,7 +84,7 @@ class Missing(Application):
                 raise
         await asyncio.wait_for(working, 30)
         assert (seen.names, seen.attempts) == (["Ada"], [1])
-        assert await handle.status() == TaskStatus.DONE
+        assert await handle.status() == TaskStatus.ENDED
 
 
 async def _becomes(ask: Callable[[], Awaitable[TaskStatus]], expected: TaskStatus) -> None:

@@ -1,0 +1,240 @@
+"""Dispatches that wait for a transaction: which one, and what its end does to them.
+
+Owns the rule that a call whose row is not committed yet is not sent before the commit, and not at
+all after a rollback.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from operator import attrgetter
+from typing import Any, Protocol, cast
+
+from ..adapters.hookspecs import DeferredSend
+from ..adapters.plugins import Adapter, Adapters
+from ..brokers import Outgoing
+from ..errors import BrokerError, BrokerUnavailable, ConfigurationError
+from .connections import Connections
+from .portal import portal
+
+#: Makes a send wait for a transaction.
+Registration = Callable[[DeferredSend], None]
+
+
+def what_to_wait_for(
+    wait_for: object, models: Sequence[tuple[Any, object]], adapters: Adapters
+) -> Registration | None:
+    """What registers a send with the open transactions that the call depends on.
+
+    Args:
+        wait_for: What `.on_commit` was given; `None` if it was not called.
+        models: The call's model instances, each behind its adapter.
+    """
+    if wait_for is not None and wait_for is not True:
+        return _given_transaction(wait_for, adapters)
+    pending = [
+        _after_commit(adapter, obj)
+        for adapter, obj in models
+        if adapter.is_pending_write is not None and adapter.is_pending_write(obj)
+    ]
+    if pending:
+        return pending[0] if len(pending) == 1 else _after_all(pending)
+    if wait_for is True:
+        for adapter in adapters.with_hook("open_transaction"):
+            target = adapter.open_transaction()  # type: ignore[misc]
+            if target is not None:
+                return _after_commit(adapter, target)
+    return None
+
+
+def _given_transaction(target: object, adapters: Adapters) -> Registration:
+    for adapter in adapters.with_hook("owns_transaction"):
+        if adapter.owns_transaction(target):  # type: ignore[misc]
+            return _after_commit(adapter, target)
+    raise ConfigurationError(
+        f"on_commit({type(target).__qualname__}): no installed adapter knows such a session, "
+        f"connection or alias"
+    )
+
+
+def _after_commit(adapter: Adapter, obj: object) -> Registration:
+    if adapter.after_commit is None:
+        raise ConfigurationError(f"adapter {adapter.name!r} cannot wait for a commit")
+    hook = adapter.after_commit
+    return lambda send: hook(obj, send)
+
+
+def _after_all(registrations: Sequence[Registration]) -> Registration:
+    """One registration for several: instances may have been written in several transactions."""
+
+    def register(send: DeferredSend) -> None:
+        shares = _Shares(cast(Deferred, send), len(registrations))
+        for registration in registrations:
+            registration(shares)
+
+    return register
+
+
+class _Claimable(Protocol):
+    def claim(self) -> Deferred | None: ...
+
+
+@dataclass(slots=True)
+class _Shares:
+    """A send that waits for several transactions: the last commit sends, any rollback drops."""
+
+    send: Deferred
+    missing: int
+
+    def __call__(self) -> None:
+        send_together([self])
+
+    async def send_async(self) -> None:
+        """A transaction has committed; send if it was the last."""
+        await send_together_async([self])
+
+    def claim(self) -> Deferred | None:
+        """As `Deferred.claim`, once for each transaction."""
+        self.missing -= 1
+        return self.send.claim() if self.missing == 0 else None
+
+    def drop(self) -> None:
+        """A transaction was rolled back."""
+        self.send.drop()
+
+
+@dataclass(slots=True)
+class Deferred:
+    """The `DeferredSend` of one dispatch.
+
+    Attributes:
+        state: `"waiting"`, then `"dropped"`, `"cancelled"` or `"sending"`, and after that `"sent"`
+            or `"failed"` (the broker may have it all the same); the handle shows it.
+    """
+
+    connections: Connections
+    outgoing: Outgoing
+    state: str = "waiting"
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __call__(self) -> None:
+        send_together([self])
+
+    async def send_async(self) -> None:
+        """Send now, from a running event loop."""
+        await send_together_async([self])
+
+    def claim(self) -> Deferred | None:
+        """Begin to send; `None` if it was dropped, cancelled or sent already."""
+        return self if self._became("sending") else None
+
+    def drop(self) -> None:
+        """Forget it."""
+        self._became("dropped")
+
+    def cancel(self) -> bool:
+        """Forget it, since whoever dispatched it says so; whether it was still waiting."""
+        return self._became("cancelled")
+
+    def _became(self, state: str) -> bool:
+        """Stop waiting, which only the first of all threads does."""
+        with self._lock:
+            is_first = self.state == "waiting"
+            self.state = state if is_first else self.state
+        return is_first
+
+
+def send_together(sends: Iterable[DeferredSend]) -> None:
+    """Send all that a committed transaction held back: in order, in one round trip.
+
+    For synchronous code; blocks until the broker has them, for no longer than its `timeout`. What
+    the broker refuses keeps back no other.
+
+    Raises:
+        BrokerError: Some were not sent; the first error, once all have been tried.
+    """
+    portal.run(send_together_async(sends))
+
+
+async def send_together_async(sends: Iterable[DeferredSend]) -> None:
+    """`send_together` for a running event loop."""
+    claimed = [d for s in sends if (d := cast(_Claimable, s).claim()) is not None]
+    errors: list[Exception] = []
+    for connections, batch in groupby(claimed, attrgetter("connections")):
+        errors += await _send(connections, list(batch))
+    if errors:
+        raise errors[0]
+
+
+async def _send(connections: Connections, batch: list[Deferred]) -> list[Exception]:
+    """Send, and return what stood in the way."""
+    state = "failed"
+    try:
+        await connections.put([deferred.outgoing for deferred in batch])
+        state = "sent"
+    except BrokerUnavailable as e:
+        return [e]
+    except BrokerError as e:
+        if len(batch) == 1:
+            return [e]
+        # The server refuses one of them, and perhaps no other.
+        return [e for deferred in batch for e in await _send(connections, [deferred])]
+    finally:
+        for deferred in batch:
+            if deferred.state == "sending":
+                deferred.state = state
+    return []
+
+
+class DeferredSends:
+    """What one transaction holds back, for an adapter's `after_commit`.
+
+    Keeps the order of the dispatches, and knows savepoints: one that is released leaves its sends
+    to the transaction, one that is rolled back takes them along. Not for several threads at once.
+    """
+
+    def __init__(self) -> None:
+        self._sends: list[DeferredSend] = []
+
+    def __len__(self) -> int:
+        return len(self._sends)
+
+    def add(self, send: DeferredSend) -> None:
+        """Hold back a send."""
+        self._sends.append(send)
+
+    def extend(self, released: DeferredSends) -> None:
+        """Take over what a released savepoint held back."""
+        self._sends += released._taken()
+
+    def savepoint(self) -> int:
+        """A mark for `roll_back_to`."""
+        return len(self._sends)
+
+    def roll_back_to(self, mark: int) -> None:
+        """Drop what was held back since the mark."""
+        dropped, self._sends = self._sends[mark:], self._sends[:mark]
+        for send in dropped:
+            send.drop()
+
+    def drop(self) -> None:
+        """Drop everything: the transaction was rolled back."""
+        self.roll_back_to(0)
+
+    def send(self) -> None:
+        """Send everything after the commit, as `send_together`."""
+        if sends := self._taken():
+            send_together(sends)
+
+    async def send_async(self) -> None:
+        """Send everything after the commit, as `send_together_async`."""
+        if sends := self._taken():
+            await send_together_async(sends)
+
+    def _taken(self) -> list[DeferredSend]:
+        # Emptied first: an ORM may end a transaction twice where its commit's callback raises.
+        sends, self._sends = self._sends, []
+        return sends

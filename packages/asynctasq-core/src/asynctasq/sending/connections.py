@@ -1,0 +1,102 @@
+"""The broker connections of each event loop of an application.
+
+Owns the rule that a connection lives no longer than the loop that it belongs to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass
+
+from ..brokers import Broker, Outgoing
+from .batching import Batcher
+from .portal import portal
+
+
+@dataclass(slots=True)
+class _Open:
+    """What one event loop has open."""
+
+    broker: Broker
+    batcher: Batcher
+    closing: AsyncGenerator[None, None]
+
+
+class Connections:
+    """One broker for each event loop that asks for it.
+
+    Args:
+        open_broker: Makes a broker that is not connected yet.
+    """
+
+    def __init__(self, open_broker: Callable[[], Broker]) -> None:
+        self._open_broker = open_broker
+        self._open: dict[asyncio.AbstractEventLoop, _Open] = {}
+
+    def broker(self) -> Broker:
+        """The broker of the running event loop, closed when the loop is shut down."""
+        return self._of_this_loop().broker
+
+    def put(self, messages: Sequence[Outgoing]) -> asyncio.Future[None]:
+        """Put messages in a round trip shared with others of this loop.
+
+        Raises:
+            BrokerUnavailable: From the future, as `Broker.put`.
+        """
+        return self._of_this_loop().batcher.put(messages)
+
+    def put_blocking(self, messages: Sequence[Outgoing]) -> None:
+        """`put` for synchronous code, in any thread."""
+
+        async def put() -> None:
+            await self.put(messages)
+
+        portal.run(put())
+
+    async def close(self) -> None:
+        """Close what the running event loop has open; its next use opens it again."""
+        opened = self._open.pop(asyncio.get_running_loop(), None)
+        if opened is not None:
+            await opened.closing.aclose()
+
+    def leave_portal(self) -> None:
+        """Close what synchronous code has open."""
+        portal.run_if_started(self.close())
+
+    def _of_this_loop(self) -> _Open:
+        loop = asyncio.get_running_loop()
+        opened = self._open.get(loop)
+        if opened is None:
+            self._forget_closed_loops()
+            broker = self._open_broker()
+            opened = _Open(broker, Batcher(broker), self._close_with_loop(loop, broker))
+            self._open[loop] = opened
+            _start(opened.closing)
+        return opened
+
+    def _forget_closed_loops(self) -> None:
+        """Let go of loops that ended without their `shutdown_asyncgens`.
+
+        A weak dictionary would not: the generator's hooks hold the loop.
+        """
+        for loop in [loop for loop in list(self._open) if loop.is_closed()]:
+            self._open.pop(loop, None)
+
+    async def _close_with_loop(
+        self, loop: asyncio.AbstractEventLoop, broker: Broker
+    ) -> AsyncGenerator[None, None]:
+        """Closed by `shutdown_asyncgens()`, which every proper way of ending a loop calls."""
+        try:
+            yield
+        finally:
+            self._open.pop(loop, None)
+            await broker.close()
+
+
+def _start(closing: AsyncGenerator[None, None]) -> None:
+    """Run it up to its `yield`, which waits for nothing, so that the loop knows of it."""
+    try:
+        closing.asend(None).send(None)
+    except StopIteration:
+        return

@@ -1,0 +1,167 @@
+"""What is kept of a run: its value, its error, or that it was cancelled.
+
+Owns the rule that reading a result runs nothing that it names: an error comes back as its own class
+only where that class is loaded here and can be made without any of its code.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from types import BuiltinFunctionType, WrapperDescriptorType
+from typing import Any
+
+import msgpack
+
+from ..errors import (
+    BadSignature,
+    MessageError,
+    RemoteTraceback,
+    SerializationError,
+    TaskFailed,
+)
+from .class_paths import class_in, static_dict
+from .decoding import decode_value
+from .encoding import Owner, encode_value
+from .message import RESULT, sign, verify
+from .reference import Ref
+
+Keys = Sequence[bytes]
+
+
+class _NoInstances:
+    """Stands for the owner of model instances where none may be."""
+
+    name = ""
+
+    def to_ref(self, obj: object) -> Ref:
+        raise SerializationError("a result holds no model instances: return their keys")
+
+
+def encode_result(
+    value: object,
+    tags: Mapping[type, str],
+    owner_of: Callable[[object], Owner | None],
+    keys: Keys,
+    message_id: str,
+) -> bytes:
+    """The stored form of what a task returned.
+
+    Args:
+        tags: Classes that the task's annotations name, with their tags.
+
+    Raises:
+        SerializationError: The value cannot travel.
+    """
+
+    def refusing(obj: object) -> Owner | None:
+        return None if owner_of(obj) is None else _NoInstances()
+
+    encoded = encode_value(value, "result", refusing, tags)
+    return _sealed({"value": encoded}, keys, message_id)
+
+
+def encode_error(error: BaseException, traceback: str, keys: Keys, message_id: str) -> bytes:
+    """The stored form of the error that a task ended with."""
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - the application's `__str__`
+        text = ""
+    content = {
+        "error": f"{type(error).__module__}:{type(error).__qualname__}",
+        "args": _encoded(list(error.args)),
+        "state": _encoded(dict(vars(error))),
+        "text": text,
+        "traceback": traceback,
+    }
+    return _sealed(content, keys, message_id)
+
+
+def encode_cancelled(keys: Keys, message_id: str) -> bytes:
+    """The stored form of a call that was cancelled."""
+    return _sealed({"cancelled": True}, keys, message_id)
+
+
+def _encoded(value: object) -> bytes | None:
+    """What of an error can travel; `None` if it cannot."""
+    try:
+        return encode_value(value, "error", lambda _: None, {})
+    except SerializationError:
+        return None
+
+
+def _sealed(content: dict[str, Any], keys: Keys, message_id: str) -> bytes:
+    """The content as bytes; a signed one names its message, so that it can stand for no other."""
+    if keys:
+        content["id"] = message_id
+    return sign(msgpack.packb(content, unicode_errors="backslashreplace"), keys, RESULT)
+
+
+def read_result(stored: bytes, keys: Keys, message_id: str, call: str) -> dict[str, Any]:
+    """What is stored: `value`, still encoded; or `cancelled`; or what `error_in` reads.
+
+    Args:
+        call: Task and id, for errors.
+
+    Raises:
+        BadSignature: It was not signed, or for another call.
+        TaskFailed: It is damaged.
+    """
+    content = decode_stored(verify(stored, keys, RESULT), {}, call)
+    if not isinstance(content, dict):
+        raise TaskFailed(f"{call}: the stored result is damaged")
+    if keys and content.get("id") != message_id:
+        raise BadSignature(f"{call}: the stored result is another call's")
+    return content
+
+
+def decode_stored(stored: Any, types: Mapping[str, type], call: str) -> Any:
+    """A value of a stored result.
+
+    Raises:
+        TaskFailed: It is damaged.
+    """
+    try:
+        return decode_value(stored, types)
+    except MessageError as e:
+        raise TaskFailed(f"{call}: the stored result is damaged: {e}") from None
+
+
+def error_in(content: dict[str, Any]) -> BaseException:
+    """The error as its own class where that can be made without running anybody's code.
+
+    Its `__cause__` shows the worker's traceback.
+    """
+    name, text = str(content.get("error", "?")), str(content.get("text", ""))
+    cls = _loaded_error_class(name)
+    error: BaseException
+    error = TaskFailed(f"{name.replace(':', '.').removeprefix('builtins.')}: {text}")
+    if cls is not None and content.get("args") is not None:
+        args = decode_value(content["args"], {})
+        with suppress(Exception):  # a built-in class that refuses these arguments
+            error = _made(cls, args)
+            if content.get("state") is not None:
+                vars(error).update(decode_value(content["state"], {}))
+    error.__cause__ = RemoteTraceback(str(content.get("traceback", "")))
+    return error
+
+
+def _made(cls: type[Exception], args: list[Any]) -> Exception:
+    if isinstance(cls.__init__, WrapperDescriptorType):
+        return cls(*args)  # nothing but built-in code; `OSError` sets its attributes so
+    error = cls.__new__(cls)
+    error.args = tuple(args)
+    return error
+
+
+def _loaded_error_class(name: str) -> type[Exception] | None:
+    """The exception class of this name if it is loaded and takes its arguments as they are."""
+    module, _, path = name.partition(":")
+    found = class_in(static_dict(sys.modules.get(module)), path.split("."))
+    if found is None or not issubclass(found, Exception):
+        return None
+    if issubclass(found, StopIteration | StopAsyncIteration):  # no coroutine can raise them
+        return None
+    # A `__new__` written in Python would be somebody's code; `__init__` is not called at all.
+    return found if isinstance(found.__new__, BuiltinFunctionType) else None
