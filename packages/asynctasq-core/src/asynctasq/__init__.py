@@ -6,7 +6,7 @@ from .adapters.fetching import Ref
 from .adapters.hookspecs import hookimpl, hookspec
 from .app import dispatch_many, init, load_config
 from .brokers import Finding
-from .config import Config, RedisConfig, SQLiteConfig, TaskConfig
+from .config import Config, RedisConfig, SQLiteConfig
 from .errors import (
     AdapterNotReady,
     AsynctasqError,
@@ -42,8 +42,10 @@ from .sending.handle import TaskHandle, TaskStatus
 from .sending.preparing import DeferredSend
 from .supervision.run import run_worker
 from .tasks.annotations import OnMissing
+from .tasks.call import Call
 from .tasks.class_based import AsyncTask, SyncTask
-from .tasks.task import Call, Task, task
+from .tasks.options import TaskConfig
+from .tasks.task import Task, task
 from .wire.class_paths import alias_model, class_path
 from .wire.encoding import register_type
 from .wire.message import Message

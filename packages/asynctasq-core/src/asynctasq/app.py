@@ -16,15 +16,16 @@ from .brokers import Broker, Outgoing
 from .config.settings import Config
 from .sending.handle import TaskHandle
 from .sending.preparing import Deferred, Outbox, Prepared, prepare
-from .tasks.class_based import AsyncTask, SyncTask
-from .tasks.task import Call, Task
+from .tasks import runtime
+from .tasks.call import Call, Dispatchable
+from .tasks.options import check_task_options
+from .tasks.task import Task
 from .wire.class_paths import allow_packages
 
 if TYPE_CHECKING:
     from .brokers.memory.broker import MemoryStore
 
 R = TypeVar("R")
-Dispatchable = Call[Any] | AsyncTask[Any] | SyncTask[Any]
 
 
 @dataclass(slots=True)
@@ -106,9 +107,9 @@ class App:
             self.put_blocking(prepared.outgoing)
         return handle
 
-    async def dispatch_many(self, calls: Iterable[Dispatchable]) -> list[TaskHandle[Any]]:
+    async def dispatch_many(self, calls: Iterable[Dispatchable[Any]]) -> list[TaskHandle[Any]]:
         """As `asynctasq.dispatch_many`."""
-        to_send = [c._call if isinstance(c, AsyncTask | SyncTask) else c for c in calls]
+        to_send = [c._as_call() for c in calls]
         all_prepared = [prepare(call, self) for call in to_send]
         handles = [self._handle(c, p) for c, p in zip(to_send, all_prepared, strict=True)]
         now = [p.outgoing for p in all_prepared if p.defer is None]
@@ -221,7 +222,9 @@ def load_config(options: Mapping[str, Any]) -> Config:
         ConfigurationError: As `init`.
     """
     adapters = installed()
-    return Config.load(options, adapters.option_names(), not_loaded=adapters.not_loaded())
+    config = Config.load(options, adapters.option_names(), not_loaded=adapters.not_loaded())
+    check_task_options(config.task_defaults, "task_defaults")
+    return config
 
 
 def adopt(config: Config) -> None:
@@ -240,7 +243,13 @@ def current() -> App:
     return _current
 
 
-async def dispatch_many(calls: Iterable[Dispatchable]) -> list[TaskHandle[Any]]:
+runtime.current = current
+runtime.load_adapters = installed
+runtime.is_model = lambda obj: installed().owner_of(obj) is not None
+runtime.is_model_class = lambda cls: installed().is_model_class(cls)
+
+
+async def dispatch_many(calls: Iterable[Dispatchable[Any]]) -> list[TaskHandle[Any]]:
     """Put many calls on their queues in one round trip, in order.
 
     Raises:

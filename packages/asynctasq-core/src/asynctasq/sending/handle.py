@@ -140,7 +140,7 @@ class TaskHandle(Generic[R]):
             )
         content = self._read(await self._stored(timeout))
         if "value" in content:
-            result: R = self._decoded(content["value"], self.task.hints[1].types)
+            result: R = self._decoded(content["value"], self.task.result_annotations.types)
             return result
         if content.get("cancelled"):
             raise TaskCancelled(f"{self.task.name} {self.id} was cancelled")
@@ -240,7 +240,7 @@ def encode_result(value: object, app: App, task: Task[..., Any], message_id: str
     def refusing(obj: object) -> Owner | None:
         return None if app.adapters.owner_of(obj) is None else _NoInstances()
 
-    encoded = encode_value(value, "result", refusing, task.hints[1].tags)
+    encoded = encode_value(value, "result", refusing, task.result_annotations.tags)
     return _sealed({"value": encoded}, app, message_id)
 
 

@@ -22,7 +22,7 @@ from ..wire.message import Message, new_id
 if TYPE_CHECKING:
     from ..adapters.plugins import Adapter
     from ..app import App
-    from ..tasks.task import Call
+    from ..tasks.call import Call
 
 
 class DeferredSend(Protocol):
@@ -58,7 +58,11 @@ def prepare(call: Call[Any], app: App) -> Prepared:
     options = call.options(config.task_defaults)
     try:
         encoded = encode_arguments(
-            call.args, call.kwargs, task.parameter_names, app.adapters.owner_of, task.hints[0].tags
+            call.args,
+            call.kwargs,
+            task.parameter_names,
+            app.adapters.owner_of,
+            task.annotations.tags,
         )
     except SerializationError as e:
         raise _with_adapters_that_failed(e, app) from e.__cause__
