@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -469,20 +469,43 @@ async def test_the_check_tells_of_a_file_in_memory() -> None:
     assert "memory" in findings["sqlite file system"].text
 
 
-async def test_who_asks_for_a_result_later_keeps_it_from_nobody_who_waits_for_it(
-    broker: SQLiteBroker, path: Path
+@pytest.mark.parametrize("waiting", [1, 2, 50])
+async def test_looking_for_awaited_results_does_not_cost_by_the_results_of_others(
+    path: Path, waiting: int
 ) -> None:
-    await broker.put([Outgoing("default", "a", b"body")])
+    file = SQLiteFile(SQLiteConfig(path=path))
+    steps = 0
+
+    def count_step() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    def keep(first: int, number: int) -> None:
+        with file.transaction() as db:
+            for i in range(first, first + number):
+                sqlite_transitions.keep(db, "default", f"{i}", b"kept", 60)
+
+    def look(awaited: AwaitedResults) -> int:
+        nonlocal steps
+        steps = 0
+        with file.snapshot() as db:
+            db.set_progress_handler(count_step, 10)
+            awaited.look(db, file.times_opened)
+            db.set_progress_handler(None, 0)
+        return steps
+
     awaited = AwaitedResults()
-    with (
-        closing(sqlite3.connect(path, isolation_level=None)) as db,
-        awaited.waiter("default", "a") as first,
-    ):
-        assert awaited.find(db, "default", "a") is None
-        insert = "INSERT INTO result (queue, id, body, expires) VALUES (?, ?, ?, ?)"
-        db.execute(insert, ("default", "a", b"kept", time.time() + 60))
-        with awaited.waiter("default", "a"):
-            assert awaited.find(db, "default", "a") == b"kept"
-        awaited.look(db, 1)
+    with ExitStack() as stack:
+        futures = [stack.enter_context(awaited.waiter("default", f"{i}")) for i in range(waiting)]
+        keep(1_000, 20_000)  # before anybody looked
+        at_first = look(awaited)
+        keep(30_000, 20_000)
+        later = look(awaited)
+        assert max(at_first, later) < 10 + 10 * waiting
+        keep(waiting - 1, 1)
+        look(awaited)
         async with asyncio.timeout(5):
-            assert await first == b"kept"
+            assert await futures[-1] == b"kept"
+        assert [future for future in futures[:-1] if future.done()] == []
+    file.close()

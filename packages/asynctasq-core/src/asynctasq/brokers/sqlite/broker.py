@@ -82,7 +82,7 @@ class SQLiteBroker:
         """The kept result, awaited."""
         results = self._thread.results
         with results.waiter(queue, message_id) as future:
-            found = await self._thread.read(results.find, queue, message_id)
+            found = await self._thread.read(sqlite_queries.result, queue, message_id)
             if found is not None or timeout_seconds <= 0:
                 return found
             try:
