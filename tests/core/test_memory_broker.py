@@ -13,6 +13,8 @@ from asynctasq.testing import BrokerSuite, OpenBroker
 
 
 class TestMemoryBroker(BrokerSuite):
+    coordinates = True
+
     @pytest_asyncio.fixture
     async def open_broker(self) -> AsyncIterator[OpenBroker]:
         store = MemoryStore()
@@ -27,7 +29,7 @@ def options(queue: str = "default", lease_seconds: float = 30) -> ConsumerOption
     return ConsumerOptions(WorkerInfo("w", "host", 1, (queue,), 1, 0.0), (queue,), lease_seconds)
 
 
-async def test_a_moved_clock_makes_delayed_messages_due_and_ends_leases() -> None:
+async def test_a_moved_clock_makes_delayed_messages_due() -> None:
     now = 1000.0
     store = MemoryStore(clock=lambda: now)
     broker = MemoryBroker(store)
@@ -38,11 +40,29 @@ async def test_a_moved_clock_makes_delayed_messages_due_and_ends_leases() -> Non
     assert await broker.state("default", "a") == "delayed"
     now = 4600.0
     store.wake()
-    [delivery] = await waiting
-    now += 31
+    assert [delivery.id for delivery in await waiting] == ["a"]
+
+
+async def test_leases_follow_their_own_clock_and_not_the_wall_clock() -> None:
+    now = lease_now = 1000.0
+    store = MemoryStore(clock=lambda: now, lease_clock=lambda: lease_now)
+    broker = MemoryBroker(store)
+    consumer = broker.consumer(options())
+    await consumer.start()
+    await broker.put([Outgoing("default", "a", b"")])
+    [delivery] = await consumer.take(1, 0)
+    assert await broker.lead("name", "holder", 30)
+    now += 3600
+    assert await consumer.take(1, 0) == []
+    assert await broker.state("default", "a") == "running"
+    assert [worker.running for worker in await broker.workers()] == [1]
+    assert not await broker.lead("name", "other", 30)
+    lease_now += 31
+    assert await broker.workers() == []
     [again] = await consumer.take(1, 0)
     assert (delivery.deliveries, again.deliveries) == (1, 2)
     assert await consumer.settle([Outcome(delivery)]) != []
+    assert await broker.lead("name", "other", 30)
 
 
 async def test_a_put_in_another_thread_wakes_a_take_of_this_loop() -> None:

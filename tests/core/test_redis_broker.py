@@ -18,6 +18,7 @@ URL = os.environ.get("ASYNCTASQ_TEST_REDIS_URL", "redis://127.0.0.1:6379/0")
 
 class TestRedisBroker(BrokerSuite):
     due_goes_first = False
+    postpones = False
 
     @pytest_asyncio.fixture
     async def open_broker(self) -> AsyncIterator[OpenBroker]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import stat
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import pytest
 import pytest_asyncio
 from asynctasq import ConfigurationError, SQLiteConfig
 from asynctasq.brokers import Action, ConsumerOptions, Outcome, Outgoing, WorkerInfo
+from asynctasq.brokers.sqlite import clock
 from asynctasq.brokers.sqlite import queries as sqlite_queries
 from asynctasq.brokers.sqlite import transitions as sqlite_transitions
 from asynctasq.brokers.sqlite.broker import SQLiteBroker, SQLiteConsumer
@@ -61,6 +64,8 @@ async def drain(consumer: SQLiteConsumer) -> int:
 
 
 class TestSQLiteBroker(BrokerSuite):
+    coordinates = True
+
     @pytest_asyncio.fixture
     async def open_broker(self, open_sqlite: OpenSQLite) -> OpenBroker:
         return open_sqlite
@@ -81,6 +86,114 @@ async def test_the_file_is_made_with_its_folder_and_named_by_its_absolute_path(
 def test_a_path_that_cannot_be_shared_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="memory"):
         SQLiteBroker(SQLiteConfig(path=":memory:"))
+
+
+async def test_a_new_file_and_its_folder_are_for_their_user_alone(
+    broker: SQLiteBroker, path: Path
+) -> None:
+    before = os.umask(0)
+    try:
+        await broker.put(messages(0, 1))
+    finally:
+        os.umask(before)
+    files = list(path.parent.iterdir())
+    assert sorted(file.name for file in files) == ["queue.db", "queue.db-shm", "queue.db-wal"]
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+async def test_permissions_that_somebody_chose_are_kept(broker: SQLiteBroker, path: Path) -> None:
+    path.parent.mkdir()
+    path.parent.chmod(0o750)
+    path.touch()
+    path.chmod(0o640)
+    await broker.put(messages(0, 1))
+    assert {stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()} == {0o640}
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o750
+
+
+async def test_a_path_with_characters_that_mean_something_in_a_uri_is_a_path(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "50% é?mode=memory#" / "a queue?.db"
+    broker = SQLiteBroker(SQLiteConfig(path=path))
+    await broker.put(messages(0, 1))
+    await broker.close()
+    assert [file.name for file in path.parent.iterdir()] == ["a queue?.db"]
+
+
+async def test_a_wall_clock_that_is_set_takes_no_lease_from_its_holder(
+    broker: SQLiteBroker, open_sqlite: OpenSQLite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    consumer, other = broker.consumer(options()), open_sqlite().consumer(options(worker="other"))
+    await consumer.start()
+    await broker.put([*messages(0, 1), Outgoing("default", "later", b"", time.time() + 1800)])
+    [held] = await consumer.take(1, 0)
+    assert await broker.lead("name", "holder", 30)
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 3600)
+    assert [delivery.id for delivery in await other.take(10, 0.2)] == ["later"]
+    assert await broker.state("default", "00000000") == "running"
+    assert [(worker.id, worker.running) for worker in await broker.workers()] == [("w", 1)]
+    assert not await broker.lead("name", "other", 30)
+    assert await broker.purge("default") == 0
+    assert not await broker.cancel("default", "00000000", None, 0)
+    assert await asyncio.to_thread(consumer.renew, [held]) == []
+    monkeypatch.setattr(time, "time", lambda: real() - 3600)
+    assert await other.take(10, 0) == []
+    assert await consumer.settle([Outcome(held)]) == []
+    await consumer.stop()
+    await other.stop()
+
+
+async def test_what_was_leased_before_the_machine_last_started_is_given_to_anyone_at_once(
+    broker: SQLiteBroker, open_sqlite: OpenSQLite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    consumer = broker.consumer(options())
+    await consumer.start()
+    await broker.put(messages(0, 3))
+    held = await consumer.take(2, 0)
+    assert await broker.lead("name", "holder", 3600)
+    await broker.close()
+    monkeypatch.setattr(clock, "BOOT", "another start")
+    monkeypatch.setattr(clock, "now", partial(next, count(1.0)))
+    after = open_sqlite()
+    [stats] = await after.stats()
+    assert (stats.waiting, stats.running) == (3, 0)
+    assert await after.workers() == []
+    assert await after.lead("name", "another", 30)
+    again = after.consumer(options(worker="another"))
+    taken = await again.take(10, 0)
+    assert [(d.id, d.deliveries) for d in taken] == [
+        ("00000000", 2),
+        ("00000001", 2),
+        ("00000002", 1),
+    ]
+    assert len(await again.settle([Outcome(delivery) for delivery in held])) == 2
+    assert await open_sqlite().state("default", "00000000") == "running"
+
+
+async def test_a_file_of_version_1_is_brought_up_to_date(
+    broker: SQLiteBroker, open_sqlite: OpenSQLite, path: Path
+) -> None:
+    await broker.put(messages(0, 2))
+    await broker.consumer(options()).take(1, 0)
+    await broker.close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("DROP TABLE lead")
+        db.execute("DROP TABLE boot")
+        db.execute("UPDATE message SET at = ? WHERE state = 0", (time.time() + 30,))
+        db.execute("PRAGMA user_version = 1")
+    consumer = open_sqlite().consumer(options())
+    assert len(await consumer.take(10, 0)) == 2
+    assert await open_sqlite().lead("name", "holder", 30)
+
+
+def test_the_machine_has_a_name_for_its_last_start() -> None:
+    program = "from asynctasq.brokers.sqlite import clock; print(clock.BOOT, clock.now.__name__)"
+    boot, name = subprocess.check_output([sys.executable, "-c", program], text=True).split()
+    assert boot == clock.BOOT
+    assert name == "monotonic"
 
 
 async def test_many_brokers_may_make_the_file_at_the_same_time(open_sqlite: OpenSQLite) -> None:
@@ -145,7 +258,9 @@ async def test_no_statement_looks_through_all_messages_or_sorts_them(path: Path)
         sqlite_transitions.delete_dead(db, "default", ["00000002"])
         sqlite_transitions.delete_some(db, "default", sqlite_transitions.WAITING, 0)
         sqlite_transitions.withdraw(db, "w", ["default"], undo=True)
-        sqlite_queries.ready_at(db, ["default"])
+        sqlite_transitions.lead(db, "name", "w", 30)
+        sqlite_transitions.resign(db, "name", "w")
+        sqlite_queries.ready_in(db, ["default"])
         sqlite_queries.state(db, "default", "00000000")
         sqlite_queries.result(db, "default", "00000000")
         sqlite_queries.dead_letters(db, "default", 10, 10)
@@ -353,20 +468,43 @@ async def test_the_check_tells_of_a_file_in_memory() -> None:
     assert "memory" in findings["sqlite file system"].text
 
 
-async def test_who_asks_for_a_result_later_keeps_it_from_nobody_who_waits_for_it(
-    broker: SQLiteBroker, path: Path
+@pytest.mark.parametrize("waiting", [1, 2, 50])
+async def test_looking_for_awaited_results_does_not_cost_by_the_results_of_others(
+    path: Path, waiting: int
 ) -> None:
-    await broker.put([Outgoing("default", "a", b"body")])
+    file = SQLiteFile(SQLiteConfig(path=path))
+    steps = 0
+
+    def count_step() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    def keep(first: int, number: int) -> None:
+        with file.transaction() as db:
+            for i in range(first, first + number):
+                sqlite_transitions.keep(db, "default", f"{i}", b"kept", 60)
+
+    def look(awaited: AwaitedResults) -> int:
+        nonlocal steps
+        steps = 0
+        with file.snapshot() as db:
+            db.set_progress_handler(count_step, 10)
+            awaited.look(db, file.times_opened)
+            db.set_progress_handler(None, 0)
+        return steps
+
     awaited = AwaitedResults()
-    with (
-        closing(sqlite3.connect(path, isolation_level=None)) as db,
-        awaited.waiter("default", "a") as first,
-    ):
-        assert awaited.find(db, "default", "a") is None
-        insert = "INSERT INTO result (queue, id, body, expires) VALUES (?, ?, ?, ?)"
-        db.execute(insert, ("default", "a", b"kept", time.time() + 60))
-        with awaited.waiter("default", "a"):
-            assert awaited.find(db, "default", "a") == b"kept"
-        awaited.look(db, 1)
+    with ExitStack() as stack:
+        futures = [stack.enter_context(awaited.waiter("default", f"{i}")) for i in range(waiting)]
+        keep(1_000, 20_000)  # before anybody looked
+        at_first = look(awaited)
+        keep(30_000, 20_000)
+        later = look(awaited)
+        assert max(at_first, later) < 10 + 10 * waiting
+        keep(waiting - 1, 1)
+        look(awaited)
         async with asyncio.timeout(5):
-            assert await first == b"kept"
+            assert await futures[-1] == b"kept"
+        assert [future for future in futures[:-1] if future.done()] == []
+    file.close()

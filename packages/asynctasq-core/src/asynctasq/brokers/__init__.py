@@ -1,18 +1,22 @@
 """What authors of brokers see: the contract, and the brokers that come with core."""
 
+from .backoff import Backoff
 from .contract import (
     Action,
-    Backoff,
     Broker,
     Consumer,
     ConsumerOptions,
+    Consuming,
+    Coordinating,
     DeadLetter,
     Delivery,
     Finding,
+    Looking,
     MessageState,
     Outcome,
     Outgoing,
     QueueStats,
+    Sending,
     WorkerInfo,
 )
 
@@ -22,12 +26,16 @@ __all__ = [
     "Broker",
     "Consumer",
     "ConsumerOptions",
+    "Consuming",
+    "Coordinating",
     "DeadLetter",
     "Delivery",
     "Finding",
+    "Looking",
     "MessageState",
     "Outcome",
     "Outgoing",
     "QueueStats",
+    "Sending",
     "WorkerInfo",
 ]

@@ -5,8 +5,10 @@ from __future__ import annotations
 from .brokers.cancelling import Cancelling
 from .brokers.dead_letters import DeadLetters
 from .brokers.fixtures import OpenBroker, StartConsumer
+from .brokers.leading import Leading
 from .brokers.leasing import Leasing
 from .brokers.overview import Overview
+from .brokers.postponing import Postponing
 from .brokers.results import Results
 from .brokers.sending import Sending
 from .brokers.settling import Settling
@@ -15,8 +17,23 @@ from .brokers.waiting import Waiting
 __all__ = ["BrokerSuite", "OpenBroker", "StartConsumer"]
 
 
-class BrokerSuite(Sending, Waiting, Leasing, Settling, DeadLetters, Results, Cancelling, Overview):
+class BrokerSuite(
+    Sending,
+    Cancelling,
+    Results,
+    Waiting,
+    Leasing,
+    Settling,
+    Postponing,
+    DeadLetters,
+    Overview,
+    Leading,
+):
     """Everything that `asynctasq.brokers` promises, as tests.
+
+    In the order of the contract: sending (`Sending`, `Cancelling`, `Results`), consuming
+    (`Waiting`, `Leasing`, `Settling`, `Postponing`), looking (`DeadLetters`, `Overview`) and
+    coordinating (`Leading`).
 
     Subclass it in a test module and give one fixture, `open_broker`; every test then runs on it::
 
@@ -47,4 +64,9 @@ class BrokerSuite(Sending, Waiting, Leasing, Settling, DeadLetters, Results, Can
     * `lease_seconds`: lease of the tests in which it runs out; raise it for a slow server.
     * `due_goes_first`: whether a delayed message that is due is taken before new ones of its queue.
     * `bulk`: how many messages the tests of many put at once.
+
+    Capabilities are class attributes too. A test of one that is absent is skipped and names it:
+
+    * `postpones` (true): whether `settle` knows `Action.POSTPONE`.
+    * `coordinates` (false): whether it has the methods of `asynctasq.brokers.Coordinating`.
     """

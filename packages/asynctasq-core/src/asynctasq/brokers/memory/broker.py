@@ -100,6 +100,14 @@ class MemoryBroker:
         """Let go of everything leased to a worker known to be dead."""
         return self.store.withdraw(worker_id, queues, undo=False)
 
+    async def lead(self, name: str, holder: str, ttl_seconds: float) -> bool:
+        """Take or renew a lease by name."""
+        return self.store.lead(name, holder, ttl_seconds)
+
+    async def resign(self, name: str, holder: str) -> None:
+        """Give up a lease by name."""
+        self.store.resign(name, holder)
+
     async def check(self) -> list[Finding]:
         """Say that nothing outlives the process."""
         return [
@@ -141,7 +149,7 @@ class MemoryConsumer:
                 left = deadline - time.monotonic()
                 if taken or left <= 0:
                     return taken
-                ready = self._store.next_change(self._options.queues) - self._store.clock()
+                ready = self._store.next_change(self._options.queues)
                 await wait(changed, min(left, max(ready, 0.0)))
 
     async def settle(self, outcomes: Sequence[Outcome]) -> list[Outcome]:

@@ -67,11 +67,18 @@ class MemoryStore:
     """What the brokers of one process share; thread-safe.
 
     Args:
-        clock: Gives Unix time in seconds. A test that moves it calls `wake` afterwards.
+        clock: Gives Unix time in seconds, for what is due. A test that moves it calls `wake`
+            afterwards.
+        lease_clock: Gives seconds that nobody sets back or forth, for leases and signs of life.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.time,
+        lease_clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.clock = clock
+        self.lease_clock = lease_clock
         self.takers = Waiters()
         self.readers = Waiters()
         self._lock = threading.Lock()
@@ -79,6 +86,7 @@ class MemoryStore:
         self._results: dict[tuple[str, str], tuple[float, bytes]] = {}
         self._expiring: list[tuple[float, tuple[str, str]]] = []
         self._workers: dict[str, tuple[float, WorkerInfo]] = {}
+        self._leads: dict[str, tuple[float, str]] = {}
         self._serial = count(1)
 
     def wake(self) -> None:
@@ -110,7 +118,7 @@ class MemoryStore:
         """Lease up to `limit` messages, without waiting."""
         taken: list[Delivery] = []
         with self._lock:
-            until = self.clock() + options.lease_seconds
+            until = self.lease_clock() + options.lease_seconds
             for name in options.queues:
                 queue = self._current(name)
                 while queue.waiting and len(taken) < limit:
@@ -120,15 +128,13 @@ class MemoryStore:
         return taken
 
     def next_change(self, queues: Iterable[str]) -> float:
-        """Unix time at which time alone makes something ready; infinite when nothing will be."""
+        """Seconds until time alone makes something ready; infinite when nothing will be."""
         with self._lock:
-            return min(
-                (
-                    min(queue.next_expiry, queue.delayed[0][0] if queue.delayed else float("inf"))
-                    for queue in map(self._current, queues)
-                ),
-                default=float("inf"),
-            )
+            now, lease_now = self.clock(), self.lease_clock()
+            current = [self._current(name) for name in queues]
+            expiring = [queue.next_expiry - lease_now for queue in current]
+            due = [queue.delayed[0][0] - now for queue in current if queue.delayed]
+            return min(expiring + due, default=float("inf"))
 
     def settle(self, outcomes: Iterable[Outcome]) -> list[Outcome]:
         """Apply the outcomes; returns those whose lease was lost."""
@@ -147,7 +153,7 @@ class MemoryStore:
         """Renew leases and the worker's sign of life; returns those that were lost."""
         lost: list[Delivery] = []
         with self._lock:
-            until = self.clock() + options.lease_seconds
+            until = self.lease_clock() + options.lease_seconds
             self._workers[options.worker.id] = (until, options.worker)
             for delivery in held:
                 message = self._held(delivery)
@@ -225,7 +231,7 @@ class MemoryStore:
     def workers(self) -> list[WorkerInfo]:
         """Workers with a recent sign of life, and how much each is running."""
         with self._lock:
-            now = self.clock()
+            now = self.lease_clock()
             owners = [m.owner for q in self._queues.values() for m in q.running.values()]
             return [
                 replace(worker, running=owners.count(worker.id))
@@ -253,6 +259,22 @@ class MemoryStore:
         self.takers.wake()
         return moved
 
+    def lead(self, name: str, holder: str, ttl_seconds: float) -> bool:
+        """Take or renew a lease by name; returns whether `holder` has it."""
+        with self._lock:
+            now = self.lease_clock()
+            until, leader = self._leads.get(name, (0.0, holder))
+            if leader != holder and until > now:
+                return False
+            self._leads[name] = (now + ttl_seconds, holder)
+            return True
+
+    def resign(self, name: str, holder: str) -> None:
+        """Give up a lease by name if `holder` has it."""
+        with self._lock:
+            if self._leads.get(name, (0.0, ""))[1] == holder:
+                del self._leads[name]
+
     # What follows is called with the lock held.
 
     def _queue(self, name: str) -> _Queue:
@@ -261,13 +283,13 @@ class MemoryStore:
 
     def _current(self, name: str) -> _Queue:
         """The queue, with all that time has made ready among what waits."""
-        queue, now = self._queue(name), self.clock()
+        queue, now, lease_now = self._queue(name), self.clock(), self.lease_clock()
         while queue.delayed and queue.delayed[0][0] <= now:
             due, serial, message = heappop(queue.delayed)
             if message.state == "delayed" and message.lease == serial:
                 self._wait(queue, message, _DUE, due)
-        if queue.next_expiry <= now:
-            for message in [m for m in queue.running.values() if m.at <= now]:
+        if queue.next_expiry <= lease_now:
+            for message in [m for m in queue.running.values() if m.at <= lease_now]:
                 self._wait(queue, message, _RETURNED)
             queue.next_expiry = min((m.at for m in queue.running.values()), default=float("inf"))
         return queue
@@ -309,8 +331,8 @@ class MemoryStore:
             message.body = bytes(outcome.body)
         if outcome.action is Action.DONE:
             self._forget(message)
-        elif outcome.action is Action.RETRY:
-            message.deliveries = 0
+        elif outcome.action in (Action.RETRY, Action.POSTPONE):
+            message.deliveries = 0 if outcome.action is Action.RETRY else message.deliveries - 1
             self._delay(queue, message, self.clock() + outcome.delay)
         elif outcome.action is Action.DEAD:
             message.info = bytes(outcome.info)

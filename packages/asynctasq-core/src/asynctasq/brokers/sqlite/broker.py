@@ -1,9 +1,9 @@
 """The embedded broker: one SQLite file that the processes of one machine share.
 
-Every transition is one transaction (`sqlite_transitions`), so a process killed at any moment loses
+Every transition is one transaction (`transitions`), so a process killed at any moment loses
 nothing. The file must be on a local disk: network file systems (NFS, SMB) do not keep the locks and
 the shared memory that SQLite needs, and damage it. Delete or replace the file only while nothing
-uses it. Leases and delays follow the machine's clock.
+uses it. Delays follow the machine's wall clock, leases one that nobody sets (`clock`).
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from .. import (
 )
 from ..waiters import wait
 from . import checks as sqlite_checks
+from . import clock
 from . import queries as sqlite_queries
 from . import transitions as sqlite_transitions
 from .config import SQLiteConfig
@@ -81,7 +82,7 @@ class SQLiteBroker:
         """The kept result, awaited."""
         results = self._thread.results
         with results.waiter(queue, message_id) as future:
-            found = await self._thread.read(results.find, queue, message_id)
+            found = await self._thread.read(sqlite_queries.result, queue, message_id)
             if found is not None or timeout_seconds <= 0:
                 return found
             try:
@@ -122,7 +123,7 @@ class SQLiteBroker:
 
     async def purge(self, queue: str) -> int:
         """Delete everything waiting or delayed."""
-        released = (LEASED, time.time())
+        released = (LEASED, clock.now())
         return await self._delete_all(queue, [(WAITING, NEVER), (DELAYED, NEVER), released])
 
     async def release_worker(self, worker_id: str, queues: Sequence[str]) -> int:
@@ -132,6 +133,14 @@ class SQLiteBroker:
         )
         self._thread.takers.wake()
         return released
+
+    async def lead(self, name: str, holder: str, ttl_seconds: float) -> bool:
+        """Take or renew a lease by name."""
+        return await self._thread.write(sqlite_transitions.lead, name, holder, ttl_seconds)
+
+    async def resign(self, name: str, holder: str) -> None:
+        """Give up a lease by name."""
+        await self._thread.write(sqlite_transitions.resign, name, holder)
 
     async def check(self) -> list[Finding]:
         """Whether the file can be written, and what its disk is like."""
@@ -185,18 +194,18 @@ class SQLiteConsumer:
         with self._thread.takers.waiter() as changed:
             while True:
                 changed.clear()
-                taken, ready_at = await self._attempt(limit)
+                taken, ready_in = await self._attempt(limit)
                 left = deadline - time.monotonic()
                 if taken or left <= 0:
                     return taken
-                await wait(changed, min(left, max(0.0, ready_at - time.time())))
+                await wait(changed, min(left, max(0.0, ready_in)))
 
     async def settle(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
         """Apply the outcomes in one transaction."""
         if not outcomes:
             return []
         lost = await self._thread.write(sqlite_transitions.settle, outcomes)
-        if any(outcome.action in (Action.RETRY, Action.RELEASE) for outcome in outcomes):
+        if any(outcome.action not in (Action.DONE, Action.DEAD) for outcome in outcomes):
             self._thread.takers.wake()
         return lost
 
@@ -208,7 +217,7 @@ class SQLiteConsumer:
     async def idle(self) -> bool:
         """Whether its queues hold nothing but dead letters."""
         queues = self._options.queues
-        return await self._thread.read(sqlite_queries.ready_at, queues) == NEVER
+        return await self._thread.read(sqlite_queries.ready_in, queues) == NEVER
 
     async def stop(self) -> None:
         """Release what is leased, withdraw the worker, close the connection for leases."""
@@ -223,7 +232,7 @@ class SQLiteConsumer:
         await self._thread.run(self._close_lease_file)
 
     async def _attempt(self, limit: int) -> tuple[list[Delivery], float]:
-        """What can be leased now, and else when to look again.
+        """What can be leased now, and else in how many seconds to look again.
 
         Cancelled, it gives back what was leased meanwhile.
         """
@@ -237,9 +246,9 @@ class SQLiteConsumer:
     def _take(self, file: SQLiteFile, limit: int) -> tuple[list[Delivery], float]:
         queues = self._options.queues
         with file.snapshot() as db:
-            ready_at = sqlite_queries.ready_at(db, queues)
-        if ready_at > time.time():  # seen without keeping writers out
-            return [], ready_at
+            ready_in = sqlite_queries.ready_in(db, queues)
+        if ready_in > 0:  # seen without keeping writers out
+            return [], ready_in
         with file.transaction() as db:
             taken = sqlite_transitions.take(db, self._options, next(self._leases), limit)
             return taken, 0.0

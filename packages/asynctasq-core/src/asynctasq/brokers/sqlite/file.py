@@ -8,27 +8,21 @@ from __future__ import annotations
 
 import logging
 import os
-import pkgutil
 import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import NamedTemporaryFile
+from urllib.parse import quote
 
 from ...errors import BrokerError, BrokerUnavailable, ConfigurationError
+from . import schema
 from .config import SQLiteConfig
 from .failures import explained, is_about_the_file
 
 logger = logging.getLogger(__name__)
 
-APPLICATION_ID = 0x61737471
-SCHEMA_VERSION = 1
-SCHEMA = (pkgutil.get_data(__package__, "schema.sql") or b"").decode()
-# One statement sees one state of the file, which another process may be making meanwhile.
-IDENTITY = """
-    SELECT application_id, user_version, (SELECT count(*) FROM sqlite_master)
-    FROM pragma_application_id, pragma_user_version
-"""
 CHECKPOINT_BYTES = 16 * 1024 * 1024
 CHECKPOINT_WAIT_SECONDS = 0.1
 CHECKPOINT_PAUSE_SECONDS = 2.0
@@ -159,34 +153,30 @@ class SQLiteFile:
             if self._pid == os.getpid():
                 logger.warning("queue file %s was deleted or replaced; opening it anew", self.path)
             self.close()
-        try:
-            Path(self.path).parent.mkdir(parents=True, exist_ok=True)
-        except OSError as e:
-            raise BrokerUnavailable(
-                f"the folder of queue file {self.path} cannot be made: {e.strerror}"
-            ) from e
         self._connection, self._pid = self._connect(), os.getpid()
         self._identity = _identity(self.path)
         self.times_opened += 1
         return self._connection
 
     def _connect(self) -> sqlite3.Connection:
-        db = sqlite3.connect(
-            self.path,
-            timeout=self._config.busy_timeout,
-            isolation_level=None,
-            check_same_thread=False,  # closed by another thread than the one that used it
-            cached_statements=256,
-        )
+        with _uri(self.path) as uri:
+            db = sqlite3.connect(
+                uri,
+                timeout=self._config.busy_timeout,
+                isolation_level=None,
+                check_same_thread=False,  # closed by another thread than the one that used it
+                cached_statements=256,
+                uri=True,
+            )
         try:
-            known = _is_queue_file(db, self.path)
+            current = schema.is_current(db, self.path)
             self._use_wal(db)
             db.execute(f"PRAGMA synchronous = {self._config.synchronous}")
             db.execute("PRAGMA wal_autocheckpoint = 0")
             db.execute("PRAGMA temp_store = MEMORY")
             db.execute("PRAGMA cache_size = -8000")
-            if not known:
-                _create_schema(db, self.path)
+            if not current:
+                schema.make_current(db, self.path)
         except BaseException:
             db.close()
             raise
@@ -223,6 +213,28 @@ def absolute_path(path: str | Path) -> str:
     return str(Path(path).expanduser().absolute())
 
 
+@contextmanager
+def _uri(path: str) -> Iterator[str]:
+    """What SQLite opens; a file that is not there yet will be for this user alone.
+
+    SQLite gives a new file the permissions of the one named by `modeof`, and the log and shared
+    memory beside it those of the file. Making the file here instead would mean to close it again,
+    which undoes the locks that other threads of this process have on it meanwhile.
+    """
+    uri = Path(path).as_uri()
+    if os.path.exists(path):
+        yield f"{uri}?mode=rw"
+        return
+    folder = Path(path).parent
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private = NamedTemporaryFile(dir=folder, prefix=".asynctasq-")  # noqa: SIM115 - see below
+    except OSError as e:
+        raise BrokerUnavailable(f"queue file {path} cannot be made: {e.strerror}") from e
+    with private:
+        yield f"{uri}?modeof={quote(private.name)}"
+
+
 def _identity(path: str) -> tuple[int, int] | None:
     try:
         found = os.stat(path)
@@ -236,37 +248,3 @@ def _size(path: str) -> int:
         return os.stat(path).st_size
     except OSError:
         return 0
-
-
-def _is_queue_file(db: sqlite3.Connection, path: str) -> bool:
-    """Whether the schema is there already; `False` for an empty file.
-
-    Raises:
-        BrokerError: Something else is in the file, or a newer schema.
-    """
-    [application_id, version, tables] = db.execute(IDENTITY).fetchone()
-    if application_id == APPLICATION_ID and version == SCHEMA_VERSION:
-        return True
-    if application_id == APPLICATION_ID:
-        raise BrokerError(
-            f"queue file {path} has version {version}, this asynctasq knows {SCHEMA_VERSION}; "
-            f"upgrade asynctasq-core here, or configure another path"
-        )
-    if application_id or version or tables:
-        raise BrokerError(f"{path} is another application's database; configure another path")
-    return False
-
-
-def _create_schema(db: sqlite3.Connection, path: str) -> None:
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        if not _is_queue_file(db, path):  # else another process was faster
-            for statement in SCHEMA.split(";\n"):
-                db.execute(statement)
-            db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        db.execute("COMMIT")
-    except BaseException:
-        if db.in_transaction:
-            db.execute("ROLLBACK")
-        raise

@@ -9,6 +9,7 @@ from sqlite3 import Connection
 from typing import Any
 
 from .. import DeadLetter, MessageState, QueueStats, WorkerInfo
+from . import clock
 from .transitions import DEAD, DELAYED, LEASED, WAITING
 
 NEVER = float("inf")
@@ -16,19 +17,22 @@ NEVER = float("inf")
 _NUMBER = "(SELECT number FROM queue WHERE name = ?)"
 _COUNT = f"SELECT count(*) FROM message WHERE queue = {_NUMBER} AND state = ? AND at <= ?"
 _NEXT = """SELECT min(
-    ifnull((SELECT at FROM message WHERE queue = number AND state = 0 ORDER BY at LIMIT 1), 9e999),
-    ifnull((SELECT at FROM message WHERE queue = number AND state = 1 ORDER BY at LIMIT 1), 9e999),
+    ifnull((SELECT at FROM message WHERE queue = number AND state = 0 ORDER BY at LIMIT 1), 9e999)
+        - :lease_now,
+    ifnull((SELECT at FROM message WHERE queue = number AND state = 1 ORDER BY at LIMIT 1), 9e999)
+        - :now,
     ifnull((SELECT at FROM message WHERE queue = number AND state = 2 LIMIT 1), 9e999))
-    FROM queue WHERE name = ?"""
+    FROM queue WHERE name = :queue"""
 
 
-def ready_at(db: Connection, queues: Iterable[str]) -> float:
-    """Unix time at which there is something to take, `NEVER` included; some time past for now."""
-    now, earliest = time.time(), NEVER
+def ready_in(db: Connection, queues: Iterable[str]) -> float:
+    """Seconds until there is something to take: `NEVER`, or none or fewer for now."""
+    times = {"lease_now": clock.now(), "now": time.time()}
+    earliest = NEVER
     for queue in queues:
-        row = db.execute(_NEXT, (queue,)).fetchone()
+        row = db.execute(_NEXT, {"queue": queue, **times}).fetchone()
         earliest = min(earliest, row[0]) if row else earliest
-        if earliest <= now:
+        if earliest <= 0:
             break
     return earliest
 
@@ -43,7 +47,7 @@ def state(db: Connection, queue: str, message_id: str) -> MessageState | None:
     code, at = row
     if code == DEAD:
         return "dead"
-    if at <= time.time():
+    if at <= (clock.now() if code == LEASED else time.time()):
         return "waiting"
     return "running" if code == LEASED else "delayed"
 
@@ -59,18 +63,17 @@ def result(db: Connection, queue: str, message_id: str) -> bytes | None:
 
 def stats(db: Connection) -> list[QueueStats]:
     """Every queue that was ever named."""
-    now = time.time()
     rows = db.execute("SELECT name FROM queue ORDER BY name").fetchall()
     names = [name for (name,) in rows if isinstance(name, str)]
-    return [_stats(db, name, now) for name in names]
+    return [_stats(db, name) for name in names]
 
 
-def _stats(db: Connection, queue: str, now: float) -> QueueStats:
+def _stats(db: Connection, queue: str) -> QueueStats:
     def count(code: int, until: float) -> int:
         found: int = db.execute(_COUNT, (queue, code, until)).fetchone()[0]
         return found
 
-    returned, due = count(LEASED, now), count(DELAYED, now)
+    returned, due = count(LEASED, clock.now()), count(DELAYED, time.time())
     return QueueStats(
         queue,
         waiting=count(WAITING, NEVER) + returned + due,
@@ -82,7 +85,7 @@ def _stats(db: Connection, queue: str, now: float) -> QueueStats:
 
 def workers(db: Connection) -> list[WorkerInfo]:
     """Workers with a recent sign of life, and how much each is running."""
-    now = time.time()
+    now = clock.now()
     running: dict[str, int] = dict(
         db.execute(
             """SELECT owner, count(*) FROM queue JOIN message ON queue = number

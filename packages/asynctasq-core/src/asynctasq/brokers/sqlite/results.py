@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from sqlite3 import Connection
 
 from ...errors import BrokerError
 from . import queries as sqlite_queries
 
+_Key = tuple[str, str]
+_LAST = "SELECT ifnull(max(serial), 0) FROM result"
+_SINCE = "SELECT queue, id FROM result WHERE serial > ? ORDER BY serial"
+
 
 class AwaitedResults:
     """Futures of results; registered on event loops, answered by the thread that reads the file.
 
-    Looking costs by the number of new results, not by the number of those who wait.
+    Looking costs by the number of new results or of those who wait, whichever is smaller.
     """
 
     def __init__(self) -> None:
-        self._waiting: dict[tuple[str, str], list[asyncio.Future[bytes]]] = {}
-        self._seen: int | None = None
+        self._waiting: dict[_Key, list[asyncio.Future[bytes]]] = {}
+        self._seen = 0
         self._file = 0
 
     def __bool__(self) -> bool:
@@ -27,7 +31,7 @@ class AwaitedResults:
 
     @contextmanager
     def waiter(self, queue: str, message_id: str) -> Iterator[asyncio.Future[bytes]]:
-        """A future of the running loop that gets the result; to be followed by `find`."""
+        """A future of the running loop that gets the result, if it comes from now on."""
         key = queue, message_id
         future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(key, []).append(future)
@@ -38,29 +42,27 @@ class AwaitedResults:
             if not self._waiting[key]:
                 del self._waiting[key]
 
-    def find(self, db: Connection, queue: str, message_id: str) -> bytes | None:
-        """The result if it is there; if not, `look` will notice it. In the file's thread."""
-        # Anybody else who waits has not been told yet of what has come since the last look.
-        if self._seen is None or sum(map(len, self._waiting.values())) == 1:
-            self._seen = db.execute("SELECT ifnull(max(serial), 0) FROM result").fetchone()[0]
-        return sqlite_queries.result(db, queue, message_id)
-
     def look(self, db: Connection, file: int) -> None:
         """Answer those whose result has come since the last look. In the file's thread.
 
         Args:
             file: Differs when `db` is another connection, maybe to another file.
         """
-        if self._seen is None or file != self._file:
-            self._seen, self._file = 0, file
-        new = "SELECT serial, queue, id FROM result WHERE serial > ? ORDER BY serial"
-        for serial, queue, message_id in db.execute(new, (self._seen,)).fetchall():
-            self._seen = serial
-            futures = tuple(self._waiting.get((queue, message_id), ()))
-            body = sqlite_queries.result(db, queue, message_id) if futures else None
+        for key in self._may_have_come(db, file):
+            futures = tuple(self._waiting.get(key, ()))
+            body = sqlite_queries.result(db, *key) if futures else None
             for future in futures:
                 if body is not None:
                     _call(future, _answer, future, body)
+
+    def _may_have_come(self, db: Connection, file: int) -> Collection[_Key]:
+        """All results written since the last call, or all awaited if these are fewer."""
+        [last] = db.execute(_LAST).fetchone()
+        seen = self._seen if file == self._file else 0
+        self._seen, self._file = last, file
+        if last - seen > len(self._waiting):
+            return tuple(self._waiting)
+        return db.execute(_SINCE, (seen,)).fetchall()
 
     def fail(self, error: BrokerError) -> None:
         """Let every waiting call raise the error. In the file's thread."""

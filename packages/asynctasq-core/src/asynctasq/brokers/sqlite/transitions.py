@@ -14,6 +14,7 @@ from sqlite3 import Connection
 from typing import Any, NamedTuple
 
 from .. import Action, ConsumerOptions, Delivery, Outcome, Outgoing
+from . import clock
 
 LEASED, DELAYED, WAITING, DEAD = range(4)
 CHUNK = 5000
@@ -40,6 +41,9 @@ _MOVE = f"""UPDATE message
 _KEEP = "INSERT OR REPLACE INTO result (queue, id, body, expires) VALUES (?, ?, ?, ?)"
 _FORGET = """DELETE FROM result WHERE serial IN
     (SELECT serial FROM result WHERE expires <= ? ORDER BY expires LIMIT ?)"""
+_LEAD = """INSERT INTO lead VALUES (:name, :holder, :until)
+    ON CONFLICT (name) DO UPDATE SET holder = :holder, until = :until
+    WHERE holder = :holder OR until <= :now"""
 _ANNOUNCE = "INSERT OR REPLACE INTO worker VALUES (?, ?, ?, ?, ?, ?, ?)"
 
 
@@ -82,17 +86,17 @@ def declare(db: Connection, queues: Iterable[str]) -> None:
 
 def take(db: Connection, options: ConsumerOptions, lease: int, limit: int) -> list[Delivery]:
     """Lease up to `limit` messages."""
-    now = time.time()
+    lease_now, now = clock.now(), time.time()
     owner = options.worker.id
     taken: list[Delivery] = []
     for queue in options.queues:
-        for state in (LEASED, DELAYED, WAITING):
+        for state, until in ((LEASED, lease_now), (DELAYED, now), (WAITING, now)):
             if len(taken) == limit:
                 break
-            rows = db.execute(_READY, (queue, state, now, limit - len(taken)))
+            rows = db.execute(_READY, (queue, state, until, limit - len(taken)))
             taken += [_delivery(queue, row, owner, lease) for row in rows]
-    until = now + options.lease_seconds
-    db.executemany(_LEASE, ((until, owner, lease, delivery.tag.place) for delivery in taken))
+    end = lease_now + options.lease_seconds
+    db.executemany(_LEASE, ((end, owner, lease, delivery.tag.place) for delivery in taken))
     return taken
 
 
@@ -115,8 +119,9 @@ def _apply(db: Connection, outcome: Outcome, now: float) -> bool:
     action, body = outcome.action, outcome.body
     if action is Action.DONE:
         done = db.execute(_DONE, tag)
-    elif action is Action.RETRY:
-        done = db.execute(_MOVE, (DELAYED, now + outcome.delay, 0, body, None, *tag))
+    elif action in (Action.RETRY, Action.POSTPONE):
+        deliveries = 0 if action is Action.RETRY else outcome.delivery.deliveries - 1
+        done = db.execute(_MOVE, (DELAYED, now + outcome.delay, deliveries, body, None, *tag))
     elif action is Action.DEAD:
         deliveries = outcome.delivery.deliveries
         done = db.execute(_MOVE, (DEAD, now, deliveries, body, outcome.info, *tag))
@@ -140,7 +145,7 @@ def keep(db: Connection, queue: str, message_id: str, result: bytes, ttl: float)
 def renew(db: Connection, options: ConsumerOptions, held: Sequence[Delivery]) -> list[Delivery]:
     """Renew leases and the worker's sign of life; returns those that were lost."""
     worker = options.worker
-    until = time.time() + options.lease_seconds
+    until = clock.now() + options.lease_seconds
     names = json.dumps(worker.queues)
     shown = (worker.id, worker.host, worker.pid, names, worker.concurrency, worker.started_at)
     db.execute(_ANNOUNCE, (*shown, until))
@@ -149,7 +154,7 @@ def renew(db: Connection, options: ConsumerOptions, held: Sequence[Delivery]) ->
 
 def withdraw(db: Connection, worker_id: str, queues: Iterable[str], *, undo: bool) -> int:
     """Forget the worker and let go of what it holds, taking the delivery back if `undo`."""
-    now = time.time()
+    now = clock.now()
     db.execute("DELETE FROM worker WHERE id = ? OR alive_until < ?", (worker_id, now - 86400))
     return sum(
         db.execute(
@@ -161,6 +166,18 @@ def withdraw(db: Connection, worker_id: str, queues: Iterable[str], *, undo: boo
     )
 
 
+def lead(db: Connection, name: str, holder: str, ttl_seconds: float) -> bool:
+    """Take or renew a lease by name; returns whether `holder` has it."""
+    now = clock.now()
+    wanted = {"name": name, "holder": holder, "until": now + ttl_seconds, "now": now}
+    return db.execute(_LEAD, wanted).rowcount == 1
+
+
+def resign(db: Connection, name: str, holder: str) -> None:
+    """Give up a lease by name if `holder` has it."""
+    db.execute("DELETE FROM lead WHERE name = ? AND holder = ?", (name, holder))
+
+
 def cancel(
     db: Connection, queue: str, message_id: str, result: bytes | None, result_ttl: float
 ) -> bool:
@@ -168,7 +185,7 @@ def cancel(
     removed = db.execute(
         f"""DELETE FROM message WHERE queue = {_NUMBER} AND id = ?
         AND (state IN (1, 2) OR state = 0 AND at <= ?)""",
-        (queue, message_id, time.time()),
+        (queue, message_id, clock.now()),
     ).rowcount
     if removed and result is not None:
         keep(db, queue, message_id, result, result_ttl)

@@ -32,6 +32,13 @@ class BrokerFixtures:
     lease_seconds = 0.6
     due_goes_first = True
     bulk = 5000
+    postpones = True
+    coordinates = False
+
+    def need(self, capability: str) -> None:
+        """Skip a test of what the broker cannot do."""
+        if not getattr(self, capability):
+            pytest.skip(f"the broker does not have the capability {capability}")
 
     @pytest_asyncio.fixture
     async def broker(self, open_broker: OpenBroker) -> Broker:

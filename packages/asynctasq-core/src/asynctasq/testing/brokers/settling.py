@@ -160,7 +160,7 @@ class Settling(BrokerFixtures):
         await broker.put(numbered(queue, 400))
         consumer = await start_consumer(broker)
         taken = await take_all(consumer, 400)
-        actions = list(Action) * 100
+        actions = (Action.DONE, Action.RETRY, Action.DEAD, Action.RELEASE) * 100
         outcomes = [Outcome(d, a, delay=60) for d, a in zip(taken, actions, strict=True)]
         assert await consumer.settle(outcomes) == []
         [stats] = [s for s in await broker.stats() if s.name == queue]

@@ -1,0 +1,61 @@
+"""The contract between asynctasq and whatever holds its queues.
+
+A broker moves opaque bytes with a small header; it knows nothing of tasks, messages or ORMs.
+It owns these invariants, which `asynctasq.testing.BrokerSuite` checks for every implementation:
+
+* At every instant a message is in exactly one state: waiting, delayed, running (leased) or dead.
+  Each transition is atomic; a process or a server killed at any point loses no message.
+* A taken message is leased to its consumer. While `Consumer.renew` is called often enough, no one
+  else receives it; once the lease has run out it is delivered again, with `deliveries` one higher,
+  to any consumer that calls `take`, also when nothing else happens in the queue.
+* An outcome reported by a consumer that no longer holds the lease changes nothing.
+
+Objects of the contract belong to one event loop, except for `Consumer.renew`, which is synchronous
+and called from one other thread.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from .consuming import (
+    Action,
+    Consumer,
+    ConsumerOptions,
+    Consuming,
+    Delivery,
+    Outcome,
+    WorkerInfo,
+)
+from .coordinating import Coordinating
+from .looking import DeadLetter, Finding, Looking, QueueStats
+from .sending import MessageState, Outgoing, Sending
+
+__all__ = [
+    "Action",
+    "Broker",
+    "Consumer",
+    "ConsumerOptions",
+    "Consuming",
+    "Coordinating",
+    "DeadLetter",
+    "Delivery",
+    "Finding",
+    "Looking",
+    "MessageState",
+    "Outcome",
+    "Outgoing",
+    "QueueStats",
+    "Sending",
+    "WorkerInfo",
+]
+
+
+class Broker(Sending, Consuming, Looking, Protocol):
+    """What an application and its workers need; connects by itself when first used.
+
+    One that lets workers agree on who does what has the methods of `Coordinating` as well.
+    """
+
+    async def close(self) -> None:
+        """Close every connection; the broker may be used again afterwards."""

@@ -1,0 +1,89 @@
+"""What a broker shows to people, and what they may do with what they see."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from .consuming import WorkerInfo
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStats:
+    """How many messages of a queue are in each state."""
+
+    name: str
+    waiting: int
+    running: int
+    delayed: int
+    dead: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A message that will not be run again unless somebody retries it.
+
+    Attributes:
+        died_at: Unix time in seconds.
+    """
+
+    queue: str
+    id: str
+    body: bytes
+    info: bytes
+    died_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of `asynctasq doctor`.
+
+    Attributes:
+        level: `ok`, `warning` (works, but read this) or `error` (does not work).
+        subject: What was looked at, such as `redis` or `sqlalchemy engine`.
+        text: What was found.
+        advice: What to change; empty when nothing.
+    """
+
+    level: Literal["ok", "warning", "error"]
+    subject: str
+    text: str
+    advice: str = ""
+
+
+class Looking(Protocol):
+    """Counts, workers, dead letters, and how the server is."""
+
+    async def stats(self) -> list[QueueStats]:
+        """Every known queue, by name."""
+
+    async def workers(self) -> list[WorkerInfo]:
+        """Workers that gave a sign of life within their lease."""
+
+    async def dead_letters(
+        self, queue: str, *, limit: int = 100, offset: int = 0
+    ) -> list[DeadLetter]:
+        """A page of the queue's dead letters, newest first."""
+
+    async def dead_letter(self, queue: str, message_id: str) -> DeadLetter | None:
+        """One dead letter."""
+
+    async def retry_dead(self, queue: str, bodies: Sequence[tuple[str, bytes]]) -> int:
+        """Move dead letters back to waiting, each under its id with the body given.
+
+        Returns:
+            How many there were; an id that is not among the dead letters is passed over.
+        """
+
+    async def purge_dead(self, queue: str, message_ids: Sequence[str] | None = None) -> int:
+        """Delete these dead letters, or all of the queue; returns how many."""
+
+    async def purge(self, queue: str) -> int:
+        """Delete everything waiting or delayed in the queue; returns how many."""
+
+    async def check(self) -> list[Finding]:
+        """What `asynctasq doctor` says of the server."""
+
+    def describe(self) -> str:
+        """Kind and address for a log line, never with a password."""

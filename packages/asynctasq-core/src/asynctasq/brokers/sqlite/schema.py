@@ -1,0 +1,61 @@
+"""Whether a queue file is of this version and this start of the machine, and making it so."""
+
+from __future__ import annotations
+
+import pkgutil
+import sqlite3
+
+from ...errors import BrokerError
+from . import clock
+
+APPLICATION_ID = 0x61737471
+VERSION = 2
+_TABLES = (pkgutil.get_data(__package__, "schema.sql") or b"").decode().split(";\n")
+# One statement sees one state of the file, which another process may be making meanwhile.
+_IDENTITY = """
+    SELECT application_id, user_version, (SELECT count(*) FROM sqlite_master)
+    FROM pragma_application_id, pragma_user_version
+"""
+_END_FORMER_LEASES = (
+    "UPDATE message SET at = 0 WHERE queue IN (SELECT number FROM queue) AND state = 0 AND at > 0",
+    "DELETE FROM worker",
+    "DELETE FROM lead",
+    "DELETE FROM boot",
+)
+
+
+def is_current(db: sqlite3.Connection, path: str) -> bool:
+    """Whether nothing has to be changed before the file is used; `False` for an empty one.
+
+    Raises:
+        BrokerError: Something else is in the file, or a newer schema.
+    """
+    [application_id, version, tables] = db.execute(_IDENTITY).fetchone()
+    if application_id == APPLICATION_ID and version > VERSION:
+        raise BrokerError(
+            f"queue file {path} has version {version}, this asynctasq knows {VERSION}; "
+            f"upgrade asynctasq-core here, or configure another path"
+        )
+    if application_id != APPLICATION_ID and (application_id or version or tables):
+        raise BrokerError(f"{path} is another application's database; configure another path")
+    if version != VERSION:
+        return False
+    boot: tuple[str] | None = db.execute("SELECT id FROM boot").fetchone()
+    return boot == (clock.BOOT,)
+
+
+def make_current(db: sqlite3.Connection, path: str) -> None:
+    """Make what is missing, and end what was leased before the machine last started."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        if not is_current(db, path):  # else another process was faster
+            for statement in (*_TABLES, *_END_FORMER_LEASES):
+                db.execute(statement)
+            db.execute("INSERT INTO boot VALUES (?)", (clock.BOOT,))
+            db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            db.execute(f"PRAGMA user_version = {VERSION}")
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
