@@ -154,6 +154,16 @@ async def test_hook_fetch_many(toyorm: ModuleType) -> None:
     assert seen[0] is not users[0]
 
 
+async def test_hook_plain_form(toyorm: ModuleType) -> None:
+    seen: list[Any] = []
+
+    async def read(text: str) -> None:
+        seen.append(text)
+
+    await run_one(read, toyorm.Markup("<b>"))
+    assert [(type(text), text) for text in seen] == [(str, "<b>")]
+
+
 def test_hook_option_names(toy: ModuleType) -> None:
     with pytest.raises(asynctasq.ConfigurationError, match="toy_modules"):
         asynctasq.init(driver="memory", toy_module=["x"])

@@ -54,11 +54,16 @@ def prepare(call: Call[Any], app: App) -> Prepared:
         SerializationError: An argument cannot travel.
         PayloadTooLarge: The message is larger than `max_payload_bytes`.
     """
-    task, config = call.task, app.config
+    task, config, adapters = call.task, app.config, app.adapters
     options = call.options(config.task_defaults)
     try:
         encoded = encode_arguments(
-            call.args, call.kwargs, task.parameter_names, app.adapters.owner_of, task.hints[0].tags
+            call.args,
+            call.kwargs,
+            task.parameter_names,
+            adapters.owner_of,
+            task.hints[0].tags,
+            adapters.plain_form,
         )
     except SerializationError as e:
         raise _with_adapters_that_failed(e, app) from e.__cause__

@@ -240,7 +240,7 @@ def encode_result(value: object, app: App, task: Task[..., Any], message_id: str
     def refusing(obj: object) -> Owner | None:
         return None if app.adapters.owner_of(obj) is None else _NoInstances()
 
-    encoded = encode_value(value, "result", refusing, task.hints[1].tags)
+    encoded = encode_value(value, "result", refusing, task.hints[1].tags, app.adapters.plain_form)
     return _sealed({"value": encoded}, app, message_id)
 
 
@@ -252,18 +252,18 @@ def encode_error(error: BaseException, traceback: str, app: App, message_id: str
         text = ""
     content = {
         "error": f"{type(error).__module__}:{type(error).__qualname__}",
-        "args": _encoded(list(error.args)),
-        "state": _encoded(dict(vars(error))),
+        "args": _encoded(list(error.args), app),
+        "state": _encoded(dict(vars(error)), app),
         "text": text,
         "traceback": traceback,
     }
     return _sealed(content, app, message_id)
 
 
-def _encoded(value: object) -> bytes | None:
+def _encoded(value: object, app: App) -> bytes | None:
     """What of an error can travel; `None` if it cannot."""
     try:
-        return encode_value(value, "error", lambda _: None, {})
+        return encode_value(value, "error", lambda _: None, {}, app.adapters.plain_form)
     except SerializationError:
         return None
 

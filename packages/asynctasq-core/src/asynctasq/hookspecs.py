@@ -7,7 +7,7 @@ is the ORM's name on the wire. An implementation may leave out arguments that it
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +70,19 @@ def fetch_many(refs: Sequence[Ref]) -> Awaitable[Sequence[object | None]]:
         AdapterNotReady: The ORM is not initialised; the task gets objects that fetch themselves
             when they are first used.
         InvalidReference: A key that cannot be one of this model; the message is dead-lettered.
+    """
+
+
+@hookspec
+def plain_form(obj: object) -> Callable[[Any], object] | None:
+    """Called once for each type that could not travel otherwise: how its values become plain ones.
+
+    For a subclass of `str`, `int`, `list`... that only adds behaviour, and for what stands for such
+    a value until it is looked at. Like `is_model`, depends on `type(obj)` alone.
+
+    Returns:
+        The function that makes the plain value which travels in place of one of this type; `None`
+        to leave the type to others.
     """
 
 
@@ -205,6 +218,7 @@ HOOKS: Iterable[str] = (
     "is_model",
     "to_ref",
     "fetch_many",
+    "plain_form",
     "option_names",
     "configure",
     "prepare",
