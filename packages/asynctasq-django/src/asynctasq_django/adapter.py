@@ -7,10 +7,10 @@ look first whether Django's models are loaded at all.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from asynctasq import DeferredSend, Finding, Ref, hookimpl
 
@@ -53,6 +53,16 @@ async def fetch_many(refs: Sequence[Ref]) -> Sequence[object | None]:
     from .scopes import fetch_many
 
     return await fetch_many(refs)
+
+
+@hookimpl
+def plain_form(obj: object) -> Callable[[Any], object] | None:
+    """Safe strings, lazy texts and choices, once what defines them is loaded."""
+    if "django.utils.functional" not in sys.modules:
+        return None
+    from .plain import plain_form
+
+    return plain_form(obj)
 
 
 @hookimpl
