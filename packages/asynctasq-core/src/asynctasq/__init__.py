@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from .app import dispatch_many, init, load_config
+from .app import dispatch_many, init, load_config, send_together
 from .brokers import Finding
 from .classes import AsyncTask, SyncTask
 from .config import Config, RedisConfig, SQLiteConfig, TaskConfig
-from .dispatching import DeferredSend
+from .dispatching import DeferredSend, send_together_async
 from .errors import (
     AdapterNotReady,
     AsynctasqError,
@@ -106,6 +106,8 @@ __all__ = [
     "load_config",
     "register_type",
     "run_worker",
+    "send_together",
+    "send_together_async",
     "task",
 ]
 

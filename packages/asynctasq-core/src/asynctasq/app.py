@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 from .brokers import Broker, Outgoing
 from .classes import AsyncTask, SyncTask
 from .config import Config
-from .dispatching import Deferred, Outbox, Prepared, prepare
+from .dispatching import Deferred, DeferredSend, Outbox, Prepared, prepare, send_together_async
 from .handle import TaskHandle
 from .models import allow_packages
 from .plugins import Adapters, installed
@@ -123,7 +123,11 @@ class App:
 
     def put_blocking(self, outgoing: Outgoing) -> None:
         """Put a message from synchronous code, in any thread."""
-        _portal.run(self, outgoing)
+
+        async def put() -> None:
+            await self.outbox().put((outgoing,))
+
+        _portal.run(put())
 
     def _handle(self, call: Call[R], prepared: Prepared) -> TaskHandle[R]:
         outgoing = prepared.outgoing
@@ -162,11 +166,8 @@ class _Portal:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = 0
 
-    def run(self, app: App, outgoing: Outgoing) -> None:
-        async def put() -> None:
-            await app.outbox().put((outgoing,))
-
-        asyncio.run_coroutine_threadsafe(put(), self._started()).result()
+    def run(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(coroutine, self._started()).result()
 
     def leave(self, app: App) -> None:
         """Close what an application that is used no more has open here."""
@@ -248,3 +249,8 @@ async def dispatch_many(calls: Iterable[Dispatchable]) -> list[TaskHandle[Any]]:
         BrokerUnavailable: The broker did not take them all; some may have been added.
     """
     return await current().dispatch_many(calls)
+
+
+def send_together(sends: Iterable[DeferredSend]) -> None:
+    """`send_together_async` for synchronous code, in any thread."""
+    _portal.run(send_together_async(sends))

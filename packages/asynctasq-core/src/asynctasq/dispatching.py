@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .brokers import Broker, Outgoing
-from .errors import ConfigurationError, PayloadTooLarge, SerializationError
+from .errors import BrokerUnavailable, ConfigurationError, PayloadTooLarge, SerializationError
 from .message import Message, new_id
 from .serializer import encode_arguments
 
@@ -165,6 +165,18 @@ class _Shares:
         self.send.drop()
 
 
+async def send_together_async(sends: Iterable[DeferredSend]) -> None:
+    """Send what has waited for one commit: in order, in one round trip, with one bounded wait.
+
+    Raises:
+        Exception: The first error, once all the others have been sent or have failed too.
+    """
+    # Tasks begin in the order in which they are made, so the outbox gets all before it sends.
+    outcomes = await asyncio.gather(*(s.send_async() for s in sends), return_exceptions=True)
+    if (error := next(filter(None, outcomes), None)) is not None:
+        raise error
+
+
 @dataclass(slots=True)
 class Deferred:
     """The `DeferredSend` of one dispatch.
@@ -215,6 +227,11 @@ class Deferred:
         self.state = "sent"
 
 
+def _concerns_all(error: Exception) -> bool:
+    """Whether the other messages of the round trip would have met with it alone, too."""
+    return isinstance(error, BrokerUnavailable)
+
+
 @dataclass(slots=True)
 class Outbox:
     """Collects what is put while a round trip is under way, and sends it in the next one.
@@ -248,6 +265,10 @@ class Outbox:
             await self.broker.put([message for messages, _ in batch for message in messages])
         except BaseException as e:  # noqa: BLE001 - whoever dispatched gets it
             error = e
+        if len(batch) > 1 and isinstance(error, Exception) and not _concerns_all(error):
+            for part in batch:  # one of them is to blame; a broker that has the others lets them be
+                await self._send([part])
+            return
         for _, future in batch:
             if future.done():  # whoever waited was cancelled
                 continue
