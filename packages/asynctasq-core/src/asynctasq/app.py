@@ -7,7 +7,6 @@ import os
 import threading
 from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -210,8 +209,6 @@ def init(config: Mapping[str, Any] | None = None, /, **options: Any) -> Config:
     if _current is not None:
         _portal.leave(_current)
     _current = App(loaded, adapters)
-    # Who configures is going to dispatch; the first dispatch shall not wait for this.
-    import_module(f".brokers.{loaded.driver}", __package__)
     return loaded
 
 
@@ -222,7 +219,11 @@ def load_config(options: Mapping[str, Any]) -> Config:
         ConfigurationError: As `init`.
     """
     adapters = installed()
-    return Config.load(options, adapters.option_names(), not_loaded=adapters.not_loaded())
+    config = Config.load(options, adapters.option_names(), not_loaded=adapters.not_loaded())
+    # Opens nothing, but refuses an address that is none; and the first dispatch need not wait for
+    # the import of the broker's module.
+    App(config, adapters).new_broker()
+    return config
 
 
 def adopt(config: Config) -> None:
