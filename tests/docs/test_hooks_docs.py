@@ -190,6 +190,11 @@ def test_hook_explain_import(toyorm: ModuleType, tmp_path: Path) -> None:
     sys.path.remove(str(tmp_path))
 
 
+def test_hook_queue_names(toy: ModuleType) -> None:
+    assert "toys" in Worker().queues
+    assert Worker(queues=["mail"]).queues == ("mail",)
+
+
 async def test_hook_worker_started(toy: ModuleType) -> None:
     seen = []
 

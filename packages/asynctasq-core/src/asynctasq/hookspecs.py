@@ -124,6 +124,14 @@ def explain_import(error: Exception) -> str | None:
 
 
 @hookspec
+def queue_names() -> Iterable[str]:
+    """Called when a worker is made without a choice of queues: more queues that it is to serve.
+
+    For queues that the framework's own settings declare; those that tasks name are known.
+    """
+
+
+@hookspec
 def worker_started(worker: Worker) -> Awaitable[None] | None:
     """Called on the event loop of each worker process before it takes its first message.
 
@@ -223,6 +231,7 @@ HOOKS: Iterable[str] = (
     "configure",
     "prepare",
     "explain_import",
+    "queue_names",
     "worker_started",
     "worker_stopped",
     "task_scope",

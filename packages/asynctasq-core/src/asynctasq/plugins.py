@@ -50,6 +50,7 @@ class Adapter:
     configure: Callable[[Mapping[str, Any]], None] | None
     prepare: Callable[[], Iterable[str] | None] | None
     explain_import: Callable[[Exception], str | None] | None
+    queue_names: Callable[[], Iterable[str]] | None
     worker_started: Callable[[object], Awaitable[None] | None] | None
     worker_stopped: Callable[[object], Awaitable[None] | None] | None
     task_scope: (
