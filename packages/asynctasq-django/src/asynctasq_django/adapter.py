@@ -91,6 +91,16 @@ def explain_import(error: Exception) -> str | None:
 
 
 @hookimpl
+def queue_names() -> Iterable[str]:
+    """The `QUEUES` of `settings.TASKS`, where they are asynctasq's."""
+    if not _is_in_use():
+        return ()
+    from .task_settings import queue_names
+
+    return queue_names()
+
+
+@hookimpl
 async def worker_stopped() -> None:
     """Close the connections that tasks have left open for the next one."""
     if "asynctasq_django.lanes" in sys.modules:
