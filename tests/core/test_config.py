@@ -329,6 +329,18 @@ def test_the_default_section_objects_are_those_of_the_documentation() -> None:
     assert RedisConfig().url == "redis://localhost:6379/0"
 
 
+@pytest.mark.parametrize("name", [asynctasq.init, asynctasq.load_config])
+@pytest.mark.parametrize(
+    "options", [{"redis": "http://localhost"}, {"redis": "localhost"}, {"sqlite": ":memory:"}]
+)
+def test_an_address_that_is_none_is_refused_where_it_is_given(
+    name: Callable[..., Config], options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asynctasq.app, "_current", None)
+    with pytest.raises(ConfigurationError, match=r"redis\.url must start|cannot be shared"):
+        name(options)
+
+
 def test_all_public_names_are_there() -> None:
     for name in asynctasq.__all__:
         assert getattr(asynctasq, name) is not None

@@ -14,6 +14,7 @@ import asynctasq.app
 import pytest
 import redis.asyncio
 from asynctasq import (
+    BrokerError,
     BrokerUnavailable,
     ConfigurationError,
     DispatchDropped,
@@ -331,6 +332,63 @@ async def test_deferred_calls_keep_their_order(toy: Toy, ann: User, work: Work) 
     await toy.commit_async()
     await work(concurrency=1)
     assert [i for _, i in ran] == list(range(8))
+
+
+@pytest.mark.parametrize("end", ["commit", "commit_async"])
+async def test_what_waited_for_one_commit_goes_in_one_round_trip(
+    toy: Toy, ann: User, work: Work, puts: list[list[str]], end: str
+) -> None:
+    toy.save(ann)
+    handles = [await note([ann, i]).dispatch() for i in range(5)]
+    handles += await dispatch_many(note([ann, i]) for i in range(5, 20))
+    await _end(toy, end)
+    assert puts == [[handle.id for handle in handles]]
+
+
+@pytest.mark.parametrize("end", ["commit", "commit_async"])
+async def test_a_message_that_the_broker_refuses_keeps_back_no_other(
+    toy: Toy, ann: User, end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy.save(ann)
+    handles = [await note([ann, i]).on_queue(f"q{i}").dispatch() for i in range(3)]
+    put = MemoryBroker.put
+
+    async def refuse(self: MemoryBroker, messages: Sequence[Outgoing]) -> None:
+        if any(message.queue == "q1" for message in messages):
+            raise BrokerError("this queue is spoilt")
+        await put(self, messages)
+
+    monkeypatch.setattr(MemoryBroker, "put", refuse)
+    with pytest.raises(BrokerError, match="spoilt"):
+        await _end(toy, end)
+    waiting, dropped = TaskStatus.WAITING, TaskStatus.DROPPED
+    assert [await h.status() for h in handles] == [waiting, dropped, waiting]
+
+
+@pytest.mark.parametrize("end", ["commit", "commit_async"])
+async def test_a_broker_that_is_away_is_waited_for_once_for_all_of_a_commit(
+    toy: Toy, ann: User, end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy.save(ann)
+    for i in range(5):
+        await note([ann, i]).dispatch()
+    waits: list[int] = []
+
+    async def away(self: MemoryBroker, messages: Sequence[Outgoing]) -> None:
+        waits.append(len(messages))
+        raise BrokerUnavailable("away")
+
+    monkeypatch.setattr(MemoryBroker, "put", away)
+    with pytest.raises(BrokerUnavailable):
+        await _end(toy, end)
+    assert waits == [5]
+
+
+async def _end(toy: Toy, end: str) -> None:
+    if end == "commit":
+        await asyncio.to_thread(toy.commit)
+    else:
+        await toy.commit_async()
 
 
 async def test_a_call_with_rows_of_several_transactions_waits_for_the_last(

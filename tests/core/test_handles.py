@@ -22,6 +22,7 @@ from asynctasq import (
 )
 from asynctasq.app import App
 from asynctasq.tasks.task import registry
+from asynctasq.wire.encoding import no_plain_form
 from asynctasq.wire.results import encode_error
 
 Work = Callable[..., Awaitable[None]]
@@ -337,7 +338,7 @@ async def test_a_result_that_was_tampered_with_is_told_as_a_failure(app: App) ->
     broker = app.open_broker()
     stored = {
         "the stored result is damaged": b"\x81",
-        "StopIteration: x": encode_error(StopIteration("x"), "", (), ""),
+        "StopIteration: x": encode_error(StopIteration("x"), "", no_plain_form, (), ""),
     }
     for text, content in stored.items():
         handle = await double(1).delay(3600).dispatch()

@@ -33,6 +33,7 @@ from asynctasq.brokers import ConsumerOptions, WorkerInfo
 from asynctasq.tasks.annotations import Missing
 from asynctasq.tasks.call import Call
 from asynctasq.wire.class_paths import allow_packages
+from asynctasq.wire.encoding import no_plain_form
 from asynctasq.wire.message import Message
 from asynctasq.wire.results import encode_error
 from toy_orm import Load, Order, Toy, User
@@ -260,7 +261,7 @@ async def test_an_error_from_another_tasks_result_is_an_error_like_any_other(
 
     broker = asynctasq.app.current().open_broker()
     handle = await inner().delay(3600).dispatch()
-    stored = encode_error(error, "", (), handle.id)
+    stored = encode_error(error, "", no_plain_form, (), handle.id)
     await broker.cancel(handle.queue, handle.id, stored, 60)
     dead = await outer().dispatch()
     await work()

@@ -6,7 +6,7 @@ import datetime as dt
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any
 from uuid import UUID, uuid4
@@ -393,3 +393,72 @@ def test_a_huge_collection_with_one_bad_value_is_refused_quickly() -> None:
     value = {f"key-{i}": [i, str(uuid4())] for i in range(20_000)}
     value["bad"] = [1, Opaque()]
     assert error_of(value).path == "order['bad'][1]"
+
+
+class Loud(str):
+    """Adds only behaviour; `str()` of it gives itself, as that of Django's `SafeString`."""
+
+    def __str__(self) -> str:
+        return self
+
+
+class Late:
+    """Stands for a value until it is looked at."""
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+
+def plain_form(obj: object) -> Callable[[Any], object] | None:
+    if isinstance(obj, Loud):
+        return str.__str__
+    return (lambda late: late.value) if isinstance(obj, Late) else None
+
+
+def plain(value: object) -> Any:
+    return decode_value(encode_value(value, "x", nobody, {}, plain_form), {})
+
+
+@pytest.mark.parametrize(
+    "value", ["text", 2**70, -1, 1.5, b"b", None, True, [1, Loud("a")], {1: 2}]
+)
+def test_what_an_adapter_has_a_plain_form_for_travels_as_that(value: object) -> None:
+    sent = [Late(value), {"in": (Late(value),)}]
+    seen = plain(sent)
+    assert seen == [value, {"in": (value,)}]
+    assert type(seen[0]) is type(value)
+
+
+def test_a_plain_form_may_have_one_itself_and_stand_as_a_key() -> None:
+    seen = plain({Loud("key"): Late(Late(Loud("text")))})
+    assert seen == {"key": "text"}
+    assert {type(text) for item in seen.items() for text in item} == {str}
+
+
+def test_a_plain_form_that_never_becomes_plain_ends_in_an_error() -> None:
+    endless = Late(None)
+    endless.value = endless
+    with pytest.raises(SerializationError, match="x: nested too deep"):
+        plain(endless)
+
+
+@pytest.mark.parametrize(
+    ("base", "value"),
+    [(str, "x"), (bytes, b"x"), (int, 2**70), (float, 0.5), (list, [1]), (dict, {"a": 1})],
+)
+def test_a_registered_type_may_be_encoded_by_what_gives_the_value_back(
+    base: type[Any], value: Any
+) -> None:
+    cls = type(f"Own{base.__name__}", (base,), {})
+    register_type(cls, cls.__name__, lambda own: own, cls)
+    assert type(round_trip(cls(value))) is cls
+    assert round_trip(cls(value)) == value
+
+
+def test_a_registered_type_that_cannot_be_encoded_as_itself_is_named() -> None:
+    register_type(Late, "late", lambda late: late, Late)
+    try:
+        with pytest.raises(SerializationError, match="of another type"):
+            encode(Late(1))
+    finally:
+        del serializer._registered[Late]

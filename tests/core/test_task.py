@@ -47,6 +47,10 @@ class NoOffset(tzinfo):
 
     def utcoffset(self, moment: datetime | None) -> None: ...
 
+    def dst(self, moment: datetime | None) -> None: ...
+
+    def tzname(self, moment: datetime | None) -> None: ...
+
 
 @task(result_ttl=60)
 async def on_loop(a: int, /, b: int = 2, *rest: int, c: int, d: int = 4, **more: int) -> object:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import unittest
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from time import monotonic
 
 import asynctasq
 import pytest
 from asgiref.sync import ThreadSensitiveContext, async_to_sync, sync_to_async
-from asynctasq import BrokerUnavailable, TaskHandle, TaskStatus, Worker, task
+from asynctasq import BrokerUnavailable, TaskHandle, TaskStatus, Worker, dispatch_many, task
+from asynctasq.brokers import Outgoing
+from asynctasq.brokers.memory.broker import MemoryBroker
 from asynctasq_django import adapter
 from asynctasq_django.connections import watch_connections
 from django.db import connection, connections, transaction
@@ -194,29 +198,122 @@ def test_a_dispatch_that_fails_does_not_keep_back_the_others(alias: str) -> None
     assert User.objects.using(alias).exists()
 
 
-def test_callbacks_of_the_application_run_between_dispatches_in_the_order_of_calls(db: str) -> None:
+def test_all_dispatches_leave_before_callbacks_registered_after_the_first(db: str) -> None:
     log: list[str] = []
     with transaction.atomic():
         user = User.objects.create(email="a@example.com")
+        transaction.on_commit(partial(log.append, "own before"))
         adapter.after_commit(user, Send("a", log))
-        transaction.on_commit(partial(log.append, "own callback"))
+        transaction.on_commit(partial(log.append, "own after"))
         adapter.after_commit(user, Send("b", log))
-    assert log == ["sent a", "own callback", "sent b"]
+    assert log == ["own before", "sent a", "sent b", "own after"]
 
 
-def test_a_failing_callback_of_the_application_drops_the_dispatches_after_it(db: str) -> None:
+def test_a_failing_callback_of_the_application_drops_dispatches_only_if_it_comes_first(
+    db: str,
+) -> None:
     log: list[str] = []
 
     @transaction.atomic
-    def write() -> None:
+    def write(*, is_first: bool) -> None:
         user = User.objects.create(email="a@example.com")
-        adapter.after_commit(user, Send("a", log))
-        transaction.on_commit(lambda: 1 // 0)
-        adapter.after_commit(user, Send("b", log))
+        for name in "ab":
+            if (name == "a") is is_first:
+                transaction.on_commit(lambda: 1 // 0)
+            adapter.after_commit(user, Send(name, log))
 
     with pytest.raises(ZeroDivisionError):
+        write(is_first=False)
+    assert log == ["sent a", "sent b"]
+    log.clear()
+    with pytest.raises(ZeroDivisionError):
+        write(is_first=True)
+    assert sorted(log) == ["dropped a", "dropped b"]
+
+
+@pytest.fixture
+def away() -> Iterator[None]:
+    """A Redis that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"redis://127.0.0.1:{server.getsockname()[1]}"
+        asynctasq.init(redis={"url": url, "timeout": 1.0, "connect_timeout": 1.0})
+        yield
+        asynctasq.init(driver="memory")
+
+
+def test_a_commit_waits_once_for_a_broker_that_is_away(db: str, away: None) -> None:
+    @transaction.atomic
+    def write() -> None:
+        user = User.objects.create(email="a@example.com")
+        for _ in range(5):
+            welcome(user).dispatch_sync()
+        async_to_sync(dispatch_many)(welcome(user) for _ in range(20))
+        transaction.on_commit(lambda: None)
+        welcome(user).dispatch_sync()
+
+    started = monotonic()
+    with pytest.raises(BrokerUnavailable):
         write()
-    assert log == ["sent a", "dropped b"]
+    assert monotonic() - started < 4
+
+
+def test_dispatches_of_a_commit_share_a_round_trip(
+    db: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trips: list[list[str]] = []
+    put = MemoryBroker.put
+
+    async def noted(self: MemoryBroker, messages: Sequence[Outgoing]) -> None:
+        trips.append([message.id for message in messages])
+        await put(self, messages)
+
+    monkeypatch.setattr(MemoryBroker, "put", noted)
+    with transaction.atomic():
+        user = User.objects.create(email="a@example.com")
+        handles = [welcome(user).dispatch_sync() for _ in range(5)]
+        handles += async_to_sync(dispatch_many)(welcome(user) for _ in range(5))
+    assert trips == [[handle.id for handle in handles]]
+
+
+def test_a_savepoint_rolled_back_by_hand_drops_what_was_dispatched_since(alias: str) -> None:
+    with transaction.atomic(using=alias):
+        user = User.objects.using(alias).create(email="a@example.com")
+        before = welcome(user).dispatch_sync()
+        outer = transaction.savepoint(using=alias)
+        dropped = [welcome(user).dispatch_sync()]
+        released = transaction.savepoint(using=alias)
+        dropped.append(welcome(user).dispatch_sync())
+        transaction.savepoint_commit(released, using=alias)
+        with transaction.atomic(using=alias):
+            dropped.append(welcome(user).dispatch_sync())
+        transaction.savepoint_rollback(outer, using=alias)
+        assert {status(handle) for handle in dropped} == {DROPPED}
+        after = welcome(user).dispatch_sync()
+    assert (status(before), status(after)) == (WAITING, WAITING)
+    assert {status(handle) for handle in dropped} == {DROPPED}
+
+
+def test_a_savepoint_set_before_the_first_dispatch_can_be_rolled_back(db: str) -> None:
+    with transaction.atomic():
+        user = User.objects.create(email="a@example.com")
+        first = transaction.savepoint()
+        transaction.clean_savepoints()
+        lost = welcome(user).dispatch_sync()
+        transaction.savepoint_rollback(first)
+        again = welcome(user).dispatch_sync()
+        kept = transaction.savepoint()
+        transaction.savepoint_rollback(kept)
+    assert (status(lost), status(again)) == (DROPPED, WAITING)
+
+
+def test_a_savepoint_of_raw_sql_counts(db: str) -> None:
+    with transaction.atomic(), connection.cursor() as cursor:
+        user = User.objects.create(email="a@example.com")
+        kept = welcome(user).dispatch_sync()
+        cursor.execute("savepoint mine")
+        lost = welcome(user).dispatch_sync()
+        cursor.execute("ROLLBACK WORK TO mine;")
+    assert (status(kept), status(lost)) == (WAITING, DROPPED)
 
 
 def test_on_commit_false_sends_now(db: str) -> None:
@@ -367,6 +464,12 @@ def test_watching_runs_no_query_of_its_own(db: str) -> None:
 class _ApplicationTests(TestCase):
     """As applications test themselves: everything in a transaction that is never committed."""
 
+    def executed_one_by_one(self) -> None:
+        with self.captureOnCommitCallbacks() as callbacks:
+            handles = [welcome(User.objects.create(email=str(i))).dispatch_sync() for i in range(2)]
+        callbacks[0]()
+        assert [status(handle) for handle in handles] == [WAITING, UNCOMMITTED]
+
     def executed(self) -> None:
         with self.captureOnCommitCallbacks(execute=True) as callbacks:
             handle = welcome(User.objects.create(email="a@example.com")).dispatch_sync()
@@ -396,7 +499,9 @@ class _ApplicationTests(TestCase):
 _ApplicationTests.__test__ = False  # type: ignore[attr-defined]  # run by the test below
 
 
-@pytest.mark.parametrize("name", ["executed", "only_captured", "run_by_a_worker", "executed_here"])
+@pytest.mark.parametrize(
+    "name", ["executed", "executed_one_by_one", "only_captured", "run_by_a_worker", "executed_here"]
+)
 def test_applications_can_use_djangos_test_case(db: str, name: str) -> None:
     result = unittest.TestResult()
     unittest.TestSuite([_ApplicationTests(name)]).run(result)

@@ -16,7 +16,7 @@ import django
 import pytest
 from asynctasq_django import adapter
 from asynctasq_django.apps import AsynctasqConfig
-from asynctasq_django.checks import check_settings
+from asynctasq_django.checks import check_settings, check_tasks
 from asynctasq_django.settings import configure
 from django.apps import apps
 from django.conf import settings
@@ -148,6 +148,12 @@ async def test_check_reports_reachable_databases(db: str) -> None:
         ({"redis": {"ulr": "redis://"}}, "asynctasq.E002"),
         ({"task_defaults": {"retries": 3}}, "asynctasq.E002"),
         ("redis://", "asynctasq.E001"),
+        (None, "asynctasq.E001"),
+        ({"redis": "http://localhost"}, "asynctasq.E002"),
+        ({"sqlite": ":memory:"}, "asynctasq.E002"),
+        ({"sqlite": f"{__file__}/queue.db"}, "asynctasq.E003"),
+        ({"sqlite": str(PROJECT)}, "asynctasq.E003"),
+        ({"redis": {"url": "rediss://h", "ssl_ca_certs": "/nowhere.pem"}}, "asynctasq.E003"),
         ({"driver": "memory"}, "asynctasq.W001"),
     ],
 )
@@ -158,9 +164,69 @@ def test_system_checks_name_what_is_wrong_with_the_settings(
     assert [message.id for message in check_settings(None)] == [identifier]
 
 
-def test_good_settings_pass_the_system_checks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settings, "ASYNCTASQ", {"redis": {"url": "redis://localhost"}})
+@pytest.mark.parametrize(
+    "broker", [{"redis": {"url": "redis://localhost"}}, {"sqlite": "new/q.db"}]
+)
+def test_good_settings_pass_the_system_checks(
+    broker: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "ASYNCTASQ", broker)
     assert check_settings(None) == []
+
+
+def test_settings_that_are_left_out_are_those_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(settings, "ASYNCTASQ")
+    monkeypatch.setenv("ASYNCTASQ_REDIS_URL", "http://localhost")
+    assert [message.id for message in check_settings(None)] == ["asynctasq.E002"]
+
+
+@pytest.mark.parametrize("options", [None, "redis://"])
+def test_settings_that_are_no_dictionary_are_refused_with_what_to_write(options: Any) -> None:
+    with (
+        pytest.raises(ImproperlyConfigured, match=r"must be a dictionary .* leave it out"),
+        override_settings(ASYNCTASQ=options),
+    ):
+        configure(settings)
+
+
+def backend(**params: Any) -> dict[str, dict[str, Any]]:
+    return {"default": {"BACKEND": "asynctasq_django.tasks_backend.AsynctasqBackend", **params}}
+
+
+@pytest.mark.parametrize(
+    ("tasks", "problem"),
+    [
+        (backend(QUEUES=["mail", "a b"]), "queue must be"),
+        (backend(OPTIONS={"max_atempts": 3}), "did you mean 'max_attempts'"),
+        (backend(OPTIONS={"max_attempts": 0}), "max_attempts must be"),
+    ],
+)
+def test_system_checks_name_what_a_backend_of_django_tasks_would_refuse(
+    tasks: Any, problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("asynctasq_django.tasks_backend", exc_type=ImportError)
+    monkeypatch.setattr(settings, "TASKS", tasks)
+    (message,) = check_tasks(None)
+    assert message.id == "asynctasq.E004"
+    assert "TASKS['default']" in message.msg
+    assert problem in message.msg
+
+
+@pytest.mark.parametrize(
+    "tasks",
+    [
+        backend(QUEUES=[], OPTIONS={"max_attempts": 3}),
+        {"default": {"BACKEND": "nowhere.Backend", "QUEUES": ["a b"]}},
+        {},
+    ],
+)
+def test_other_backends_of_django_tasks_are_not_checked(
+    tasks: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "TASKS", tasks)
+    assert check_tasks(None) == []
 
 
 def test_wrong_settings_stop_the_start_and_name_the_nearest_key() -> None:

@@ -12,6 +12,7 @@ import asynctasq
 import pytest
 from asynctasq import TaskStatus, Worker
 from asynctasq_django import prefetch_related
+from django.conf import settings
 from django.db import connection, connections, transaction
 from django.utils import timezone
 from djshop.models import User
@@ -210,3 +211,27 @@ def test_an_error_of_the_look_up_is_not_the_tasks(tmp_path: Path) -> None:
     asynctasq.init(settings, signing_key="2" * 16)
     with pytest.raises(asynctasq.BadSignature):
         result.refresh()
+
+
+def test_a_worker_serves_the_queues_of_tasks_and_of_the_settings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name = "asynctasq_django.tasks_backend.AsynctasqBackend"
+    ours, others = ["reports", "default"], ["elsewhere"]
+    monkeypatch.setattr(
+        settings,
+        "TASKS",
+        {
+            "default": {"BACKEND": name, "QUEUES": ours},
+            "other": {"BACKEND": f"{tasks.__name__}.backends.dummy.DummyBackend", "QUEUES": others},
+        },
+    )
+    assert {"default", "mail", "reports"} <= set(Worker().queues)
+    assert "elsewhere" not in Worker().queues
+
+
+def test_a_call_on_a_queue_of_its_task_is_run_by_default() -> None:
+    result = count.enqueue(user())
+    work()
+    result.refresh()
+    assert result.status == SUCCESSFUL

@@ -155,6 +155,16 @@ async def test_hook_fetch_many(toyorm: ModuleType) -> None:
     assert seen[0] is not users[0]
 
 
+async def test_hook_plain_form(toyorm: ModuleType) -> None:
+    seen: list[Any] = []
+
+    async def read(text: str) -> None:
+        seen.append(text)
+
+    await run_one(read, toyorm.Markup("<b>"))
+    assert [(type(text), text) for text in seen] == [(str, "<b>")]
+
+
 def test_hook_option_names(toy: ModuleType) -> None:
     with pytest.raises(asynctasq.ConfigurationError, match="toy_modules"):
         asynctasq.init(driver="memory", toy_module=["x"])
@@ -179,6 +189,11 @@ def test_hook_explain_import(toyorm: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(asynctasq.ConfigurationError, match=r"set toyorm\.is_connected before"):
         load_modules([str(module)])
     sys.path.remove(str(tmp_path))
+
+
+def test_hook_queue_names(toy: ModuleType) -> None:
+    assert "toys" in Worker().queues
+    assert Worker(queues=["mail"]).queues == ("mail",)
 
 
 async def test_hook_worker_started(toy: ModuleType) -> None:

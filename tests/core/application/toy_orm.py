@@ -24,6 +24,8 @@ from asynctasq import (
     UnsavedModelError,
     class_path,
     hookimpl,
+    send_together,
+    send_together_async,
 )
 
 
@@ -88,15 +90,13 @@ class Toy:
         """End the transaction from synchronous code."""
         self.pending.clear()
         sends, self.waiting = self.waiting, []
-        for send in sends:
-            send()
+        send_together(sends)
 
     async def commit_async(self) -> None:
         """End the transaction on the event loop."""
         self.pending.clear()
         sends, self.waiting = self.waiting, []
-        for send in sends:
-            await send.send_async()
+        await send_together_async(sends)
 
     def roll_back(self) -> None:
         """Undo the transaction."""

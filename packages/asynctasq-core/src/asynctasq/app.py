@@ -151,8 +151,6 @@ def init(config: Mapping[str, Any] | None = None, /, **options: Any) -> Config:
     adapters = installed()
     adapters.configure(loaded.adapter_options)
     allow_packages(loaded.model_modules)
-    # Connects nothing, but imports the driver now, so that the first dispatch does not pay for it.
-    open_broker(loaded)
     with _lock:
         if _current is not None:
             _current.connections.leave_portal()
@@ -177,6 +175,9 @@ def load_config(options: Mapping[str, Any]) -> Config:
         not_loaded=adapters.not_loaded(),
     )
     check_task_options(config.task_defaults, "task_defaults")
+    # Connects nothing, but refuses an address that is none, and imports the driver now, so that the
+    # first dispatch does not pay for it.
+    open_broker(config)
     return config
 
 

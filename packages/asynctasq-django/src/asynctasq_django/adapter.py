@@ -7,10 +7,10 @@ look first whether Django's models are loaded at all.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from asynctasq import DeferredSend, Finding, Ref, hookimpl
 
@@ -56,6 +56,16 @@ async def fetch_many(refs: Sequence[Ref]) -> Sequence[object | None]:
 
 
 @hookimpl
+def plain_form(obj: object) -> Callable[[Any], object] | None:
+    """Safe strings, lazy texts and choices, once what defines them is loaded."""
+    if "django.utils.functional" not in sys.modules:
+        return None
+    from .plain import plain_form
+
+    return plain_form(obj)
+
+
+@hookimpl
 def configure() -> None:
     """Begin to watch transactions as early as it can be."""
     if _is_in_use():
@@ -78,6 +88,16 @@ def explain_import(error: Exception) -> str | None:
     from .startup import explain_import
 
     return explain_import(error)
+
+
+@hookimpl
+def queue_names() -> Iterable[str]:
+    """The `QUEUES` of `settings.TASKS`, where they are asynctasq's."""
+    if not _is_in_use():
+        return ()
+    from .task_settings import queue_names
+
+    return queue_names()
 
 
 @hookimpl

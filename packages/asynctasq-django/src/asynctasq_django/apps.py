@@ -18,12 +18,13 @@ class AsynctasqConfig(AppConfig):
 
     def ready(self) -> None:
         """Configure asynctasq, watch transactions and register the system checks."""
-        from .checks import check_settings
+        from .checks import check_settings, check_tasks
         from .connections import watch_connections
         from .settings import configure
 
         watch_connections()
         register(check_settings)
+        register(check_tasks)
         setting_changed.connect(_configure_again, dispatch_uid="asynctasq_django")
         configure(settings)
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-from weakref import ref
-
 from asynctasq import DeferredSend
 from django.conf import settings
 from django.db import DEFAULT_DB_ALIAS, connections, models
@@ -14,42 +11,7 @@ from django.utils.functional import LazyObject
 
 from .connections import has_written, open_connection
 from .identity import instance_of
-
-
-class _OnCommit:
-    """A callback of Django's that drops the dispatch when Django forgets it without calling it.
-
-    Django has no hook for a rollback. It takes the callbacks of what was rolled back, and of a
-    connection that broke, off its list; nothing else holds them. It calls no more of them after one
-    that failed: so one whose send fails sends what the later ones would have, and then raises.
-    """
-
-    def __init__(self, send: DeferredSend, connection: BaseDatabaseWrapper) -> None:
-        self._send: DeferredSend | None = send
-        registered = (callback for _, callback, *_ in reversed(connection.run_on_commit))
-        before = next((c for c in registered if isinstance(c, _OnCommit)), None)
-        self._all: list[ref[_OnCommit]] = before._all if before else []
-        self._place = len(self._all)
-        self._all.append(ref(self))
-
-    def __call__(self) -> None:
-        try:
-            self._use()
-        except Exception:
-            for later in self._all[self._place + 1 :]:
-                if (callback := later()) is not None:
-                    with suppress(Exception):  # the first error is the one to raise
-                        callback._use()
-            raise
-
-    def _use(self) -> None:
-        send, self._send = self._send, None
-        if send is not None:
-            send()
-
-    def __del__(self) -> None:
-        if self._send is not None:
-            self._send.drop()
+from .waiting import OnCommit
 
 
 def is_pending_write(obj: object) -> bool:
@@ -73,7 +35,7 @@ def after_commit(obj: object, send: DeferredSend) -> None:
     if connection is None:
         send()
     else:
-        connection.on_commit(_OnCommit(send, connection))
+        connection.on_commit(OnCommit(send, connection))
 
 
 def owns_transaction(target: object) -> bool:

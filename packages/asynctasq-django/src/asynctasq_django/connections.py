@@ -22,6 +22,8 @@ from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 
+from .waiting import note_savepoint
+
 _by_thread: WeakValueDictionary[tuple[int, str], BaseDatabaseWrapper] = WeakValueDictionary()
 
 _READING = re.compile(
@@ -29,6 +31,8 @@ _READING = re.compile(
     r"|ROLLBACK|WITH(?!.*\b(?:INSERT|UPDATE|DELETE|MERGE)\b))\b",
     re.IGNORECASE | re.DOTALL,
 )
+
+_AT_A_SAVEPOINT = re.compile(r"\s*(?:SAVEPOINT|ROLLBACK)\b", re.IGNORECASE)
 
 
 class WriteWatch:
@@ -52,10 +56,14 @@ class WriteWatch:
         context: dict[str, Any],
     ) -> Any:
         """Called by Django instead of executing the statement."""
-        block = _outermost(context["connection"])
+        connection = context["connection"]
+        block = _outermost(connection)
         if block is None or not (isinstance(sql, str) and _READING.match(sql)):
             self._wrote_in = block
-        return execute(sql, params, many, context)
+        result = execute(sql, params, many, context)
+        if connection.run_on_commit and isinstance(sql, str) and _AT_A_SAVEPOINT.match(sql):
+            note_savepoint(connection, sql)
+        return result
 
     def has_written(self, connection: BaseDatabaseWrapper) -> bool:
         """Whether the transaction that is open now has."""

@@ -8,6 +8,11 @@ from typing import Any
 import asynctasq
 from django.core.exceptions import ImproperlyConfigured
 
+NOT_A_DICTIONARY = (
+    'must be a dictionary with the options of asynctasq.init, such as {"driver": "sqlite"}; '
+    "leave it out to use the environment and the defaults"
+)
+
 
 def configure(settings: Any) -> None:
     """Give `settings.ASYNCTASQ`, if there is one, to `asynctasq.init`.
@@ -15,12 +20,18 @@ def configure(settings: Any) -> None:
     Raises:
         ImproperlyConfigured: It is no dictionary, or has a key or value that asynctasq refuses.
     """
-    options = getattr(settings, "ASYNCTASQ", None)
-    if options is None:
+    if not hasattr(settings, "ASYNCTASQ"):
         return
+    options = settings.ASYNCTASQ
     if not isinstance(options, Mapping):
-        raise ImproperlyConfigured("settings.ASYNCTASQ must be a dictionary")
+        raise ImproperlyConfigured(
+            f"settings.ASYNCTASQ {NOT_A_DICTIONARY}, but it is {_shown(options)}"
+        )
     try:
         asynctasq.init(options)
     except asynctasq.ConfigurationError as e:
         raise ImproperlyConfigured(f"settings.ASYNCTASQ: {e}") from e
+
+
+def _shown(options: object) -> str:
+    return "None" if options is None else f"a {type(options).__name__}"

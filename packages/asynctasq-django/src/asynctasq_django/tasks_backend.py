@@ -68,7 +68,8 @@ class AsynctasqBackend(BaseTaskBackend):
         super().validate_task(task)
         name = _name(task)
         if name not in _registered:
-            options = {"result_ttl": _RESULT_TTL_SECONDS, **self.options, "name": name}
+            options = {"result_ttl": _RESULT_TTL_SECONDS, **self.options}
+            options |= {"name": name, "queue": task.queue_name}
             run = _run_async if inspect.iscoroutinefunction(task.func) else _run
             _registered[name] = task, asynctasq.task(**options)(_without_context(task, run(task)))
 

@@ -7,7 +7,7 @@ is the ORM's name on the wire. An implementation may leave out arguments that it
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -87,6 +87,19 @@ def fetch_many(refs: Sequence[Ref]) -> Awaitable[Sequence[object | None]]:
 
 
 @hookspec
+def plain_form(obj: object) -> Callable[[Any], object] | None:
+    """Called once for each type that could not travel otherwise: how its values become plain ones.
+
+    For a subclass of `str`, `int`, `list`... that only adds behaviour, and for what stands for such
+    a value until it is looked at. Like `is_model`, depends on `type(obj)` alone.
+
+    Returns:
+        The function that makes the plain value which travels in place of one of this type; `None`
+        to leave the type to others.
+    """
+
+
+@hookspec
 def option_names() -> Collection[str]:
     """Called by `asynctasq.init`: the option names that are yours, such as `tortoise_config`."""
 
@@ -120,6 +133,14 @@ def explain_import(error: Exception) -> str | None:
 
     Returns:
         One sentence if the error is of your ORM's making, such as a missing setting.
+    """
+
+
+@hookspec
+def queue_names() -> Iterable[str]:
+    """Called when a worker is made without a choice of queues: more queues that it is to serve.
+
+    For queues that the framework's own settings declare; those that tasks name are known.
     """
 
 
@@ -218,10 +239,12 @@ HOOKS: Iterable[str] = (
     "is_model",
     "to_ref",
     "fetch_many",
+    "plain_form",
     "option_names",
     "configure",
     "prepare",
     "explain_import",
+    "queue_names",
     "worker_started",
     "worker_stopped",
     "task_scope",

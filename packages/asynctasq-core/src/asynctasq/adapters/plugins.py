@@ -45,10 +45,12 @@ class Adapter:
 
     is_model: Callable[[object], bool | None] | None
     fetch_many: Callable[[Sequence[Ref]], Awaitable[Sequence[object | None]]] | None
+    plain_form: Callable[[object], Callable[[Any], object] | None] | None
     option_names: Callable[[], Iterable[str]] | None
     configure: Callable[[Mapping[str, Any]], None] | None
     prepare: Callable[[], Iterable[str] | None] | None
     explain_import: Callable[[Exception], str | None] | None
+    queue_names: Callable[[], Iterable[str]] | None
     worker_started: Callable[[object], Awaitable[None] | None] | None
     worker_stopped: Callable[[object], Awaitable[None] | None] | None
     task_scope: (
@@ -109,6 +111,7 @@ class Adapters:
         self.reports: list[PluginReport] = []
         self.loaded: dict[str, Adapter] = {}
         self._owners: dict[type, Adapter | None] = {}
+        self._plain: dict[type, Callable[[Any], object] | None] = {}
         if plugins is None:
             found, chosen = _entry_points(), _chosen()
             for entry_point, state, reason in _wanted(found, chosen):
@@ -143,6 +146,7 @@ class Adapters:
         relay.check_pending()
         self.loaded[name] = Adapter(name, plugin, relay)
         self._owners.clear()
+        self._plain.clear()
 
     def owner_of(self, obj: object) -> Adapter | None:
         """The adapter whose model the object is an instance of.
@@ -163,6 +167,15 @@ class Adapters:
             names = " and ".join(a.name for a in owners)
             raise PluginError(f"adapters {names} both claim {type(obj).__qualname__}")
         return owners[0] if owners else None
+
+    def plain_form(self, obj: object) -> Callable[[Any], object] | None:
+        """What makes plain values of those of the object's type, if an adapter knows."""
+        cls = type(obj)
+        if cls not in self._plain:
+            hooks = (adapter.plain_form for adapter in self.loaded.values())
+            found = (hook(obj) for hook in hooks if hook is not None)
+            self._plain[cls] = next(filter(None, found), None)
+        return self._plain[cls]
 
     def owner_of_reference(self, ref: Ref) -> Adapter:
         """The adapter that a reference names, if the class it names is really its model.

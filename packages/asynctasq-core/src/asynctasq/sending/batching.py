@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..brokers import Broker, Outgoing
+from ..errors import BrokerError, BrokerUnavailable
 
 _Put = tuple[Sequence[Outgoing], asyncio.Future[None]]
 
@@ -44,6 +45,10 @@ class Batcher:
             await self.broker.put([message for messages, _ in batch for message in messages])
         except BaseException as e:  # noqa: BLE001 - whoever dispatched gets it
             error = e
+        if len(batch) > 1 and isinstance(error, BrokerError) and not _concerns_all(error):
+            for part in batch:  # one is to blame; what the broker has is left as it is
+                await self._send([part])
+            return
         for _, future in batch:
             if future.done():  # whoever waited was cancelled
                 continue
@@ -53,3 +58,8 @@ class Batcher:
                 future.set_exception(error)
         if isinstance(error, asyncio.CancelledError):
             raise error
+
+
+def _concerns_all(error: BrokerError) -> bool:
+    """Whether each message of the round trip would have met with it alone, too."""
+    return isinstance(error, BrokerUnavailable)

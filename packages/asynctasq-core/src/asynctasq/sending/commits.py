@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from ..adapters.hookspecs import DeferredSend
 from ..adapters.plugins import Adapter, Adapters
@@ -76,10 +76,6 @@ def _after_all(registrations: Sequence[Registration]) -> Registration:
             registration(shares)
 
     return register
-
-
-class _Claimable(Protocol):
-    def claim(self) -> Deferred | None: ...
 
 
 @dataclass(slots=True)
@@ -161,12 +157,25 @@ def send_together(sends: Iterable[DeferredSend]) -> None:
 
 async def send_together_async(sends: Iterable[DeferredSend]) -> None:
     """`send_together` for a running event loop."""
-    claimed = [d for s in sends if (d := cast(_Claimable, s).claim()) is not None]
+    claimed: list[Deferred] = []
     errors: list[Exception] = []
+    for send in sends:
+        if not isinstance(send, Deferred | _Shares):  # somebody's own, which sends for itself
+            errors += await _send_alone(send)
+        elif (deferred := send.claim()) is not None:
+            claimed.append(deferred)
     for connections, batch in groupby(claimed, attrgetter("connections")):
         errors += await _send(connections, list(batch))
     if errors:
         raise errors[0]
+
+
+async def _send_alone(send: DeferredSend) -> list[Exception]:
+    try:
+        await send.send_async()
+    except Exception as e:  # noqa: BLE001 - raised once all have been tried
+        return [e]
+    return []
 
 
 async def _send(connections: Connections, batch: list[Deferred]) -> list[Exception]:

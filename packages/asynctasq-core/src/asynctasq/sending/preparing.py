@@ -41,6 +41,7 @@ def prepare(call: Call[Any], config: Config, adapters: Adapters) -> Prepared:
             task.parameter_names,
             adapters.owner_of,
             task.annotations.tags,
+            adapters.plain_form,
         )
     except SerializationError as e:
         raise _with_adapters_that_failed(e, adapters) from e.__cause__

@@ -57,6 +57,13 @@ def register_type(cls: type, tag: str, encode: Encode, decode: Decode) -> None:
     registered_tags[tag] = decode
 
 
+PlainForm = Callable[[object], Callable[[Any], object] | None]
+
+
+def no_plain_form(value: object) -> None:
+    """Knows of no type."""
+
+
 class Owner(Protocol):
     """What the serializer needs of an adapter."""
 
@@ -82,15 +89,20 @@ class Encoder:
     Args:
         owner_of: The adapter that owns a value's type, or `None`.
         known: Classes that the annotations name, with their tags.
+        plain_form: What makes plain values of those of a value's type, or `None`.
     """
 
-    __slots__ = ("_depth", "_known", "_owner_of", "models")
+    __slots__ = ("_depth", "_known", "_owner_of", "_plain_form", "models")
 
     def __init__(
-        self, owner_of: Callable[[object], Owner | None], known: Mapping[type, str]
+        self,
+        owner_of: Callable[[object], Owner | None],
+        known: Mapping[type, str],
+        plain_form: PlainForm = no_plain_form,
     ) -> None:
         self._owner_of = owner_of
         self._known = known
+        self._plain_form = plain_form
         self.models: list[tuple[Owner, object]] = []
         self._depth = 0
 
@@ -110,8 +122,8 @@ class Encoder:
             _refuse_foreign(value)
         return packed
 
-    def default(self, value: object) -> msgpack.ExtType:
-        """The extension type of a value that msgpack has no form for."""
+    def default(self, value: object) -> object:
+        """What msgpack packs for a value that it has no form for: an extension type, mostly."""
         cls = type(value)
         if (scalar := scalars.ENCODERS.get(cls)) is not None:
             code, encode = scalar
@@ -124,27 +136,54 @@ class Encoder:
         finally:
             self._depth -= 1
 
-    def _nested(self, value: object) -> msgpack.ExtType:
+    def _nested(self, value: object) -> object:
         cls = type(value)
         if cls in _CONTAINER_CODES:
             return msgpack.ExtType(_CONTAINER_CODES[cls], self.pack(list(value)))  # type: ignore[call-overload]
         if (owner := self._owner_of(value)) is not None:
             self.models.append((owner, value))
             return msgpack.ExtType(REF, self.pack(_ref_map(owner.name, owner.to_ref(value))))
-        return msgpack.ExtType(OBJECT, self.pack(self._object(value)))
-
-    def _object(self, value: object) -> list[object]:
-        cls = type(value)
         if cls in _registered:
             tag, encode = _registered[cls]
-            return [tag, encode(value)]
+            return self._object(tag, _without_class(encode(value), cls))
         if (known := self._known.get(cls)) is not None:
-            return [known, value.value if isinstance(value, Enum) else _fields(value, cls)]
+            content = value.value if isinstance(value, Enum) else _fields(value, cls)
+            return self._object(known, content)
+        if (to_plain := self._plain_form(value)) is not None:
+            plain = to_plain(value)
+            return plain if type(plain) in _PACKED_AS_THEY_ARE else self.default(plain)
         raise SerializationError(
             f"{_name(cls)} cannot be put on the queue; "
             + ("annotate the parameter with it or use " if _is_plain(cls) else "use ")
             + "register_type(...)"
         )
+
+    def _object(self, tag: str, content: object) -> msgpack.ExtType:
+        return msgpack.ExtType(OBJECT, self.pack([tag, content]))
+
+
+#: What `default` may return besides extension types; not `int`, which may be too large.
+_PACKED_AS_THEY_ARE = frozenset({str, bytes, float, bool, type(None), list, dict})
+
+#: The value of a subclass's instance as a plain one, whatever the subclass overrides.
+_PLAIN: dict[type, Callable[[Any], object]] = {
+    str: str.__str__,
+    bytes: bytes.__bytes__,
+    int: int.__int__,
+    float: float.__float__,
+    list: list.copy,
+    dict: dict.copy,
+}
+
+
+def _without_class(content: object, cls: type) -> object:
+    """What a registered type is encoded as: `str(value)`, say, may be the very value again."""
+    if type(content) is not cls:
+        return content
+    for base, to_plain in _PLAIN.items():
+        if issubclass(cls, base):
+            return to_plain(content)
+    raise SerializationError(f"encode(...) of {_name(cls)} must return a value of another type")
 
 
 #: What msgpack has forms for that would come back as something else, with what to do instead.
@@ -215,6 +254,7 @@ def encode_arguments(
     names: Sequence[str],
     owner_of: Callable[[object], Owner | None],
     known: Mapping[type, str],
+    plain_form: PlainForm = no_plain_form,
 ) -> Encoded:
     """Encode the arguments of one call.
 
@@ -224,25 +264,29 @@ def encode_arguments(
     Raises:
         SerializationError: Names the path and the type of the first value that cannot travel.
     """
-    encoder = Encoder(owner_of, known)
+    encoder = Encoder(owner_of, known, plain_form)
     try:
         return Encoded(encoder.pack([list(args), dict(kwargs)]), encoder.models)
     except Exception as e:  # adapters' and register_type's code runs inside
         positional = zip(_positional_names(names), args, strict=False)
         for name, value in [*positional, *kwargs.items()]:
-            locate(value, name, Encoder(owner_of, known))
+            locate(value, name, Encoder(owner_of, known, plain_form))
         raise _as_serialization_error(e, "") from e
 
 
 def encode_value(
-    value: object, path: str, owner_of: Callable[[object], Owner | None], known: Mapping[type, str]
+    value: object,
+    path: str,
+    owner_of: Callable[[object], Owner | None],
+    known: Mapping[type, str],
+    plain_form: PlainForm = no_plain_form,
 ) -> bytes:
     """Encode one value, such as a result; errors are located below `path`."""
-    encoder = Encoder(owner_of, known)
+    encoder = Encoder(owner_of, known, plain_form)
     try:
         return encoder.pack(value)
     except Exception as e:  # adapters' and register_type's code runs inside
-        locate(value, path, Encoder(owner_of, known))
+        locate(value, path, Encoder(owner_of, known, plain_form))
         raise _as_serialization_error(e, path) from e
 
 

@@ -23,7 +23,7 @@ from ..errors import (
 )
 from .class_paths import class_in, static_dict
 from .decoding import decode_value
-from .encoding import Owner, encode_value
+from .encoding import Owner, PlainForm, encode_value
 from .message import RESULT, sign, verify
 from .reference import Ref
 
@@ -43,6 +43,7 @@ def encode_result(
     value: object,
     tags: Mapping[type, str],
     owner_of: Callable[[object], Owner | None],
+    plain_form: PlainForm,
     keys: Keys,
     message_id: str,
 ) -> bytes:
@@ -50,6 +51,7 @@ def encode_result(
 
     Args:
         tags: Classes that the task's annotations name, with their tags.
+        plain_form: What adapters make of values of their framework's own types.
 
     Raises:
         SerializationError: The value cannot travel.
@@ -58,11 +60,13 @@ def encode_result(
     def refusing(obj: object) -> Owner | None:
         return None if owner_of(obj) is None else _NoInstances()
 
-    encoded = encode_value(value, "result", refusing, tags)
+    encoded = encode_value(value, "result", refusing, tags, plain_form)
     return _sealed({"value": encoded}, keys, message_id)
 
 
-def encode_error(error: BaseException, traceback: str, keys: Keys, message_id: str) -> bytes:
+def encode_error(
+    error: BaseException, traceback: str, plain_form: PlainForm, keys: Keys, message_id: str
+) -> bytes:
     """The stored form of the error that a task ended with."""
     try:
         text = str(error)
@@ -70,8 +74,8 @@ def encode_error(error: BaseException, traceback: str, keys: Keys, message_id: s
         text = ""
     content = {
         "error": f"{type(error).__module__}:{type(error).__qualname__}",
-        "args": _encoded(list(error.args)),
-        "state": _encoded(dict(vars(error))),
+        "args": _encoded(list(error.args), plain_form),
+        "state": _encoded(dict(vars(error)), plain_form),
         "text": text,
         "traceback": traceback,
     }
@@ -83,10 +87,10 @@ def encode_cancelled(keys: Keys, message_id: str) -> bytes:
     return _sealed({"cancelled": True}, keys, message_id)
 
 
-def _encoded(value: object) -> bytes | None:
+def _encoded(value: object, plain_form: PlainForm) -> bytes | None:
     """What of an error can travel; `None` if it cannot."""
     try:
-        return encode_value(value, "error", lambda _: None, {})
+        return encode_value(value, "error", lambda _: None, {}, plain_form)
     except SerializationError:
         return None
 

@@ -88,7 +88,15 @@ def task_name(delivery: Delivery, config: Config) -> str:
         return ""
 
 
-def declared_queues(defaults: Mapping[str, Any]) -> tuple[str, ...]:
-    """`default`, and the queues that registered tasks name, in alphabetical order."""
-    named = {task.options(defaults).queue for task in registry.values()}
+def declared_queues(app: App) -> tuple[str, ...]:
+    """`default`, and those that registered tasks or adapters name, in alphabetical order.
+
+    Raises:
+        ConfigurationError: An adapter names what cannot be a queue.
+    """
+    named = {task.options(app.config.task_defaults).queue for task in registry.values()}
+    for adapter in app.adapters.with_hook("queue_names"):
+        for queue in adapter.queue_names():  # type: ignore[misc]
+            check_task_options({"queue": queue}, f"adapter {adapter.name}")
+            named.add(queue)
     return ("default", *sorted(named - {"default"}))

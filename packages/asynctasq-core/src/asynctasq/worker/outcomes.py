@@ -92,6 +92,7 @@ def succeeded(app: App, job: Job, value: object) -> Verdict:
             value,
             job.task.result_annotations.tags,
             app.adapters.owner_of,
+            app.adapters.plain_form,
             app.config.signing_key,
             job.message.id,
         )
@@ -194,7 +195,9 @@ def dead(app: App, job: Job, error: BaseException, reason: str) -> Verdict:
     }
     verdict = dead_delivery(job.delivery, info)
     if job.options.result_ttl is not None:
-        verdict.outcome.result = encode_error(error, trace, app.config.signing_key, job.message.id)
+        verdict.outcome.result = encode_error(
+            error, trace, app.adapters.plain_form, app.config.signing_key, job.message.id
+        )
         verdict.outcome.result_ttl = job.options.result_ttl
     return verdict
 

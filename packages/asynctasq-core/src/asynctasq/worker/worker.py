@@ -44,7 +44,7 @@ class Worker:
     """One worker process's loop.
 
     Args:
-        queues: In order of priority; by default `default` and those that registered tasks name.
+        queues: In order of priority; by default `default` and those that tasks or adapters name.
         concurrency: How many tasks run at once.
         lease: Seconds after which others take over what a dead worker held.
         grace: Seconds that running tasks get to finish after `stop`.
@@ -68,7 +68,7 @@ class Worker:
         if concurrency < 1 or lease <= 0 or grace < 0:
             raise ValueError("concurrency must be at least 1, lease above 0, grace 0 or more")
         self._app = current()
-        self.queues = tuple(queues or declared_queues(self._app.config.task_defaults))
+        self.queues = tuple(queues or declared_queues(self._app))
         self.concurrency = concurrency
         self.lease = lease
         self.grace = grace
