@@ -27,8 +27,9 @@ from .consuming import (
     Outcome,
     WorkerInfo,
 )
-from .coordinating import Coordinating
+from .coordinating import Coordinating, KeyInUse, Policing, Remembering
 from .looking import DeadLetter, Finding, Looking, QueueStats
+from .policies import LimitKey, Policy, RateKey, UniqueKey
 from .sending import MessageState, Outgoing, Sending
 
 __all__ = [
@@ -41,12 +42,19 @@ __all__ = [
     "DeadLetter",
     "Delivery",
     "Finding",
+    "KeyInUse",
+    "LimitKey",
     "Looking",
     "MessageState",
     "Outcome",
     "Outgoing",
+    "Policing",
+    "Policy",
     "QueueStats",
+    "RateKey",
+    "Remembering",
     "Sending",
+    "UniqueKey",
     "WorkerInfo",
 ]
 

@@ -1,8 +1,13 @@
-"""What lets the workers of a broker agree on who of them does what; a broker may do without."""
+"""What lets the workers of a broker agree with each other; a broker may do without."""
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+from .consuming import Delivery
+from .sending import Outgoing
 
 
 @runtime_checkable
@@ -32,4 +37,85 @@ class Coordinating(Protocol):
 
         Raises:
             BrokerUnavailable: The server cannot be reached; the lease runs out by itself.
+        """
+
+
+@runtime_checkable
+class Policing(Protocol):
+    """Whether a message may run now; marks a broker whose `put` takes policies and priorities."""
+
+    async def keys_in_use(self, queue: str, *, limit: int = 100) -> list[KeyInUse]:
+        """The keys that have messages, those with the longest lines first."""
+
+    async def started(self, deliveries: Sequence[Delivery]) -> None:
+        """Free the unique keys, `until="started"`, of messages whose run is about to begin.
+
+        Raises:
+            BrokerUnavailable: Not known to be done; calling again does no harm.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class KeyInUse:
+    """A key of a policy that some message has.
+
+    Attributes:
+        holders: Ids of the messages that have it: for a limit those ready or running, for a unique
+            key the one; none for a rate.
+        waiting: How many stand in its line.
+        free_at: Unix time in seconds at which a rate lets the next pass; `None` for other kinds.
+    """
+
+    kind: Literal["unique", "limit", "rate"]
+    key: str
+    holders: tuple[str, ...] = ()
+    waiting: int = 0
+    free_at: float | None = None
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """Small named values that belong to a queue: schedules, pauses, progress, checkpoints.
+
+    A value is at most some kilobytes; a kind holds at most some thousands of names.
+    """
+
+    async def values(self, queue: str, kind: str) -> Mapping[str, bytes]:
+        """All values of a kind, by name."""
+
+    async def value(self, queue: str, kind: str, name: str) -> bytes | None:
+        """One value; `None` if there is none, or its time is over."""
+
+    async def set_value(
+        self,
+        queue: str,
+        kind: str,
+        name: str,
+        value: bytes | None,
+        *,
+        ttl_seconds: float | None = None,
+    ) -> None:
+        """Keep a value, for so long if that is said; `None` deletes it."""
+
+    async def replace_value(
+        self,
+        queue: str,
+        kind: str,
+        name: str,
+        value: bytes | None,
+        *,
+        expected: bytes | None,
+        messages: Sequence[Outgoing] = (),
+    ) -> bool:
+        """Keep a value if the one there is `expected`, and put messages, all in one atomic step.
+
+        Args:
+            expected: `None` for no value yet.
+            messages: Put as by `put`, all into this queue, only if the value was replaced.
+
+        Returns:
+            Whether the value was the expected one.
+
+        Raises:
+            BrokerUnavailable: Not known to be done; read the value to find out.
         """

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
+
+from .policies import Policy
 
 MessageState = Literal["waiting", "delayed", "running", "dead"]
 
@@ -18,22 +20,31 @@ class Outgoing:
         id: The message's id, chosen by the sender.
         body: The encoded message.
         due: Unix time in seconds before which nobody may take it; `None` for at once.
+        priority: -100 to 100. A waiting message of a higher one is taken before all of a lower one
+            in its queue; among equals, first in, first out.
+        policy: What it asks for besides; only a broker that is `Policing` takes one.
     """
 
     queue: str
     id: str
     body: bytes
     due: float | None = None
+    priority: int = 0
+    policy: Policy | None = None
 
 
 class Sending(Protocol):
     """Putting messages into queues, and following them."""
 
-    async def put(self, messages: Sequence[Outgoing]) -> None:
+    async def put(self, messages: Sequence[Outgoing]) -> Mapping[str, str] | None:
         """Add the messages, in order, in as few round trips as the server allows (one per slot).
 
         A message whose id its queue holds already is left as it is, so a call that failed may be
         repeated. Only a message that was added and done before the repetition is added again.
+
+        Returns:
+            For each message that was not added because another has its unique key, by the id of
+            the one that was put, the id of the one that has the key; or `None` if all were added.
 
         Raises:
             BrokerUnavailable: Within a bounded time, when the server cannot be reached or refuses
