@@ -1,0 +1,38 @@
+"""What has happened, for whoever listens: one stream of small values, told from one place each."""
+
+from .kinds import (
+    Called,
+    Dispatched,
+    Event,
+    RunCancelled,
+    RunFailed,
+    RunPostponed,
+    RunReleased,
+    RunSkipped,
+    RunStarted,
+    RunSucceeded,
+    WorkerStarted,
+    WorkerStopped,
+)
+from .listening import dropped_events, flush, listen, tell, unlisten, wanted
+
+__all__ = [
+    "Called",
+    "Dispatched",
+    "Event",
+    "RunCancelled",
+    "RunFailed",
+    "RunPostponed",
+    "RunReleased",
+    "RunSkipped",
+    "RunStarted",
+    "RunSucceeded",
+    "WorkerStarted",
+    "WorkerStopped",
+    "dropped_events",
+    "flush",
+    "listen",
+    "tell",
+    "unlisten",
+    "wanted",
+]

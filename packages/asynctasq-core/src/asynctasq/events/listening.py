@@ -1,0 +1,148 @@
+"""Listeners, each with a bounded queue and a thread of its own.
+
+Owns three rules. Nobody who listens, no cost: who tells looks into `wanted` first. A listener that
+raises changes nothing but the log. One that is slow delays no task and no other listener: what does
+not fit into its queue is dropped and counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Awaitable, Callable
+from time import monotonic
+from typing import Any, TypeVar
+
+from .kinds import Event
+
+E = TypeVar("E", bound=Event)
+Listener = Callable[[E], Awaitable[None] | None]
+
+logger = logging.getLogger(__name__)
+
+#: How many events wait for one listener at most.
+QUEUE_LENGTH = 10_000
+
+
+class _Listening:
+    """One listener: the events that it has not heard yet, and the thread in which it hears them."""
+
+    def __init__(self, function: Callable[[Any], Any], kinds: tuple[type[Event], ...]) -> None:
+        self.function = function
+        self.kinds = kinds
+        self.dropped = 0
+        self._events: deque[Event] = deque()
+        self._changed = threading.Condition()
+        self._pid = 0
+        self._is_busy = False
+
+    def put(self, event: Event) -> None:
+        with self._changed:
+            if len(self._events) >= QUEUE_LENGTH:
+                if not self.dropped:
+                    logger.warning("a listener is too slow, events are dropped", extra=self._name())
+                self.dropped += 1
+                return
+            self._events.append(event)
+            if self._pid != os.getpid():  # a fork inherits no thread
+                self._pid = os.getpid()
+                threading.Thread(target=self._run, name="asynctasq-events", daemon=True).start()
+            self._changed.notify_all()
+
+    def flush(self, deadline: float) -> bool:
+        with self._changed:
+            return self._changed.wait_for(
+                lambda: not self._events and not self._is_busy,
+                max(0.0, deadline - monotonic()),
+            )
+
+    def _run(self) -> None:
+        if inspect.iscoroutinefunction(self.function):
+            with asyncio.Runner() as runner:
+                self._hear(lambda event: runner.run(self.function(event)))
+        else:
+            self._hear(self.function)
+
+    def _hear(self, hear: Callable[[Event], object]) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._events)
+                event = self._events.popleft()
+                self._is_busy = True
+            try:
+                hear(event)
+            except Exception:
+                logger.exception("a listener failed", extra=self._name())
+            finally:
+                with self._changed:
+                    self._is_busy = False
+                    self._changed.notify_all()
+
+    def _name(self) -> dict[str, str]:
+        return {"listener": getattr(self.function, "__qualname__", repr(self.function))}
+
+
+_listening: list[_Listening] = []
+
+#: The listeners of each kind of event that anybody listens to; whoever tells of an event looks here
+#: before making it.
+wanted: dict[type[Event], tuple[_Listening, ...]] = {}
+
+
+def listen(function: Listener[E], *kinds: type[E]) -> Listener[E]:
+    """Call a function with each event of these kinds from now on; of every kind if none is named.
+
+    It is called in a thread of its own, one event after the other, in the order in which they
+    happened in this process; a coroutine function runs on an event loop there. Its errors are
+    logged. Behind a listener that is too slow, events are dropped.
+
+    Args:
+        kinds: Classes of `asynctasq.events`; one stands for its subclasses too.
+
+    Returns:
+        The function, for `unlisten`.
+    """
+    _listening.append(_Listening(function, kinds or (Event,)))
+    _renew_wanted()
+    return function
+
+
+def unlisten(function: Callable[[Any], Any]) -> None:
+    """Call the function no more; what it has not heard yet it still hears."""
+    _listening[:] = [each for each in _listening if each.function is not function]
+    _renew_wanted()
+
+
+def tell(event: Event) -> None:
+    """Hand an event to those who listen to its kind; waits for nobody."""
+    for listening in wanted.get(type(event), ()):
+        listening.put(event)
+
+
+def flush(timeout_seconds: float = 5.0) -> bool:
+    """Wait until every listener has heard what has been told; whether they all have."""
+    deadline = monotonic() + timeout_seconds
+    is_flushed = True
+    for listening in _listening:
+        is_flushed &= listening.flush(deadline)
+    return is_flushed
+
+
+def dropped_events() -> int:
+    """How many events were dropped behind listeners that are too slow."""
+    return sum(listening.dropped for listening in _listening)
+
+
+def _renew_wanted() -> None:
+    wanted.clear()
+    for kind in _all_kinds(Event):
+        if concerned := tuple(each for each in _listening if issubclass(kind, each.kinds)):
+            wanted[kind] = concerned
+
+
+def _all_kinds(kind: type[Event]) -> set[type[Event]]:
+    return {kind}.union(*(_all_kinds(sub) for sub in kind.__subclasses__()))
