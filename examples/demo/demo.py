@@ -1,4 +1,4 @@
-"""`hatch run demo`: an order goes to a queue as a reference and comes back as a fresh row.
+"""`hatch run demo:run`: an order goes to a queue as a reference and comes back as a fresh row.
 
 Everything lives in a temporary folder: the shop's database, the queue's file, the worker's log.
 Whatever is shown is also checked; the exit code is 0 only if all of it happened.
