@@ -1,7 +1,7 @@
 """Where the servers that tests share are, each looked for once in a process.
 
-A test asks for the URL of a server when it runs, and skips where there is none. Where no Redis
-listens, one is started for the run.
+A test asks for the URL of a server when it runs, and skips where there is none. Where no Redis or
+no PostgreSQL listens, one is started for the run.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+import subprocess
 import tempfile
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -22,77 +23,86 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from .missing import missing
+from .postgres_servers import PostgresProcess, find_postgres
 from .redis_servers import RedisProcess, find_server
 
-POSTGRES_URL = os.environ.get(
+_REDIS_URL = os.environ.get("ASYNCTASQ_TEST_REDIS_URL", "redis://127.0.0.1:6379/0")
+_POSTGRES_URL = os.environ.get(
     "ASYNCTASQ_TEST_POSTGRES_URL", "postgresql://postgres@127.0.0.1:5432/test"
 )
-MYSQL_URL = os.environ.get("ASYNCTASQ_TEST_MYSQL_URL", "mysql://root@127.0.0.1:3306/test")
-_REDIS_URL = os.environ.get("ASYNCTASQ_TEST_REDIS_URL", "redis://127.0.0.1:6379/0")
+_MYSQL_URL = os.environ.get("ASYNCTASQ_TEST_MYSQL_URL", "mysql://root@127.0.0.1:3306/test")
 
-_started: list[RedisProcess] = []
+_started: list[RedisProcess | PostgresProcess] = []
+
+
+@dataclass(frozen=True)
+class _Server:
+    """What was found.
+
+    Attributes:
+        problem: Why there is none.
+    """
+
+    url: str = ""
+    problem: str = ""
+
+
+def _url(found: _Server) -> str:
+    return found.url or missing(" ".join(found.problem.split()))
 
 
 def redis_url() -> str:
     """The URL of a Redis server."""
-    url = _find_redis()
-    return url or missing(f"no Redis at {_REDIS_URL}, and no server to start")
+    return _url(_find_redis())
 
 
 @functools.cache
-def _find_redis() -> str:
+def _find_redis() -> _Server:
     once: dict[str, Any] = {"socket_connect_timeout": 3, "retry": Retry(NoBackoff(), 0)}
     try:
         with redis.Redis.from_url(_REDIS_URL, **once) as client:
             client.ping()
-        return _REDIS_URL
-    except (redis.ConnectionError, redis.TimeoutError):
-        return _start_redis()
-
-
-def _start_redis() -> str:
-    if find_server("redis") is None:
-        return ""
-    server = RedisProcess(Path(tempfile.mkdtemp(prefix="asynctasq-redis-")))
-    _started.append(server)
-    server.start()
-    return server.url
-
-
-def end_started() -> None:
-    """End the servers that were started for this run."""
-    for server in _started:
-        server.kill()
-        shutil.rmtree(server.folder)
-    _started.clear()
-    _find_redis.cache_clear()
+    except (redis.ConnectionError, redis.TimeoutError) as e:
+        if find_server("redis") is None:
+            return _Server(problem=f"no Redis at {_REDIS_URL}, and none to start: {e}")
+        return _start(RedisProcess(_folder("redis")))
+    return _Server(_REDIS_URL)
 
 
 def postgres_url() -> str:
     """The URL of a database of a PostgreSQL server, for one who may create databases."""
-    if problem := _problem(_connect_postgres):
-        missing(f"no PostgreSQL at {POSTGRES_URL}: {problem}")
-    return POSTGRES_URL
+    return _url(_find_postgres())
 
 
-def _connect_postgres() -> None:
-    psycopg.connect(POSTGRES_URL, connect_timeout=3).close()
+@functools.cache
+def _find_postgres() -> _Server:
+    try:
+        psycopg.connect(_POSTGRES_URL, connect_timeout=3).close()
+    except psycopg.OperationalError as e:
+        programs = find_postgres()
+        if programs is None:
+            return _Server(problem=f"no PostgreSQL at {_POSTGRES_URL}, and none to start: {e}")
+        return _start(PostgresProcess(programs, _folder("postgres")))
+    return _Server(_POSTGRES_URL)
 
 
 def mysql_url() -> str:
     """The URL of a database of a MariaDB or MySQL server, for one who may create databases."""
-    if problem := _problem(_connect_mysql):
-        missing(f"no MariaDB at {MYSQL_URL}: {problem}")
-    return MYSQL_URL
+    return _url(_find_mysql())
 
 
-def _connect_mysql() -> None:
-    connect_mysql().close()
+@functools.cache
+def _find_mysql() -> _Server:
+    try:
+        connect_mysql().close()
+    except pymysql.err.OperationalError as e:
+        return _Server(problem=f"no MariaDB at {_MYSQL_URL}: {e}")
+    return _Server(_MYSQL_URL)
 
 
 def connect_mysql(**options: Any) -> Any:
     """A connection to the MariaDB server."""
-    parts = urlsplit(MYSQL_URL)
+    parts = urlsplit(_MYSQL_URL)
     return pymysql.connect(
         host=parts.hostname,
         port=parts.port or 3306,
@@ -103,11 +113,22 @@ def connect_mysql(**options: Any) -> Any:
     )
 
 
-@functools.cache
-def _problem(connect: Callable[[], None]) -> str:
-    """Why a server cannot be used, in one line; empty when it can."""
+def _folder(kind: str) -> Path:
+    return Path(tempfile.mkdtemp(prefix=f"asynctasq-{kind}-"))
+
+
+def _start(server: RedisProcess | PostgresProcess) -> _Server:
+    _started.append(server)
     try:
-        connect()
-    except (psycopg.OperationalError, pymysql.err.OperationalError) as e:
-        return " ".join(str(e).split())
-    return ""
+        server.start()
+    except (OSError, RuntimeError, subprocess.SubprocessError) as e:
+        return _Server(problem=f"{type(server).__name__} does not start here: {e}")
+    return _Server(server.url)
+
+
+def end_started() -> None:
+    """End the servers that were started for this run."""
+    for server in _started:
+        server.kill()
+        shutil.rmtree(server.folder)
+    _started.clear()

@@ -18,32 +18,37 @@ from urllib.parse import unquote, urlsplit
 import psycopg
 import pytest
 
-from ..servers import MYSQL_URL, POSTGRES_URL, connect_mysql, mysql_url, postgres_url
+from ..servers import connect_mysql, mysql_url, postgres_url
 
 PROJECT = Path(__file__).parent / "project"
 NAME = f"asynctasq_dj_{os.getpid()}"
 FOLDER = tempfile.TemporaryDirectory(prefix=NAME)
 
 
-def _database(engine: str, url: str, name: str, **options: Any) -> dict[str, Any]:
-    parts = urlsplit(url)
-    return {
-        "ENGINE": f"django.db.backends.{engine}",
-        "NAME": name,
+DATABASES: dict[str, dict[str, Any]] = {
+    "default": {"ENGINE": "django.db.backends.postgresql", "NAME": NAME},
+    "other": {"ENGINE": "django.db.backends.postgresql", "NAME": f"{NAME}_other"},
+    "maria": {"ENGINE": "django.db.backends.mysql", "NAME": NAME},
+    "lite": {"ENGINE": "django.db.backends.sqlite3", "NAME": f"{FOLDER.name}/lite.db"},
+}
+
+
+def _set_address(alias: str) -> None:
+    """Set where the server of a database is, here and for processes that tests start."""
+    from django.db import connections
+
+    if alias == "lite":
+        return
+    parts = urlsplit(mysql_url() if alias == "maria" else postgres_url())
+    address = {
         "HOST": parts.hostname or "",
         "PORT": str(parts.port or ""),
         "USER": unquote(parts.username or ""),
         "PASSWORD": unquote(parts.password or ""),
-        **options,
     }
-
-
-DATABASES = {
-    "default": _database("postgresql", POSTGRES_URL, NAME),
-    "other": _database("postgresql", POSTGRES_URL, f"{NAME}_other"),
-    "maria": _database("mysql", MYSQL_URL, NAME),
-    "lite": {"ENGINE": "django.db.backends.sqlite3", "NAME": f"{FOLDER.name}/lite.db"},
-}
+    DATABASES[alias].update(address)
+    connections.settings[alias].update(address)
+    os.environ["DJSHOP_DATABASES"] = json.dumps(DATABASES)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -63,7 +68,6 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def _administrate(alias: str, *statements: str) -> None:
     if alias == "maria":
-        mysql_url()
         with connect_mysql() as connection, connection.cursor() as cursor:
             for statement in statements:
                 cursor.execute(statement)
@@ -105,6 +109,7 @@ def _databases() -> Iterator[Callable[[str], None]]:
     def need(alias: str) -> None:
         if alias in created:
             return
+        _set_address(alias)
         _create(alias)
         created.add(alias)
 

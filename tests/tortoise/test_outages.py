@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -30,13 +30,11 @@ def as_tortoise_raises(kind: type[Exception]) -> Iterator[None]:
 
 def locked(folder: Path) -> None:
     path = folder / "x.db"
-    with sqlite3.connect(path, isolation_level=None) as one:
+    with closing(sqlite3.connect(path, isolation_level=None)) as one:
         one.execute("CREATE TABLE t (id)")
         one.execute("BEGIN EXCLUSIVE")
-        try:
-            sqlite3.connect(path, timeout=0).execute("SELECT * FROM t")
-        finally:
-            one.rollback()
+        with closing(sqlite3.connect(path, timeout=0)) as other:
+            other.execute("SELECT * FROM t")
 
 
 def unreachable_file(folder: Path) -> None:
@@ -44,12 +42,10 @@ def unreachable_file(folder: Path) -> None:
 
 
 def no_table(folder: Path) -> None:
-    sqlite3.connect(folder / "y.db").execute("SELECT * FROM nothing")
+    with closing(sqlite3.connect(folder / "y.db")) as db:
+        db.execute("SELECT * FROM nothing")
 
 
-@pytest.mark.filterwarnings(
-    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
-)
 @pytest.mark.parametrize(
     ("failing", "is_outage"), [(locked, True), (unreachable_file, True), (no_table, False)]
 )
