@@ -1,4 +1,4 @@
-"""`hatch run demo`: an order goes to a queue as a reference and comes back as a fresh row.
+"""`hatch run demo:run`: an order goes to a queue as a reference and comes back as a fresh row.
 
 Everything lives in a temporary folder: the shop's database, the queue's file, the worker's log.
 Whatever is shown is also checked; the exit code is 0 only if all of it happened.
@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -94,7 +94,7 @@ def row_bytes(order: Order) -> int:
 
 def queued_bytes(handle: TaskHandle[Any]) -> bytes:
     """The message as it stands in the queue's file."""
-    with sqlite3.connect(os.environ["ASYNCTASQ_SQLITE_PATH"]) as queue:
+    with closing(sqlite3.connect(os.environ["ASYNCTASQ_SQLITE_PATH"])) as queue:
         (body,) = queue.execute("SELECT body FROM message WHERE id = ?", (handle.id,)).fetchone()
     return bytes(body)
 

@@ -18,6 +18,8 @@ from typing import Any
 import pytest
 import redis
 
+from ..servers import redis_url
+
 ROOT = Path(__file__).parents[2]
 PACKAGES = (
     "asynctasq",
@@ -128,9 +130,6 @@ def _run_quietly(*command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-REDIS_URL = os.environ.get("ASYNCTASQ_TEST_REDIS_URL", "redis://127.0.0.1:6379/0")
-
-
 @dataclass
 class Place:
     """A working directory with an application and a queue of its own, used from the command line.
@@ -225,24 +224,18 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
         yield Place(tmp_path, {"ASYNCTASQ_DRIVER": "sqlite"})
         return
     prefix = f"test-{uuid.uuid4().hex}"
-    server = redis.Redis.from_url(REDIS_URL)
-    try:
-        server.ping()
-    except redis.ConnectionError as e:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(f"no Redis at {REDIS_URL}: {e}")
+    url = redis_url()
     yield Place(
         tmp_path,
         {
             "ASYNCTASQ_DRIVER": "redis",
-            "ASYNCTASQ_REDIS_URL": REDIS_URL,
+            "ASYNCTASQ_REDIS_URL": url,
             "ASYNCTASQ_REDIS_KEY_PREFIX": prefix,
         },
     )
-    for key in server.scan_iter(f"*{prefix}*", count=1000):
-        server.delete(key)
-    server.close()
+    with redis.Redis.from_url(url) as server:
+        for key in server.scan_iter(f"*{prefix}*", count=1000):
+            server.delete(key)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -11,11 +10,9 @@ from uuid import uuid4
 import psycopg
 import pytest
 
+from ..servers import postgres_url
 from .conftest import Environment, finished
 
-POSTGRES = os.environ.get(
-    "ASYNCTASQ_TEST_POSTGRES_URL", "postgresql://postgres@127.0.0.1:5432/test"
-)
 SETTINGS = """
 INSTALLED_APPS = ["asynctasq_django", "shop"]
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
@@ -53,14 +50,9 @@ with transaction.atomic():
 @pytest.fixture
 def database() -> Iterator[dict[str, object]]:
     """An empty database, as Django's settings describe it."""
-    name, parts = f"asynctasq_pg2_{uuid4().hex[:12]}", urlsplit(POSTGRES)
-    try:
-        connection = psycopg.connect(POSTGRES, autocommit=True, connect_timeout=3)
-    except psycopg.OperationalError as e:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(f"no PostgreSQL: {e}")
-    with connection:
+    url = postgres_url()
+    name, parts = f"asynctasq_pg2_{uuid4().hex[:12]}", urlsplit(url)
+    with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
         yield {
             "ENGINE": "django.db.backends.postgresql",

@@ -71,7 +71,7 @@ def test_links_lead_somewhere(target: str) -> None:
 def test_the_test_command_is_that_of_continuous_integration() -> None:
     commands = "\n".join(blocks("sh", section("See it")))
     ci = (ROOT / ".ci" / "run").read_text()
-    for command in (".venv/bin/hatch run demo", ".venv/bin/hatch run test"):
+    for command in (".venv/bin/hatch run demo:run", ".venv/bin/hatch run test"):
         assert command in commands
         # What failed may be run once more after it, but nothing else stands in the command itself.
         assert re.search(rf"^step {re.escape(command)}( \|\| .*)?$", ci, re.MULTILINE)

@@ -20,11 +20,11 @@ import redis.asyncio
 from asynctasq.adapters.plugins import Adapters
 from asynctasq.app import App
 
+from ..servers import redis_url
+
 sys.path.insert(0, str(Path(__file__).parent / "application"))
 
 from toy_orm import Toy
-
-REDIS_URL = os.environ.get("ASYNCTASQ_TEST_REDIS_URL", "redis://127.0.0.1:6379/0")
 
 
 @pytest.fixture
@@ -68,21 +68,12 @@ async def any_app(
     elif request.param == "sqlite":
         yield configure(driver="sqlite", sqlite=tmp_path / "queue.db")
     else:
-        async with redis.asyncio.Redis.from_url(REDIS_URL) as client:
-            await _require(client)
+        url = redis_url()
+        async with redis.asyncio.Redis.from_url(url) as client:
             prefix = f"test-{uuid4().hex}"
-            yield configure(driver="redis", redis={"url": REDIS_URL, "key_prefix": prefix})
+            yield configure(driver="redis", redis={"url": url, "key_prefix": prefix})
             async for key in client.scan_iter(f"{prefix}:*", count=1000):
                 await client.delete(key)
-
-
-async def _require(client: redis.asyncio.Redis) -> None:
-    try:
-        await client.ping()
-    except redis.exceptions.ConnectionError as e:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(f"no Redis at {REDIS_URL}: {e}")
 
 
 @pytest.fixture

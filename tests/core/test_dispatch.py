@@ -32,7 +32,7 @@ from asynctasq.brokers import Outgoing
 from asynctasq.brokers.memory.broker import MemoryBroker
 from toy_orm import Toy, User
 
-from .conftest import REDIS_URL
+from ..servers import redis_url
 
 Work = Callable[..., Awaitable[None]]
 
@@ -484,10 +484,11 @@ async def test_configuring_anew_leaves_no_connection_of_synchronous_dispatches_o
     configure: Callable[..., App],
 ) -> None:
     name = f"asynctasq-{uuid4().hex}"
-    url = f"{REDIS_URL}?client_name={name}"
-    configure(driver="redis", redis={"url": url, "key_prefix": name})
+    url = redis_url()
+    named = {"url": f"{url}?client_name={name}", "key_prefix": name}
+    configure(driver="redis", redis=named)
     await asyncio.to_thread(note(1).dispatch_sync)
-    async with redis.asyncio.Redis.from_url(REDIS_URL) as client:
+    async with redis.asyncio.Redis.from_url(url) as client:
 
         async def connections() -> int:
             return sum(c["name"] == name for c in await client.client_list())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator
 from uuid import uuid4
 
@@ -13,7 +12,7 @@ from asynctasq.brokers import Broker
 from asynctasq.brokers.redis.broker import RedisBroker
 from asynctasq.testing import BrokerSuite, OpenBroker
 
-URL = os.environ.get("ASYNCTASQ_TEST_REDIS_URL", "redis://127.0.0.1:6379/0")
+from ..servers import redis_url
 
 
 class TestRedisBroker(BrokerSuite):
@@ -22,16 +21,17 @@ class TestRedisBroker(BrokerSuite):
 
     @pytest_asyncio.fixture
     async def open_broker(self) -> AsyncIterator[OpenBroker]:
+        url = redis_url()
         prefix = f"test-{uuid4().hex}"
         brokers: list[Broker] = []
 
         def open_one() -> Broker:
-            brokers.append(RedisBroker(RedisConfig(url=URL, key_prefix=prefix)))
+            brokers.append(RedisBroker(RedisConfig(url=url, key_prefix=prefix)))
             return brokers[-1]
 
         yield open_one
         for broker in brokers:
             await broker.close()
-        async with redis.asyncio.Redis.from_url(URL) as client:
+        async with redis.asyncio.Redis.from_url(url) as client:
             async for key in client.scan_iter(f"{prefix}:*", count=1000):
                 await client.delete(key)

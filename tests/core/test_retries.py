@@ -353,16 +353,17 @@ async def test_threads_that_ignore_their_interruption_do_not_run_beside_the_next
     running: list[int] = []
     most: list[int] = []
 
-    @task(timeout=0.05, max_attempts=2, retry_delay=0)
+    @task(timeout=0.5, max_attempts=2, retry_delay=0)  # long enough for any thread to begin
     def stubborn() -> None:
-        running.append(1)
-        most.append(len(running))
-        deadline = monotonic() + 0.3
-        while monotonic() < deadline:
-            try:
+        try:
+            running.append(1)
+            most.append(len(running))
+            while True:
                 sum(range(100))
-            except TaskTimeout:
-                continue
+        except TaskTimeout:
+            deadline = monotonic() + 0.2
+            while monotonic() < deadline:
+                sum(range(100))
         running.pop()
 
     handle = await stubborn().dispatch()

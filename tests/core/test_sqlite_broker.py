@@ -215,12 +215,12 @@ def test_another_process_may_make_the_file_between_any_two_looks_at_it(
             seen.append(statement)
             if len(seen) == step:
                 monkeypatch.setattr(sqlite3, "connect", connect)
-                with SQLiteFile(SQLiteConfig(path=path)).transaction():
+                with closing(SQLiteFile(SQLiteConfig(path=path))) as other, other.transaction():
                     pass
             return super().execute(statement, *parameters)
 
     monkeypatch.setattr(sqlite3, "connect", partial(connect, factory=Overtaken))
-    with SQLiteFile(SQLiteConfig(path=path)).transaction() as db:
+    with closing(SQLiteFile(SQLiteConfig(path=path))) as file, file.transaction() as db:
         assert db.execute("SELECT count(*) FROM message").fetchone() == (0,)
     assert len(seen) >= step
 

@@ -16,37 +16,39 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import psycopg
-import pymysql
 import pytest
+
+from ..servers import connect_mysql, mysql_url, postgres_url
 
 PROJECT = Path(__file__).parent / "project"
 NAME = f"asynctasq_dj_{os.getpid()}"
-POSTGRES = os.environ.get(
-    "ASYNCTASQ_TEST_POSTGRES_URL", "postgresql://postgres@127.0.0.1:5432/test"
-)
-MYSQL = os.environ.get("ASYNCTASQ_TEST_MYSQL_URL", "mysql://root@127.0.0.1:3306/test")
 FOLDER = tempfile.TemporaryDirectory(prefix=NAME)
 
 
-def _database(engine: str, url: str, name: str, **options: Any) -> dict[str, Any]:
-    parts = urlsplit(url)
-    return {
-        "ENGINE": f"django.db.backends.{engine}",
-        "NAME": name,
+DATABASES: dict[str, dict[str, Any]] = {
+    "default": {"ENGINE": "django.db.backends.postgresql", "NAME": NAME},
+    "other": {"ENGINE": "django.db.backends.postgresql", "NAME": f"{NAME}_other"},
+    "maria": {"ENGINE": "django.db.backends.mysql", "NAME": NAME},
+    "lite": {"ENGINE": "django.db.backends.sqlite3", "NAME": f"{FOLDER.name}/lite.db"},
+}
+
+
+def _set_address(alias: str) -> None:
+    """Set where the server of a database is, here and for processes that tests start."""
+    from django.db import connections
+
+    if alias == "lite":
+        return
+    parts = urlsplit(mysql_url() if alias == "maria" else postgres_url())
+    address = {
         "HOST": parts.hostname or "",
         "PORT": str(parts.port or ""),
         "USER": unquote(parts.username or ""),
         "PASSWORD": unquote(parts.password or ""),
-        **options,
     }
-
-
-DATABASES = {
-    "default": _database("postgresql", POSTGRES, NAME),
-    "other": _database("postgresql", POSTGRES, f"{NAME}_other"),
-    "maria": _database("mysql", MYSQL, NAME),
-    "lite": {"ENGINE": "django.db.backends.sqlite3", "NAME": f"{FOLDER.name}/lite.db"},
-}
+    DATABASES[alias].update(address)
+    connections.settings[alias].update(address)
+    os.environ["DJSHOP_DATABASES"] = json.dumps(DATABASES)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -64,36 +66,13 @@ def pytest_configure(config: pytest.Config) -> None:
         django.setup()
 
 
-def _reachable(alias: str) -> str:
-    """Why the database's server cannot be used; empty when it can."""
-    try:
-        if alias in ("default", "other"):
-            psycopg.connect(POSTGRES, connect_timeout=2).close()
-        elif alias == "maria":
-            _mysql().close()
-    except (psycopg.OperationalError, pymysql.err.OperationalError) as e:
-        return f"{DATABASES[alias]['ENGINE']} cannot be reached: {e}"
-    return ""
-
-
-def _mysql() -> Any:
-    database = DATABASES["maria"]
-    return pymysql.connect(
-        host=database["HOST"],
-        port=int(database["PORT"] or 3306),
-        user=database["USER"],
-        password=database["PASSWORD"],
-        connect_timeout=2,
-    )
-
-
 def _administrate(alias: str, *statements: str) -> None:
     if alias == "maria":
-        with _mysql() as connection, connection.cursor() as cursor:
+        with connect_mysql() as connection, connection.cursor() as cursor:
             for statement in statements:
                 cursor.execute(statement)
     elif alias != "lite":
-        with psycopg.connect(POSTGRES, autocommit=True) as connection:
+        with psycopg.connect(postgres_url(), autocommit=True) as connection:
             for statement in statements:
                 connection.execute(statement)
 
@@ -130,10 +109,7 @@ def _databases() -> Iterator[Callable[[str], None]]:
     def need(alias: str) -> None:
         if alias in created:
             return
-        if problem := _reachable(alias):
-            if os.environ.get("CI"):
-                pytest.fail(problem)
-            pytest.skip(problem)
+        _set_address(alias)
         _create(alias)
         created.add(alias)
 

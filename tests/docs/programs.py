@@ -14,10 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-POSTGRES = os.environ.get(
-    "ASYNCTASQ_TEST_POSTGRES_URL", "postgresql://postgres@127.0.0.1:5432/test"
-)
-REDIS = os.environ.get("ASYNCTASQ_TEST_REDIS_URL", "redis://127.0.0.1:6379/0")
+from ..servers import redis_url
 
 #: Warnings are errors, but for what Tortoise 1.x says of names that the specification uses, and for
 #: connections that an example leaves open when its program ends.
@@ -51,12 +48,9 @@ class Application:
         """Write a file, with the names of the servers in the text replaced by the real ones."""
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        for word, value in (
-            ("DATABASE", self.database),
-            ("REDIS", REDIS),
-            ("PREFIX", self.prefix),
-        ):
-            text = text.replace(f"<{word}>", value)
+        text = text.replace("<DATABASE>", self.database).replace("<PREFIX>", self.prefix)
+        if "<REDIS>" in text:
+            text = text.replace("<REDIS>", redis_url())
         path.write_text(text)
 
     def python(self, *arguments: str) -> str:

@@ -5,7 +5,6 @@ They run as written, but for what `differences.py` lists.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,8 +15,9 @@ import psycopg
 import pytest
 import redis
 
+from ..servers import postgres_url, redis_url
 from .differences import DIFFERENCES, EXAMPLES, as_run
-from .programs import POSTGRES, REDIS, Application, eventually, place
+from .programs import Application, eventually, place
 
 
 def test_every_example_is_run() -> None:
@@ -31,21 +31,17 @@ def test_every_example_is_run() -> None:
 def database() -> Iterator[str]:
     """The name of a database of this run."""
     name = f"asynctasq_docs_{uuid4().hex[:12]}"
-    try:
-        _execute(POSTGRES, f"CREATE DATABASE {name}")
-    except psycopg.OperationalError as e:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(f"no PostgreSQL: {e}")
-    _execute(POSTGRES, f"ALTER DATABASE {name} SET synchronous_commit = off")
+    url = postgres_url()
+    _execute(url, f"CREATE DATABASE {name}")
+    _execute(url, f"ALTER DATABASE {name} SET synchronous_commit = off")
     yield name
-    _execute(POSTGRES, f"DROP DATABASE {name} WITH (FORCE)")
+    _execute(url, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture
 def application(tmp_path: Path, database: str) -> Application:
     """An empty folder with an empty database; the queue is the embedded one unless it says."""
-    address = place(POSTGRES, database)
+    address = place(postgres_url(), database)
     _execute(f"postgresql://{address}", "DROP SCHEMA public CASCADE", "CREATE SCHEMA public")
     return Application(tmp_path, address, f"docs-{uuid4().hex[:12]}", {})
 
@@ -59,17 +55,11 @@ def _execute(url: str, *statements: str) -> None:
 @pytest.fixture
 def on_redis(application: Application) -> Iterator[Application]:
     """The same for an example that says `redis`."""
-    server = redis.Redis.from_url(REDIS)
-    try:
-        server.ping()
-    except redis.ConnectionError as e:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(f"no Redis: {e}")
+    url = redis_url()
     yield application
-    for key in server.scan_iter(f"*{application.prefix}*", count=1000):
-        server.delete(key)
-    server.close()
+    with redis.Redis.from_url(url) as server:
+        for key in server.scan_iter(f"*{application.prefix}*", count=1000):
+            server.delete(key)
 
 
 # --- worker processes ------------------------------------------------------------------------
@@ -77,7 +67,6 @@ def on_redis(application: Application) -> Iterator[Application]:
 #: A task that holds a connection until another process runs it too, and leaves a file then.
 MEETING = """
 import asyncio
-import os
 from pathlib import Path
 from asynctasq import task
 from backend import User, backend
@@ -449,7 +438,7 @@ def test_tortoise_connection_lifecycle(on_redis: Application) -> None:
         "for _ in range(3): await look(user).dispatch()",
     )
     assert on_redis.worker("app.models", "settings") == "5 5 20\n" * 3
-    with psycopg.connect(POSTGRES, autocommit=True) as connection:
+    with psycopg.connect(postgres_url(), autocommit=True) as connection:
         count = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s"
         name = on_redis.database.rpartition("/")[2]
         eventually(lambda: connection.execute(count, [name]).fetchone() == (0,))

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import RedisProcess
+from ..redis_servers import RedisProcess
 from .deployments import Deployment, eventually
 
 #: Seconds that an answer of the server may take.

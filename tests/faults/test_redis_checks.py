@@ -8,20 +8,23 @@ from asynctasq import RedisConfig
 from asynctasq.brokers import Finding
 from asynctasq.brokers.redis.broker import RedisBroker
 
+SERVERS = ("Redis", "Valkey")
+
 
 async def findings(url: str, **options: Any) -> dict[str, Finding]:
     """By a word of their text; a finding without one of these words fails the lookup."""
     broker = RedisBroker(RedisConfig(url=url, timeout=1.0, **options))
     found = await broker.check()
     await broker.close()
-    words = ("reach", "clock", "Redis 7", "maxmemory-policy", "append-only", "is used", "login")
+    words = ("reach", "clock", "maxmemory-policy", "append-only", "is used", "login", *SERVERS)
     return {next(word for word in words if word in f.text): f for f in found}
 
 
 async def test_a_safe_server_is_found_in_order(start_redis: Any) -> None:
     server = start_redis("--appendonly", "yes")
     found = await findings(server.url)
-    assert set(found) == {"reach", "clock", "Redis 7", "maxmemory-policy", "append-only"}
+    assert found.keys() - SERVERS == {"reach", "clock", "maxmemory-policy", "append-only"}
+    assert len(found) == 5
     assert {finding.level for finding in found.values()} == {"ok"}
 
 

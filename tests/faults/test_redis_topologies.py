@@ -36,6 +36,8 @@ from asynctasq.brokers import (
 from asynctasq.brokers.redis.broker import RedisBroker
 from asynctasq.errors import BrokerError, BrokerUnavailable, ConfigurationError
 
+from ..redis_servers import need_server, supports_tls
+
 # fmt: off
 RIGHTS = [
     "+eval", "+evalsha", "+time", "+get", "+set", "+publish", "+subscribe", "+unsubscribe",
@@ -216,6 +218,8 @@ def make_certificates(folder: Path) -> None:
 
 
 async def test_every_operation_works_with_tls(start_redis: Any, tmp_path: Path) -> None:
+    if not supports_tls(need_server("redis")):
+        pytest.skip("the server is built without TLS")
     make_certificates(tmp_path)
     files: dict[str, Any] = {
         "ssl_ca_certs": str(tmp_path / "ca.crt"),

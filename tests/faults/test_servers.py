@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import RedisProcess
+from ..redis_servers import RedisProcess
 
 
 @pytest.mark.parametrize("distance", [0, 10000])

@@ -10,17 +10,17 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "project"))
 
-from sastore import (
+from sqlalchemy import URL
+
+from .stores import (
     ASYNC_DRIVERS,
     NAME,
-    SERVERS,
     SYNC_DRIVERS,
     Store,
     administer,
     create_database,
     open_store,
 )
-from sqlalchemy import URL
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +34,7 @@ def database_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
         return made[server]
 
     yield make
-    for server in made.keys() & SERVERS.keys():
+    for server in made.keys() - {"sqlite"}:
         administer(server, f"DROP DATABASE {NAME}" + " WITH (FORCE)" * (server == "postgres"))
 
 

@@ -9,11 +9,12 @@ import pytest
 from asynctasq import Finding
 from asynctasq_sqlalchemy import adapter, create_worker_session_factory
 from sashop import Base, DataBase
-from sastore import Store
 from sqlalchemy import create_engine
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import sessionmaker
 from sqlalchemy.pool import AsyncAdaptedQueuePool
+
+from .stores import Store
 
 
 @pytest.fixture(autouse=True)

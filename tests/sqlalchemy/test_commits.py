@@ -11,10 +11,11 @@ import pytest
 from asynctasq import BrokerUnavailable, ConfigurationError
 from asynctasq_sqlalchemy import adapter
 from sashop import Cat, Item, Order, User
-from sastore import Store
 from sqlalchemy import insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
 from sqlalchemy.orm import Session, scoped_session
+
+from .stores import Store
 
 
 @dataclass

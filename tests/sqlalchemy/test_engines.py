@@ -15,7 +15,6 @@ import pytest
 from asynctasq import ConfigurationError, Ref, class_path
 from asynctasq_sqlalchemy import adapter, create_worker_session_factory
 from sashop import Base, Item
-from sastore import Store
 from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
@@ -25,6 +24,8 @@ from sqlalchemy.ext.asyncio import (
 )
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool, QueuePool, StaticPool
+
+from .stores import Store
 
 FORK = multiprocessing.get_context("fork")
 

@@ -20,7 +20,6 @@ from asynctasq import (
 )
 from asynctasq_sqlalchemy import adapter, read_from
 from sashop import Account, Base, Country, Item, Membership, Order, Point, Reading, User
-from sastore import Store
 from sqlalchemy import event, inspect, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
@@ -29,6 +28,8 @@ from sqlalchemy.orm import ORMExecuteState, selectinload, sessionmaker, with_loa
 from sqlalchemy.orm import Session as SyncSession
 from sqlalchemy.orm.exc import DetachedInstanceError
 from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool
+
+from .stores import Store
 
 
 def ref(cls: type, pk: Any, *options: Any) -> Ref:

@@ -29,9 +29,10 @@ from sashop import (
     Reading,
     User,
 )
-from sastore import Store
 from sqlalchemy import Column, Integer, Table
 from sqlalchemy.orm import registry
+
+from .stores import Store
 
 KEY = UUID("11111111-2222-3333-4444-555555555555")
 

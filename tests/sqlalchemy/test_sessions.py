@@ -14,7 +14,6 @@ import pytest
 from asynctasq import ConfigurationError, Ref, ReferenceUnavailable, class_path
 from asynctasq_sqlalchemy import adapter, for_update, task_session
 from sashop import Base, DataBase, Item, Order, Point, User
-from sastore import Store
 from sqlalchemy import create_engine, func, select
 from sqlalchemy.ext.asyncio import (
     AsyncSession,
@@ -32,6 +31,8 @@ from sqlalchemy.orm import (
     sessionmaker,
 )
 from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool
+
+from .stores import Store
 
 
 @dataclass

@@ -15,11 +15,12 @@ from asynctasq.deadletters import list_dead
 from asynctasq_sqlalchemy import for_update, task_session
 from saheroes import Hero, Team
 from sashop import Base, Item, Order, User
-from sastore import Store
 from sqlalchemy import create_engine, func, insert, select, text
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, selectinload, sessionmaker
 from sqlmodel import SQLModel
+
+from .stores import Store
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -10,15 +9,12 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
-import pymysql
 import pytest
+
+from .. import servers
 
 sys.path.insert(0, str(Path(__file__).parent / "application"))
 
-POSTGRES = os.environ.get(
-    "ASYNCTASQ_TEST_POSTGRES_URL", "postgresql://postgres@127.0.0.1:5432/test"
-)
-MYSQL = os.environ.get("ASYNCTASQ_TEST_MYSQL_URL", "mysql://root@127.0.0.1:3306/test")
 MODULES: dict[str, Any] = {"models": ["tortoise_shop.models"]}
 KINDS = ["sqlite", "asyncpg", "psycopg", "mysql"]
 
@@ -32,30 +28,15 @@ def postgres(statement: Any, database: str = "postgres") -> None:
     """Run a statement on the server of the tests."""
     import psycopg
 
-    url = with_scheme(POSTGRES, "postgresql", database)
+    url = with_scheme(servers.postgres_url(), "postgresql", database)
     with psycopg.connect(url, autocommit=True, connect_timeout=3) as connection:
         connection.execute(statement)
 
 
 def mysql(statement: str) -> None:
     """Run a statement on the server of the tests."""
-    parts = urlsplit(MYSQL)
-    connection = pymysql.connect(
-        host=parts.hostname,
-        port=parts.port or 3306,
-        user=parts.username,
-        password=parts.password or "",
-        connect_timeout=3,
-    )
-    with connection, connection.cursor() as cursor:
+    with servers.connect_mysql() as connection, connection.cursor() as cursor:
         cursor.execute(statement)
-
-
-def missing(server: str, error: Exception) -> None:
-    """Skip without a server, but not where there has to be one."""
-    if os.environ.get("CI"):
-        raise error
-    pytest.skip(f"no {server}: {error}")
 
 
 def make_database(kind: str, folder: Path) -> Iterator[str]:
@@ -65,13 +46,10 @@ def make_database(kind: str, folder: Path) -> Iterator[str]:
         yield f"sqlite://{folder}/{name}.db"
         return
     execute = mysql if kind == "mysql" else postgres
-    try:
-        execute(f"CREATE DATABASE {name}")
-    except Exception as e:  # noqa: BLE001 - any driver's error
-        missing(kind, e)
+    url = servers.mysql_url() if kind == "mysql" else servers.postgres_url()
+    execute(f"CREATE DATABASE {name}")
     if kind != "mysql":
         execute(f"ALTER DATABASE {name} SET synchronous_commit = off")  # nothing is to survive
-    url = MYSQL if kind == "mysql" else POSTGRES
     try:
         yield with_scheme(url, kind, name)
     finally:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
 from uuid import uuid4
 
 import asyncpg
@@ -17,7 +16,7 @@ import pytest
 from asynctasq_tortoise.outages import outage
 from tortoise.exceptions import DBConnectionError, OperationalError
 
-from .conftest import MYSQL, POSTGRES
+from ..servers import connect_mysql, mysql_url, postgres_url
 
 
 @contextmanager
@@ -31,13 +30,11 @@ def as_tortoise_raises(kind: type[Exception]) -> Iterator[None]:
 
 def locked(folder: Path) -> None:
     path = folder / "x.db"
-    with sqlite3.connect(path, isolation_level=None) as one:
+    with closing(sqlite3.connect(path, isolation_level=None)) as one:
         one.execute("CREATE TABLE t (id)")
         one.execute("BEGIN EXCLUSIVE")
-        try:
-            sqlite3.connect(path, timeout=0).execute("SELECT * FROM t")
-        finally:
-            one.rollback()
+        with closing(sqlite3.connect(path, timeout=0)) as other:
+            other.execute("SELECT * FROM t")
 
 
 def unreachable_file(folder: Path) -> None:
@@ -45,12 +42,10 @@ def unreachable_file(folder: Path) -> None:
 
 
 def no_table(folder: Path) -> None:
-    sqlite3.connect(folder / "y.db").execute("SELECT * FROM nothing")
+    with closing(sqlite3.connect(folder / "y.db")) as db:
+        db.execute("SELECT * FROM nothing")
 
 
-@pytest.mark.filterwarnings(
-    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
-)
 @pytest.mark.parametrize(
     ("failing", "is_outage"), [(locked, True), (unreachable_file, True), (no_table, False)]
 )
@@ -61,7 +56,7 @@ def test_errors_of_sqlite(failing: object, is_outage: bool, tmp_path: Path) -> N
 
 
 async def test_a_connection_that_the_server_ends_is_an_outage_with_asyncpg() -> None:
-    connection = await asyncpg.connect(POSTGRES)
+    connection = await asyncpg.connect(postgres_url())
     with pytest.raises(asyncpg.PostgresError) as e:
         await connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
     assert outage(e.value) is e.value
@@ -71,7 +66,7 @@ async def test_a_connection_that_the_server_ends_is_an_outage_with_asyncpg() -> 
 
 
 async def test_a_connection_that_the_server_ends_is_an_outage_with_psycopg() -> None:
-    async with await psycopg.AsyncConnection.connect(POSTGRES) as connection:
+    async with await psycopg.AsyncConnection.connect(postgres_url()) as connection:
         with pytest.raises(psycopg.OperationalError) as e:
             await connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
         assert outage(e.value) is e.value
@@ -82,40 +77,34 @@ async def test_a_connection_that_the_server_ends_is_an_outage_with_psycopg() -> 
 
 async def test_too_many_connections_are_an_outage() -> None:
     role = f"asynctasq_{uuid4().hex[:12]}"
-    with psycopg.connect(POSTGRES, autocommit=True) as connection:
+    with psycopg.connect(postgres_url(), autocommit=True) as connection:
         connection.execute(f"CREATE ROLE {role} LOGIN CONNECTION LIMIT 0")
         try:
             with pytest.raises(asyncpg.TooManyConnectionsError) as e:
-                await asyncpg.connect(POSTGRES, user=role)
+                await asyncpg.connect(postgres_url(), user=role)
         finally:
             connection.execute(f"DROP ROLE {role}")
     assert outage(e.value) is e.value
 
 
 async def test_a_mistake_in_the_query_is_none() -> None:
-    connection = await asyncpg.connect(POSTGRES)
+    connection = await asyncpg.connect(postgres_url())
     with pytest.raises(asyncpg.PostgresError) as e:
         await connection.execute("SELECT * FROM nothing_of_this_name")
     await connection.close()
     assert outage(e.value) is None
-    with pytest.raises(psycopg.Error) as other, psycopg.connect(POSTGRES) as sync_connection:
+    with pytest.raises(psycopg.Error) as other, psycopg.connect(postgres_url()) as sync_connection:
         sync_connection.execute("SELECT 1 / 0")
     assert outage(other.value) is None
 
 
 def test_codes_of_mysql_are_told_apart() -> None:
-    parts = urlsplit(MYSQL)
     with pytest.raises(DBConnectionError) as e, as_tortoise_raises(DBConnectionError):
-        pymysql.connect(host=parts.hostname, port=1, user="nobody")
+        pymysql.connect(host="127.0.0.1", port=1, user="nobody")
     assert isinstance(outage(e.value), pymysql.OperationalError)
-    connection = pymysql.connect(
-        host=parts.hostname,
-        port=parts.port or 3306,
-        user=parts.username,
-        password=parts.password or "",
-    )
+    mysql_url()
     with (
-        connection,
+        connect_mysql() as connection,
         connection.cursor() as cursor,
         pytest.raises(OperationalError) as none,
         as_tortoise_raises(OperationalError),

@@ -10,7 +10,8 @@ import psycopg
 import pytest
 from asynctasq_tortoise.suite import TestTortoise as Suite
 
-from .conftest import POSTGRES, make_database, with_scheme
+from ..servers import postgres_url
+from .conftest import make_database, with_scheme
 
 
 class TestSQLite(Suite):
@@ -41,7 +42,7 @@ class TestAsyncpg(_OnServer):
 
     async def connections(self) -> int:
         """Of the default database, as the server counts them."""
-        url = with_scheme(POSTGRES, "postgresql", "postgres")
+        url = with_scheme(postgres_url(), "postgresql", "postgres")
         async with await psycopg.AsyncConnection.connect(url) as connection:
             rows = await connection.execute(
                 "SELECT count(*) FROM pg_stat_activity WHERE datname = %s", [self.name]

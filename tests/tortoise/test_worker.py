@@ -24,9 +24,9 @@ from tortoise import Tortoise
 from tortoise.transactions import in_transaction
 from tortoise_shop.models import Order, User
 
+from .. import servers
 from .conftest import (
     MODULES,
-    POSTGRES,
     Initialise,
     Statements,
     forget_initialisation,
@@ -200,7 +200,7 @@ async def note_count(user: User) -> None:
 
 async def connections_to(database: str) -> int:
     """How many connections the server has; those that are closing get a moment."""
-    url = with_scheme(POSTGRES, "postgresql", "postgres")
+    url = with_scheme(servers.postgres_url(), "postgresql", "postgres")
     async with await psycopg.AsyncConnection.connect(url) as connection:
         count = 1
         for _ in range(100):
