@@ -19,7 +19,8 @@ from typing import Any
 
 from asynctasq import SQLiteConfig
 from asynctasq.brokers import Action, ConsumerOptions, Delivery, Outcome, Outgoing, WorkerInfo
-from asynctasq.brokers.sqlite.broker import SQLiteBroker, SQLiteConsumer
+from asynctasq.brokers.sqlite.broker import SQLiteBroker
+from asynctasq.brokers.sqlite.consumer import SQLiteConsumer
 
 
 def started(path: str, lease_seconds: float) -> tuple[SQLiteBroker, SQLiteConsumer]:
