@@ -8,6 +8,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, closing
@@ -23,7 +24,8 @@ from asynctasq.brokers import Action, ConsumerOptions, Outcome, Outgoing, Worker
 from asynctasq.brokers.sqlite import clock
 from asynctasq.brokers.sqlite import queries as sqlite_queries
 from asynctasq.brokers.sqlite import transitions as sqlite_transitions
-from asynctasq.brokers.sqlite.broker import SQLiteBroker, SQLiteConsumer
+from asynctasq.brokers.sqlite.broker import SQLiteBroker
+from asynctasq.brokers.sqlite.consumer import SQLiteConsumer
 from asynctasq.brokers.sqlite.file import CHECKPOINT_BYTES, SQLiteFile
 from asynctasq.brokers.sqlite.results import AwaitedResults
 from asynctasq.testing import BrokerSuite, OpenBroker
@@ -223,6 +225,43 @@ def test_another_process_may_make_the_file_between_any_two_looks_at_it(
     with closing(SQLiteFile(SQLiteConfig(path=path))) as file, file.transaction() as db:
         assert db.execute("SELECT count(*) FROM message").fetchone() == (0,)
     assert len(seen) >= step
+
+
+async def test_a_closed_broker_has_closed_every_connection_it_opened(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[sqlite3.Connection] = []
+    closed: list[sqlite3.Connection] = []
+
+    class Watched(sqlite3.Connection):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            opened.append(self)
+
+        def close(self) -> None:
+            super().close()
+            closed.append(self)
+
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Watched))
+    broker = SQLiteBroker(SQLiteConfig(path=path))
+    for _ in range(2):
+        await broker.put(messages(0, 1))
+        consumers = [broker.consumer(options(worker=f"{i}")) for i in range(2)]
+        for consumer in consumers:
+            await consumer.start()
+            await asyncio.to_thread(consumer.renew, [])
+        await consumers[0].stop()  # the other is left as it is
+        await asyncio.to_thread(consumers[1].renew, [])
+        await broker.close()
+        assert len(opened) > 1
+        assert set(closed) == set(opened)
+
+
+async def test_closing_a_broker_that_was_not_used_starts_no_thread(path: Path) -> None:
+    before = threading.enumerate()
+    await SQLiteBroker(SQLiteConfig(path=path)).close()
+    assert threading.enumerate() == before
+    assert not path.exists()
 
 
 def test_one_broker_serves_one_event_loop_after_another(path: Path) -> None:

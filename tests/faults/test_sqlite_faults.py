@@ -20,7 +20,8 @@ import pytest
 import pytest_asyncio
 from asynctasq import BrokerError, BrokerUnavailable, SQLiteConfig
 from asynctasq.brokers import ConsumerOptions, Delivery, Outcome, Outgoing, WorkerInfo
-from asynctasq.brokers.sqlite.broker import SQLiteBroker, SQLiteConsumer
+from asynctasq.brokers.sqlite.broker import SQLiteBroker
+from asynctasq.brokers.sqlite.consumer import SQLiteConsumer
 
 from ..queue_files import OpenSQLite, sqlite_brokers
 

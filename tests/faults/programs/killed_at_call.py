@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from asynctasq.brokers.redis.consumer import RedisConsumer
-from asynctasq.brokers.sqlite.broker import SQLiteConsumer
+from asynctasq.brokers.sqlite.consumer import SQLiteConsumer
 
 CALLS = ("start", "take", "settle", "renew", "idle", "stop")
 

@@ -15,11 +15,13 @@ import signal
 import sqlite3
 import sys
 import time
+from itertools import count
 from typing import Any
 
 from asynctasq import SQLiteConfig
 from asynctasq.brokers import Action, ConsumerOptions, Delivery, Outcome, Outgoing, WorkerInfo
-from asynctasq.brokers.sqlite.broker import SQLiteBroker, SQLiteConsumer
+from asynctasq.brokers.sqlite.broker import SQLiteBroker
+from asynctasq.brokers.sqlite.consumer import SQLiteConsumer
 
 
 def started(path: str, lease_seconds: float) -> tuple[SQLiteBroker, SQLiteConsumer]:
@@ -81,15 +83,14 @@ async def step(path: str) -> None:
 
 def kill_at(number: int, when: str) -> None:
     """Let this process be killed before or after its statement of this number."""
-    counted = 0
+    numbers = count(1)  # another thread's statement may be under way
 
     def counting(connection: sqlite3.Connection, method: str, *arguments: Any) -> sqlite3.Cursor:
-        nonlocal counted
-        counted += 1
-        if counted == number and when == "before":
+        mine = next(numbers)
+        if mine == number and when == "before":
             os.kill(os.getpid(), signal.SIGKILL)
         cursor: sqlite3.Cursor = getattr(sqlite3.Connection, method)(connection, *arguments)
-        if counted == number:
+        if mine == number:
             os.kill(os.getpid(), signal.SIGKILL)
         return cursor
 

@@ -9,39 +9,29 @@ uses it. Delays follow the machine's wall clock, leases one that nobody sets (`c
 from __future__ import annotations
 
 import asyncio
-import logging
-import threading
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import count
-from random import getrandbits
 
 from ...errors import BrokerError
 from .. import (
-    Action,
     ConsumerOptions,
     DeadLetter,
-    Delivery,
     Finding,
     MessageState,
-    Outcome,
     Outgoing,
     QueueStats,
     WorkerInfo,
 )
-from ..waiters import wait
 from . import checks as sqlite_checks
 from . import clock
 from . import queries as sqlite_queries
 from . import transitions as sqlite_transitions
 from .config import SQLiteConfig
-from .file import SQLiteFile, absolute_path
+from .consumer import LeaseFile, SQLiteConsumer
+from .file import absolute_path
 from .queries import NEVER
 from .thread import SQLiteThread
 from .transitions import CHUNK, DEAD, DELAYED, LEASED, WAITING
-
-logger = logging.getLogger(__name__)
 
 
 class SQLiteBroker:
@@ -55,6 +45,7 @@ class SQLiteBroker:
         # Once and for all, for the working directory may change before the file is opened.
         self._config = replace(config, path=absolute_path(config.path))
         self._thread = SQLiteThread(self._config)
+        self._lease_file = LeaseFile(self._config)
 
     async def put(self, messages: Sequence[Outgoing]) -> None:
         """Add the messages: all of them, or none if there is an error."""
@@ -64,7 +55,7 @@ class SQLiteBroker:
 
     def consumer(self, options: ConsumerOptions) -> SQLiteConsumer:
         """A consumer that has not started yet."""
-        return SQLiteConsumer(self._config, self._thread, options)
+        return SQLiteConsumer(self._thread, self._lease_file, options)
 
     async def state(self, queue: str, message_id: str) -> MessageState | None:
         """Where the message is now."""
@@ -155,7 +146,9 @@ class SQLiteBroker:
         return f"sqlite {self._config.path}"
 
     async def close(self) -> None:
-        """Close the connection."""
+        """Close the connections."""
+        if self._lease_file.is_open:
+            await self._thread.run(self._lease_file.close)
         await self._thread.close()
 
     async def _delete_all(self, queue: str, states: Iterable[tuple[int, float]]) -> int:
@@ -169,102 +162,3 @@ class SQLiteBroker:
                 )
                 deleted += chunk
         return deleted
-
-
-class SQLiteConsumer:
-    """One worker's end of a queue file."""
-
-    def __init__(
-        self, config: SQLiteConfig, thread: SQLiteThread, options: ConsumerOptions
-    ) -> None:
-        self._thread = thread
-        self._options = options
-        self._leases = count(getrandbits(48))
-        self._renewing = threading.Lock()
-        self._lease_file = SQLiteFile(config)
-
-    async def start(self) -> None:
-        """Announce the worker and its queues."""
-        await self._thread.write(sqlite_transitions.declare, self._options.queues)
-        await self._thread.write(sqlite_transitions.renew, self._options, ())
-
-    async def take(self, limit: int, timeout_seconds: float) -> list[Delivery]:
-        """Lease up to `limit` messages, waiting for the first."""
-        deadline = time.monotonic() + timeout_seconds
-        with self._thread.takers.waiter() as changed:
-            while True:
-                changed.clear()
-                taken, ready_in = await self._attempt(limit)
-                left = deadline - time.monotonic()
-                if taken or left <= 0:
-                    return taken
-                await wait(changed, min(left, max(0.0, ready_in)))
-
-    async def settle(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
-        """Apply the outcomes in one transaction."""
-        if not outcomes:
-            return []
-        lost = await self._thread.write(sqlite_transitions.settle, outcomes)
-        if any(outcome.action not in (Action.DONE, Action.DEAD) for outcome in outcomes):
-            self._thread.takers.wake()
-        return lost
-
-    def renew(self, held: Sequence[Delivery]) -> list[Delivery]:
-        """Renew the leases and the worker's sign of life, on a connection of its own."""
-        with self._renewing, self._lease_file.transaction() as db:
-            return sqlite_transitions.renew(db, self._options, held)
-
-    async def idle(self) -> bool:
-        """Whether its queues hold nothing but dead letters."""
-        queues = self._options.queues
-        return await self._thread.read(sqlite_queries.ready_in, queues) == NEVER
-
-    async def stop(self) -> None:
-        """Release what is leased, withdraw the worker, close the connection for leases."""
-        options = self._options
-        try:
-            await self._thread.write(
-                sqlite_transitions.withdraw, options.worker.id, options.queues, undo=True
-            )
-        except BrokerError as e:
-            logger.warning("leases were not released and will run out: %s", e)
-        self._thread.takers.wake()
-        await self._thread.run(self._close_lease_file)
-
-    async def _attempt(self, limit: int) -> tuple[list[Delivery], float]:
-        """What can be leased now, and else in how many seconds to look again.
-
-        Cancelled, it gives back what was leased meanwhile.
-        """
-        attempt = asyncio.ensure_future(self._thread.run(lambda file: self._take(file, limit)))
-        try:
-            return await asyncio.shield(attempt)
-        except asyncio.CancelledError:
-            attempt.add_done_callback(self._give_back)
-            raise
-
-    def _take(self, file: SQLiteFile, limit: int) -> tuple[list[Delivery], float]:
-        queues = self._options.queues
-        with file.snapshot() as db:
-            ready_in = sqlite_queries.ready_in(db, queues)
-        if ready_in > 0:  # seen without keeping writers out
-            return [], ready_in
-        with file.transaction() as db:
-            taken = sqlite_transitions.take(db, self._options, next(self._leases), limit)
-            return taken, 0.0
-
-    def _give_back(self, attempt: asyncio.Task[tuple[list[Delivery], float]]) -> None:
-        if attempt.cancelled() or attempt.exception() is not None:
-            return
-        if taken := attempt.result()[0]:
-            self._giving_back = asyncio.ensure_future(self._release(taken))
-
-    async def _release(self, taken: Sequence[Delivery]) -> None:
-        try:
-            await self.settle([Outcome(delivery, Action.RELEASE) for delivery in taken])
-        except BrokerError as e:
-            logger.warning("leases of a cancelled take were not released and will run out: %s", e)
-
-    def _close_lease_file(self, _: SQLiteFile) -> None:
-        with self._renewing:
-            self._lease_file.close()

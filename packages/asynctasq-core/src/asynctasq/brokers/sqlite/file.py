@@ -49,6 +49,11 @@ class SQLiteFile:
         self._next_checkpoint = 0.0
         self._identity: tuple[int, int] | None = None
 
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a connection."""
+        return self._connection is not None
+
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """A connection inside a write transaction, committed at the end unless there is an error.
