@@ -33,11 +33,26 @@ def tick() -> None:
         _write({"first_ns": _first[0], "last_ns": time.time_ns(), "cpu_s": cpu})
 
 
+def compute(seconds: float = 0.001) -> None:
+    """Keep the processor busy for so long, then count one task."""
+    begin()
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        pass
+    tick()
+
+
 def latency(sent_ns: int) -> None:
-    """Note how long ago the task was sent; at the Nth, write them all."""
+    """Note how long ago the task was sent; the first says that the worker is up, the Nth writes.
+
+    The first two are left out: the worker has just started, and the sender connects.
+    """
     _latencies_ns.append(time.time_ns() - sent_ns)
-    if next(_count) == N:
-        _write({"latencies_ns": _latencies_ns})
+    n = next(_count)
+    if n == 1:
+        open(os.environ["BENCH_OUT"] + ".ready", "w").close()
+    if n == N:
+        _write({"latencies_ns": _latencies_ns[2:]})
 
 
 def _write(found: dict[str, object]) -> None:

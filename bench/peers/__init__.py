@@ -20,11 +20,15 @@ class Peer:
     """How one library is installed and its worker started.
 
     Attributes:
-        worker: Arguments behind the interpreter.
+        requirements: `{project}` stands for this repository.
+        worker: Arguments behind the interpreter; `{concurrency}` and `{processes}` are filled in.
         settings: What differs from the library's defaults.
         delivery: What becomes of a task whose worker dies.
+        concurrency: How many tasks run at once unless a benchmark says otherwise.
+        scale: How many times the tasks of others keep its worker busy for as long as theirs.
         acknowledges: Whether a task is acknowledged after it ran.
         is_async: Whether tasks are coroutines on one event loop.
+        has_bulk: Whether it sends many in one call.
         gathers: Whether hundreds of sends may be under way at once.
     """
 
@@ -33,6 +37,9 @@ class Peer:
     worker: tuple[str, ...]
     settings: str
     delivery: str
+    concurrency: int = 100
+    scale: int = 1
     acknowledges: bool = True
     is_async: bool = False
+    has_bulk: bool = False
     gathers: bool = True

@@ -4,26 +4,30 @@ The limit to compare with. It acknowledges a task after it ran and promises noth
 retried, recovered, delayed or checked.
 """
 
-from bench import probe
+from bench import probe, tally
 from bench.peers import INSIDE, REDIS_URL, Peer
 
 PEER = Peer(
     name="bare loop",
     requirements=("redis==8.1.0", "hiredis==3.5.0", "uvloop==0.23.0", "msgpack==1.2.4"),
-    worker=("-m", "bench.peers.bare"),
-    settings="100 at once, reads and acknowledgements gathered",
+    worker=("-m", "bench.peers.bare", "{concurrency}", "{processes}"),
+    settings="reads and acknowledgements gathered",
     delivery="acknowledged after the task, never recovered",
+    scale=12,
     is_async=True,
+    has_bulk=True,
     gathers=False,  # a connection each, which the server refuses
 )
 
 if INSIDE:
     import asyncio
+    import contextlib
+    import os
+    import sys
 
     import msgpack
     from redis.asyncio import Redis
-
-    AT_ONCE = 100
+    from redis.exceptions import ResponseError
 
     async def noop() -> None:
         probe.tick()
@@ -36,7 +40,12 @@ if INSIDE:
     async def latency(sent_ns: int) -> None:
         probe.latency(sent_ns)
 
-    TASKS = {"noop": noop, "sleep": sleep, "latency": latency}
+    async def shared() -> None:
+        tally.note()
+
+    async def large(text: str) -> None: ...
+
+    TASKS = {"noop": noop, "sleep": sleep, "latency": latency, "shared": shared, "large": large}
 
     class Producer:
         async def open(self) -> None:
@@ -45,7 +54,7 @@ if INSIDE:
         async def close(self) -> None:
             await self.redis.aclose()
 
-        async def send(self, kind: str, *args: int) -> None:
+        async def send(self, kind: str, *args: object) -> None:
             await self.redis.xadd("bare", {"m": msgpack.packb((kind, args))})
 
         async def send_many(self, kind: str, n: int) -> None:
@@ -54,9 +63,11 @@ if INSIDE:
                 pipeline.xadd("bare", {"m": msgpack.packb((kind, ()))})
             await pipeline.execute()
 
-    async def work() -> None:
+    async def work(at_once: int) -> None:
         redis = Redis.from_url(REDIS_URL, protocol=3)
-        await redis.xgroup_create("bare", "g", "0", mkstream=True)
+        with contextlib.suppress(ResponseError):  # another process has made it
+            await redis.xgroup_create("bare", "g", "0", mkstream=True)
+        consumer = str(os.getpid())
         running: set[asyncio.Task[None]] = set()
         done: list[bytes] = []
         some_done, a_slot = asyncio.Event(), asyncio.Event()
@@ -83,12 +94,12 @@ if INSIDE:
 
         acknowledging = asyncio.create_task(acknowledge())
         while not acknowledging.done():
-            free = AT_ONCE - len(running)
+            free = at_once - len(running)
             if not free:
                 a_slot.clear()
                 await a_slot.wait()
                 continue
-            reply = await redis.xreadgroup("g", "c", {"bare": ">"}, count=free, block=1000)
+            reply = await redis.xreadgroup("g", consumer, {"bare": ">"}, count=free, block=1000)
             entries = [e for chunk in (reply or {}).values() for part in chunk for e in part]
             for entry, fields in entries:
                 task = asyncio.create_task(run(entry, fields[b"m"]))
@@ -98,4 +109,8 @@ if INSIDE:
     if __name__ == "__main__":
         import uvloop
 
-        uvloop.run(work())
+        at_once, processes = map(int, sys.argv[1:])
+        for _ in range(processes - 1):
+            if not os.fork():
+                break
+        uvloop.run(work(at_once))

@@ -1,6 +1,6 @@
 """huey on Redis."""
 
-from bench import probe
+from bench import probe, tally
 from bench.peers import INSIDE, REDIS_URL, Peer
 
 PEER = Peer(
@@ -8,10 +8,11 @@ PEER = Peer(
     requirements=("huey==3.5.4", "redis==8.1.0", "hiredis==3.5.0"),
     worker=(
         *("-m", "huey.bin.huey_consumer", "bench.peers.huey.huey"),
-        *("-k", "thread", "-w", "1", "-n", "-q"),
+        *("-k", "thread", "-w", "{concurrency}", "-n", "-q"),
     ),
-    settings="RedisHuey, 1 thread, no results, no periodic tasks",
+    settings="RedisHuey, threads, no results, no periodic tasks",
     delivery="removed before the task runs: a killed worker loses it",
+    concurrency=1,
     acknowledges=False,
 )
 
@@ -28,7 +29,14 @@ if INSIDE:
     def latency(sent_ns: int) -> None:
         probe.latency(sent_ns)
 
-    TASKS = {"noop": noop, "latency": latency}
+    @huey.task(name="child")
+    def child() -> None:
+        tally.note()
+
+    @huey.task(name="large")
+    def large(text: str) -> None: ...
+
+    TASKS = {"noop": noop, "latency": latency, "child": child, "large": large}
 
     class Producer:
         def open(self) -> None: ...
@@ -36,5 +44,5 @@ if INSIDE:
         def close(self) -> None:
             huey.storage.close()
 
-        def send(self, kind: str, *args: int) -> None:
+        def send(self, kind: str, *args: object) -> None:
             TASKS[kind](*args)

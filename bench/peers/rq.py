@@ -9,6 +9,8 @@ PEER = Peer(
     worker=("-m", "bench.peers.rq"),
     settings="SimpleWorker, no results kept, log level WARNING",
     delivery="kept in a registry of started jobs",
+    concurrency=1,
+    has_bulk=True,
 )
 
 
@@ -35,7 +37,7 @@ if INSIDE:
         def close(self) -> None:
             self.redis.close()
 
-        def send(self, kind: str, *args: int) -> None:
+        def send(self, kind: str, *args: object) -> None:
             self.queue.enqueue(PATH + kind, *args, result_ttl=0)
 
         def send_many(self, kind: str, n: int) -> None:

@@ -14,8 +14,9 @@ PEER = Peer(
         "hiredis==3.5.0",
     ),
     worker=("-m", "bench.peers.saq"),
-    settings="concurrency 10 (its default), orjson, no results kept",
+    settings="its default concurrency, orjson, no results kept",
     delivery="acknowledged after the task, swept after the job's timeout",
+    concurrency=10,
     is_async=True,
 )
 
@@ -47,7 +48,7 @@ if INSIDE:
         async def close(self) -> None:
             await queue.disconnect()
 
-        async def send(self, kind: str, *args: int) -> None:
+        async def send(self, kind: str, *args: object) -> None:
             more = {"sent_ns": args[0]} if args else {}
             await queue.enqueue(kind, ttl=-1, **more)
 

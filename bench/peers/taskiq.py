@@ -15,9 +15,9 @@ PEER = Peer(
     ),
     worker=(
         *("-m", "taskiq", "worker", "bench.peers.taskiq:broker", "--workers", "1"),
-        *("--max-async-tasks", "100", "--no-parse", "--log-level", "WARNING"),
+        *("--max-async-tasks", "{concurrency}", "--no-parse", "--log-level", "WARNING"),
     ),
-    settings="RedisStreamBroker, 100 at once, orjson, no results, log level WARNING",
+    settings="RedisStreamBroker, orjson, no results, log level WARNING",
     delivery="acknowledged after the task",
     is_async=True,
 )
@@ -46,7 +46,21 @@ if INSIDE:
     async def latency(sent_ns: int) -> None:
         probe.latency(sent_ns)
 
-    TASKS = {"noop": noop, "sleep": sleep, "latency": latency}
+    @broker.task(task_name="compute")
+    async def compute() -> None:
+        probe.compute()
+
+    @broker.task(task_name="compute_in_thread")
+    def compute_in_thread() -> None:
+        probe.compute()
+
+    TASKS = {
+        "noop": noop,
+        "sleep": sleep,
+        "latency": latency,
+        "compute": compute,
+        "compute_in_thread": compute_in_thread,
+    }
 
     class Producer:
         async def open(self) -> None:
@@ -55,5 +69,5 @@ if INSIDE:
         async def close(self) -> None:
             await broker.shutdown()
 
-        async def send(self, kind: str, *args: int) -> None:
+        async def send(self, kind: str, *args: object) -> None:
             await TASKS[kind].kiq(*args)

@@ -1,0 +1,35 @@
+"""One, two and four worker processes on one Redis, no-op tasks, against as many bare loops.
+
+hatch run bench:scaling [--repeat N] [--n N] [PEER ...]
+"""
+
+from __future__ import annotations
+
+from bench import subjects
+from bench.report import Column
+from bench.subjects import Subject
+
+COLUMNS = [
+    Column("1", "one process, tasks/s", 0, True),
+    Column("2", "two processes, tasks/s", 0, True),
+    Column("4", "four processes, tasks/s", 0, True),
+    Column("gain 2", "two against one", 2, True),
+    Column("gain 4", "four against one", 2, True),
+]
+
+
+def measure(subject: Subject, n: int) -> dict[str, float]:
+    """Each number of processes once."""
+    rates = {p: subject.drain_together("shared", n, p) for p in (1, 2, 4)}
+    gains = {f"gain {p}": rates[p] / rates[1] for p in (2, 4)}
+    return {str(p): rate for p, rate in rates.items()} | gains
+
+
+def main() -> None:
+    """Measure and print the table."""
+    args = subjects.parser(__doc__, ["asynctasq", "bare"], n=100_000, repeat=3).parse_args()
+    subjects.compare(args, COLUMNS, measure)
+
+
+if __name__ == "__main__":
+    main()
