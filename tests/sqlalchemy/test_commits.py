@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 from asynctasq import BrokerUnavailable, ConfigurationError
-from asynctasq_sqlalchemy import adapter
+from asynctasq_sqlalchemy import adapter, commits
 from sashop import Cat, Item, Order, User
 from sqlalchemy import insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
@@ -389,8 +390,6 @@ def test_two_phase_commits_send_too(maria: Store, sends: Sends) -> None:
 
 
 def test_a_session_that_is_forgotten_drops_what_waited(lite: Store, sends: Sends) -> None:
-    import gc
-
     def forget() -> None:
         session = Session(lite.setup.kw["bind"], autoflush=False)
         adapter.after_commit(session, sends.add("a"))
@@ -400,8 +399,31 @@ def test_a_session_that_is_forgotten_drops_what_waited(lite: Store, sends: Sends
     assert sends.log == ["dropped a"]
 
 
+def test_a_row_is_pending_when_its_instance_was_forgotten_and_loaded_anew(session: Session) -> None:
+    key = new_user(session).id
+    gc.collect()
+    user = session.get_one(User, key)
+    assert adapter.is_pending_write(user)
+    session.commit()
+    assert not adapter.is_pending_write(user)
+
+
+def test_many_thousand_written_rows_are_remembered_by_their_table(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commits, "_MOST_KEYS", 5)
+    user = session.get_one(User, 1)
+    for i in range(3):
+        session.add_all(Item(name=f"{i}.{j}") for j in range(3))
+        session.flush()
+    gc.collect()
+    (written,) = session.info[commits._RECORD].written.values()
+    assert len(written) == 4
+    assert all(adapter.is_pending_write(item) for item in session.scalars(select(Item)))
+    assert not adapter.is_pending_write(user)
+
+
 def test_instances_are_not_kept_alive_by_the_record(session: Session) -> None:
-    import gc
     import weakref
 
     user = new_user(session)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID
 
 import pytest
@@ -29,7 +29,8 @@ from sashop import (
     Reading,
     User,
 )
-from sqlalchemy import Column, Integer, Table
+from sqlalchemy import Column, Integer, Table, event
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import registry
 
 from .stores import Store
@@ -40,6 +41,27 @@ KEY = UUID("11111111-2222-3333-4444-555555555555")
 @pytest.mark.parametrize("cls", [User, Point, Dog, Cat, Letter, Membership])
 def test_mapped_classes_are_models_even_as_bare_objects(cls: type) -> None:
     assert adapter.is_model(object.__new__(cls)) is True
+
+
+class _Watched(type):
+    """A metaclass that notes what is asked of its classes."""
+
+    asked: ClassVar[list[str]] = []
+
+    def __getattribute__(cls, name: str) -> Any:
+        type.__getattribute__(cls, "asked").append(name)
+        return super().__getattribute__(name)
+
+
+class _Strange(metaclass=_Watched):
+    """What a message may name."""
+
+
+def test_finding_out_whether_a_class_is_a_model_runs_none_of_its_code() -> None:
+    strange = object.__new__(_Strange)
+    _Watched.asked.clear()
+    assert not adapter.is_model(strange)
+    assert _Watched.asked == []
 
 
 @pytest.mark.parametrize("obj", [1, "x", None, [], {}, User, Base, User.__table__, User.id])
@@ -130,6 +152,41 @@ def test_a_row_that_was_never_flushed_is_refused(lite: Store, row: object) -> No
         with pytest.raises(UnsavedModelError, match="flush or commit"):
             adapter.to_ref(row)
         session.expunge(row)
+
+
+def test_a_listener_can_refer_to_the_row_that_was_just_inserted(lite: Store) -> None:
+    seen: list[tuple[object, bool]] = []
+
+    def note(_mapper: object, _connection: object, user: User) -> None:
+        seen.append((adapter.to_ref(user).pk, adapter.is_pending_write(user)))
+
+    def refused(_mapper: object, _connection: object, account: Account) -> None:
+        with pytest.raises(UnsavedModelError):
+            adapter.to_ref(account)
+        seen.append((account.id, False))
+
+    event.listen(User, "after_insert", note)
+    event.listen(Account, "before_insert", refused)
+    try:
+        lite.add(User(id=7, name="Ann"))
+        lite.add(Account(id=KEY))
+    finally:
+        event.remove(User, "after_insert", note)
+        event.remove(Account, "before_insert", refused)
+    assert seen == [(7, True), (KEY, False)]
+
+
+def test_a_row_whose_flush_failed_is_none_whatever_was_inserted_before(lite: Store) -> None:
+    lite.add(User(id=1, name="Ann"))
+    with lite.setup() as session:
+        inserted = Account(id=KEY)
+        session.add_all([inserted, User(id=1, name="double")])
+        with pytest.raises(IntegrityError):
+            session.flush()
+        session.rollback()
+        session.add(inserted)
+        with pytest.raises(UnsavedModelError):
+            adapter.to_ref(inserted)
 
 
 def test_an_insert_that_was_rolled_back_leaves_no_reference(lite: Store) -> None:

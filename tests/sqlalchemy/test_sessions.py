@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import inspect
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +16,7 @@ import pytest
 from asynctasq import ConfigurationError, Ref, ReferenceUnavailable, class_path
 from asynctasq_sqlalchemy import adapter, for_update, task_session
 from sashop import Base, DataBase, Item, Order, Point, User
-from sqlalchemy import create_engine, func, select
+from sqlalchemy import URL, create_engine, func, select, update
 from sqlalchemy.ext.asyncio import (
     AsyncSession,
     async_object_session,
@@ -32,7 +34,7 @@ from sqlalchemy.orm import (
 )
 from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool
 
-from .stores import Store
+from .stores import Store, open_store
 
 
 @dataclass
@@ -82,10 +84,9 @@ async def test_the_session_commits_what_the_task_commits_and_nothing_else(store:
     assert object_session(first) is None
 
 
-async def finish(method: Callable[[], Any]) -> None:
+async def finish(method: Callable[[], Any]) -> Any:
     result = method()
-    if result is not None:
-        await result
+    return await result if inspect.isawaitable(result) else result
 
 
 async def test_a_task_that_needs_no_session_makes_none(
@@ -318,6 +319,96 @@ async def test_lost_changes_are_logged(lite: Store, caplog: pytest.LogCaptureFix
         await session.flush()
     assert [r.levelno for r in caplog.records] == [logging.WARNING] * 2
     assert caplog.records[0].__dict__["task"] == "shop.work"
+
+
+async def _without_session(item: Item) -> None:
+    item.name = "lost"
+
+
+async def _added_and_flushed(item: Item) -> None:
+    session = task_session(Item)
+    session.add(Item(name="lost"))
+    await finish(session.flush)
+    gc.collect()
+
+
+async def _added(item: Item) -> None:
+    task_session(Item).add(Item(name="lost"))
+
+
+async def _deleted_and_flushed(item: Item) -> None:
+    session = task_session(Item)
+    await finish(lambda: session.delete(item))
+    await finish(session.flush)
+
+
+async def _by_statement(item: Item) -> None:
+    await finish(lambda: task_session().execute(update(Item).values(name="lost")))
+
+
+async def _in_savepoint(item: Item) -> None:
+    session = task_session()
+    savepoint = await finish(session.begin_nested)
+    item.name = "lost"
+    await finish(savepoint.commit)
+
+
+LOSING = [
+    _without_session,
+    _added,
+    _added_and_flushed,
+    _deleted_and_flushed,
+    _by_statement,
+    _in_savepoint,
+]
+
+
+@pytest.mark.parametrize("lose", LOSING)
+@pytest.mark.parametrize("driver", ["aiosqlite", "sqlite3"])
+async def test_changes_are_logged_however_they_are_lost(
+    database_url: Callable[[str], URL],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    driver: str,
+    lose: Callable[[Item], Awaitable[None]],
+) -> None:
+    with open_store(driver, database_url, monkeypatch) as store:
+        store.add(Item(id=1, name="x"))
+        (item,) = await fetch(ref(Item, 1))
+        async with scope(item):
+            await lose(item)
+        assert [r.message for r in caplog.records if r.name == "asynctasq_sqlalchemy.sessions"] == [
+            "the task ended with changes that it did not commit in task_session()"
+        ]
+
+
+async def _committed(item: Item) -> None:
+    session = task_session()
+    item.name = "kept"
+    session.add(Item(id=2, name="kept"))
+    await finish(session.commit)
+
+
+async def _undone(item: Item) -> None:
+    session = task_session()
+    session.add(Item(id=2, name="undone"))
+    await finish(session.flush)
+    await finish(session.rollback)
+
+
+async def _same(item: Item) -> None:
+    item.name = item.name
+
+
+@pytest.mark.parametrize("keep", [_committed, _undone, _same])
+async def test_what_is_committed_or_undone_is_not_logged(
+    store: Store, caplog: pytest.LogCaptureFixture, keep: Callable[[Item], Awaitable[None]]
+) -> None:
+    store.add(Item(id=1, name="x"))
+    (item,) = await fetch(ref(Item, 1))
+    async with scope(item):
+        await keep(item)
+    assert [r for r in caplog.records if r.name == "asynctasq_sqlalchemy.sessions"] == []
 
 
 async def lock(number: int, **options: Any) -> Sequence[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import pytest
 from asynctasq import ConfigurationError, init
 from asynctasq_tortoise import lifecycle
 from asynctasq_tortoise.settings import init_arguments
+from tortoise import Tortoise
+from tortoise_shop.models import User
 
 from .conftest import MODULES, Initialise
 
@@ -19,6 +22,23 @@ SOURCE = {"db_url": "sqlite://:memory:", "modules": MODULES}
 def credentials(arguments: dict[str, Any], alias: str = "default") -> dict[str, Any]:
     found: dict[str, Any] = arguments["config"]["connections"][alias]["credentials"]
     return found
+
+
+def test_every_argument_of_tortoise_init_is_a_key() -> None:
+    for name in inspect.signature(Tortoise.init).parameters:
+        if name not in ("config", "config_file", "db_url"):
+            init(driver="memory", tortoise_config={**SOURCE, name: None})
+
+
+@pytest.mark.skipif(not hasattr(Tortoise, "_get_context"), reason="0.x has no contexts")
+async def test_a_fallback_for_all_contexts_serves_the_worker(sqlite_url: str) -> None:
+    source = {"db_url": sqlite_url, "modules": MODULES, "_enable_global_fallback": True}
+    init(driver="memory", tortoise_config=source)
+    await lifecycle.start_worker()
+    await Tortoise.generate_schemas()
+    assert await User.all().count() == 0
+    await lifecycle.stop_worker()
+    assert not lifecycle.is_initialised()
 
 
 @pytest.mark.parametrize("scheme", POOLED)

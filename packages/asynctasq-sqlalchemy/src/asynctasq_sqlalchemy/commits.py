@@ -13,15 +13,14 @@ be half there: this module and `models` do without it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from weakref import WeakSet
 
 from asynctasq import DeferredSend
 from sqlalchemy import event
 from sqlalchemy.exc import MissingGreenlet
-from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction
+from sqlalchemy.orm import InstanceState, Mapper, ORMExecuteState, Session, SessionTransaction
 from sqlalchemy.orm.attributes import instance_state
 from sqlalchemy.util import await_only
 
@@ -31,18 +30,24 @@ _CONNECTED = "asynctasq_sqlalchemy.connected"
 #: A savepoint's transaction, or `None` for the outermost one.
 Savepoint = SessionTransaction | None
 
+#: Of so many rows a savepoint's record holds the keys; of the tables of all others that it wrote,
+#: every row counts as written, so that a transaction with a million rows costs no memory.
+_MOST_KEYS = 10_000
+
 
 @dataclass(slots=True)
 class _Record:
     """What happened in one session since its transaction began.
 
     Attributes:
-        written: By savepoint: states of instances that were flushed, tables that statements wrote.
+        written: By savepoint: keys of rows that were flushed, tables that statements wrote.
+        flushing: Instances that the flush under way has inserted or is about to be done with.
         waiting: Dispatches in the order in which they were called, each with its savepoint.
         committed: Savepoints whose commit succeeded; they end next.
     """
 
-    written: dict[Savepoint, WeakSet[Any]] = field(default_factory=dict)
+    written: dict[Savepoint, set[Hashable]] = field(default_factory=dict)
+    flushing: set[InstanceState[Any]] = field(default_factory=set)
     waiting: list[tuple[Savepoint, DeferredSend]] = field(default_factory=list)
     committed: set[Savepoint] = field(default_factory=set)
 
@@ -51,15 +56,24 @@ class _Record:
         for _, send in self.waiting:
             send.drop()
 
-    def note(self, savepoint: Savepoint, *written: Any) -> None:
+    def note(self, savepoint: Savepoint, written: Collection[Hashable]) -> None:
         """Record what was written in a savepoint."""
-        self.written.setdefault(savepoint, WeakSet()).update(written)
+        self.written.setdefault(savepoint, set()).update(written)
+
+    def note_rows(self, savepoint: Savepoint, states: Collection[InstanceState[Any]]) -> None:
+        """Record rows that were written in a savepoint; their instances may be forgotten."""
+        if len(self.written.get(savepoint, ())) + len(states) <= _MOST_KEYS:
+            self.note(savepoint, [state.key for state in states if state.key is not None])
+        else:
+            self.note(savepoint, {table for state in states for table in state.mapper.tables})
 
 
 def watch() -> None:
     """Listen to every session of the process."""
     event.listen(Session, "after_begin", _note_connection)
+    event.listen(Mapper, "after_insert", _note_insert, raw=True)
     event.listen(Session, "after_flush", _note_flush)
+    event.listen(Session, "after_flush_postexec", _note_keys)
     event.listen(Session, "do_orm_execute", _note_statement)
     event.listen(Session, "after_commit", _note_commit)
     event.listen(Session, "after_transaction_end", _end)
@@ -77,10 +91,19 @@ def is_pending_write(obj: object) -> bool:
     if state.modified and session.is_modified(obj):
         return True
     record: _Record | None = session.info.get(_RECORD)
-    return record is not None and any(
-        state in written or not written.isdisjoint(state.mapper.tables)
-        for written in record.written.values()
+    return record is not None and (
+        state in record.flushing
+        or any(
+            state.key in written or not written.isdisjoint(state.mapper.tables)
+            for written in record.written.values()
+        )
     )
+
+
+def was_inserted(state: InstanceState[Any]) -> bool:
+    """Whether the flush under way has inserted the row, which has no identity before its end."""
+    record: _Record | None = state.session.info.get(_RECORD) if state.session else None
+    return record is not None and state in record.flushing
 
 
 def after_commit(session: Session, send: DeferredSend) -> None:
@@ -89,6 +112,12 @@ def after_commit(session: Session, send: DeferredSend) -> None:
     What is called inside a savepoint is dropped with the savepoint.
     """
     _record(session).waiting.append((session.get_nested_transaction(), send))
+
+
+def is_changed(obj: object) -> bool:
+    """Whether attributes of a detached instance were changed, which no commit would write."""
+    state = instance_state(obj)
+    return state.session is None and state.modified and Session().is_modified(obj)
 
 
 def has_changes(session: Session) -> bool:
@@ -113,11 +142,24 @@ def _note_connection(session: Session, *_: object) -> None:
     session.info[_CONNECTED] = True
 
 
+def _note_insert(_mapper: object, _connection: object, state: InstanceState[Any]) -> None:
+    if state.session is not None:
+        _record(state.session).flushing.add(state)
+
+
 def _note_flush(session: Session, _: object) -> None:
     changed = [o for o in session.dirty if session.is_modified(o)]
     states = [instance_state(o) for o in (*session.new, *changed, *session.deleted)]
     if states:
-        _record(session).note(session.get_nested_transaction(), *states)
+        _record(session).flushing.update(states)
+
+
+def _note_keys(session: Session, _: object) -> None:
+    """At the end of a flush, when rows that are new have got their keys."""
+    record: _Record | None = session.info.get(_RECORD)
+    if record is not None and record.flushing:
+        record.note_rows(session.get_nested_transaction(), record.flushing)
+        record.flushing.clear()
 
 
 def _note_statement(execution: ORMExecuteState) -> None:
@@ -125,7 +167,7 @@ def _note_statement(execution: ORMExecuteState) -> None:
         return
     session, mapper = execution.session, execution.bind_mapper
     tables = mapper.tables if mapper is not None else _tables(execution.statement)
-    _record(session).note(session.get_nested_transaction(), *tables)
+    _record(session).note(session.get_nested_transaction(), tables)
 
 
 def _tables(statement: Any) -> list[Any]:
@@ -143,7 +185,10 @@ def _note_commit(session: Session) -> None:
 def _end(session: Session, transaction: SessionTransaction) -> None:
     record: _Record | None = session.info.get(_RECORD)
     is_outermost = transaction.parent is None
-    if record is None or not (is_outermost or transaction.nested):
+    if record is None:
+        return
+    record.flushing.clear()  # also of a flush that failed, which has a transaction of its own
+    if not (is_outermost or transaction.nested):
         return
     savepoint = None if is_outermost else transaction
     if is_outermost:
@@ -170,7 +215,7 @@ def _hand_over(record: _Record, savepoint: SessionTransaction) -> None:
     while outer is not None and not outer.nested:
         outer = outer.parent
     record.committed.discard(savepoint)
-    record.note(outer, *record.written.pop(savepoint, ()))
+    record.note(outer, record.written.pop(savepoint, ()))
     record.waiting = [
         (outer if place is savepoint else place, send) for place, send in record.waiting
     ]

@@ -19,7 +19,8 @@ from sqlalchemy.sql.base import ExecutableOption
 from .copies import copy_of, is_linked
 from .factories import AnySession, factory_of, open_session
 from .failures import explained
-from .identity import Identity, identities
+from .identity import sent_key
+from .keys import Identity, key_of
 from .options import ForUpdate, ReadFrom
 from .sessions import close, current_scope
 
@@ -47,7 +48,7 @@ async def fetch_many(refs: Sequence[Ref]) -> list[object | None]:
     """
     model, options = refs[0].model_class(), refs[0].options
     mapper: Mapper[Any] = inspect(model)
-    keys = identities(mapper, (ref.pk for ref in refs))
+    keys = [key_of(mapper).read(ref.pk) for ref in refs]
     lookup = _Lookup(mapper, keys, _query(model, options), refs[0].db)
     source = next((o.session_factory for o in options if isinstance(o, ReadFrom)), None)
     factory = source or factory_of(model)
@@ -94,13 +95,13 @@ class _Lookup:
     """A query for the rows of some keys, to be run in a session.
 
     Attributes:
-        keys: As SQLAlchemy knows their rows; may repeat.
+        keys: Each as instances send it, and as SQLAlchemy identifies a row; may repeat.
         query: Without its condition.
         shard: The identity token of the rows, where the session has several databases.
     """
 
     mapper: Mapper[Any]
-    keys: Sequence[Identity]
+    keys: Sequence[tuple[Identity, Identity]]
     query: Select[Any]
     shard: str | None
 
@@ -117,19 +118,21 @@ class _Lookup:
     def rows(self, session: Session) -> list[object | None]:
         """The rows in the order of the keys; the same row for the same key."""
         dialect = self._dialect(session)
-        wanted = list(dict.fromkeys(self.keys))
+        identities = dict(self.keys)
+        wanted = list(identities)
         found: dict[Identity, object] = {}
         for start in range(0, len(wanted), size := _chunk_size(dialect, self.mapper)):
-            for row in self._select(session, dialect, wanted[start : start + size]):
-                found[_identity(row)] = row
-        strange = found.keys() - set(wanted)
+            part = [identities[key] for key in wanted[start : start + size]]
+            for row in self._select(session, dialect, part):
+                found[sent_key(row)] = row
+        strange = found.keys() - identities.keys()
         for key in wanted:
             # Rows that the database wrote otherwise, padded or in another case, are found singly.
             if strange and key not in found:
-                for row in self._select(session, dialect, [key]):
+                for row in self._select(session, dialect, [identities[key]]):
                     found[key] = row
-                    strange.discard(_identity(row))
-        return [found.get(key) for key in self.keys]
+                    strange.discard(sent_key(row))
+        return [found.get(key) for key, _ in self.keys]
 
     def _dialect(self, session: Session) -> str:
         if self.shard is None:
@@ -146,14 +149,19 @@ class _Lookup:
         query = self.query.where(_condition(self.mapper, keys, dialect))
         if self.shard is not None:
             query = query.options(set_shard_id(self.shard))
-        return list(session.scalars(query).unique())
+        # A query for a model of concrete inheritance brings rows of other tables, which number
+        # theirs independently.
+        space = self.mapper.identity_key_from_primary_key(keys[0])[0]
+        return [row for row in session.scalars(query).unique() if _space(row) is space]
 
 
-def _identity(row: object) -> Identity:
+def _space(row: object) -> type:
+    """The class within which the row's key is the only one."""
     # `instance_state` is what `inspect` finds in the end, at a tenth of its cost.
-    identity: Identity | None = instance_state(row).identity
-    assert identity is not None
-    return identity
+    key = instance_state(row).key
+    assert key is not None
+    space: type = key[0]
+    return space
 
 
 def _chunk_size(dialect: str, mapper: Mapper[Any]) -> int:
@@ -162,18 +170,22 @@ def _chunk_size(dialect: str, mapper: Mapper[Any]) -> int:
 
 
 def _condition(mapper: Mapper[Any], keys: Sequence[Identity], dialect: str) -> ColumnElement[bool]:
-    columns: list[Any]
-    columns = [mapper.get_property_by_column(c).class_attribute for c in mapper.primary_key]
-    condition: ColumnElement[bool]
+    # Not the attributes, whose comparisons the application may have changed.
+    columns: list[ColumnElement[Any]]
+    columns = [
+        mapper.get_property_by_column(c).class_attribute.expression for c in mapper.primary_key
+    ]
+    whole = [key for key in keys if None not in key]
+    conditions = [and_(*map(_equal, columns, key)) for key in keys if None in key]
     if len(columns) == 1:
-        condition = columns[0].in_([key[0] for key in keys])
+        conditions.append(columns[0].in_([key[0] for key in whole]))
     elif dialect in _WITHOUT_TUPLES:
-        condition = or_(*(and_(*map(_equal, columns, key)) for key in keys))
-    else:
-        condition = tuple_(*columns).in_(keys)
-    return condition
+        conditions.extend(and_(*map(_equal, columns, key)) for key in whole)
+    elif whole:
+        conditions.append(tuple_(*columns).in_(whole))
+    return or_(*conditions)
 
 
-def _equal(column: Any, value: Any) -> ColumnElement[bool]:
-    condition: ColumnElement[bool] = column == value
-    return condition
+def _equal(column: ColumnElement[Any], value: Any) -> ColumnElement[bool]:
+    # NULL in a key of several columns equals NULL, as for `Session.get`.
+    return column.is_(None) if value is None else column == value

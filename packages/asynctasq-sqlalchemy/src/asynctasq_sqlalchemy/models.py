@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
 from weakref import WeakSet
 
-from sqlalchemy import event, inspect
-from sqlalchemy.orm import Mapper
-from sqlalchemy.orm.base import opt_manager_of_class
+from sqlalchemy import event
+from sqlalchemy.orm import ClassManager, Mapper
+from sqlalchemy.orm.base import DEFAULT_MANAGER_ATTR
 
 _mapped: WeakSet[type] = WeakSet()
 
@@ -22,8 +24,7 @@ def _find_mapped(cls: type, seen: set[type]) -> None:
     for child in children:
         if child not in seen:
             seen.add(child)
-            # `inspect` would configure mappers whose related classes are still to be imported.
-            if opt_manager_of_class(child) is not None:
+            if is_mapped(child):
                 _mapped.add(child)
             _find_mapped(child, seen)
 
@@ -34,5 +35,13 @@ def mapped_classes() -> list[type]:
 
 
 def is_mapped(cls: type) -> bool:
-    """Whether SQLAlchemy maps the class itself; an unmapped subclass of a model is none."""
-    return isinstance(inspect(cls, raiseerr=False), Mapper)
+    """Whether SQLAlchemy maps the class itself; an unmapped subclass of a model is none.
+
+    Whoever names a class in a message gets none of its code run by this, nor its metaclass's.
+    """
+    manager: Any = _DICT_OF_CLASS(cls).get(DEFAULT_MANAGER_ATTR)
+    return issubclass(type(manager), ClassManager) and manager.is_mapped
+
+
+#: A metaclass may say otherwise what the `__dict__` of its classes is.
+_DICT_OF_CLASS: Callable[[type], Mapping[str, Any]] = type.__dict__["__dict__"].__get__

@@ -20,7 +20,7 @@ from asynctasq import ConfigurationError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm.attributes import instance_state
 
-from .commits import has_changes, is_unused
+from .commits import has_changes, is_changed, is_unused
 from .copies import attach
 from .factories import (
     ATTRIBUTE,
@@ -66,12 +66,12 @@ class TaskScope:
     ) -> None:
         if self._token is not None:
             _current.reset(self._token)
+        if error is None and (self._sessions or self._instances):
+            self._warn_of_lost_changes()
         if not self._sessions:
             return
         async with AsyncExitStack() as stack:
             for session in self._sessions.values():
-                if error is None:
-                    self._warn_of_lost_changes(session)
                 stack.push_async_callback(close, session)
 
     def session(self, factory: Any) -> AnySession:
@@ -103,8 +103,9 @@ class TaskScope:
             )
         return factories.pop()
 
-    def _warn_of_lost_changes(self, session: AnySession) -> None:
-        if has_changes(sync_part(session)):
+    def _warn_of_lost_changes(self) -> None:
+        sessions = map(sync_part, self._sessions.values())
+        if any(map(is_changed, self._instances)) or any(map(has_changes, sessions)):
             logger.warning(
                 "the task ended with changes that it did not commit in task_session()",
                 extra={"task": self._task},

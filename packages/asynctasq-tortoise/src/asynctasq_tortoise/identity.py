@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from enum import Enum
 from typing import Any
 
-from asynctasq import DeletedModelError, Ref, UnsavedModelError, class_path
+from asynctasq import DeletedModelError, Ref, SerializationError, UnsavedModelError, class_path
 
+from .keys import key_to_send
+
+_INSERTED = "_asynctasq_inserted"
 _DELETED = "_asynctasq_deleted"
 _DATABASE = "_asynctasq_database"
 
@@ -18,10 +20,16 @@ def to_ref(obj: Any) -> Ref:
     Raises:
         UnsavedModelError: Not inserted yet, or loaded without its key.
         DeletedModelError: Deleted through this instance.
+        SerializationError: The key cannot travel, or the model is one of a migration.
     """
     pk = getattr(obj, "pk", None)
     model = type(obj)
-    if not obj._saved_in_db:
+    if "_no_comments" in vars(model):  # what Tortoise marks them with
+        raise SerializationError(
+            f"this {model.__name__} is of a model that Tortoise made up for a migration, which no "
+            f"worker has; dispatch an instance of the application's own model"
+        )
+    if not (obj._saved_in_db or _was_inserted(obj, pk)):
         raise UnsavedModelError(f"this {model.__name__} has no row yet: save it before dispatching")
     if _DELETED in vars(obj):
         raise DeletedModelError(f"the row of this {model.__name__} was deleted")
@@ -29,8 +37,22 @@ def to_ref(obj: Any) -> Ref:
         raise UnsavedModelError(
             f"this {model.__name__} was loaded without its key: add it to only()"
         )
-    key = pk.value if isinstance(pk, Enum) else pk
-    return Ref(class_path(model), key, db=vars(obj).get(_DATABASE))
+    return Ref(class_path(model), key_to_send(model, pk), db=vars(obj).get(_DATABASE))
+
+
+def remember_insert(instance: Any) -> None:
+    """Inserted by `bulk_create`, after which Tortoise goes on calling it unsaved."""
+    object.__setattr__(instance, _INSERTED, instance.pk)
+
+
+def forget_insert(instance: Any) -> None:
+    """That was rolled back."""
+    vars(instance).pop(_INSERTED, None)
+
+
+def _was_inserted(instance: Any, pk: Any) -> bool:
+    """Whether it was under this key; a clone of it has another one."""
+    return pk is not None and vars(instance).get(_INSERTED) == pk
 
 
 def remember_deletion(instance: Any) -> None:

@@ -126,10 +126,10 @@ def adopt(context: Any) -> None:
     scope = _scope.get()
     if not _process.is_worker or scope is None:
         return
-    if context is None or _global_context() is None:
+    if context is None or _global_context() in (None, context):
         _share(context)
         _process.is_made_by_task = _process.is_to_close = True
-    elif _global_context() is not context:
+    else:
         scope.push_async_callback(context.close_connections)
 
 

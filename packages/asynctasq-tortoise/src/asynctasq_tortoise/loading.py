@@ -11,6 +11,7 @@ from typing import Any
 from asynctasq import ConfigurationError, InvalidReference, Ref, ReferenceUnavailable
 
 from .commits import is_transaction
+from .keys import key_of, sent
 from .lifecycle import current_scope, ensure_initialised
 from .options import DatabaseOption, LoadOption
 from .outages import outage
@@ -28,66 +29,55 @@ def is_0_21() -> bool:
 async def fetch_many(refs: Sequence[Ref]) -> list[object | None]:
     """The rows in the order asked, each an instance of its own; `None` where a row is gone."""
     model: Any = refs[0].model_class()
-    keys = [_key(model, ref) for ref in refs]
     await ensure_initialised()
+    keys = [key_of(model, ref) for ref in refs]
     if model._meta.default_connection is None:
         raise ConfigurationError(
             f"Tortoise does not know {refs[0].model}: list its module in `modules` of its "
             f"configuration"
         )
     try:
-        rows = await _rows(model, list(dict.fromkeys(keys)), refs[0])
+        rows = await _rows(model, dict(keys), refs[0])
     except Exception as e:
         if (cause := outage(e)) is None:
             raise
         raise ReferenceUnavailable(
             f"the database of {refs[0].model} could not answer ({type(cause).__name__})"
         ) from cause
-    return list(_each_its_own(keys, rows))
+    return list(_each_its_own([key for key, _ in keys], rows))
 
 
-def _key(model: Any, ref: Ref) -> Any:
-    """The key as Python value of the model's field, so that no key makes the query fail."""
-    from tortoise.exceptions import ValidationError
-
-    field = model._meta.pk
-    try:
-        if isinstance(ref.pk, bool | bytes | list | tuple | dict | set | None):
-            raise TypeError
-        key = field.to_python_value(ref.pk)
-        field.to_db_value(key, model)
-        limits = field.constraints if isinstance(key, int) else {}
-        is_valid = (key == ref.pk or str(key) == str(ref.pk)) and "\x00" not in str(key)
-        is_valid &= limits.get("ge", key) <= key <= limits.get("le", key)
-    except (ValidationError, ValueError, TypeError, ArithmeticError, AttributeError) as e:
-        raise _no_key(model, ref) from e
-    if not is_valid:
-        raise _no_key(model, ref)
-    return key
-
-
-def _no_key(model: Any, ref: Ref) -> InvalidReference:
-    kind = type(ref.pk).__name__
-    return InvalidReference(f"{ref.model}: its {model._meta.pk_attr} cannot be this {kind}")
-
-
-async def _rows(model: Any, keys: list[Any], ref: Ref) -> dict[Any, Any]:
-    from tortoise.queryset import QuerySet
-
+async def _rows(model: Any, keys: dict[Any, Any], ref: Ref) -> dict[Any, Any]:
+    """The rows by their keys as they travel, from which `keys` gives those of instances."""
     loads = [o for o in ref.options if isinstance(o, LoadOption)]
     connection = await _connection(model, ref, any(o.in_task_scope for o in loads))
     is_unescaped = connection.capabilities.dialect == "mysql" and is_0_21()
     if is_unescaped and any("\\" in str(key) for key in keys):
         raise InvalidReference(f"{ref.model}: a key with a backslash needs Tortoise 0.22 or later")
-    rows = {}
-    for start in range(0, len(keys), CHUNK_SIZE):
-        # Not the model's manager, which may hide rows.
-        query = QuerySet(model).using_db(connection)
-        query = query.filter(**{f"{model._meta.pk_attr}__in": keys[start : start + CHUNK_SIZE]})
-        for option in loads:
-            query = option.apply(query)
-        rows.update({row.pk: row for row in await query})
+    wanted = list(keys.values())
+    rows: dict[Any, Any] = {}
+    for start in range(0, len(wanted), CHUNK_SIZE):
+        for row in await _select(model, connection, loads, wanted[start : start + CHUNK_SIZE]):
+            rows[sent(model, row.pk)] = row
+    strange = rows.keys() - keys.keys()
+    for key in keys:
+        # Rows that the database gives back otherwise, in another case or rounded, are found singly.
+        if strange and key not in rows:
+            for row in await _select(model, connection, loads, [keys[key]]):
+                rows[key] = row
+                strange.discard(sent(model, row.pk))
     return rows
+
+
+def _select(model: Any, connection: Any, loads: Sequence[LoadOption], keys: list[Any]) -> Any:
+    from tortoise.queryset import QuerySet
+
+    # Not the model's manager, which may hide rows.
+    query = QuerySet(model).using_db(connection)
+    query = query.filter(**{f"{model._meta.pk_attr}__in": keys})
+    for option in loads:
+        query = option.apply(query)
+    return query
 
 
 async def _connection(model: Any, ref: Ref, is_locked: bool) -> Any:

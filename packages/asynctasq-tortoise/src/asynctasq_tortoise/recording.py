@@ -33,6 +33,8 @@ def install() -> None:
         members = vars(getattr(queryset, query))
         for name in {"_execute", "_execute_many"} & members.keys():
             wrapt.wrap_function_wrapper(queryset.__name__, f"{query}.{name}", _after_bulk_write)
+            if query == "BulkCreateQuery":
+                wrapt.wrap_function_wrapper(queryset.__name__, f"{query}.{name}", _after_insert)
     wrapt.wrap_function_wrapper("tortoise.connection", "ConnectionHandler.set", _on_begin)
     wrapt.wrap_function_wrapper("tortoise", "Tortoise.init", _init)
     client = "tortoise.backends.base.client"
@@ -81,6 +83,28 @@ async def _after_bulk_write(
     if transaction := commits.transaction_of(query._db):
         transaction.wrote_many(query.model)
     return result
+
+
+async def _after_insert(
+    wrapped: Wrapped, query: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Any:
+    """After `bulk_create`, whose instances have rows if nothing but an error could prevent it."""
+    result = await wrapped(*args, **kwargs)
+    if _of(query, "ignore_conflicts") or _of(query, "update_fields"):
+        return result
+    instances = [i for i in _of(query, "objects") if i.pk is not None]
+    for instance in instances:
+        identity.forget_deletion(instance)
+        identity.remember_insert(instance)
+    identity.remember_database(instances, query.model, query._db)
+    if transaction := commits.transaction_of(query._db):
+        transaction.inserted(instances)
+    return result
+
+
+def _of(query: Any, name: str) -> Any:
+    """An attribute of a query, which 0.x calls by its plain name."""
+    return getattr(query, f"_{name}" if hasattr(query, f"_{name}") else name)
 
 
 def _on_begin(

@@ -28,6 +28,7 @@ _KNOWN = {
     *POOL_ARGUMENTS,
     *_SOURCES,
     *("apps", "modules", "use_tz", "timezone", "routers", "table_name_generator", "_create_db"),
+    *("init_connections", "_enable_global_fallback"),
 }
 
 

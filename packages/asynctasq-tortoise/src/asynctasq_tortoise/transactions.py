@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +26,7 @@ class Level:
     sends: list[DeferredSend] = field(default_factory=list)
     rows: set[tuple[type, Any]] = field(default_factory=set)
     models: set[type] = field(default_factory=set)
+    inserted: list[object] = field(default_factory=list)
     deleted: list[object] = field(default_factory=list)
 
     def take(self, inner: Level) -> None:
@@ -32,10 +34,13 @@ class Level:
         self.sends += inner.sends
         self.rows |= inner.rows
         self.models |= inner.models
+        self.inserted += inner.inserted
         self.deleted += inner.deleted
 
     def undo(self) -> None:
         """Rolled back."""
+        for instance in self.inserted:
+            identity.forget_insert(instance)
         for instance in self.deleted:
             identity.forget_deletion(instance)
         for send in self.sends:
@@ -62,6 +67,10 @@ class Transaction:
     def wrote_many(self, model: type) -> None:
         """A query wrote rows of the model, nobody knows which."""
         self.levels[-1].models.add(model)
+
+    def inserted(self, instances: Iterable[object]) -> None:
+        """Rows were inserted many at once; a rollback takes them away."""
+        self.levels[-1].inserted.extend(instances)
 
     def deleted(self, instance: object) -> None:
         """A row was deleted; a rollback brings it back."""
