@@ -18,6 +18,7 @@ from redis.asyncio.sentinel import (
     SentinelManagedConnection,
     SentinelManagedSSLConnection,
 )
+from redis.exceptions import ConnectionError as LostConnection
 from redis.exceptions import ResponseError
 
 from ...config.settings import RedisConfig
@@ -26,7 +27,7 @@ from .. import Backoff
 from .address import Address
 from .failures import TRANSPORT_ERRORS, broker_error, code_of
 from .scripts import Command
-from .wire import Wire
+from .wire import LOOP_ERRORS, Wire
 
 #: Idle connections kept for each node; a burst of concurrent calls opens more.
 _KEPT_WIRES = 8
@@ -226,6 +227,9 @@ class Server:
         )
         try:
             await cluster.initialize()
+        except LOOP_ERRORS as e:
+            await cluster.aclose()
+            raise LostConnection(f"connection lost: {e}") from e
         except BaseException:
             await cluster.aclose()
             raise

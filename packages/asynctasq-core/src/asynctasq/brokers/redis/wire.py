@@ -24,6 +24,11 @@ else:
     _pack = pack_command
 
 
+#: What event loops raise, besides `OSError`, when the transport is gone: uvloop a `RuntimeError`
+#: ("the handler is closed") as soon as a closed transport is written to.
+LOOP_ERRORS = (RuntimeError, EOFError)
+
+
 class Wire:
     """A connection that opens itself when first used, and again after a failure.
 
@@ -76,12 +81,18 @@ class Wire:
         replies: list[Any] = []
         for _ in commands:
             try:
-                replies.append(await self._connection.read_response())
+                replies.append(await self.read())
             except ResponseError as e:
                 replies.append(e)
         return replies
 
     async def _send(self, commands: Sequence[Command]) -> None:
+        try:
+            await self._connect_and_send(commands)
+        except LOOP_ERRORS as e:
+            raise LostConnection(f"connection lost: {e}") from e
+
+    async def _connect_and_send(self, commands: Sequence[Command]) -> None:
         connection = self._connection
         if not connection.is_connected:
             await connection.connect()
@@ -93,8 +104,11 @@ class Wire:
         await connection.send_packed_command(packed, check_health=False)
 
     async def read(self) -> Any:
-        """The next thing that the server sends by itself; waits without limit."""
-        return await self._connection.read_response()
+        """The next thing that the server sends; waits without limit."""
+        try:
+            return await self._connection.read_response()
+        except LOOP_ERRORS as e:
+            raise LostConnection(f"connection lost: {e}") from e
 
     async def send(self, commands: Sequence[Command], timeout_seconds: float) -> None:
         """Send commands whose answers come through `read`."""
