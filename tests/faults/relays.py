@@ -80,12 +80,14 @@ class Relay:
         port: Where it listens.
         reply: How answers are passed on, from the next one on.
         is_stalled: While set, all that is sent in either direction is lost without a word.
+        is_down: While set, new connections are reset.
     """
 
     def __init__(self, port: int) -> None:
         self._target = port
         self.reply: Reply = whole
         self.is_stalled = False
+        self.is_down = False
         self.port = 0
         self._clients: set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
@@ -121,12 +123,13 @@ class Relay:
         listener.close()
         for client in list(self._clients):
             client.transport.abort()
-        for task in asyncio.all_tasks() - {asyncio.current_task()}:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        while left := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(left)
 
     async def _serve(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
+        if self.is_down:
+            _reset(client)
+            return
         try:
             answers, server = await asyncio.open_connection("127.0.0.1", self._target)
         except OSError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -153,7 +154,7 @@ def test_resets_under_load_are_outages_only(server: tuple[Relay, str], run: Run)
 
     async def send(broker: RedisBroker) -> None:
         for n in range(count):
-            await insist(lambda n=n: broker.put([Outgoing("q", str(n), b"x" * 2000)]))  # type: ignore[misc]
+            await insist(partial(broker.put, [Outgoing("q", str(n), b"x" * 2000)]))
 
     async def work(broker: RedisBroker, done: set[str]) -> None:
         consumer = consumer_of(broker, lease_seconds=1.0)
@@ -161,7 +162,7 @@ def test_resets_under_load_are_outages_only(server: tuple[Relay, str], run: Run)
         while len(done) < count:
             taken = await insist(lambda: consumer.take(10, 0.2))
             outcomes = [Outcome(d, result=b"r" * 2000, result_ttl=60) for d in taken]
-            await insist(lambda outcomes=outcomes: consumer.settle(outcomes))
+            await insist(partial(consumer.settle, outcomes))
             done.update(d.id for d in taken)
         await consumer.stop()
 

@@ -118,7 +118,7 @@ class Server:
 
     async def close(self) -> None:
         """Close what is idle; a connection in use closes with its exchange."""
-        await self._drop_wires()
+        await asyncio.gather(*(wire.end() for wire in self._taken_out()))
         await self._forget_cluster()
         if self._sentinel is not None:
             for sentinel in self._sentinel.sentinel_manager.sentinels:
@@ -174,10 +174,13 @@ class Server:
             await self._forget_cluster()
 
     async def _drop_wires(self) -> None:
+        for wire in self._taken_out():
+            await wire.close()
+
+    def _taken_out(self) -> list[Wire]:
         wires = [wire for free in self._free.values() for wire in free]
         self._free.clear()
-        for wire in wires:
-            await wire.close()
+        return wires
 
     def _new_wire(self, node: Node) -> Wire:
         address = self.address

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as LostConnection
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from .scripts import Command, with_source
 
@@ -118,3 +119,8 @@ class Wire:
     async def close(self) -> None:
         """Close the connection without waiting for the other side."""
         await self._connection.disconnect(nowait=True)
+
+    async def end(self) -> None:
+        """Close the connection for good, with TLS's farewell if the other side is quick."""
+        with suppress(RedisError, OSError, *LOOP_ERRORS):
+            await self._connection.disconnect()
