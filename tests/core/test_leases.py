@@ -63,10 +63,10 @@ def test_what_was_lost_is_told() -> None:
 
 
 @pytest.mark.parametrize("error", [BrokerUnavailable("away"), ValueError("a bug")], ids=repr)
-def test_a_renewal_that_fails_is_tried_again(
+def test_a_renewal_that_fails_is_tried_again_and_logged_once_for_an_outage(
     error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
-    renewals = Renewals(error, error, [])
+    renewals = Renewals(error, error, [], error, error, error, [])
     with keeping(renewals, lambda _: None):
         assert renewals.enough.wait(10)
     assert len(caplog.records) == 2

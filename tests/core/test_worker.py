@@ -460,8 +460,12 @@ async def test_a_message_that_comes_back_while_it_still_runs_is_not_run_twice(
     assert ran == [1]
 
 
-async def test_a_lost_lease_is_logged_and_its_outcome_changes_nothing(
-    app: App, start_worker: Start, becomes: Becomes, caplog: pytest.LogCaptureFixture
+async def test_a_lost_lease_is_logged_once_and_its_outcome_changes_nothing(
+    app: App,
+    start_worker: Start,
+    becomes: Becomes,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     proceed, running = asyncio.Event(), asyncio.Event()
 
@@ -471,7 +475,15 @@ async def test_a_lost_lease_is_logged_and_its_outcome_changes_nothing(
         await proceed.wait()
 
     handle = await long().dispatch()
-    worker = start_worker()
+    renewed: list[list[Delivery]] = []
+    renew = MemoryConsumer.renew
+
+    def noting(self: MemoryConsumer, held: Sequence[Delivery]) -> list[Delivery]:
+        renewed.append(list(held))
+        return renew(self, held)
+
+    monkeypatch.setattr(MemoryConsumer, "renew", noting)
+    worker = start_worker(lease=0.3)
     async with asyncio.timeout(5):
         await running.wait()
     await app.open_broker().release_worker(worker.id, ["default"])
@@ -481,10 +493,12 @@ async def test_a_lost_lease_is_logged_and_its_outcome_changes_nothing(
     await thief.start()
     worker.stop()
     taken = await thief.take(1, 5)
+    await becomes(lambda: renewed[-3:] == [[], [], []])  # a lost lease is not renewed
     proceed.set()
-    await becomes(lambda: [r for r in caplog.records if r.message == "lease lost"])
+    await becomes(lambda: not worker._settler.held)
     assert taken[0].id == handle.id
     assert await handle.status() is TaskStatus.RUNNING
+    assert [r.id for r in caplog.records if r.message == "lease lost"] == [handle.id]  # type: ignore[attr-defined]
 
 
 # --- delivery limit ---------------------------------------------------------------------

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import signal
+import sqlite3
 import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from .deployments import Deployment, eventually
+from .relays import relay
 
 LEASE = 1.0
 """Seconds."""
@@ -98,6 +104,63 @@ def test_an_outcome_after_the_lease_was_lost_does_not_end_the_run_that_took_over
     assert deployment.counts() == {"running": 1}
     eventually(lambda: deployment.counts() == {})
     assert deployment.times("ended") == {1: 2}
+
+
+@pytest.mark.parametrize("kind", ["swallows", "resets", "locks"])
+def test_an_outage_shorter_than_the_lease_less_a_second_loses_no_lease(
+    request: pytest.FixtureRequest, kind: str
+) -> None:
+    broker = "sqlite" if kind == "locks" else "redis"
+    deployment: Deployment = request.getfixturevalue(f"{broker}_deployment")
+    lease, outages = 3.0, 3
+    with outage_of(deployment, kind) as (settings, outage):
+        # The second worker has no outage: it would take over at once what the first one loses.
+        deployment.start_worker("--lease", str(lease), **settings)
+        eventually(lambda: deployment.worker_count() == 1)
+        deployment.dispatch(*(f"work({n}, {(outages + 1) * lease})" for n in range(4)))
+        eventually(lambda: len(deployment.notes("began")) == 4)
+        deployment.start_worker("--lease", str(lease))
+        eventually(lambda: deployment.worker_count() == 2)
+        for number in range(outages):
+            time.sleep(0.6 + 0.17 * number)  # renewals in between, and another moment each time
+            with outage():
+                time.sleep(lease - 1.05)
+        eventually(lambda: len(deployment.notes("ended")) == 4)
+    assert deployment.times("began") == dict.fromkeys(range(4), 1)
+    assert "lease lost" not in deployment.log()
+
+
+@contextmanager
+def outage_of(
+    deployment: Deployment, kind: str
+) -> Iterator[tuple[dict[str, str], Callable[[], AbstractContextManager[None]]]]:
+    """A worker's settings for having outages, and what makes one for the length of a block."""
+    if kind == "locks":
+        yield {}, lambda: lock_on(Path(deployment.settings["ASYNCTASQ_SQLITE_PATH"]))
+        return
+    url = urlsplit(deployment.settings["ASYNCTASQ_REDIS_URL"])
+    with relay(url.port or 6379) as between:
+
+        @contextmanager
+        def outage() -> Iterator[None]:
+            between.is_down = between.is_stalled = True
+            if kind == "resets":
+                between.reset_all()
+            else:
+                between.is_down = False
+            yield
+            between.is_down = between.is_stalled = False
+
+        yield {"ASYNCTASQ_REDIS_URL": f"redis://127.0.0.1:{between.port}{url.path}"}, outage
+
+
+@contextmanager
+def lock_on(path: Path) -> Iterator[None]:
+    """Another process's transaction, which holds up every writer of the queue file."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+        other.execute("ROLLBACK")
 
 
 def test_several_workers_run_each_due_message_once(deployment: Deployment) -> None:

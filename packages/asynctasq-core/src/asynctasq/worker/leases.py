@@ -1,4 +1,8 @@
-"""Renewing leases from a thread of their own, so that a blocked event loop does not lose them."""
+"""Renewing leases from a thread of their own, so that a blocked event loop does not lose them.
+
+Owns the promise that an outage of the broker which is shorter than the lease less a second loses
+none.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +16,13 @@ from ..errors import BrokerError
 logger = logging.getLogger(__name__)
 
 
+#: Seconds between renewals at most, and between tries while the broker is away. Together with the
+#: time that the broker needs for one they stay below the second that an outage has to be shorter.
+INTERVAL_SECONDS, AGAIN_SECONDS = 0.5, 0.2
+
+
 class LeaseKeeper:
-    """A thread that renews what a worker holds, three times per lease.
+    """A thread that renews what a worker holds, at least three times per lease.
 
     Args:
         consumer: Whose leases.
@@ -30,9 +39,10 @@ class LeaseKeeper:
         lost: Callable[[list[Delivery]], object],
     ) -> None:
         self._consumer = consumer
-        self._interval = lease_seconds / 3
+        self._interval = min(lease_seconds / 3, INTERVAL_SECONDS)
         self._held = held
         self._lost = lost
+        self._is_failing = False
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="asynctasq-leases", daemon=True)
 
@@ -46,20 +56,31 @@ class LeaseKeeper:
         self._thread.join()
 
     def _run(self) -> None:
-        backoff = Backoff(first_seconds=self._interval / 8, most_seconds=self._interval)
+        most = min(AGAIN_SECONDS, self._interval)
+        backoff = Backoff(first_seconds=most / 4, most_seconds=most)
         wait = self._interval
         while not self._stopping.wait(wait):
-            try:
-                lost = self._consumer.renew(self._held())
-            except BrokerError as e:
+            if self._has_renewed():
+                backoff.reset()
+                wait = self._interval
+            else:
+                wait = backoff.next()
+
+    def _has_renewed(self) -> bool:
+        """Renew once; of failures in a row the first is logged."""
+        try:
+            lost = self._consumer.renew(self._held())
+        except BrokerError as e:
+            if not self._is_failing:
                 logger.warning("could not renew leases: %s", e)
-                wait = backoff.next()
-                continue
-            except Exception:  # supervised: this thread must outlive whatever happens to it once
+            self._is_failing = True
+            return False
+        except Exception:  # supervised: this thread must outlive whatever happens to it once
+            if not self._is_failing:
                 logger.exception("renewing leases failed")
-                wait = backoff.next()
-                continue
-            backoff.reset()
-            wait = self._interval
-            if lost:
-                self._lost(lost)
+            self._is_failing = True
+            return False
+        self._is_failing = False
+        if lost:
+            self._lost(lost)
+        return True

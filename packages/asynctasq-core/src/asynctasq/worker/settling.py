@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable
 from time import monotonic
 
 from ..brokers import Backoff, Consumer, Delivery, Outcome
@@ -33,11 +34,25 @@ class Settler:
 
     def __init__(self, consumer: Consumer) -> None:
         self.held: dict[Key, Delivery] = {}
+        self._lost: dict[Key, Delivery] = {}
         self._consumer = consumer
         self._finished: list[Outcome] = []
         self._applying: list[Outcome] = []
         self._wake = asyncio.Event()
         self._drained = asyncio.Event()
+
+    def leased(self) -> list[Delivery]:
+        """What is held under a lease that is not known to be lost; may be called in any thread."""
+        lost = self._lost
+        return [d for key, d in list(self.held.items()) if lost.get(key) is not d]
+
+    def note_lost(self, deliveries: Iterable[Delivery]) -> None:
+        """Log, once for each of them, that others may have run these messages too."""
+        for delivery in deliveries:
+            key = (delivery.queue, delivery.id)
+            if self._lost.get(key) is not delivery:
+                self._lost[key] = delivery
+                logger.warning("lease lost", extra={"id": delivery.id, "queue": delivery.queue})
 
     def add(self, outcome: Outcome) -> None:
         """Settle a held delivery as soon as possible."""
@@ -109,11 +124,7 @@ class Settler:
                 self._finished.append(outcome)
             elif self.held.get(key) is outcome.delivery:  # and not delivered again meanwhile
                 del self.held[key]
-        if lost:
-            note_lost([outcome.delivery for outcome in lost])
-
-
-def note_lost(deliveries: list[Delivery]) -> None:
-    """Log that others may have run these messages too."""
-    for delivery in deliveries:
-        logger.warning("lease lost", extra={"id": delivery.id, "queue": delivery.queue})
+        self.note_lost(outcome.delivery for outcome in lost)
+        if self._lost:
+            for delivery in sent:
+                self._lost.pop((delivery.queue, delivery.id), None)

@@ -27,7 +27,7 @@ from .jobs import declared_queues
 from .leases import LeaseKeeper
 from .poison_isolation import Suspects
 from .prefetching import Ahead
-from .settling import Settler, note_lost
+from .settling import Settler
 from .slots import Slots
 from .taking import Taker, wait_for_broker
 
@@ -185,12 +185,12 @@ class Worker:
 
         def note(lost: list[Delivery]) -> None:
             # What has finished meanwhile was settled before the renewal: not lost, but done.
-            note_lost([delivery for delivery in lost if delivery in slots])
+            settler.note_lost(delivery for delivery in lost if delivery in slots)
 
         return LeaseKeeper(
             self._consumer,
             self.lease,
-            lambda: list(settler.held.values()),
+            settler.leased,
             lambda lost: loop.call_soon_threadsafe(note, lost),
         )
 

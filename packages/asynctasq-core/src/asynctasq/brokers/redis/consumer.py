@@ -49,7 +49,7 @@ class RedisConsumer:
         #: Taken over from a lease that was released or lost: the tag of the latest delivery.
         self._reclaimed: dict[tuple[str, bytes], bytes] = {}
         self._sweep_at = 0.0
-        self._renewal = Renewal(server.address, keys, options, name)
+        self._renewal = Renewal(server.address.config, keys, options, name)
 
     async def start(self) -> None:
         """Announce the worker; see `Consumer.start`."""

@@ -1,42 +1,45 @@
-"""Keeping leases from a thread of its own, so that a blocked event loop does not lose them."""
+"""Keeping leases from a thread of its own, so that a blocked event loop does not lose them.
+
+The thread has an event loop and connections of its own, made as all others are.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import suppress
 from typing import Any
 
-import redis
-from redis.backoff import NoBackoff
-from redis.cluster import ClusterNode, RedisCluster
-from redis.exceptions import ConnectionError as LostConnection
-from redis.exceptions import NoScriptError
-from redis.retry import Retry
-from redis.sentinel import Sentinel
-
+from ...config.settings import RedisConfig
+from ...errors import BrokerUnavailable
 from .. import ConsumerOptions, Delivery
-from .address import Address
-from .failures import TRANSPORT_ERRORS, broker_error
 from .keys import Keys
 from .registry import announcement
-from .scripts import RENEW, Command, with_source
+from .scripts import RENEW
+from .server import Call, Server
 from .settling import enclosing
 
 #: Entries of one script call: Lua takes up to 8,000 values at once.
 _RENEWED_AT_ONCE = 1000
+#: Seconds that a renewal waits for its answer before it is sent once more. What a network has
+#: swallowed then costs no more than this.
+_ANEW_SECONDS = 0.2
 
 
 class Renewal:
-    """Renews leases over a synchronous connection; used by one thread."""
+    """Renews leases; used by one thread at a time, which must not run an event loop."""
 
     def __init__(
-        self, address: Address, keys: Keys, options: ConsumerOptions, consumer: bytes
+        self, config: RedisConfig, keys: Keys, options: ConsumerOptions, consumer: bytes
     ) -> None:
-        self._address = address
+        self._config = config
         self._keys = keys
         self._options = options
         self._consumer = consumer
-        self._client: Any = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._server: Server
+        self._announce_at = 0.0
 
     def renew(self, held: Sequence[Delivery]) -> list[Delivery]:
         """Renew these leases and give a sign of life; returns those whose lease was lost.
@@ -47,72 +50,69 @@ class Renewal:
         by_queue: dict[str, dict[bytes, Delivery]] = {}
         for delivery in held:
             by_queue.setdefault(delivery.queue, {})[delivery.tag] = delivery
-        lost = []
-        with self._connected() as client:
-            for queue, deliveries in by_queue.items():
-                for entries in _pages(list(deliveries)):
-                    keys = (self._keys.of(queue).stream,)
-                    command = RENEW(keys, self._consumer, *enclosing(entries), *entries)
-                    lost += [deliveries[entry] for entry in _run(client, command)]
-            _run(client, announcement(self._keys, self._options))
-        return lost
-
-    def _limits(self) -> dict[str, Any]:
-        # An answer that takes a third of the lease leaves time to ask again before it runs out.
-        seconds = min(self._address.config.timeout, self._options.lease_seconds / 3)
-        # The server may have closed the connection since the last call.
-        again = Retry(NoBackoff(), 1, supported_errors=(LostConnection,))
-        return {"protocol": 2, "socket_timeout": seconds, "retry": again}
+        calls: list[Call] = []
+        renewed: list[dict[bytes, Delivery]] = []
+        for queue, deliveries in by_queue.items():
+            stream = self._keys.of(queue).stream
+            for entries in _pages(list(deliveries)):
+                calls.append(
+                    (stream, RENEW((stream,), self._consumer, *enclosing(entries), *entries))
+                )
+                renewed.append(deliveries)
+        replies = self._ask(calls)
+        return [
+            deliveries[entry]
+            for deliveries, entries in zip(renewed, replies, strict=True)
+            for entry in entries
+        ]
 
     def close(self) -> None:
-        """Close the connection."""
-        client, self._client = self._client, None
-        if client is not None:
-            client.close()
+        """Close the connections."""
+        loop, self._loop = self._loop, None
+        if loop is not None:
+            loop.run_until_complete(self._server.close())
+            loop.close()
 
-    @contextmanager
-    def _connected(self) -> Iterator[Any]:
+    def _ask(self, calls: list[Call]) -> list[Any]:
+        """The answers to these calls; with a sign of life, a third of the lease after the last."""
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            self._server = Server(self._config)
+        now, lease_seconds = time.monotonic(), self._options.lease_seconds
+        announces = now >= self._announce_at
+        if announces:
+            calls = [*calls, (self._keys.queues, announcement(self._keys, self._options))]
+        if not calls:
+            return []
+        replies = self._loop.run_until_complete(self._first_answer(calls))
+        if announces:
+            self._announce_at = now + lease_seconds / 3
+            replies.pop()
+        return replies
+
+    async def _first_answer(self, calls: Sequence[Call]) -> list[Any]:
+        """What is answered first: a request that waits for long, or one that is made anew.
+
+        The first is for a server that is slow, the second for a network that has lost the first.
+        """
+        limit = min(self._config.timeout, self._options.lease_seconds / 3)
+        patient = asyncio.ensure_future(self._server.call_many(calls, limit))
+        anew = asyncio.ensure_future(self._anew(calls))
         try:
-            if self._client is None:
-                self._client = _client(self._address, self._limits())
-            yield self._client
-        except TRANSPORT_ERRORS as e:
-            self.close()
-            raise broker_error(e, self._address.name) from e
+            await asyncio.wait({patient, anew}, return_when=asyncio.FIRST_COMPLETED)
+            return (patient if patient.done() else anew).result()
+        finally:
+            for request in (patient, anew):
+                request.cancel()
+            await asyncio.gather(patient, anew, return_exceptions=True)
+
+    async def _anew(self, calls: Sequence[Call]) -> list[Any]:
+        while True:
+            await asyncio.sleep(_ANEW_SECONDS)
+            with suppress(BrokerUnavailable):
+                return await self._server.call_many(calls, _ANEW_SECONDS)
 
 
 def _pages(entries: list[bytes]) -> Iterator[list[bytes]]:
     for i in range(0, len(entries), _RENEWED_AT_ONCE):
         yield entries[i : i + _RENEWED_AT_ONCE]
-
-
-def _run(client: Any, command: Command) -> Any:
-    try:
-        return client.execute_command(*command)
-    except NoScriptError:
-        return client.execute_command(*with_source(command))
-
-
-def _client(address: Address, limits: dict[str, Any]) -> Any:
-    if address.config.sentinels:
-        sentinel = Sentinel(address.sentinel_nodes, sentinel_kwargs=address.sentinel_options)
-        return sentinel.master_for(
-            address.config.sentinel_master,
-            **address.credentials,
-            **address.tls_options,
-            **limits,
-            ssl=address.tls,
-        )
-    if address.config.cluster:
-        node = ClusterNode(address.options["host"], address.options["port"])
-        return RedisCluster(
-            startup_nodes=[node],
-            **address.credentials,
-            **address.tls_options,
-            **limits,
-            ssl=address.tls,
-        )
-    options = address.options | address.tls_options | limits
-    if "path" in options:
-        options["unix_socket_path"] = options.pop("path")
-    return redis.Redis(**options, ssl=address.tls)

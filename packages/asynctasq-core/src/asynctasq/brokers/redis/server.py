@@ -18,6 +18,7 @@ from redis.asyncio.sentinel import (
     SentinelManagedConnection,
     SentinelManagedSSLConnection,
 )
+from redis.exceptions import ConnectionError as LostConnection
 from redis.exceptions import ResponseError
 
 from ...errors import BrokerUnavailable
@@ -26,7 +27,7 @@ from .address import Address
 from .config import RedisConfig
 from .failures import TRANSPORT_ERRORS, broker_error, code_of
 from .scripts import Command
-from .wire import Wire
+from .wire import LOOP_ERRORS, Wire
 
 #: Idle connections kept for each node; a burst of concurrent calls opens more.
 _KEPT_WIRES = 8
@@ -117,7 +118,7 @@ class Server:
 
     async def close(self) -> None:
         """Close what is idle; a connection in use closes with its exchange."""
-        await self._drop_wires()
+        await asyncio.gather(*(wire.end() for wire in self._taken_out()))
         await self._forget_cluster()
         if self._sentinel is not None:
             for sentinel in self._sentinel.sentinel_manager.sentinels:
@@ -173,10 +174,13 @@ class Server:
             await self._forget_cluster()
 
     async def _drop_wires(self) -> None:
+        for wire in self._taken_out():
+            await wire.close()
+
+    def _taken_out(self) -> list[Wire]:
         wires = [wire for free in self._free.values() for wire in free]
         self._free.clear()
-        for wire in wires:
-            await wire.close()
+        return wires
 
     def _new_wire(self, node: Node) -> Wire:
         address = self.address
@@ -226,6 +230,9 @@ class Server:
         )
         try:
             await cluster.initialize()
+        except LOOP_ERRORS as e:
+            await cluster.aclose()
+            raise LostConnection(f"connection lost: {e}") from e
         except BaseException:
             await cluster.aclose()
             raise

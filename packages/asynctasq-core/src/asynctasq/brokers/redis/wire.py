@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as LostConnection
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from .scripts import Command, with_source
 
@@ -22,6 +23,11 @@ except ImportError:
     _pack: Callable[[Any], Any] | None = None
 else:
     _pack = pack_command
+
+
+#: What event loops raise, besides `OSError`, when the transport is gone: uvloop a `RuntimeError`
+#: ("the handler is closed") as soon as a closed transport is written to.
+LOOP_ERRORS = (RuntimeError, EOFError)
 
 
 class Wire:
@@ -76,12 +82,18 @@ class Wire:
         replies: list[Any] = []
         for _ in commands:
             try:
-                replies.append(await self._connection.read_response())
+                replies.append(await self.read())
             except ResponseError as e:
                 replies.append(e)
         return replies
 
     async def _send(self, commands: Sequence[Command]) -> None:
+        try:
+            await self._connect_and_send(commands)
+        except LOOP_ERRORS as e:
+            raise LostConnection(f"connection lost: {e}") from e
+
+    async def _connect_and_send(self, commands: Sequence[Command]) -> None:
         connection = self._connection
         if not connection.is_connected:
             await connection.connect()
@@ -93,8 +105,11 @@ class Wire:
         await connection.send_packed_command(packed, check_health=False)
 
     async def read(self) -> Any:
-        """The next thing that the server sends by itself; waits without limit."""
-        return await self._connection.read_response()
+        """The next thing that the server sends; waits without limit."""
+        try:
+            return await self._connection.read_response()
+        except LOOP_ERRORS as e:
+            raise LostConnection(f"connection lost: {e}") from e
 
     async def send(self, commands: Sequence[Command], timeout_seconds: float) -> None:
         """Send commands whose answers come through `read`."""
@@ -104,3 +119,8 @@ class Wire:
     async def close(self) -> None:
         """Close the connection without waiting for the other side."""
         await self._connection.disconnect(nowait=True)
+
+    async def end(self) -> None:
+        """Close the connection for good, with TLS's farewell if the other side is quick."""
+        with suppress(RedisError, OSError, *LOOP_ERRORS):
+            await self._connection.disconnect()
