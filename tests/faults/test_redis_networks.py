@@ -12,13 +12,13 @@ from uuid import uuid4
 import pytest
 import redis
 import uvloop
+from asynctasq import RedisConfig
 from asynctasq.brokers import ConsumerOptions, Outcome, Outgoing, WorkerInfo
-from asynctasq.brokers.redis import RedisBroker
-from asynctasq.config.settings import RedisConfig
+from asynctasq.brokers.redis.broker import RedisBroker
 from asynctasq.errors import BrokerUnavailable
 
+from ..servers import redis_url
 from . import relays
-from .conftest import REDIS_URL
 from .relays import Relay, relay
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
@@ -46,7 +46,7 @@ def run(request: pytest.FixtureRequest) -> Iterator[Run]:
 def server() -> Iterator[tuple[Relay, str]]:
     """A relay in front of the server for tests, and a key prefix."""
     prefix = f"test-{uuid4().hex}"
-    with redis.Redis.from_url(REDIS_URL) as client:
+    with redis.Redis.from_url(redis_url()) as client:
         with relay(int(client.connection_pool.connection_kwargs["port"])) as started:
             yield started, prefix
         for key in client.scan_iter(f"{prefix}*", count=1000):

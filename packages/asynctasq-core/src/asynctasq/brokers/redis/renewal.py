@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
-from ...config.settings import RedisConfig
 from ...errors import BrokerUnavailable
 from .. import ConsumerOptions, Delivery
+from .config import RedisConfig
 from .keys import Keys
 from .registry import announcement
 from .scripts import RENEW
