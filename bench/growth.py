@@ -1,6 +1,6 @@
 """Whether the cost of a task stays what it is as everything round it grows, on Redis.
 
-hatch run bench:growth [--repeat N] [--largest N]
+hatch run bench:growth [--repeat N] [--n N] [--largest N]
 
 Cost is CPU of worker process and server per no-op task, which other load on the machine disturbs
 less than time. Each step drains the same number of tasks from queues in the state named.
@@ -9,20 +9,18 @@ less than time. Each step drains the same number of tasks from queues in the sta
 from __future__ import annotations
 
 import argparse
+import logging
 import resource
 import sys
 import time
+from collections.abc import Sequence
 
 import asynctasq
 import redis
 import uvloop
-from asynctasq.app import current
-from asynctasq.brokers import Outgoing
 
 from bench import report
 from bench.servers import redis_server
-
-DRAINED = 5000
 
 COLUMNS = [
     report.Column("worker_us", "worker CPU per task, µs", 1),
@@ -43,6 +41,11 @@ async def noop() -> None:
         _worker.stop()
 
 
+@asynctasq.task(max_attempts=1)
+async def fails() -> None:
+    raise ValueError("as it is meant to")
+
+
 async def _put(n: int, queue: str = "default", **changes: float) -> None:
     for i in range(0, n, 5000):
         calls = [noop().on_queue(queue) for _ in range(min(5000, n - i))]
@@ -52,13 +55,14 @@ async def _put(n: int, queue: str = "default", **changes: float) -> None:
 
 
 async def _kill(n: int) -> None:
-    """Fill the dead letters: bytes that are no message."""
-    broker = current().open_broker()
-    await broker.put([Outgoing("default", f"dead{i}", b"garbage") for i in range(n)])
+    """Fill the dead letters."""
+    await asynctasq.dispatch_many([fails() for _ in range(n)])
+    logging.disable()  # each failure is logged
     await asynctasq.Worker(concurrency=100, burst=True, queues=["default"]).run()
+    logging.disable(logging.NOTSET)
 
 
-async def _drain(n: int, queues: list[str], concurrency: int) -> None:
+async def _drain(n: int, queues: Sequence[str], concurrency: int) -> None:
     global _count, _last, _worker
     _count, _last = 0, n
     _worker = asynctasq.Worker(queues=queues, concurrency=concurrency)
@@ -83,83 +87,87 @@ class Server:
         self._redis.flushall()
 
 
-async def _step(server: Server, queues: list[str], concurrency: int = 100) -> dict[str, float]:
+async def _step(
+    server: Server, n: int, queues: Sequence[str] = ("default",), concurrency: int = 100
+) -> dict[str, float]:
     cpu, commands = server.usage()
     own = time.process_time()
-    await _drain(DRAINED, queues, concurrency)
+    await _drain(n, queues, concurrency)
     own = time.process_time() - own
     cpu_after, commands_after = server.usage()
     return {
-        "worker_us": own / DRAINED * 1e6,
-        "redis_us": (cpu_after - cpu) / DRAINED * 1e6,
-        "commands": (commands_after - commands) / DRAINED,
+        "worker_us": own / n * 1e6,
+        "redis_us": (cpu_after - cpu) / n * 1e6,
+        "commands": (commands_after - commands) / n,
     }
 
 
-async def measure(server: Server, largest: int) -> dict[str, dict[str, float]]:
+async def measure(server: Server, drained: int, largest: int) -> dict[str, dict[str, float]]:
     """Every step once; each starts from an empty server."""
     found: dict[str, dict[str, float]] = {}
-    waiting = 1000
+    waiting = drained
     while waiting <= largest:
         server.flush()
-        await _put(max(waiting, DRAINED))
-        found[f"{waiting:,} waiting"] = await _step(server, ["default"])
+        await _put(waiting)
+        found[f"{waiting:,} waiting"] = await _step(server, drained)
         waiting *= 10
     for n in (1, 1000):
         server.flush()
         await _put(n, delay=3600)
-        await _put(DRAINED)
-        found[f"{n:,} delayed"] = await _step(server, ["default"])
+        await _put(drained)
+        found[f"{n:,} delayed"] = await _step(server, drained)
     for n in (1, 1000):
         server.flush()
         await _kill(n)
-        await _put(DRAINED)
-        found[f"{n:,} dead"] = await _step(server, ["default"])
+        await _put(drained)
+        found[f"{n:,} dead"] = await _step(server, drained)
     for n in (1, 10, 50):
         server.flush()
         queues = [f"queue{i}" for i in range(n)]
         for queue in queues:
-            await _put(DRAINED // n, queue)
-        found[f"{n} queues"] = await _step(server, queues)
+            await _put(drained // n, queue)
+        found[f"{n} queues"] = await _step(server, drained // n * n, queues)
     for concurrency in (10, 100, 1000):
         server.flush()
-        await _put(DRAINED)
-        found[f"concurrency {concurrency:,}"] = await _step(server, ["default"], concurrency)
+        await _put(drained)
+        found[f"concurrency {concurrency:,}"] = await _step(
+            server, drained, concurrency=concurrency
+        )
     return found
 
 
-async def memory(server: Server, tasks: int) -> str:
+async def memory(server: Server, batch: int, batches: int) -> str:
     """Redis memory per waiting task, and the worker's growth over as many tasks."""
     server.flush()
     await _put(1)
     before = server.memory()
-    await _put(100_000)
-    waiting = (server.memory() - before) / 100_000
+    await _put(batch)
+    waiting = (server.memory() - before) / batch
     server.flush()
     peaks = []
-    for _ in range(max(2, tasks // 100_000)):
-        await _put(100_000)
-        await _drain(100_000, ["default"], 100)
+    for _ in range(batches):
+        await _put(batch)
+        await _drain(batch, ["default"], 100)
         peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
     return (
         f"Redis holds {waiting:.0f} bytes per waiting task without arguments. The worker's peak "
-        f"memory was {peaks[0]:.1f} MB after 100,000 tasks and {peaks[-1]:.1f} MB after "
-        f"{len(peaks) * 100_000:,}."
+        f"memory was {peaks[0]:.1f} MB after {batch:,} tasks and {peaks[-1]:.1f} MB after "
+        f"{batches * batch:,}."
     )
 
 
-async def run(url: str, repeat: int, largest: int) -> None:
+async def run(url: str, repeat: int, drained: int, largest: int) -> None:
     """Measure and print."""
     asynctasq.init(driver="redis", redis=url)
     server = Server(url)
     runs: dict[str, list[dict[str, float]]] = {}
     for i in range(repeat):
-        for step, found in (await measure(server, largest)).items():
+        for step, found in (await measure(server, drained, largest)).items():
             runs.setdefault(step, []).append(found)
         print(f"{i + 1}/{repeat}", file=sys.stderr, flush=True)
     print(_lines(runs))
-    print("\n" + await memory(server, largest))
-    print("\n" + report.circumstances("asynctasq-core", "redis", "hiredis", tasks=DRAINED))
+    print("\n" + await memory(server, largest // 10, 10))
+    print("\n" + report.circumstances("asynctasq-core", "redis", "hiredis", tasks=drained))
 
 
 def _lines(runs: dict[str, list[dict[str, float]]]) -> str:
@@ -175,10 +183,11 @@ def main() -> None:
     """Measure on a server of its own."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--n", type=int, default=10_000, help="tasks that each step drains")
     parser.add_argument("--largest", type=int, default=1_000_000, help="most tasks waiting")
     args = parser.parse_args()
     with redis_server() as url:
-        uvloop.run(run(url, args.repeat, args.largest))
+        uvloop.run(run(url, args.repeat, args.n, args.largest))
 
 
 if __name__ == "__main__":

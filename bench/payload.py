@@ -5,6 +5,7 @@ hatch run bench:payload
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
@@ -12,12 +13,9 @@ from uuid import UUID
 
 import asynctasq
 import msgpack
-from asynctasq.app import current
-from asynctasq.sending.preparing import prepare
-from asynctasq.wire.decoding import collect_references
-from asynctasq.wire.message import Message
 from sqlalchemy import create_engine, inspect
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
+from sqlalchemy.pool import StaticPool
 
 from bench import report
 
@@ -44,12 +42,17 @@ class Customer(Base):
     notes: Mapped[str]
 
 
-@asynctasq.task
-async def welcome(customer: Customer) -> None: ...
+_messages: list[asynctasq.Message] = []
 
 
 @asynctasq.task
-async def newsletter(customers: list[Customer]) -> None: ...
+async def welcome(customer: Customer | None) -> None:
+    _messages.append(asynctasq.current_message())
+
+
+@asynctasq.task
+async def newsletter(customers: list[Customer]) -> None:
+    _messages.append(asynctasq.current_message())
 
 
 def _customer(i: int) -> Customer:
@@ -77,17 +80,21 @@ def _row_bytes(row: Any) -> int:
     return len(msgpack.packb(columns, default=str))
 
 
-def _reference_bytes(message: Message) -> int:
-    ((_, refs),) = collect_references(message.payload)
-    start = message.payload.index(b"__orm:") - 5  # extension and map headers, the key's length
-    return (len(message.payload) - start) // len(refs)
+async def _sent(*calls: asynctasq.Call[None]) -> list[asynctasq.Message]:
+    """The messages of these calls, as a worker's tasks got them."""
+    for call in calls:
+        await call.dispatch()
+        await asynctasq.Worker(burst=True).run()
+    return _messages
 
 
-def _line(title: str, rows: list[Customer], call: Any) -> str:
-    message = Message.decode(prepare(call, current().config, current().adapters).outgoing.body)
+def _line(
+    title: str, rows: list[Customer], message: asynctasq.Message, empty: asynctasq.Message
+) -> str:
     full, sent = sum(map(_row_bytes, rows)), len(message.payload)
+    reference = (sent - len(empty.payload)) // len(rows)
     return (
-        f"| {title} | {full:,} | {sent:,} | {1 - sent / full:.1%} | {_reference_bytes(message)} | "
+        f"| {title} | {full:,} | {sent:,} | {1 - sent / full:.1%} | {reference} | "
         f"{len(message.encode()):,} |"
     )
 
@@ -95,16 +102,24 @@ def _line(title: str, rows: list[Customer], call: Any) -> str:
 def main() -> None:
     """Print the table."""
     asynctasq.init(driver="memory")
-    engine = create_engine("sqlite://")
+    connect_args = {"check_same_thread": False}
+    engine = create_engine("sqlite://", poolclass=StaticPool, connect_args=connect_args)
     Base.metadata.create_all(engine)
+    Base._asynctasq_session_factory = sessionmaker(engine)
     with Session(engine, expire_on_commit=False) as session:
         rows = [_customer(i) for i in range(1, 101)]
         session.add_all(rows)
         session.commit()
     print("| | whole rows | arguments as sent | saved | one reference | whole message |")
     print("|---|---:|---:|---:|---:|---:|")
-    print(_line("one instance", rows[:1], welcome(customer=rows[0])))
-    print(_line("100 instances", rows, newsletter(customers=rows)))
+    one, no_one, all_of_them, none_of_them = asyncio.run(
+        _sent(
+            *(welcome(customer=rows[0]), welcome(customer=None)),
+            *(newsletter(customers=rows), newsletter(customers=[])),
+        )
+    )
+    print(_line("one instance", rows[:1], one, no_one))
+    print(_line("100 instances", rows, all_of_them, none_of_them))
     model = f"a row of {len(inspect(Customer).columns)} columns, class path {Customer.__module__}"
     print(f"\nBytes; {model}.Customer.")
     print(report.circumstances("asynctasq-core", "msgpack"))

@@ -15,14 +15,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import asynctasq
-from asynctasq.app import current
+import redis
 
-from bench import report
+from bench import report, tally
+from bench.running import PROJECT, worker
 from bench.servers import redis_server
 
 COLUMNS = [
@@ -34,10 +33,9 @@ COLUMNS = [
 
 @asynctasq.task
 def compute(steps: int) -> None:
-    """Count, then say in the ledger that it is done."""
+    """Count, then note that it is done."""
     _work(steps)
-    with open(os.environ["BENCH_LEDGER"], "ab", buffering=0) as ledger:
-        ledger.write(b".")
+    tally.note()
 
 
 def _work(steps: int) -> None:
@@ -46,36 +44,27 @@ def _work(steps: int) -> None:
         total += i * i
 
 
-@contextmanager
-def _worker(processes: int, environment: dict[str, str]) -> Iterator[None]:
+async def _dispatch(n: int, steps: int) -> None:
+    await asynctasq.dispatch_many(compute(steps) for _ in range(n))
+
+
+def _with_workers(processes: int, n: int, steps: int, url: str) -> float:
+    """Tasks per second of so many worker processes."""
+    redis.Redis.from_url(url).flushall()
+    asyncio.run(_dispatch(n, steps))
     command = [sys.executable, "-m", "asynctasq", "worker", "bench.processes"]
     options = ["--processes", str(processes), "--concurrency", "2"]
-    worker = subprocess.Popen([*command, *options], env=environment, stderr=subprocess.DEVNULL)
-    try:
-        yield
-    finally:
-        worker.terminate()
-        worker.wait()
-
-
-async def _with_workers(processes: int, n: int, steps: int, url: str, folder: Path) -> float:
-    """Tasks per second of so many worker processes."""
-    ledger = folder / f"ledger{processes}"
-    ledger.write_bytes(b"")
-    environment = {
-        **os.environ,
-        "BENCH_LEDGER": str(ledger),
-        "ASYNCTASQ_DRIVER": "redis",
-        "ASYNCTASQ_REDIS_URL": url,
-    }
-    with _worker(processes, environment):
-        while len(await current().open_broker().workers()) < processes:
-            await asyncio.sleep(0.02)
-        started = time.perf_counter()
-        await asynctasq.dispatch_many(compute(steps) for _ in range(n))
-        while ledger.stat().st_size < n:
-            await asyncio.sleep(0.005)
-        return n / (time.perf_counter() - started)
+    with tempfile.TemporaryDirectory(prefix="bench-tally-") as name:
+        folder = Path(name)
+        environment = {
+            **os.environ,
+            **{"BENCH_TALLY": name, "BENCH_PROCESSES": str(processes)},
+            **{"ASYNCTASQ_DRIVER": "redis", "ASYNCTASQ_REDIS_URL": url},
+            "PYTHONPATH": str(PROJECT),
+        }
+        with worker([*command, *options], environment) as process:
+            process.wait_until(lambda: tally.read(folder).count >= n)
+            return n / tally.read(folder).seconds
 
 
 def _without_queue(processes: int, n: int, steps: int) -> float:
@@ -85,7 +74,7 @@ def _without_queue(processes: int, n: int, steps: int) -> float:
         f"[_work({steps}) for _ in range({n // processes})]"
     )
     running = [
-        subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, text=True)
+        subprocess.Popen([sys.executable, "-c", code], cwd=PROJECT, stdin=-1, stdout=-1, text=True)
         for _ in range(processes)
     ]
     for process in running:
@@ -101,30 +90,29 @@ def _without_queue(processes: int, n: int, steps: int) -> float:
     return n / (time.perf_counter() - started)
 
 
-async def run(url: str, repeat: int, n: int, steps: int) -> None:
+def run(url: str, repeat: int, n: int, steps: int) -> None:
     """Measure and print."""
     asynctasq.init(driver="redis", redis=url)
     runs: dict[str, list[dict[str, float]]] = {"asynctasq": [], "no queue": []}
-    with tempfile.TemporaryDirectory(prefix="bench-processes-") as folder:
-        for i in range(repeat):
-            one, two = [await _with_workers(p, n, steps, url, Path(folder)) for p in (1, 2)]
-            runs["asynctasq"].append({"one": one, "two": two, "gain": two / one})
-            one, two = (_without_queue(p, n, steps) for p in (1, 2))
-            runs["no queue"].append({"one": one, "two": two, "gain": two / one})
-            print(f"{i + 1}/{repeat}", file=sys.stderr, flush=True)
+    for i in range(repeat):
+        one, two = (_with_workers(p, n, steps, url) for p in (1, 2))
+        runs["asynctasq"].append({"one": one, "two": two, "gain": two / one})
+        one, two = (_without_queue(p, n, steps) for p in (1, 2))
+        runs["no queue"].append({"one": one, "two": two, "gain": two / one})
+        print(f"{i + 1}/{repeat}", file=sys.stderr, flush=True)
     print(report.table(COLUMNS, runs))
     print("\n" + report.circumstances("asynctasq-core", tasks=n, steps=steps))
 
 
 def main() -> None:
     """Measure on a server of its own."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--n", type=int, default=200, help="tasks")
     parser.add_argument("--steps", type=int, default=200_000, help="work in each")
     args = parser.parse_args()
     with redis_server() as url:
-        asyncio.run(run(url, args.repeat, args.n, args.steps))
+        run(url, args.repeat, args.n, args.steps)
 
 
 if __name__ == "__main__":

@@ -6,11 +6,16 @@ import contextlib
 import os
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from urllib.parse import urlsplit
+from uuid import uuid4
 
 import redis
+
+from bench.running import PROJECT
 
 
 @contextlib.contextmanager
@@ -45,15 +50,27 @@ def _wait_for(port: int) -> None:
 
 
 @contextlib.contextmanager
-def postgres_database(name: str) -> Iterator[str]:
-    """A database of its own on the PostgreSQL server for tests; its URL without a driver."""
+def distant(url: str, one_way_seconds: float) -> Iterator[str]:
+    """The same server behind a network that takes so long each way; its URL there."""
+    command = [sys.executable, "-m", "bench.network", str(urlsplit(url).port), str(one_way_seconds)]
+    with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True) as network:
+        try:
+            assert network.stdout is not None
+            yield f"redis://127.0.0.1:{int(network.stdout.readline())}/0"
+        finally:
+            network.kill()
+
+
+@contextlib.contextmanager
+def postgres_database() -> Iterator[str]:
+    """A database of this run's own on the PostgreSQL server for tests; its URL without a driver."""
     import psycopg
 
     server = os.environ.get(
         "ASYNCTASQ_TEST_POSTGRES_URL", "postgresql://postgres@127.0.0.1:5432/test"
     )
+    name = f"asynctasq_bench_{uuid4().hex[:12]}"
     with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(f'DROP DATABASE IF EXISTS "{name}"')
         connection.execute(f'CREATE DATABASE "{name}"')
         try:
             yield server.rpartition("/")[0] + "/" + name

@@ -10,6 +10,8 @@ import django
 from asgiref.sync import sync_to_async
 from django.conf import settings
 
+from bench.orms import meter
+
 DISTRIBUTIONS = ("asynctasq-django", "django", "psycopg")
 queries = 0
 
@@ -28,10 +30,15 @@ def _configure(url: str) -> None:
     django.setup()
 
 
-async def open_rows(url: str, n: int) -> list[Any]:
-    """Make `n` rows and return them."""
+async def connect(url: str) -> None:
+    """Configure the ORM."""
     _configure(url)
     _define()
+    _count_queries()
+
+
+async def make_rows(n: int) -> list[Any]:
+    """Make the table and `n` rows."""
     return await sync_to_async(_make_rows)(n)
 
 
@@ -47,23 +54,29 @@ def _define() -> None:
 
     async def one(user: User) -> None:
         assert user.email
+        meter.tick()
 
-    async def many(users: list[User]) -> int:
-        return len(users)
+    async def many(users: list[User]) -> None:
+        meter.tick()
 
     globals()["User"] = User
     globals()["one"] = asynctasq.task(one)
-    globals()["many"] = asynctasq.task(result_ttl=60)(many)
+    globals()["many"] = asynctasq.task(many)
 
 
 def _make_rows(n: int) -> list[Any]:
     from django.db import connection
-    from django.db.backends.utils import CursorWrapper
 
     user = globals()["User"]
     with connection.schema_editor() as editor:
         editor.create_model(user)
     user.objects.bulk_create(user(email=f"user{i}@example.com", name=f"User {i}") for i in range(n))
+    return list(user.objects.order_by("id"))
+
+
+def _count_queries() -> None:
+    from django.db.backends.utils import CursorWrapper
+
     execute = CursorWrapper.execute
 
     def counted(self: Any, sql: Any, params: Any = None) -> Any:
@@ -72,13 +85,17 @@ def _make_rows(n: int) -> list[Any]:
         return execute(self, sql, params)
 
     CursorWrapper.execute = counted
-    return list(user.objects.order_by("id"))
 
 
-async def by_hand(keys: list[int]) -> None:
-    """What a careful programmer writes to fetch these rows."""
+async def fetch(keys: list[int]) -> list[Any]:
+    """The rows of these keys, in order."""
     by_key = await globals()["User"].objects.ain_bulk(keys)
-    assert len([by_key[key] for key in keys]) == len(keys)
+    return [by_key[key] for key in keys]
+
+
+async def get(key: int) -> Any:
+    """One row."""
+    return await globals()["User"].objects.aget(pk=key)
 
 
 async def close() -> None:

@@ -9,6 +9,8 @@ from sqlalchemy import event, select
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from bench.orms import meter
+
 DISTRIBUTIONS = ("asynctasq-sqlalchemy", "sqlalchemy", "asyncpg")
 queries = 0
 
@@ -26,21 +28,25 @@ class User(Base):
 @asynctasq.task
 async def one(user: User) -> None:
     assert user.email
+    meter.tick()
 
 
-@asynctasq.task(result_ttl=60)
-async def many(users: list[User]) -> int:
-    return len(users)
+@asynctasq.task
+async def many(users: list[User]) -> None:
+    meter.tick()
 
 
-async def open_rows(url: str, n: int) -> list[Any]:
-    """Make `n` rows and return them."""
+async def connect(url: str) -> None:
+    """Configure the ORM."""
     engine = create_async_engine(url.replace("postgresql://", "postgresql+asyncpg://"))
     event.listen(engine.sync_engine, "before_cursor_execute", _count)
     Base._asynctasq_session_factory = async_sessionmaker(engine, expire_on_commit=False)
-    async with engine.begin() as connection:
-        await connection.run_sync(Base.metadata.create_all)
+
+
+async def make_rows(n: int) -> list[Any]:
+    """Make the table and `n` rows."""
     async with Base._asynctasq_session_factory() as session:
+        await session.run_sync(lambda s: Base.metadata.create_all(s.connection()))
         users = [User(email=f"user{i}@example.com", name=f"User {i}") for i in range(n)]
         session.add_all(users)
         await session.commit()
@@ -52,12 +58,18 @@ def _count(*_: object) -> None:
     queries += 1
 
 
-async def by_hand(keys: list[int]) -> None:
-    """What a careful programmer writes to fetch these rows."""
+async def fetch(keys: list[int]) -> list[User]:
+    """The rows of these keys, in order."""
     async with Base._asynctasq_session_factory() as session:
         found = await session.scalars(select(User).where(User.id.in_(keys)))
         by_key = {user.id: user for user in found}
-    assert len([by_key[key] for key in keys]) == len(keys)
+    return [by_key[key] for key in keys]
+
+
+async def get(key: int) -> User:
+    """One row, in a session of its own."""
+    async with Base._asynctasq_session_factory() as session:
+        return await session.get_one(User, key)
 
 
 async def close() -> None:

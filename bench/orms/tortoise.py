@@ -8,6 +8,8 @@ import asynctasq
 from tortoise import Tortoise, fields
 from tortoise.models import Model
 
+from bench.orms import meter
+
 DISTRIBUTIONS = ("asynctasq-tortoise", "tortoise-orm", "asyncpg")
 queries = 0
 
@@ -24,23 +26,28 @@ class User(Model):
 @asynctasq.task
 async def one(user: User) -> None:
     assert user.email
+    meter.tick()
 
 
-@asynctasq.task(result_ttl=60)
-async def many(users: list[User]) -> int:
-    return len(users)
+@asynctasq.task
+async def many(users: list[User]) -> None:
+    meter.tick()
 
 
-async def open_rows(url: str, n: int) -> list[Any]:
-    """Make `n` rows and return them."""
+async def connect(url: str) -> None:
+    """Configure the ORM."""
     await Tortoise.init(
         db_url=url.replace("postgresql://", "asyncpg://"),
         modules={"models": [__name__]},
         _enable_global_fallback=True,
     )
+    _count_queries()
+
+
+async def make_rows(n: int) -> list[Any]:
+    """Make the table and `n` rows."""
     await Tortoise.generate_schemas()
     await User.bulk_create([User(email=f"user{i}@example.com", name=f"User {i}") for i in range(n)])
-    _count_queries()
     return await User.all().order_by("id")
 
 
@@ -57,10 +64,15 @@ def _count_queries() -> None:
     AsyncpgDBClient.execute_query = counted
 
 
-async def by_hand(keys: list[int]) -> None:
-    """What a careful programmer writes to fetch these rows."""
+async def fetch(keys: list[int]) -> list[User]:
+    """The rows of these keys, in order."""
     by_key = await User.in_bulk(keys, "id")
-    assert len([by_key[key] for key in keys]) == len(keys)
+    return [by_key[key] for key in keys]
+
+
+async def get(key: int) -> User:
+    """One row."""
+    return await User.get(id=key)
 
 
 async def close() -> None:
