@@ -219,7 +219,13 @@ class Consumer(Protocol):
 
 
 class Broker(Protocol):
-    """Everything but consuming; connects by itself when first used."""
+    """Everything but consuming; connects by itself when first used.
+
+    Attributes:
+        timeout_seconds: How long `put` tries while the server is away.
+    """
+
+    timeout_seconds: float
 
     async def put(self, messages: Sequence[Outgoing]) -> None:
         """Add the messages, in order, in as few round trips as the server allows (one per slot).
