@@ -168,6 +168,17 @@ async def test_a_spoilt_registry_keeps_no_worker_from_its_work(
     assert caplog.text.count("worker is not listed") == 1
 
 
+async def test_a_spoilt_registry_lets_dispatches_through(
+    client: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    client.delete(key("queues", "registry"))
+    client.set(key("queues", "registry"), "x")
+    await dispatch_many(note(str(n)) for n in range(3))
+    await note("3").dispatch()
+    assert client.xlen(key("stream", "good")) == 4
+    assert caplog.text.count("queues are not listed") == 1
+
+
 # --- entries, consumers and structures --------------------------------------------------
 
 

@@ -16,6 +16,7 @@ from asynctasq import RedisConfig
 from asynctasq.brokers import ConsumerOptions, Outcome, Outgoing, WorkerInfo
 from asynctasq.brokers.redis.broker import RedisBroker
 from asynctasq.errors import BrokerUnavailable
+from asynctasq.sending.batching import Batcher
 
 from ..servers import redis_url
 from . import relays
@@ -127,6 +128,38 @@ def test_a_connection_that_was_reset_while_it_lay_idle_is_made_anew(
         await broker.close()
 
     run(use())
+
+
+def test_a_put_behind_a_stuck_one_takes_no_longer_than_its_own_time(
+    server: tuple[Relay, str], run: Run
+) -> None:
+    between, _ = server
+    timeout = 1.0
+
+    async def put(outbox: Outbox, name: str) -> float:
+        started = time.monotonic()
+        with pytest.raises(BrokerUnavailable):
+            await outbox.put([Outgoing("q", name, b"body")])
+        return time.monotonic() - started
+
+    async def use() -> list[float]:
+        broker = RedisBroker(config(server, timeout=timeout))
+        outbox = Batcher(broker)
+        await outbox.put([Outgoing("q", "before", b"body")])
+        between.is_stalled = True
+        puts = []
+        for n in range(8):
+            puts.append(asyncio.create_task(put(outbox, str(n))))
+            await asyncio.wait(puts, timeout=timeout / 5)
+        taken = await asyncio.gather(*puts)
+        between.is_stalled = False
+        await insist(lambda: outbox.put([Outgoing("q", "after", b"body")]))
+        await broker.close()
+        return taken
+
+    taken = run(use())
+    assert max(taken) < 1.4 * timeout
+    assert min(taken) > 0.6 * timeout
 
 
 def test_answers_may_come_byte_by_byte(server: tuple[Relay, str], run: Run) -> None:

@@ -5,59 +5,99 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import inf
 
 from ..brokers import Broker, Outgoing
 from ..errors import BrokerError, BrokerUnavailable
 
-_Put = tuple[Sequence[Outgoing], asyncio.Future[None]]
+
+@dataclass(slots=True, eq=False)
+class _Put:
+    """Messages on their way, and who waits for them.
+
+    Attributes:
+        deadline: When whoever waits is told that it took too long, by the clock of the event loop.
+    """
+
+    messages: Sequence[Outgoing]
+    future: asyncio.Future[None]
+    deadline: float
 
 
 @dataclass(slots=True)
 class Batcher:
     """Collects what is put while a round trip is under way, and sends it in the next one.
 
-    Belongs to one event loop. What is put in one iteration of the loop goes out together.
+    Belongs to one event loop. What is put in one iteration of the loop goes out together. A round
+    trip is bounded by the broker; what waits for one has its time from when it was put.
     """
 
     broker: Broker
     _waiting: list[_Put] = field(default_factory=list)
+    _under_way: list[_Put] = field(default_factory=list)
     _sending: asyncio.Task[None] | None = None
+    _expiring: asyncio.TimerHandle | None = None
 
     def put(self, messages: Sequence[Outgoing]) -> asyncio.Future[None]:
-        """Hand over messages; the future is done when the broker has them."""
-        future = asyncio.get_running_loop().create_future()
-        self._waiting.append((messages, future))
+        """Hand over messages; the future is done when the broker has them.
+
+        It raises `BrokerUnavailable` after `Broker.timeout_seconds`; messages that still wait for
+        another round trip are not sent then.
+        """
+        loop = asyncio.get_running_loop()
+        put = _Put(messages, loop.create_future(), inf)
+        self._waiting.append(put)
         if self._sending is None:
-            self._sending = asyncio.create_task(self._send_all())
-        return future
+            self._sending = loop.create_task(self._send_all())
+        elif self._under_way:
+            put.deadline = loop.time() + self.broker.timeout_seconds
+            if self._expiring is None:
+                self._expiring = loop.call_at(put.deadline, self._expire)
+        return put.future
 
     async def _send_all(self) -> None:
         try:
             while self._waiting:
-                batch, self._waiting = self._waiting, []
-                await self._send(batch)
+                self._under_way, self._waiting = self._waiting, []
+                await self._send(self._under_way)
         finally:
-            self._sending = None
+            self._sending, self._under_way = None, []
+            if self._expiring is not None:
+                self._expiring.cancel()
+                self._expiring = None
 
-    async def _send(self, batch: list[_Put]) -> None:
+    async def _send(self, batch: Sequence[_Put]) -> None:
         error: BaseException | None = None
         try:
-            await self.broker.put([message for messages, _ in batch for message in messages])
+            await self.broker.put([message for put in batch for message in put.messages])
         except BaseException as e:  # noqa: BLE001 - whoever dispatched gets it
             error = e
         if len(batch) > 1 and isinstance(error, BrokerError) and not _concerns_all(error):
             for part in batch:  # one is to blame; what the broker has is left as it is
                 await self._send([part])
             return
-        for _, future in batch:
-            if future.done():  # whoever waited was cancelled
+        for put in batch:
+            if put.future.done():  # whoever waited was cancelled, or told that it took too long
                 continue
             if error is None:
-                future.set_result(None)
+                put.future.set_result(None)
             else:
-                future.set_exception(error)
+                put.future.set_exception(error)
         if isinstance(error, asyncio.CancelledError):
             raise error
+
+    def _expire(self) -> None:
+        """Tell those whose time is over; what was not sent yet is not sent any more."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        puts = [put for put in (*self._under_way, *self._waiting) if not put.future.done()]
+        for put in puts:
+            if put.deadline <= now:
+                text = f"{self.broker.describe()} did not answer in time"
+                put.future.set_exception(BrokerUnavailable(text))
+        self._waiting = [put for put in self._waiting if not put.future.done()]
+        nearest = min((put.deadline for put in puts if not put.future.done()), default=inf)
+        self._expiring = loop.call_at(nearest, self._expire) if nearest < inf else None
 
 
 def _concerns_all(error: BrokerError) -> bool:

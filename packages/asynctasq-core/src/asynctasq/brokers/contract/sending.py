@@ -34,7 +34,13 @@ class Outgoing:
 
 
 class Sending(Protocol):
-    """Putting messages into queues, and following them."""
+    """Putting messages into queues, and following them.
+
+    Attributes:
+        timeout_seconds: How long `put` tries while the server is away.
+    """
+
+    timeout_seconds: float
 
     async def put(self, messages: Sequence[Outgoing]) -> Mapping[str, str] | None:
         """Add the messages, in order, in as few round trips as the server allows (one per slot).

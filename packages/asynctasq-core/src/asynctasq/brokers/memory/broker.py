@@ -33,6 +33,8 @@ class MemoryBroker:
         store: What is shared with other brokers of the process; by default nothing is.
     """
 
+    timeout_seconds = 5.0  # nothing here waits
+
     def __init__(self, store: MemoryStore | None = None) -> None:
         self.store = store or MemoryStore()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from redis.connection import parse_url
@@ -37,6 +38,8 @@ class Address:
             options.setdefault("port", 6379)
         if config.cluster:
             _check_cluster(config, options)
+        if self.tls:
+            _check_files(config)
         self.options = options | {"socket_connect_timeout": config.connect_timeout}
         self.name = self._name()
 
@@ -87,6 +90,13 @@ class Address:
             "socket_timeout": config.connect_timeout,
             "socket_connect_timeout": config.connect_timeout,
         }
+
+
+def _check_files(config: RedisConfig) -> None:
+    for name in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"):
+        path = getattr(config, name)
+        if path is not None and not os.access(path, os.R_OK):
+            raise ConfigurationError(f"redis.{name}: {path} is no file that can be read")
 
 
 def _check_cluster(config: RedisConfig, options: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ transition is one Lua script.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar, cast
@@ -33,6 +34,7 @@ from .scripts import (
     PURGE,
     PURGE_DEAD,
     PUT,
+    REGISTER,
     RELEASE,
     RETRY_DEAD,
     STATE,
@@ -40,6 +42,8 @@ from .scripts import (
     Command,
 )
 from .server import Call, Server
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -59,6 +63,7 @@ class RedisBroker:
     """
 
     def __init__(self, config: RedisConfig) -> None:
+        self.timeout_seconds = config.timeout
         self._server = Server(config)
         self._keys = Keys(config.key_prefix)
         self._results = Results(self._server)
@@ -66,21 +71,24 @@ class RedisBroker:
 
     async def put(self, messages: Sequence[Outgoing]) -> None:
         """Add messages; see `Broker.put`."""
+        if not messages:
+            return
         if len(messages) == 1:
             message = messages[0]
             keys = self._keys.of(message.queue)
+            queues = {message.queue}
             command = PUT(keys[:4], message.id, message.body, _due_ms(message.due))
-            await self._server.insist(keys.stream, command)
-            if message.queue not in self._known_queues:
-                await self._register({message.queue})
-            return
-        by_queue: dict[str, list[Outgoing]] = {}
-        for message in messages:
-            by_queue.setdefault(message.queue, []).append(message)
-        calls = [call for queue, some in by_queue.items() for call in self._puts(queue, some)]
-        if calls:
+            calls: list[Call] = [(keys.stream, command)]
+        else:
+            by_queue: dict[str, list[Outgoing]] = {}
+            for message in messages:
+                by_queue.setdefault(message.queue, []).append(message)
+            queues = set(by_queue)
+            calls = [call for queue, some in by_queue.items() for call in self._puts(queue, some)]
+        if queues <= self._known_queues:
             await self._server.insist_many(calls)
-            await self._register(set(by_queue) - self._known_queues)
+        else:
+            await self._put_and_register(calls, queues - self._known_queues)
 
     def consumer(self, options: ConsumerOptions) -> RedisConsumer:
         """A consumer that has not started yet."""
@@ -218,12 +226,16 @@ class RedisBroker:
                 arguments += (message.id, message.body, _due_ms(message.due))
             yield keys.stream, PUT(keys[:4], *arguments)
 
-    async def _register(self, queues: set[str]) -> None:
-        if queues:
-            await self._server.insist(
-                self._keys.queues, (b"SADD", self._keys.queues, *sorted(queues))
-            )
-            self._known_queues |= queues
+    async def _put_and_register(self, calls: list[Call], queues: set[str]) -> None:
+        """In one round trip. A registry that refuses leaves the queues unlisted, and no more."""
+        registry = self._keys.queues
+        *_, refusal = await self._server.insist_many(
+            [*calls, (registry, REGISTER((registry,), *sorted(queues)))]
+        )
+        if refusal:
+            text = refusal.decode("utf-8", "replace")
+            logger.error("queues are not listed: %s", text, extra={"queues": sorted(queues)})
+        self._known_queues |= queues
 
     async def _until_none(self, key: bytes, command: Command) -> int:
         total = 0

@@ -7,6 +7,7 @@ that it cannot; and that no text carries a password, a key's content or a script
 from __future__ import annotations
 
 import re
+import ssl
 
 from redis import exceptions
 
@@ -30,6 +31,8 @@ _PASSING = {
     "NOSCRIPT": "its scripts were deleted",
 }
 _CODE = re.compile(r"\b(" + "|".join(_PASSING) + r")\b")
+#: How OpenSSL words that a certificate or key does not fit; the other side's opinion is an alert.
+_UNFIT = re.compile(r"CERT|UNKNOWN_CA|ACCESS_DENIED|KEY_VALUES_MISMATCH|PEM", re.IGNORECASE)
 #: How servers word a denial inside a script.
 _DENIAL = re.compile(r"NOPERM|user executing the script can't|ACL failure in script")
 
@@ -77,6 +80,11 @@ def broker_error(error: BaseException, where: str) -> BrokerError:
             f"{where} refuses the login: {_brief(error)}; check username and password in the "
             f"redis options"
         )
+    if unfit := _unfit_certificate(error):
+        return BrokerError(
+            f"{where}: no TLS connection: {_brief(unfit)}; check ssl_ca_certs, ssl_certfile, "
+            f"ssl_keyfile and the host's name in the redis options"
+        )
     if code := code_of(error):
         return BrokerUnavailable(f"{where} refuses: {_PASSING[code]} ({code})")
     if isinstance(error, exceptions.ResponseError | exceptions.DataError):
@@ -84,6 +92,15 @@ def broker_error(error: BaseException, where: str) -> BrokerError:
     if isinstance(error, TimeoutError | exceptions.TimeoutError):
         return BrokerUnavailable(f"{where} did not answer in time")
     return BrokerUnavailable(f"{where} cannot be reached: {_brief(error)}")
+
+
+def _unfit_certificate(error: BaseException | None) -> ssl.SSLError | None:
+    """The error about a certificate or key that is behind this one."""
+    while error is not None:
+        if isinstance(error, ssl.SSLError) and _UNFIT.search(str(error)):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def denial(what: str, where: str) -> BrokerError:

@@ -43,16 +43,20 @@ local function consumers(stream)
 end
 
 -- Which of `entries` the consumer still holds: entry -> deliveries. `first` and `last` should
--- enclose them, so that one command answers for all; an entry missed by it is asked for alone.
+-- enclose them, so that one command answers for all. An entry that it may have missed is asked for
+-- alone: where there are more than it answers, or where the number of digits is another, as with a
+-- clock that is centuries wrong.
 local function held(stream, consumer, entries, first, last)
-  local deliveries = {}
+  local deliveries, found, most = {}, {}, 4 * #entries + 200
   if #entries > 1 then
-    for _, entry in ipairs(pending(stream, first, last, 4 * #entries + 200, consumer)) do
+    found = pending(stream, first, last, most, consumer)
+    for _, entry in ipairs(found) do
       deliveries[entry[1]] = entry[4]
     end
   end
+  local answers_all = #entries > 1 and #found < most and #first == #last
   for _, id in ipairs(entries) do
-    if not deliveries[id] then
+    if not deliveries[id] and not (answers_all and string.sub(id, #first + 1, #first + 1) == '-') then
       local entry = pending(stream, id, id, 1, consumer)[1]
       if entry then
         deliveries[id] = entry[4]

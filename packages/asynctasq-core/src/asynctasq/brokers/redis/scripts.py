@@ -43,6 +43,7 @@ def with_source(command: Command) -> Command:
 
 
 PUT = Script("put")
+REGISTER = Script("register")
 READ = Script("read")
 SWEEP = Script("sweep")
 SETTLE = Script("settle")

@@ -44,6 +44,7 @@ class SQLiteBroker:
     def __init__(self, config: SQLiteConfig) -> None:
         # Once and for all, for the working directory may change before the file is opened.
         self._config = replace(config, path=absolute_path(config.path))
+        self.timeout_seconds = config.busy_timeout
         self._thread = SQLiteThread(self._config)
         self._lease_file = LeaseFile(self._config)
 
