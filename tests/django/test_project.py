@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,40 +24,9 @@ from django.test import override_settings
 from djshop.models import User
 from djshop.tasks import rename, rename_in_process, rename_in_thread
 
+from .conftest import Run
+
 PROJECT = Path(__file__).parent / "project"
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-@pytest.fixture
-def queue(tmp_path: Path) -> dict[str, Any]:
-    """Options of a queue that this process shares with those it starts."""
-    options = {"driver": "sqlite", "sqlite": {"path": str(tmp_path / "queue.db")}}
-    asynctasq.init(options)
-    return options
-
-
-@pytest.fixture
-def run(queue: dict[str, Any]) -> Run:
-    """Runs a program in the project's folder, with its settings unless told otherwise."""
-
-    def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        base = {k: v for k, v in os.environ.items() if not k.startswith("COV")}
-        given = {
-            "DJANGO_SETTINGS_MODULE": "djsettings",
-            "DJSHOP_ASYNCTASQ": json.dumps(queue),
-            **environment,
-        }
-        return subprocess.run(
-            [sys.executable, *command],
-            cwd=PROJECT,
-            env=base | {k: v for k, v in given.items() if v},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-
-    return run
 
 
 def test_manage_py_runs_a_worker_that_finds_the_tasks_of_the_apps(db: str, run: Run) -> None:
