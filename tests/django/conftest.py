@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import asynctasq
 import psycopg
 import pytest
 
@@ -22,6 +24,7 @@ from ..servers import connect_mysql, mysql_url, postgres_url
 
 PROJECT = Path(__file__).parent / "project"
 NAME = f"asynctasq_dj_{os.getpid()}"
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
 FOLDER = tempfile.TemporaryDirectory(prefix=NAME)
 
 
@@ -151,3 +154,35 @@ def db(need_database: Callable[[str], str]) -> str:
 def alias(request: pytest.FixtureRequest, need_database: Callable[[str], str]) -> str:
     """A database of each kind in turn."""
     return need_database(request.param)
+
+
+@pytest.fixture
+def queue(tmp_path: Path) -> dict[str, Any]:
+    """Options of a queue that this process shares with those it starts."""
+    options = {"driver": "sqlite", "sqlite": {"path": str(tmp_path / "queue.db")}}
+    asynctasq.init(options)
+    return options
+
+
+@pytest.fixture
+def run(queue: dict[str, Any]) -> Run:
+    """Runs a program in the project's folder, with its settings unless told otherwise."""
+
+    def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        base = {k: v for k, v in os.environ.items() if not k.startswith("COV")}
+        given = {
+            "DJANGO_SETTINGS_MODULE": "djsettings",
+            "DJSHOP_ASYNCTASQ": json.dumps(queue),
+            **environment,
+        }
+        return subprocess.run(
+            [sys.executable, *command],
+            cwd=PROJECT,
+            env=base | {k: v for k, v in given.items() if v},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    return run

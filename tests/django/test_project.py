@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,40 +24,9 @@ from django.test import override_settings
 from djshop.models import User
 from djshop.tasks import rename, rename_in_process, rename_in_thread
 
+from .conftest import Run
+
 PROJECT = Path(__file__).parent / "project"
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-@pytest.fixture
-def queue(tmp_path: Path) -> dict[str, Any]:
-    """Options of a queue that this process shares with those it starts."""
-    options = {"driver": "sqlite", "sqlite": {"path": str(tmp_path / "queue.db")}}
-    asynctasq.init(options)
-    return options
-
-
-@pytest.fixture
-def run(queue: dict[str, Any]) -> Run:
-    """Runs a program in the project's folder, with its settings unless told otherwise."""
-
-    def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        base = {k: v for k, v in os.environ.items() if not k.startswith("COV")}
-        given = {
-            "DJANGO_SETTINGS_MODULE": "djsettings",
-            "DJSHOP_ASYNCTASQ": json.dumps(queue),
-            **environment,
-        }
-        return subprocess.run(
-            [sys.executable, *command],
-            cwd=PROJECT,
-            env=base | {k: v for k, v in given.items() if v},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-
-    return run
 
 
 def test_manage_py_runs_a_worker_that_finds_the_tasks_of_the_apps(db: str, run: Run) -> None:
@@ -116,6 +82,70 @@ def test_manage_py_passes_subcommands_and_options_on(db: str, run: Run) -> None:
     status = run("manage.py", "asynctasq", "status", "--json")
     assert json.loads(status.stdout)["queues"] == []
     assert run("manage.py", "asynctasq", "nonsense").returncode == 2
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> str:
+    """A folder with settings of its own, which differ in the place of the queue."""
+    (tmp_path / "other_settings.py").write_text(
+        "from djsettings import *\n"
+        f"ASYNCTASQ = {{'driver': 'sqlite', 'sqlite': {str(tmp_path / 'elsewhere.db')!r}}}\n"
+    )
+    return str(tmp_path)
+
+
+@pytest.mark.parametrize("is_before", [True, False])
+def test_manage_py_takes_the_options_of_django_before_and_after_the_subcommand(
+    db: str, run: Run, elsewhere: str, is_before: bool
+) -> None:
+    def asynctasq_with(*options: str, subcommand: tuple[str, ...] = ("status", "--json")) -> Any:
+        parts = (options, subcommand) if is_before else (subcommand, options)
+        return run("manage.py", "asynctasq", *parts[0], *parts[1])
+
+    rename(User.objects.create(email="a@example.com"), "renamed").dispatch_sync()
+    usual = asynctasq_with("-v", "2", "--traceback", "--no-color", "--skip-checks")
+    assert [queue["name"] for queue in json.loads(usual.stdout)["queues"]] == ["default"]
+    other = asynctasq_with("--settings=other_settings", "--pythonpath", elsewhere, "--force-color")
+    assert json.loads(other.stdout)["queues"] == [], other.stderr
+    both = asynctasq_with("--no-color", "--force-color")
+    assert (both.returncode, "can't be used together" in both.stderr) == (1, True)
+    assert asynctasq_with("-v", "7").returncode == 2
+    worker = ("worker", "--burst", "--processes", "2")
+    done = asynctasq_with(
+        "--settings", "other_settings", f"--pythonpath={elsewhere}", subcommand=worker
+    )
+    assert (done.returncode, "elsewhere.db" in done.stderr) == (0, True), done.stderr
+
+
+def test_manage_py_can_be_started_in_another_folder(db: str, run: Run, tmp_path: Path) -> None:
+    user = User.objects.create(email="a@example.com")
+    rename_in_thread(user, "renamed").dispatch_sync()
+    code = (
+        "import os, runpy, sys; manage = os.path.abspath('manage.py');"
+        f"os.chdir({str(tmp_path)!r}); os.execv(sys.executable, [sys.executable, manage, "
+        "'asynctasq', 'worker', '--burst', '--processes', '2'])"
+    )
+    done = run("-c", code)
+    assert done.returncode == 0, done.stderr
+    user.refresh_from_db()
+    assert user.name == "renamed"
+
+
+def test_verbosity_is_the_level_of_a_workers_log(db: str, run: Run) -> None:
+    user = User.objects.create(email="a@example.com")
+    for options, is_logged in (("-v0",), False), (("-v", "2"), True):
+        rename(user, "renamed").dispatch_sync()
+        done = run("manage.py", "asynctasq", "worker", "--burst", *options)
+        assert ("task succeeded" in done.stderr) is is_logged
+
+
+def test_traceback_shows_where_an_error_comes_from(run: Run) -> None:
+    short = run("manage.py", "asynctasq", "worker", "no.such.module")
+    long = run("manage.py", "asynctasq", "worker", "no.such.module", "--traceback")
+    assert (short.returncode, long.returncode) == (1, 1)
+    assert "Traceback" not in short.stderr
+    assert "Traceback" in long.stderr
+    assert "asynctasq.errors.ConfigurationError: " in long.stderr
 
 
 def test_doctor_looks_at_every_database(db: str, run: Run) -> None:
@@ -266,6 +296,8 @@ def test_a_worker_finds_the_table_between_two_models(run: Run) -> None:
 def test_call_command_runs_a_subcommand(queue: dict[str, Any], capfd: Any) -> None:
     call_command("asynctasq", "plugins")
     assert "asynctasq-django" in capfd.readouterr().out
+    call_command("asynctasq", "plugins", verbosity=2, no_color=True)
+    call_command("asynctasq", "plugins", "--traceback", "-v", "2")
     with pytest.raises(CommandError, match="exited with 2"):
         call_command("asynctasq", "nonsense")
 

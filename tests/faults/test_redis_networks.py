@@ -136,24 +136,24 @@ def test_a_put_behind_a_stuck_one_takes_no_longer_than_its_own_time(
     between, _ = server
     timeout = 1.0
 
-    async def put(outbox: Outbox, name: str) -> float:
+    async def put(batcher: Batcher, name: str) -> float:
         started = time.monotonic()
         with pytest.raises(BrokerUnavailable):
-            await outbox.put([Outgoing("q", name, b"body")])
+            await batcher.put([Outgoing("q", name, b"body")])
         return time.monotonic() - started
 
     async def use() -> list[float]:
         broker = RedisBroker(config(server, timeout=timeout))
-        outbox = Batcher(broker)
-        await outbox.put([Outgoing("q", "before", b"body")])
+        batcher = Batcher(broker)
+        await batcher.put([Outgoing("q", "before", b"body")])
         between.is_stalled = True
         puts = []
         for n in range(8):
-            puts.append(asyncio.create_task(put(outbox, str(n))))
+            puts.append(asyncio.create_task(put(batcher, str(n))))
             await asyncio.wait(puts, timeout=timeout / 5)
         taken = await asyncio.gather(*puts)
         between.is_stalled = False
-        await insist(lambda: outbox.put([Outgoing("q", "after", b"body")]))
+        await insist(lambda: batcher.put([Outgoing("q", "after", b"body")]))
         await broker.close()
         return taken
 

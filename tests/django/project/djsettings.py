@@ -17,3 +17,4 @@ SECRET_KEY = "tests"
 USE_TZ = True
 ASYNCTASQ: dict[str, Any] = json.loads(os.environ.get("DJSHOP_ASYNCTASQ", '{"driver": "memory"}'))
 TASKS = {"default": {"BACKEND": "asynctasq_django.tasks_backend.AsynctasqBackend", "QUEUES": []}}
+LOGGING: dict[str, Any] = json.loads(os.environ.get("DJSHOP_LOGGING", "{}"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -45,7 +46,16 @@ def load_application(modules: Iterable[str]) -> list[str]:
     """
     names = load_modules([*modules, *current().config.imports])
     # Imported modules may have called `init`, so the configuration is looked at anew.
-    return names + load_modules(name for name in current().config.imports if name not in names)
+    names += load_modules(name for name in current().config.imports if name not in names)
+    _enable_loggers()
+    return names
+
+
+def _enable_loggers() -> None:
+    """Undo what `dictConfig` does by default to all loggers that it finds and does not know."""
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.startswith("asynctasq") and isinstance(logger, logging.Logger):
+            logger.disabled = False
 
 
 def _import(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from django.apps import AppConfig
@@ -18,6 +19,7 @@ class AsynctasqConfig(AppConfig):
 
     def ready(self) -> None:
         """Configure asynctasq, watch transactions and register the system checks."""
+        _enable_loggers()
         from .checks import check_settings, check_tasks
         from .connections import watch_connections
         from .settings import configure
@@ -35,3 +37,10 @@ def _configure_again(*, setting: str, value: Any, **_: object) -> None:
 
     if setting == "ASYNCTASQ":
         configure(settings)
+
+
+def _enable_loggers() -> None:
+    """Undo what `settings.LOGGING` does by default to loggers that it finds and does not name."""
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.startswith("asynctasq") and isinstance(logger, logging.Logger):
+            logger.disabled = False

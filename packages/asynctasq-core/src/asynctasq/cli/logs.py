@@ -1,11 +1,15 @@
-"""How log records look on the command line; the library itself configures no logging."""
+"""How log records look on the command line; the library itself configures no logging.
+
+Owns the rule that the application's own configuration wins, whenever it is made: where a logger or
+one above it has a handler of the application's, the command line writes nothing.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
 import time
-from typing import Any
+from typing import Any, TextIO
 
 LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("text", "json")
@@ -14,17 +18,45 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 
 def configure(level: str, form: str) -> None:
-    """Send records of this level and above to stderr, one line each.
+    """Send records of asynctasq's of this level and above to stderr, one line each.
 
     Args:
         level: One of `LEVELS`.
         form: `text` for `key=value` after the message, `json` for one object per line.
     """
-    output = logging.StreamHandler()
+    output = _Output()
     output.setFormatter(JsonLines() if form == "json" else KeyValueLines())
+    logging.getLogger().addHandler(output)
+    ours = logging.getLogger("asynctasq")
+    if ours.level == logging.NOTSET and level.upper() != "WARNING":
+        ours.setLevel(level.upper())
+
+
+def configure_application(level: str) -> None:
+    """Let the application's records of this level pass too, unless it has configured logging.
+
+    To be called once its modules are imported.
+    """
     root = logging.getLogger()
-    root.addHandler(output)
-    root.setLevel(level.upper())
+    if root.level == logging.WARNING and not any(map(_is_of_application, root.handlers)):
+        root.setLevel(level.upper())
+
+
+class _Output(logging.StreamHandler[TextIO]):
+    """Writes to stderr what no handler of the application's gets, as Python's last resort does."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the record, unless it has been handled."""
+        logger: logging.Logger | None = logging.getLogger(record.name)
+        while logger is not None:
+            if any(map(_is_of_application, logger.handlers)):
+                return
+            logger = logger.parent
+        super().emit(record)
+
+
+def _is_of_application(handler: logging.Handler) -> bool:
+    return not isinstance(handler, _Output | logging.NullHandler)
 
 
 def _extra(record: logging.LogRecord) -> dict[str, Any]:

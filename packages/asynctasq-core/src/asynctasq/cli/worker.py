@@ -141,6 +141,7 @@ def _work(settings: Settings) -> None:
     link = None if settings.link is None else Link(settings.link)
 
     def ready(worker: Worker) -> None:
+        logs.configure_application(settings.log_level)
         _refuse_without_tasks(worker)
         if link is None:
             _say(_address(), worker.queues, settings)
