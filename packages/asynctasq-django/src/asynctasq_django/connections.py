@@ -22,6 +22,7 @@ from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 
+from .identity import watch_refreshes
 from .waiting import note_savepoint
 
 _by_thread: WeakValueDictionary[tuple[int, str], BaseDatabaseWrapper] = WeakValueDictionary()
@@ -75,7 +76,8 @@ def _outermost(connection: BaseDatabaseWrapper) -> object | None:
 
 
 def watch_connections() -> None:
-    """Begin to watch the connections of the process; calling it again is harmless."""
+    """Begin to watch the connections, and refreshes, of the process; again is harmless."""
+    watch_refreshes()
     connection_created.connect(_remember, dispatch_uid="asynctasq_django")
     if settings.configured:
         for connection in connections.all(initialized_only=True):

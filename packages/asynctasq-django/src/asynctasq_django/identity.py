@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
-import decimal
-import uuid
+from functools import wraps
 from typing import Any
 
 from asynctasq import DeletedModelError, Ref, SerializationError, UnsavedModelError, class_path
@@ -12,19 +10,10 @@ from django.core.exceptions import SynchronousOnlyOperation
 from django.db import DEFAULT_DB_ALIAS, models
 from django.utils.functional import LazyObject, empty
 
-_WIRE_TYPES = frozenset(
-    {
-        int,
-        str,
-        bytes,
-        uuid.UUID,
-        decimal.Decimal,
-        datetime.datetime,
-        datetime.date,
-        datetime.time,
-        datetime.timedelta,
-    }
-)
+from .keys import sent_key
+
+#: Where Django does not remember it: the key under which an instance was last seen to have a row.
+_REFRESHED = "_asynctasq_refreshed"
 
 
 def instance_of(obj: object) -> models.Model:
@@ -52,43 +41,54 @@ def instance_of(obj: object) -> models.Model:
 
 
 def to_ref(obj: object) -> Ref:
-    """The reference of a saved instance; runs no SQL."""
+    """The reference of a saved instance; runs no SQL.
+
+    Raises:
+        UnsavedModelError: There is no row that Django knows of.
+        DeletedModelError: The row was deleted through the instance.
+        SerializationError: The key cannot travel, or the model is one of a migration.
+    """
     instance = instance_of(obj)
     name = type(instance).__qualname__
-    state = instance._state
-    if state.adding:
+    if type(instance).__module__ == "__fake__":
+        raise SerializationError(
+            f"this {name} is of a model that Django made up for a migration, which no worker has; "
+            f"dispatch its key, or what the task needs of it"
+        )
+    state, pk = instance._state, instance.pk
+    if state.adding and not _was_refreshed(instance, pk):
         raise UnsavedModelError(
             f"this {name} has no row yet; save it before dispatching "
             f"(`{name.lower()}.save()` or `await {name.lower()}.asave()`)"
         )
-    pk = instance.pk
     if pk is None or (isinstance(pk, tuple) and None in pk):
         raise DeletedModelError(
             f"the row of this {name} was deleted; dispatch its key, or what the task needs of it"
         )
-    db = state.db if state.db != DEFAULT_DB_ALIAS else None
-    return Ref(class_path(type(instance)), _wire_key(instance, pk), db)
+    alias = state.db or DEFAULT_DB_ALIAS
+    db = alias if alias != DEFAULT_DB_ALIAS else None
+    return Ref(class_path(type(instance)), sent_key(type(instance), pk, alias), db)
 
 
-def key_fields(model: type[models.Model]) -> tuple[models.Field[Any, Any], ...]:
-    """The fields of the primary key; more than one only where it is composite."""
-    pk = model._meta.pk
-    return tuple(getattr(model._meta, "pk_fields", None) or (pk,))
+def watch_refreshes() -> None:
+    """Remember which instances built by hand `refresh_from_db` has found a row for.
+
+    Django goes on calling them unsaved.
+    """
+    refresh = models.Model.refresh_from_db
+    if hasattr(refresh, _REFRESHED):
+        return
+
+    @wraps(refresh)
+    def refresh_from_db(self: models.Model, *args: Any, **kwargs: Any) -> None:
+        refresh(self, *args, **kwargs)
+        if self._state.adding:
+            vars(self)[_REFRESHED] = self.pk
+
+    setattr(refresh_from_db, _REFRESHED, True)
+    models.Model.refresh_from_db = refresh_from_db  # type: ignore[method-assign]
 
 
-def _wire_key(instance: models.Model, pk: Any) -> Any:
-    if not isinstance(pk, tuple):
-        return _wire_value(key_fields(type(instance))[0], pk)
-    fields = key_fields(type(instance))
-    return tuple(_wire_value(field, value) for field, value in zip(fields, pk, strict=True))
-
-
-def _wire_value(field: models.Field[Any, Any], value: Any) -> Any:
-    """A key as a plain value: without the subclass that choices, safe strings or fields make."""
-    if type(value) in _WIRE_TYPES:
-        return value
-    if isinstance(value, str):
-        return str.__str__(value)
-    if isinstance(value, int):
-        return int.__int__(value)
-    return field.get_prep_value(value)
+def _was_refreshed(instance: models.Model, pk: Any) -> bool:
+    """Whether it was under this key; a copy that was given another one has no row."""
+    return pk is not None and vars(instance).get(_REFRESHED) == pk

@@ -7,11 +7,10 @@ reaches the database, and that no two positions of the result share an instance.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from asynctasq import InvalidReference, Ref, ReferenceUnavailable
-from django.core.exceptions import ValidationError
 from django.db import (
     DEFAULT_DB_ALIAS,
     DataError,
@@ -21,7 +20,7 @@ from django.db import (
     models,
 )
 
-from .identity import key_fields
+from .keys import key_fields, read_key, sent_key
 from .options import Loading
 
 # PostgreSQL counts the parameters of a statement in 16 bits when it binds them itself.
@@ -50,20 +49,20 @@ def database_of(ref: Ref) -> str:
 def load(refs: Sequence[Ref]) -> list[object | None]:
     """The rows of these references in order; runs in the thread that owns the connection."""
     model, alias = _model_of(refs[0]), database_of(refs[0])
-    keys = [_key(model, ref.pk) for ref in refs]
+    keys = [read_key(model, ref.pk, alias) for ref in refs]
     queryset = model._base_manager.using(alias).order_by()
     for option in refs[0].options:
         if isinstance(option, Loading) and option.method != "using":
             queryset = option.apply(queryset)
     try:
-        found = _fetch(queryset, keys)
+        found = _fetch(queryset, dict(keys))
     except (OperationalError, InterfaceError) as e:
         if any(mistake in str(e) for mistake in _MISTAKES):
             raise
         raise ReferenceUnavailable(f"database {alias!r} gave no answer: {type(e).__name__}") from e
     except (DataError, ValueError, ArithmeticError) as e:
         raise InvalidReference(f"{refs[0].model}: a key does not fit its column") from e
-    return list(_each_its_own(keys, found))
+    return list(_each_its_own([sent for sent, _ in keys], found))
 
 
 def _model_of(ref: Ref) -> type[models.Model]:
@@ -73,49 +72,30 @@ def _model_of(ref: Ref) -> type[models.Model]:
     return model
 
 
-def _key(model: type[models.Model], pk: Any) -> Any:
-    """The key in the form in which instances of the model carry it."""
-    fields = key_fields(model)
-    if len(fields) == 1:
-        return _key_part(model, fields[0], pk)
-    if not isinstance(pk, (tuple, list)) or len(pk) != len(fields):
-        raise InvalidReference(f"{model._meta.label}: the key has {len(fields)} parts")
-    return tuple(_key_part(model, field, part) for field, part in zip(fields, pk, strict=True))
-
-
-def _key_part(model: type[models.Model], field: models.Field[Any, Any], value: Any) -> Any:
-    try:
-        converted = field.to_python(value)
-        fits = converted is not None and _fits(field, value, converted)
-    except (ValidationError, ValueError, TypeError, ArithmeticError):
-        fits = False
-    if not fits:
-        raise InvalidReference(
-            f"{model._meta.label}.{field.name}: a {type(value).__name__} that cannot be its key"
-        )
-    return converted
-
-
-def _fits(field: models.Field[Any, Any], value: Any, converted: Any) -> bool:
-    """Whether nothing was lost or made up in the conversion, and databases can take the result."""
-    if type(value) in (bool, float):
-        return type(converted) is type(value)
-    if not isinstance(value, str) and value not in (converted, field.get_prep_value(converted)):
-        return False
-    if isinstance(converted, str):
-        return "\0" not in converted and bool(converted.encode() or True)
-    return not isinstance(converted, int) or -(2**63) <= converted < 2**63
-
-
-def _fetch(queryset: models.QuerySet[Any], keys: Sequence[Any]) -> dict[Any, models.Model]:
+def _fetch(queryset: models.QuerySet[Any], keys: Mapping[Any, Any]) -> dict[Any, models.Model]:
+    """The rows by their keys as they travel, from which `keys` gives those of instances."""
     features = connections[queryset.db].features
     width = len(key_fields(queryset.model))
     size = (features.max_query_params or _MOST_PARAMETERS) // width
     if width > 1 and not getattr(features, "supports_tuple_lookups", True):
         size = min(size, _MOST_NESTED_TUPLES)
-    wanted = list(dict.fromkeys(keys))
-    parts = (wanted[start : start + size] for start in range(0, len(wanted), size))
-    return {row.pk: row for part in parts for row in queryset.filter(pk__in=part)}
+    wanted = list(keys.values())
+    found: dict[Any, models.Model] = {}
+    for start in range(0, len(wanted), size):
+        for row in queryset.filter(pk__in=wanted[start : start + size]):
+            found[_sent(row, queryset.db)] = row
+    strange = found.keys() - keys.keys()
+    for key in keys:
+        # Rows that the database gives back otherwise, in another case or rounded, are found singly.
+        if strange and key not in found:
+            for row in queryset.filter(pk=keys[key]):
+                found[key] = row
+                strange.discard(_sent(row, queryset.db))
+    return found
+
+
+def _sent(row: models.Model, alias: str) -> Any:
+    return sent_key(type(row), row.pk, alias)
 
 
 def _each_its_own(keys: Sequence[Any], found: dict[Any, models.Model]) -> Iterator[object | None]:
