@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import asynctasq
 import pytest
-from asynctasq import Config, ConfigurationError, RedisConfig, Retry, SQLiteConfig, Worker, task
+from asynctasq import (
+    Config,
+    ConfigurationError,
+    RedisConfig,
+    Retry,
+    SQLiteConfig,
+    Worker,
+    load_config,
+    task,
+)
 from asynctasq.app import App, current
 from asynctasq.brokers.opening import installed_drivers
 
@@ -135,14 +145,32 @@ def test_an_option_and_a_key_of_the_mapping_are_the_same(configure: Callable[...
         ({"signing_key": "short"}, "16 to 64 bytes"),
         ({"signing_key": [KEY, b""]}, "16 to 64 bytes"),
         ({"signing_key": b"x" * 65}, "16 to 64 bytes"),
-        ({"task_defaults": {"max_atempts": 1}}, "task_defaults: unknown task option"),
-        ({"task_defaults": {"timeout": 0}}, "task_defaults: timeout must be seconds above 0"),
     ],
     ids=lambda v: next(iter(v)) if isinstance(v, dict) else None,
 )
 def test_what_cannot_be_is_refused_by_name(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         load(**options)
+
+
+@pytest.mark.parametrize(
+    ("defaults", "message"),
+    [
+        ({"max_atempts": 1}, "unknown task option 'max_atempts': did you mean 'max_attempts'"),
+        ({"timeout": 0}, "timeout must be seconds above 0"),
+        ({"retry_delay": Decimal(1)}, "retry_delay must be seconds, 0 to 1,000,000,000, not Dec"),
+        ({"retry_delay": True}, "retry_delay must be seconds"),
+        ({"max_attempts": True}, "max_attempts must be a whole number"),
+        ({"queue": 5}, "queue must be 1 to 200 printable characters"),
+        ({"on_missing": ["none"]}, 'on_missing must be "fail" or "skip" or "none"'),
+    ],
+    ids=lambda v: next(iter(v)) if isinstance(v, dict) else None,
+)
+def test_defaults_of_tasks_are_checked_with_the_configuration(
+    defaults: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=f"^task_defaults: {message}"):
+        load_config({"driver": "memory", "task_defaults": defaults})
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from asynctasq import (
 )
 from asynctasq.brokers import ConsumerOptions, WorkerInfo
 from asynctasq.tasks.annotations import Missing
-from asynctasq.tasks.task import Call
+from asynctasq.tasks.call import Call
 from asynctasq.wire.class_paths import allow_packages
 from asynctasq.wire.message import Message
 from asynctasq.wire.results import encode_error

@@ -21,6 +21,7 @@ from asynctasq import (
     task,
 )
 from asynctasq.app import App
+from asynctasq.durations import LONGEST_SECONDS
 from asynctasq.worker.retry import LONGEST_DELAY_SECONDS, postponement_delay, retry_delay
 
 Work = Callable[..., Awaitable[None]]
@@ -38,10 +39,12 @@ def test_an_exponential_delay_doubles_up_to_a_day() -> None:
     )
 
 
-def test_jitter_takes_off_up_to_half_and_differs() -> None:
+def test_jitter_adds_up_to_half_and_differs() -> None:
     delays = [retry_delay(1, 10, "fixed", True) for _ in range(200)]
-    assert all(5 < d <= 10 for d in delays)
+    assert all(10 <= d < 15 for d in delays)
     assert max(delays) - min(delays) > 3
+    longest = [retry_delay(1, LONGEST_SECONDS, "fixed", True) for _ in range(20)]
+    assert longest == [LONGEST_SECONDS] * 20
 
 
 def test_a_database_that_is_away_is_asked_again_ever_more_rarely() -> None:

@@ -9,7 +9,8 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
+from decimal import Decimal
 from pathlib import Path
 from time import time
 from typing import Any
@@ -39,6 +40,16 @@ ran: list[Any] = []
 @pytest.fixture(autouse=True)
 def _nothing_ran() -> None:
     ran.clear()
+
+
+class NoOffset(tzinfo):
+    """A time zone that makes no datetime aware."""
+
+    def utcoffset(self, moment: datetime | None) -> None: ...
+
+    def dst(self, moment: datetime | None) -> None: ...
+
+    def tzname(self, moment: datetime | None) -> None: ...
 
 
 @task(result_ttl=60)
@@ -204,6 +215,13 @@ def test_each_chained_method_gives_a_new_call() -> None:
         (lambda c: c.max_attempts("2"), ConfigurationError),
         (lambda c: c.timeout(0), ConfigurationError),
         (lambda c: c.timeout("1"), ConfigurationError),
+        (lambda c: c.retry_after(Decimal(1)), ConfigurationError),
+        (lambda c: c.retry_after(timedelta(seconds=1)), ConfigurationError),
+        (lambda c: c.max_attempts(True), ConfigurationError),
+        (lambda c: c.delay(True), ValueError),
+        (lambda c: c.on_commit(None), TypeError),
+        (lambda c: c.with_headers({"trace": 7}), TypeError),
+        (lambda c: c.with_headers({7: "trace"}), TypeError),
     ],
 )
 def test_chained_values_are_checked_at_once(
@@ -225,11 +243,12 @@ async def test_delayed_calls_wait(any_app: App, work: Work) -> None:
     soon = await in_thread(1).delay(0.4).dispatch()
     moment = datetime.now(UTC) + timedelta(seconds=0.4)
     at = await in_thread(2).at(moment).dispatch()
-    naive = await in_thread(3).at(datetime.now() + timedelta(seconds=0.4)).dispatch()
+    local = datetime.now().astimezone() + timedelta(seconds=0.4)
+    at_local = await in_thread(3).at(local).dispatch()
     assert await soon.status() is TaskStatus.DELAYED
     await work()
     assert time() - started >= 0.4
-    assert [await h.result(5) for h in (soon, at, naive)] == [3, 4, 5]
+    assert [await h.result(5) for h in (soon, at, at_local)] == [3, 4, 5]
 
 
 async def test_a_moment_in_the_past_is_now(any_app: App, work: Work) -> None:
@@ -331,9 +350,15 @@ async def test_class_based_tasks_chain_and_go_in_bulk(app: App, work: Work) -> N
     assert call.overrides == {"max_attempts": 2, "timeout": 3, "retry_delay": 1}
 
 
+@pytest.mark.parametrize("moment", [datetime(2030, 1, 1), datetime(2030, 1, 1, tzinfo=NoOffset())])
+def test_a_moment_without_a_time_zone_is_refused(moment: datetime) -> None:
+    with pytest.raises(ValueError, match=r"aware datetimes only; .*moment\.astimezone\(\)"):
+        in_thread(1).at(moment)
+
+
 @pytest.mark.parametrize("kind", [AsyncTask, SyncTask])
 def test_class_based_tasks_have_each_method_of_a_call(kind: type) -> None:
-    methods = {n for n, m in vars(Call).items() if callable(m) and not n.startswith("_")}
+    methods = {n for n in dir(Call) if callable(getattr(Call, n)) and not n.startswith("_")}
     assert methods - set(dir(kind)) == {"execute", "options"}
 
 

@@ -7,7 +7,7 @@ from .app import dispatch_many, dispatch_many_sync, init, load_config
 from .brokers import Finding
 from .brokers.redis.config import RedisConfig
 from .brokers.sqlite.config import SQLiteConfig
-from .config import Config, TaskConfig
+from .config import Config
 from .errors import (
     AdapterNotReady,
     AsynctasqError,
@@ -43,8 +43,10 @@ from .sending.commits import DeferredSends, send_together, send_together_async
 from .sending.handle import TaskHandle, TaskStatus
 from .supervision.run import run_worker
 from .tasks.annotations import OnMissing
+from .tasks.call import Call
 from .tasks.class_based import AsyncTask, SyncTask
-from .tasks.task import Call, Task, task
+from .tasks.options import TaskConfig
+from .tasks.task import Task, task
 from .wire.class_paths import alias_model, class_path
 from .wire.encoding import register_type
 from .wire.message import Message

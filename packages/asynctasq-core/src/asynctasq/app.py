@@ -17,12 +17,13 @@ from .sending.commits import Deferred
 from .sending.connections import Connections
 from .sending.handle import TaskHandle
 from .sending.preparing import Prepared, prepare
-from .tasks.class_based import AsyncTask, SyncTask
-from .tasks.task import Call, Task
+from .tasks import runtime
+from .tasks.call import Call, Dispatchable
+from .tasks.options import check_task_options
+from .tasks.task import Task
 from .wire.class_paths import allow_packages
 
 R = TypeVar("R")
-Dispatchable = Call[Any] | AsyncTask[Any] | SyncTask[Any]
 
 #: How long preparing many calls may hold an event loop at a time.
 _SLICE_SECONDS = 0.01
@@ -61,7 +62,7 @@ class App:
             self.connections.put_blocking((prepared.outgoing,))
         return handle
 
-    async def dispatch_many(self, calls: Iterable[Dispatchable]) -> list[TaskHandle[Any]]:
+    async def dispatch_many(self, calls: Iterable[Dispatchable[Any]]) -> list[TaskHandle[Any]]:
         """As `asynctasq.dispatch_many`."""
         to_send, prepared = _calls(calls), []
         since = monotonic()
@@ -75,7 +76,7 @@ class App:
             await self.connections.put(now)
         return handles
 
-    def dispatch_many_sync(self, calls: Iterable[Dispatchable]) -> list[TaskHandle[Any]]:
+    def dispatch_many_sync(self, calls: Iterable[Dispatchable[Any]]) -> list[TaskHandle[Any]]:
         """As `asynctasq.dispatch_many_sync`."""
         to_send = _calls(calls)
         prepared = [prepare(call, self.config, self.adapters) for call in to_send]
@@ -127,8 +128,8 @@ class App:
         return handle
 
 
-def _calls(calls: Iterable[Dispatchable]) -> list[Call[Any]]:
-    return [c._call if isinstance(c, AsyncTask | SyncTask) else c for c in calls]
+def _calls(calls: Iterable[Dispatchable[Any]]) -> list[Call[Any]]:
+    return [call._as_call() for call in calls]
 
 
 _current: App | None = None
@@ -173,12 +174,14 @@ def load_config(options: Mapping[str, Any]) -> Config:
     driver = str(options.get("driver"))
     if driver in drivers.failed:
         raise ConfigurationError(f"driver {driver!r}: {drivers.failed[driver]}")
-    return Config.load(
+    config = Config.load(
         options,
         drivers.sections,
         adapters.option_names(),
         not_loaded=adapters.not_loaded(),
     )
+    check_task_options(config.task_defaults, "task_defaults")
+    return config
 
 
 def adopt(config: Config) -> None:
@@ -200,7 +203,13 @@ def current() -> App:
     return _current
 
 
-async def dispatch_many(calls: Iterable[Dispatchable]) -> list[TaskHandle[Any]]:
+runtime.current = current
+runtime.load_adapters = installed
+runtime.is_model = lambda obj: installed().owner_of(obj) is not None
+runtime.is_model_class = lambda cls: installed().is_model_class(cls)
+
+
+async def dispatch_many(calls: Iterable[Dispatchable[Any]]) -> list[TaskHandle[Any]]:
     """Put many calls on their queues in one round trip, in order.
 
     Raises:
@@ -210,6 +219,6 @@ async def dispatch_many(calls: Iterable[Dispatchable]) -> list[TaskHandle[Any]]:
     return await current().dispatch_many(calls)
 
 
-def dispatch_many_sync(calls: Iterable[Dispatchable]) -> list[TaskHandle[Any]]:
+def dispatch_many_sync(calls: Iterable[Dispatchable[Any]]) -> list[TaskHandle[Any]]:
     """`dispatch_many` for synchronous code: blocks until the broker has the calls."""
     return current().dispatch_many_sync(calls)

@@ -33,6 +33,8 @@
 
 from __future__ import annotations
 
+from .durations import DELAY_RULE, is_delay
+
 
 class AsynctasqError(Exception):
     """Base of every error raised by asynctasq."""
@@ -187,7 +189,7 @@ class Retry(Exception):
     """
 
     def __init__(self, reason: str = "", *, delay: float | None = None) -> None:
-        if delay is not None and not 0 <= delay <= 1e9:
-            raise ValueError(f"Retry(delay={delay}): seconds from 0 to 1e9")
+        if delay is not None and not is_delay(delay):
+            raise ValueError(f"Retry(delay={delay}): it must be {DELAY_RULE}")
         self.delay = delay
         super().__init__(reason)

@@ -1,5 +1,5 @@
 """What asynctasq can be told, by arguments and by environment variables."""
 
-from .settings import Config, Section, TaskConfig
+from .settings import Config, Section
 
-__all__ = ["Config", "Section", "TaskConfig"]
+__all__ = ["Config", "Section"]

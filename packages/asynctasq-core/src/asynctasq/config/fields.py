@@ -15,29 +15,18 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from ..durations import is_duration
 from ..errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
 
 PREFIX = "ASYNCTASQ_"
 
-#: The longest time that can be told to wait, about 30 years; brokers count in whole milliseconds.
-LONGEST_SECONDS = 1e9
-
 #: Variables that are no fields.
 _OTHERS = frozenset({"PLUGINS"})
 
 #: How alike a name must be to be taken for a misspelling. `TEST_REDIS_URL` is none of `REDIS_URL`.
 _ALIKE = 0.8
-
-
-def is_duration(value: Any) -> bool:
-    """Whether a worker can wait for so many seconds; `None` is for ever.
-
-    Raises:
-        TypeError: It is no number.
-    """
-    return value is None or 0 < value <= LONGEST_SECONDS
 
 
 def from_environment(cls: type[Any], prefix: str, environ: Mapping[str, str]) -> dict[str, Any]:
@@ -100,6 +89,13 @@ def check_variables(
             )
         if name.startswith(prefixes):
             logger.warning("unknown variable %s is ignored", variable)
+
+
+def unknown_name(name: str, known: Iterable[str], kind: str) -> str:
+    """The problem with a name that is none of those known, and what to do about it."""
+    near = nearest(name, known)
+    advice = f"did you mean {near!r}?" if near else f"known are {', '.join(sorted(known))}"
+    return f"unknown {kind} {name!r}: {advice}"
 
 
 def nearest(name: str, names: Iterable[str], alike: float = 0.6) -> str:
@@ -171,8 +167,9 @@ def _fits(value: Any, hint: Any) -> bool:
     if typing.is_typeddict(hint) or origin is not None:
         return isinstance(value, Mapping)
     if hint in (int, float):
-        is_number = isinstance(value, int | hint) and not isinstance(value, bool)
-        return is_number and (value >= 1 if hint is int else bool(is_duration(value)))
+        if hint is float:
+            return value is not None and is_duration(value)
+        return isinstance(value, int) and not isinstance(value, bool) and value >= 1
     return isinstance(value, hint)
 
 

@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import os
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, TypedDict
+from typing import Any
 
 from ..errors import ConfigurationError
 from .fields import (
-    LONGEST_SECONDS,
     PREFIX,
     check,
     check_variables,
     from_environment,
     in_form,
-    is_duration,
-    nearest,
+    unknown_name,
 )
 
 #: The broker where nothing says another.
@@ -36,36 +34,6 @@ DISTRIBUTION_OF = {
     "task_session": "asynctasq-sqlalchemy",
     "tortoise_config": "asynctasq-tortoise",
 }
-
-
-class TaskConfig(TypedDict, total=False):
-    """Options of a task, as `@task(...)` takes them and class-based tasks set them in `config`.
-
-    Keys:
-        name: The task's name on the wire; by default `module.qualname`.
-        queue: By default `"default"`.
-        max_attempts: How often the task runs at most, the first run included; 3.
-        retry_delay: Seconds before the first retry; 60.
-        retry_strategy: `"exponential"` (doubling, at most a day) or `"fixed"`.
-        retry_jitter: Whether a random part of up to half the delay is taken off.
-        retry_on: Exception classes that are retried; all others go to the dead letters at once.
-        timeout: Seconds that one run may take; `None` for no limit.
-        process: Run a `def` task in a process of its own pool.
-        on_missing: What happens when a row is gone: `"fail"`, `"skip"` or `"none"`.
-        result_ttl: Seconds to keep the result; `None` keeps none.
-    """
-
-    name: str
-    queue: str
-    max_attempts: int
-    retry_delay: float
-    retry_strategy: Literal["exponential", "fixed"]
-    retry_jitter: bool
-    retry_on: type[BaseException] | tuple[type[BaseException], ...] | None
-    timeout: float | None
-    process: bool
-    on_missing: Literal["fail", "skip", "none"]
-    result_ttl: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +63,7 @@ class Config:
             own dataclass. `init` takes them as options: `redis=` a `RedisConfig`, or a mapping or
             URL for one; `sqlite=` a `SQLiteConfig`, or a mapping or path for one. What is left out,
             or at its default, comes from the environment.
-        task_defaults: Options of every task that does not set them.
+        task_defaults: Options of every task that does not set them, as in `TaskConfig`.
         signing_key: One key or several; the first signs, each verifies. Unsigned messages are
             then refused.
         max_payload_bytes: Largest encoded message.
@@ -108,7 +76,7 @@ class Config:
 
     driver: str = DEFAULT_DRIVER
     sections: Mapping[str, Any] = field(default_factory=dict)
-    task_defaults: TaskConfig = field(default_factory=TaskConfig)
+    task_defaults: Mapping[str, Any] = field(default_factory=dict)
     signing_key: tuple[bytes, ...] = field(default=(), repr=False)
     max_payload_bytes: int = 1024 * 1024
     max_deliveries: int = 5
@@ -182,59 +150,18 @@ def _prefix(section: Section) -> str:
 
 
 def _checked(config: Config) -> Config:
-    check_task_options(config.task_defaults, "task_defaults")
     if any(not 16 <= len(key) <= 64 for key in config.signing_key):
         raise ConfigurationError("signing_key: each key must be 16 to 64 bytes long")
     return config
 
 
-def check_task_options(options: Mapping[str, Any], where: str) -> None:
-    """Refuse task options that do not exist or cannot work.
-
-    Raises:
-        ConfigurationError: Names `where` and the option.
-    """
-    known = TaskConfig.__annotations__.keys()
-    for name in options:
-        if name not in known:
-            raise ConfigurationError(f"{where}: {_unknown(name, known, 'task option')}")
-    rules: dict[str, tuple[Callable[[Any], bool], str]] = {
-        "name": (lambda v: isinstance(v, str) and 0 < len(v) <= 500, "1 to 500 characters"),
-        "max_attempts": (lambda v: isinstance(v, int) and v >= 1, "a whole number of at least 1"),
-        "retry_delay": (lambda v: 0 <= v <= LONGEST_SECONDS, "seconds, 0 to 1e9"),
-        "retry_strategy": (lambda v: v in ("exponential", "fixed"), '"exponential" or "fixed"'),
-        "retry_jitter": (lambda v: isinstance(v, bool), "True or False"),
-        "retry_on": (_are_exceptions, "an exception class or a tuple of them"),
-        "process": (lambda v: isinstance(v, bool), "True or False"),
-        "timeout": (is_duration, "seconds above 0, or None"),
-        "result_ttl": (is_duration, "seconds above 0, or None"),
-        "on_missing": (lambda v: v in ("fail", "skip", "none"), '"fail", "skip" or "none"'),
-        "queue": (lambda v: isinstance(v, str) and is_queue_name(v), QUEUE_RULE),
-    }
-    for name, (holds, rule) in rules.items():
-        if name in options:
-            try:
-                valid = holds(options[name])
-            except TypeError:
-                valid = False
-            if not valid:
-                raise ConfigurationError(
-                    f"{where}: {name} must be {rule}, not {options[name]!r:.200}"
-                )
-
-
-def _are_exceptions(value: Any) -> bool:
-    classes = value if isinstance(value, tuple) else (value,)
-    return value is None or all(
-        isinstance(c, type) and issubclass(c, BaseException) for c in classes
-    )
-
-
 QUEUE_RULE = "1 to 200 printable characters without spaces, commas and braces"
 
 
-def is_queue_name(name: str) -> bool:
+def is_queue_name(name: object) -> bool:
     """Whether a queue may have this name: `QUEUE_RULE`; braces would break Redis hash tags."""
+    if not isinstance(name, str):
+        return False
     return 0 < len(name) <= 200 and name.isprintable() and not set(name) & set(" ,{}")
 
 
@@ -248,9 +175,7 @@ def _unknown(
         distribution = DISTRIBUTION_OF[name]
         why = not_loaded.get(distribution, "not installed")
         return f"{kind} {name!r} belongs to {distribution}, which is {why}"
-    near = nearest(name, known)
-    advice = f"did you mean {near!r}?" if near else f"known are {', '.join(sorted(known))}"
-    return f"unknown {kind} {name!r}: {advice}"
+    return unknown_name(name, known, kind)
 
 
 def _section(section: Section, value: Any, environ: Mapping[str, str]) -> Any:

@@ -136,7 +136,7 @@ class TaskHandle(Generic[R]):
             )
         content = self._read(await self._stored(timeout))
         if "value" in content:
-            types = self.task.hints[1].types
+            types = self.task.result_annotations.types
             result: R = decode_stored(content["value"], types, self._name)
             return result
         if content.get("cancelled"):

@@ -10,7 +10,7 @@ from ..adapters.plugins import Adapters
 from ..brokers import Outgoing
 from ..config import Config
 from ..errors import PayloadTooLarge, SerializationError
-from ..tasks.task import Call
+from ..tasks.call import Call
 from ..wire.encoding import encode_arguments
 from ..wire.message import Message, new_id
 from .commits import Registration, what_to_wait_for
@@ -36,7 +36,11 @@ def prepare(call: Call[Any], config: Config, adapters: Adapters) -> Prepared:
     options = call.options(config.task_defaults)
     try:
         encoded = encode_arguments(
-            call.args, call.kwargs, task.parameter_names, adapters.owner_of, task.hints[0].tags
+            call.args,
+            call.kwargs,
+            task.parameter_names,
+            adapters.owner_of,
+            task.annotations.tags,
         )
     except SerializationError as e:
         raise _with_adapters_that_failed(e, adapters) from e.__cause__

@@ -48,7 +48,7 @@ class Declared:
 
 
 @dataclass(slots=True)
-class Hints:
+class Annotations:
     """The annotations of one task's function, or of one result.
 
     Attributes:
@@ -128,9 +128,9 @@ def _is_ours(frame: types.FrameType) -> bool:
     return str(frame.f_globals.get("__name__")).partition(".")[0] == "asynctasq"
 
 
-def hints_of(
+def annotations_of(
     function: Callable[..., Any], scope: Mapping[str, type] | None = None
-) -> tuple[Hints, Hints]:
+) -> tuple[Annotations, Annotations]:
     """The annotations of the parameters, and of the result.
 
     An annotation whose names cannot be looked up (imported for type checkers only) says nothing.
@@ -139,8 +139,8 @@ def hints_of(
         scope: From `enclosing_classes`.
     """
     scope = scope or {}
-    parameters, result = _of_signature(function, scope), Hints(scope=scope)
-    for name, hint in _hints(function, scope).items():
+    parameters, result = _of_signature(function, scope), Annotations(scope=scope)
+    for name, hint in _evaluated(function, scope).items():
         if name == "return":
             result.add(hint)
         else:
@@ -148,12 +148,12 @@ def hints_of(
     return parameters, result
 
 
-def _of_signature(function: Callable[..., Any], scope: Mapping[str, type]) -> Hints:
+def _of_signature(function: Callable[..., Any], scope: Mapping[str, type]) -> Annotations:
     by_kind: dict[inspect._ParameterKind, list[str]] = {kind: [] for kind in inspect._ParameterKind}
     for parameter in inspect.signature(function).parameters.values():
         by_kind[parameter.kind].append(parameter.name)
     only, either, args, named, kwargs = by_kind.values()
-    return Hints(
+    return Annotations(
         scope=scope,
         positional=(*only, *either),
         named=frozenset((*either, *named)),
@@ -161,7 +161,7 @@ def _of_signature(function: Callable[..., Any], scope: Mapping[str, type]) -> Hi
     )
 
 
-def _hints(holder: Any, scope: Mapping[str, type]) -> dict[str, Any]:
+def _evaluated(holder: Any, scope: Mapping[str, type]) -> dict[str, Any]:
     if isinstance(holder, type):
         names = {**vars(sys.modules.get(holder.__module__, object)), **scope, **vars(holder)}
     else:
@@ -169,10 +169,10 @@ def _hints(holder: Any, scope: Mapping[str, type]) -> dict[str, Any]:
     try:
         return typing.get_type_hints(holder, names, include_extras=True)
     except Exception:  # noqa: BLE001 - one name that cannot be looked up; take the others
-        return _hints_one_by_one(holder, names)
+        return _one_by_one(holder, names)
 
 
-def _hints_one_by_one(holder: Any, names: dict[str, Any]) -> dict[str, Any]:
+def _one_by_one(holder: Any, names: dict[str, Any]) -> dict[str, Any]:
     hints = {}
     for name, value in inspect.get_annotations(holder).items():
         if isinstance(value, str):
@@ -244,4 +244,4 @@ def _parts(hint: Any, scope: Mapping[str, type]) -> Iterator[Any]:
     yield getattr(hint, "__value__", None)  # of a `type` statement
     if isinstance(hint, type) and (dataclasses.is_dataclass(hint) or typing.is_typeddict(hint)):
         for base in hint.__mro__:
-            yield from _hints(base, scope).values()
+            yield from _evaluated(base, scope).values()

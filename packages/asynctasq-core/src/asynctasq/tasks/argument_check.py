@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 
-def signature_check(
+def argument_check(
     function: Callable[..., Any],
 ) -> Callable[[Sequence[Any], dict[str, Any]], None]:
     """A check of arguments that leaves `Signature.bind` to the calls that do not fit.

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from ..config.settings import TaskConfig
-from .task import Call, Task
+from . import runtime
+from .call import Call, Dispatchable
+from .options import TaskConfig
+from .task import Task
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from ..sending.handle import TaskHandle
 
 R = TypeVar("R")
 
 
-class _ClassTask(Generic[R]):
+class _ClassTask(Dispatchable[R]):
     """What both kinds of class-based tasks share; a subclass with `execute` is a task."""
 
     config: TaskConfig = TaskConfig()
@@ -33,9 +33,7 @@ class _ClassTask(Generic[R]):
         if inspect.iscoroutinefunction(execute) != cls._is_async:
             kind = "async def" if cls._is_async else "def"
             raise TypeError(f"{cls.__qualname__}.execute must be `{kind}`")
-        from ..adapters.plugins import installed
-
-        installed()
+        runtime.load_adapters()
         # A name belongs to one class: a subclass does not inherit its parent's.
         own = cls.__dict__.get("config", {})
         options: TaskConfig = {**cls.config}
@@ -71,45 +69,8 @@ class _ClassTask(Generic[R]):
         """As `Task.handle`."""
         return cls._task.handle(message_id, queue)
 
-    def on_queue(self, name: str) -> Call[R]:
-        """As `Call.on_queue`."""
-        return self._call.on_queue(name)
-
-    def delay(self, seconds: float) -> Call[R]:
-        """As `Call.delay`."""
-        return self._call.delay(seconds)
-
-    def at(self, moment: datetime) -> Call[R]:
-        """As `Call.at`."""
-        return self._call.at(moment)
-
-    def retry_after(self, seconds: float) -> Call[R]:
-        """As `Call.retry_after`."""
-        return self._call.retry_after(seconds)
-
-    def max_attempts(self, n: int) -> Call[R]:
-        """As `Call.max_attempts`."""
-        return self._call.max_attempts(n)
-
-    def timeout(self, seconds: float | None) -> Call[R]:
-        """As `Call.timeout`."""
-        return self._call.timeout(seconds)
-
-    def on_commit(self, target: object = True) -> Call[R]:
-        """As `Call.on_commit`."""
-        return self._call.on_commit(target)
-
-    def with_headers(self, headers: Mapping[str, str]) -> Call[R]:
-        """As `Call.with_headers`."""
-        return self._call.with_headers(headers)
-
-    async def dispatch(self) -> TaskHandle[R]:
-        """As `Call.dispatch`."""
-        return await self._call.dispatch()
-
-    def dispatch_sync(self) -> TaskHandle[R]:
-        """As `Call.dispatch_sync`."""
-        return self._call.dispatch_sync()
+    def _as_call(self) -> Call[R]:
+        return self._call
 
 
 class AsyncTask(_ClassTask[R]):

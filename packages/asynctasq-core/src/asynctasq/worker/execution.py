@@ -26,9 +26,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..adapters.fetching import Fetched, Wanted, fetch
 from ..adapters.plugins import Adapter, installed
+from ..app import current
 from ..brokers import Delivery
 from ..errors import InvalidMessage, TaskTimeout
-from ..tasks.annotations import Declared, Hints
+from ..tasks import runtime
+from ..tasks.annotations import Annotations, Declared
 from ..wire.decoding import collect_references, decode_arguments, holds_references
 from ..wire.message import Message, new_id
 from ..wire.reference import Ref
@@ -39,7 +41,7 @@ from .threads import run_in_thread
 
 if TYPE_CHECKING:
     from ..app import App
-    from ..tasks.task import Call
+    from ..tasks.call import Call
 
 logger = logging.getLogger(__name__)
 
@@ -65,27 +67,27 @@ def wanted_by(job: Job) -> Wanted | None:
     payload = job.message.payload
     if not holds_references(payload):
         return None
-    hints, rule, wanted = job.task.hints[0], job.options.on_missing, Wanted()
-    named = [(hints.parameter(a), refs) for a, refs in collect_references(payload)]
+    annotations, rule, wanted = job.task.annotations, job.options.on_missing, Wanted()
+    named = [(annotations.parameter(a), refs) for a, refs in collect_references(payload)]
     try:
-        _choose(hints, named)
+        _choose(annotations, named)
     except Exception as e:  # noqa: BLE001 - finding a class may import the application's code
         return Wanted(error=e)
     for name, refs in named:
-        declared = hints.declared.get(name, _NOTHING)
+        declared = annotations.declared.get(name, _NOTHING)
         for ref in refs:
-            if name in hints.parts:
-                declared = hints.chosen[name, ref.model]
+            if name in annotations.parts:
+                declared = annotations.chosen[name, ref.model]
             wanted.add(ref, declared.options, declared.on_missing or rule)
     return wanted if wanted.places else None
 
 
-def _choose(hints: Hints, named: Sequence[tuple[str, list[Ref]]]) -> None:
+def _choose(annotations: Annotations, named: Sequence[tuple[str, list[Ref]]]) -> None:
     """Find what the annotations inside a parameter's say of each class in it."""
     for name, refs in named:
-        if name in hints.parts:
+        if name in annotations.parts:
             for path in {ref.model for ref in refs}:
-                hints.declared_for(name, path, installed().is_model_class)
+                annotations.declared_for(name, path, installed().is_model_class)
 
 
 _NOTHING = Declared()
@@ -153,7 +155,7 @@ class Runner:
     def _call(self, job: Job, instances: Sequence[object]) -> Awaitable[Any]:
         """Decode the arguments and start the task; one coroutine less than if this were one."""
         task = job.task
-        args, kwargs = decode_arguments(job.message.payload, task.hints[0].types, instances)
+        args, kwargs = decode_arguments(job.message.payload, task.annotations.types, instances)
         try:
             task.check_arguments(args, kwargs)
         except TypeError as e:
@@ -265,8 +267,6 @@ def scoped_adapters(app: App) -> list[Adapter]:
 
 async def execute_call(call: Call[Any]) -> Any:
     """Run a call here and now: its arguments as they are, its scopes as in a worker."""
-    from ..app import current
-
     app, task = current(), call.task
     message = Message(new_id(), task.name, b"", time(), headers=call.headers or {})
     delivery = Delivery("", message.id, b"", 1, None)
@@ -277,6 +277,9 @@ async def execute_call(call: Call[Any]) -> Any:
             return await _executed(call, job, Runner(app, threads, scoped_adapters(app)))
     finally:
         _message.reset(token)
+
+
+runtime.execute = execute_call
 
 
 async def _executed(call: Call[Any], job: Job, runner: Runner) -> Any:

@@ -5,13 +5,15 @@ Owns the rule that bytes from a queue run nothing but what the application regis
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..brokers import Delivery
-from ..config.settings import Config, TaskConfig, check_task_options
+from ..config.settings import Config
 from ..errors import ConfigurationError, InvalidMessage, MessageError, UnknownTask
-from ..tasks.task import Task, TaskOptions, registry
+from ..tasks.options import TaskOptions, check_task_options
+from ..tasks.task import Task, registry
 from ..wire.message import Message
 
 if TYPE_CHECKING:
@@ -65,7 +67,7 @@ def recognise(delivery: Delivery, app: App) -> Job:
     return Job(delivery, message, task, _options(task, message, config.task_defaults))
 
 
-def _options(task: Task[Any, Any], message: Message, defaults: TaskConfig) -> TaskOptions:
+def _options(task: Task[Any, Any], message: Message, defaults: Mapping[str, Any]) -> TaskOptions:
     options = task.options(defaults)
     if not message.options:
         return options
@@ -86,7 +88,7 @@ def task_name(delivery: Delivery, config: Config) -> str:
         return ""
 
 
-def declared_queues(defaults: TaskConfig) -> tuple[str, ...]:
+def declared_queues(defaults: Mapping[str, Any]) -> tuple[str, ...]:
     """`default`, and the queues that registered tasks name, in alphabetical order."""
     named = {task.options(defaults).queue for task in registry.values()}
     return ("default", *sorted(named - {"default"}))

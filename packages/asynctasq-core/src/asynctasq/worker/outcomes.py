@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgpack
 
 from ..brokers import Action, Delivery, Outcome
+from ..durations import is_delay
 from ..errors import (
     MessageError,
     ReferenceGone,
@@ -23,7 +24,7 @@ from ..errors import (
     SerializationError,
 )
 from ..wire.results import encode_error, encode_result
-from .retry import is_delay, postponement_delay, retry_delay
+from .retry import postponement_delay, retry_delay
 
 if TYPE_CHECKING:
     from ..app import App
@@ -89,7 +90,7 @@ def succeeded(app: App, job: Job, value: object) -> Verdict:
     try:
         result = encode_result(
             value,
-            job.task.hints[1].tags,
+            job.task.result_annotations.tags,
             app.adapters.owner_of,
             app.config.signing_key,
             job.message.id,

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from random import random
-from typing import Literal, TypeGuard
+from typing import Literal
 
-#: Longest wait that can be asked for, in seconds; about 30 years.
-MOST_DELAY_SECONDS = 1e9
+from ..durations import LONGEST_SECONDS
 
 #: Longest wait that doubling leads to, in seconds.
 LONGEST_DELAY_SECONDS = 86_400.0
@@ -20,18 +19,13 @@ def retry_delay(
 ) -> float:
     """Seconds from the failure of `attempt` (1 for the first run) to the next one.
 
-    Jitter takes off a random part of up to half, so that what failed together does not come back
-    together.
+    Jitter adds a random part of up to half, so that what failed together does not come back
+    together; never sooner than the delay says.
     """
     delay = first_delay
     if strategy == "exponential":
         delay = min(first_delay * 2.0 ** min(attempt - 1, 60), max(LONGEST_DELAY_SECONDS, delay))
-    return delay * (1 - random() / 2) if jitter else delay
-
-
-def is_delay(value: object) -> TypeGuard[float]:
-    """Whether a message can be put off by so many seconds."""
-    return isinstance(value, int | float) and 0 <= value <= MOST_DELAY_SECONDS
+    return min(delay * (1 + random() / 2), LONGEST_SECONDS) if jitter else delay
 
 
 def postponement_delay(times: int) -> float:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, NewType, Typ
 import pytest
 from asynctasq import OnMissing, SerializationError, task
 from asynctasq.app import App
-from asynctasq.tasks.annotations import Declared, hints_of
+from asynctasq.tasks.annotations import Declared, annotations_of
 
 if TYPE_CHECKING:
     from nowhere import Unknown  # type: ignore[import-not-found]
@@ -254,7 +254,7 @@ def test_metadata_goes_to_the_adapter_and_rules_to_core() -> None:
     ) -> Annotated[int, "x"]:
         return 1
 
-    parameters, result = hints_of(function)
+    parameters, result = annotations_of(function)
     assert parameters.declared == {"user": Declared(("load",), "skip", (Item,))}
     assert parameters.parts == {"rest": [Declared((1,), None, (Item,))]}
     assert result.declared == {"": Declared(("x",), None, (int,))}

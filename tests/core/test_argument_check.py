@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from asynctasq.tasks.argument_check import signature_check
+from asynctasq.tasks.argument_check import argument_check
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,7 +31,7 @@ names = st.sampled_from(["a", "b", "c", "d", "args", "kwargs"])
 
 @pytest.mark.parametrize("function", functions(), ids=lambda f: f.__name__)
 def test_it_accepts_and_refuses_what_bind_does(function: Callable[..., Any]) -> None:
-    check = signature_check(function)
+    check = argument_check(function)
 
     @given(st.lists(st.integers(), max_size=4), st.dictionaries(names, st.integers(), max_size=4))
     def agrees(args: list[int], kwargs: dict[str, int]) -> None:

@@ -1,0 +1,156 @@
+"""Calls: one set of arguments of a task, not yet sent, that can be dispatched or run at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from time import time
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from ..config.settings import is_queue_name
+from ..durations import DELAY_RULE, is_delay
+from . import runtime
+from .options import TaskOptions, check_task_options
+
+if TYPE_CHECKING:
+    from ..sending.handle import TaskHandle
+    from .task import Task
+
+R_co = TypeVar("R_co", covariant=True)
+
+
+class Dispatchable(Generic[R_co]):
+    """What can be dispatched: a call, or an instance of a class-based task, which stands for one.
+
+    Each method that changes a call returns a new one.
+    """
+
+    __slots__ = ()
+
+    def _as_call(self) -> Call[R_co]:
+        raise NotImplementedError
+
+    def _overridden(self, **options: Any) -> Call[R_co]:
+        call = self._as_call()
+        check_task_options(options, f"call of {call.task.name}")
+        return call._changed(overrides={**(call.overrides or {}), **options})
+
+    def on_queue(self, name: str) -> Call[R_co]:
+        """Send to this queue instead of the task's own."""
+        call = self._as_call()
+        if not is_queue_name(name):
+            check_task_options({"queue": name}, f"call of {call.task.name}")
+        return call._changed(queue=name)
+
+    def delay(self, seconds: float) -> Call[R_co]:
+        """Run no earlier than this many seconds from now."""
+        if not isinstance(seconds, int | float):
+            raise TypeError(f"delay() takes seconds, not {type(seconds).__name__}")
+        if not is_delay(seconds):
+            raise ValueError(f"delay({seconds}): it must be {DELAY_RULE}")
+        return self._as_call()._changed(due=time() + seconds)
+
+    def at(self, moment: datetime) -> Call[R_co]:
+        """Run no earlier than this moment, which has a time zone.
+
+        Raises:
+            ValueError: It has none, so that machines with different zones would differ about it.
+        """
+        if not isinstance(moment, datetime):
+            raise TypeError(f"at() takes a datetime, not {type(moment).__name__}")
+        if moment.utcoffset() is None:
+            raise ValueError(
+                "at() takes aware datetimes only; for local time write moment.astimezone()"
+            )
+        return self._as_call()._changed(due=moment.timestamp())
+
+    def retry_after(self, seconds: float) -> Call[R_co]:
+        """Use this `retry_delay`."""
+        return self._overridden(retry_delay=seconds)
+
+    def max_attempts(self, n: int) -> Call[R_co]:
+        """Run at most this often."""
+        return self._overridden(max_attempts=n)
+
+    def timeout(self, seconds: float | None) -> Call[R_co]:
+        """Let one run take at most this many seconds."""
+        return self._overridden(timeout=seconds)
+
+    def on_commit(self, target: object = True) -> Call[R_co]:
+        """Decide what a dispatch waits for.
+
+        Args:
+            target: `False` sends at once. `True` waits for the transaction that is open in this
+                context (Django, Tortoise) even if no argument was written in it. A session, a
+                connection or a database alias: wait for that one's commit.
+        """
+        if target is None:
+            raise TypeError(
+                "on_commit(None): name a session, a connection or an alias; True waits for the "
+                "transaction of this context, False for none"
+            )
+        return self._as_call()._changed(wait_for=target)
+
+    def with_headers(self, headers: Mapping[str, str]) -> Call[R_co]:
+        """Send these along, for tracing; the task reads them from `current_message()`."""
+        for name, value in headers.items():
+            if not isinstance(name, str) or not isinstance(value, str):
+                raise TypeError(f"with_headers() takes texts, not {name!r:.100}: {value!r:.100}")
+        call = self._as_call()
+        return call._changed(headers={**(call.headers or {}), **headers})
+
+    async def dispatch(self) -> TaskHandle[R_co]:
+        """Put the call on its queue.
+
+        An instance written in a transaction that is still open makes this wait for the commit: the
+        handle is returned at once, and nothing is sent if the transaction is rolled back.
+
+        Raises:
+            SerializationError: An argument cannot travel; names it.
+            BrokerUnavailable: The broker did not take it within its `timeout`. It may have been
+                added all the same if the connection broke while the answer was under way.
+        """
+        return await runtime.current().dispatch(self._as_call())
+
+    def dispatch_sync(self) -> TaskHandle[R_co]:
+        """`dispatch` for synchronous code: blocks until the broker has the call."""
+        return runtime.current().dispatch_sync(self._as_call())
+
+
+class Call(Dispatchable[R_co]):
+    """One call of a task, not yet sent; each method that changes it returns a new one."""
+
+    __slots__ = ("args", "due", "headers", "kwargs", "overrides", "queue", "task", "wait_for")
+
+    def __init__(self, task: Task[..., R_co], args: Sequence[Any], kwargs: dict[str, Any]) -> None:
+        self.task = task
+        self.args = args
+        self.kwargs = kwargs
+        self.queue: str | None = None
+        self.due: float | None = None
+        self.overrides: dict[str, Any] | None = None
+        self.wait_for: object = None
+        self.headers: dict[str, str] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Call of {self.task.name}>"
+
+    def _as_call(self) -> Call[R_co]:
+        return self
+
+    def _changed(self, **changes: Any) -> Call[R_co]:
+        call = Call(self.task, self.args, self.kwargs)
+        for name in ("queue", "due", "overrides", "wait_for", "headers"):
+            setattr(call, name, changes.get(name, getattr(self, name)))
+        return call
+
+    async def execute(self) -> R_co:
+        """Run here and now with the arguments as they are, without queue, retries or copies."""
+        result: R_co = await runtime.execute(self)
+        return result
+
+    def options(self, defaults: Mapping[str, Any]) -> TaskOptions:
+        """The task's options with this call's overrides."""
+        options = self.task.options(defaults)
+        return replace(options, **self.overrides) if self.overrides else options

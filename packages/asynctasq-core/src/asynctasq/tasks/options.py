@@ -1,0 +1,117 @@
+"""The options of a task: what each means, its default, and what it may be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, NamedTuple, TypedDict, get_args, get_type_hints
+
+from ..config.fields import unknown_name
+from ..config.settings import QUEUE_RULE, is_queue_name
+from ..durations import DELAY_RULE, DURATION_RULE, is_delay, is_duration
+from ..errors import ConfigurationError
+from .annotations import Missing
+
+RetryStrategy = Literal["exponential", "fixed"]
+Exceptions = type[BaseException] | tuple[type[BaseException], ...]
+
+
+class TaskConfig(TypedDict, total=False):
+    """Options of a task, as `@task(...)` takes them and class-based tasks set them in `config`.
+
+    Keys:
+        name: The task's name on the wire; by default `module.qualname`.
+        queue: By default `"default"`.
+        max_attempts: How often the task runs at most, the first run included; 3.
+        retry_delay: Seconds before the first retry; 60.
+        retry_strategy: `"exponential"` (doubling, at most a day) or `"fixed"`.
+        retry_jitter: Whether a random part of up to half the delay is added to it.
+        retry_on: Exception classes that are retried; all others go to the dead letters at once.
+        timeout: Seconds that one run may take; `None` for no limit.
+        process: Run a `def` task in a process of its own pool.
+        on_missing: What happens when a row is gone: `"fail"`, `"skip"` or `"none"`.
+        result_ttl: Seconds to keep the result; `None` keeps none.
+    """
+
+    name: str
+    queue: str
+    max_attempts: int
+    retry_delay: float
+    retry_strategy: RetryStrategy
+    retry_jitter: bool
+    retry_on: Exceptions | None
+    timeout: float | None
+    process: bool
+    on_missing: Missing
+    result_ttl: float | None
+
+
+class _Rule(NamedTuple):
+    """What tells whether an option may have a value, and says so in words."""
+
+    holds: Callable[[Any], bool]
+    words: str
+
+
+def _one_of(choices: object) -> _Rule:
+    texts = get_args(choices)
+    return _Rule(
+        lambda value: isinstance(value, str) and value in texts,
+        " or ".join(f'"{text}"' for text in texts),
+    )
+
+
+def _are_exceptions(value: object) -> bool:
+    classes = value if isinstance(value, tuple) else (value,)
+    return value is None or all(
+        isinstance(c, type) and issubclass(c, BaseException) for c in classes
+    )
+
+
+_BOOL = _Rule(lambda v: isinstance(v, bool), "True or False")
+_COUNT = _Rule(
+    lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= 1,
+    "a whole number of at least 1",
+)
+_DELAY = _Rule(is_delay, DELAY_RULE)
+_DURATION = _Rule(is_duration, DURATION_RULE)
+_EXCEPTIONS = _Rule(_are_exceptions, "an exception class or a tuple of them")
+_NAME = _Rule(lambda v: isinstance(v, str) and 0 < len(v) <= 500, "1 to 500 characters")
+_QUEUE = _Rule(is_queue_name, QUEUE_RULE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskOptions:
+    """A task's options with every default filled in; `TaskConfig` says what each means."""
+
+    name: Annotated[str, _NAME] = ""
+    queue: Annotated[str, _QUEUE] = "default"
+    max_attempts: Annotated[int, _COUNT] = 3
+    retry_delay: Annotated[float, _DELAY] = 60.0
+    retry_strategy: Annotated[RetryStrategy, _one_of(RetryStrategy)] = "exponential"
+    retry_jitter: Annotated[bool, _BOOL] = True
+    retry_on: Annotated[Exceptions | None, _EXCEPTIONS] = None
+    timeout: Annotated[float | None, _DURATION] = None
+    process: Annotated[bool, _BOOL] = False
+    on_missing: Annotated[Missing, _one_of(Missing)] = "fail"
+    result_ttl: Annotated[float | None, _DURATION] = None
+
+
+_RULES: dict[str, _Rule] = {
+    name: hint.__metadata__[0]
+    for name, hint in get_type_hints(TaskOptions, include_extras=True).items()
+}
+
+
+def check_task_options(options: Mapping[str, Any], where: str) -> None:
+    """Refuse task options that do not exist or cannot work.
+
+    Raises:
+        ConfigurationError: Names `where` and the option.
+    """
+    for name, value in options.items():
+        if name not in _RULES:
+            raise ConfigurationError(f"{where}: {unknown_name(name, _RULES, 'task option')}")
+        holds, words = _RULES[name]
+        if not holds(value):
+            raise ConfigurationError(f"{where}: {name} must be {words}, not {value!r:.200}")
