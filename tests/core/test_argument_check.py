@@ -31,7 +31,7 @@ names = st.sampled_from(["a", "b", "c", "d", "args", "kwargs"])
 
 @pytest.mark.parametrize("function", functions(), ids=lambda f: f.__name__)
 def test_it_accepts_and_refuses_what_bind_does(function: Callable[..., Any]) -> None:
-    check = argument_check(function)
+    check = argument_check(inspect.signature(function))
 
     @given(st.lists(st.integers(), max_size=4), st.dictionaries(names, st.integers(), max_size=4))
     def agrees(args: list[int], kwargs: dict[str, int]) -> None:

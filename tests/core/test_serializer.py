@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import math
 import threading
-from collections import OrderedDict
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any
@@ -188,7 +188,7 @@ def error_of(value: object, path: str = "order") -> SerializationError:
         ({"items": [0, {"price": Opaque()}]}, "order['items'][1]['price']"),
         ({"a": ({1: {Opaque()}},)}, "order['a'][0][1]{...}"),
         ({("k", Opaque()): 1}, "order, key ('k', <"),
-        ([OrderedDict(a=1)], "order[0]"),
+        ([defaultdict(int, a=1)], "order[0]"),
     ],
     ids=["itself", "list", "dict", "set", "key", "subclass of dict"],
 )
@@ -196,7 +196,7 @@ def test_an_error_names_the_path_and_the_type(value: object, path: str) -> None:
     error = error_of(value)
     assert error.path.startswith(path)
     assert type(error).__name__ in ("SerializationError",)
-    assert ("Opaque" in str(error)) or ("OrderedDict" in str(error))
+    assert ("Opaque" in str(error)) or ("defaultdict" in str(error))
 
 
 def test_subclasses_are_refused_rather_than_changed_to_their_base() -> None:
@@ -458,7 +458,7 @@ def test_a_registered_type_may_be_encoded_by_what_gives_the_value_back(
 def test_a_registered_type_that_cannot_be_encoded_as_itself_is_named() -> None:
     register_type(Late, "late", lambda late: late, Late)
     try:
-        with pytest.raises(SerializationError, match="of another type"):
+        with pytest.raises(SerializationError, match="returned a Late again"):
             encode(Late(1))
     finally:
         del serializer._registered[Late]

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
+import importlib
 import subprocess
 import sys
+import textwrap
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal
 from pathlib import Path
 from time import time
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from asynctasq import (
@@ -21,7 +26,6 @@ from asynctasq import (
     Call,
     ConfigurationError,
     SyncTask,
-    Task,
     TaskConfig,
     TaskFailed,
     TaskStatus,
@@ -146,15 +150,217 @@ def test_a_name_belongs_to_one_function() -> None:
     assert registry["test-names.shared"] is first
 
 
-def test_defining_a_function_again_replaces_its_task() -> None:
-    def define() -> Task[[], None]:
+SAME_NAME = {
+    "closures": """
+        def make(n):
+            @task
+            def job(): ...
+            return job
+
+        one = make(1)
+        two = make(2)
+    """,
+    "a loop": """
+        for n in range(2):
+            @task
+            def job(): ...
+    """,
+    "a decorator without wraps": """
+        def logged(function):
+            def wrapper(*args):
+                return function(*args)
+            return wrapper
+
         @task
-        def again() -> None: ...
+        @logged
+        def one(): ...
 
-        return again
+        @task
+        @logged
+        def two(): ...
+    """,
+    "two of one module": """
+        @task
+        def job(): ...
 
-    first, second = define(), define()
-    assert registry[first.name] is second
+        @task
+        def job(): ...
+    """,
+    "one function twice": """
+        def job(): ...
+
+        quick = task(job)
+        slow = task(timeout=5)(job)
+    """,
+    "classes": """
+        def make(n):
+            class Job(SyncTask):
+                def execute(self): ...
+            return Job
+
+        one = make(1)
+        two = make(2)
+    """,
+    "one name given twice": """
+        for n in range(2):
+            @task(name="job-of-test")
+            def job(): ...
+    """,
+}
+
+
+@pytest.fixture
+def write_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
+    """Writes a module that can be imported while the test runs; gives its name."""
+    monkeypatch.syspath_prepend(tmp_path)
+    before, known = set(sys.modules), set(registry)
+
+    def write(source: str, name: str = "") -> str:
+        name = name or f"declared_{uuid4().hex[:8]}"
+        text = f"from asynctasq import SyncTask, task\n{textwrap.dedent(source)}"
+        (tmp_path / f"{name}.py").write_text(text)
+        importlib.invalidate_caches()
+        return name
+
+    yield write
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+    for name in set(registry) - known:
+        del registry[name]
+
+
+@pytest.mark.parametrize("case", SAME_NAME)
+def test_two_functions_of_one_name_are_refused(write_module: Callable[..., str], case: str) -> None:
+    name = write_module(SAME_NAME[case])
+    place = rf"\S*{name}\.py:\d+"
+    with pytest.raises(ConfigurationError, match=rf"two tasks are named .* {place} and {place}: "):
+        importlib.import_module(name)
+
+
+def test_a_decorator_of_two_modules_makes_two_functions(write_module: Callable[..., str]) -> None:
+    decorator = write_module(SAME_NAME["a decorator without wraps"].partition("@task")[0])
+    using = f"from {decorator} import logged\n@task\n@logged\ndef job(): ...\n"
+    importlib.import_module(write_module(using))
+    with pytest.raises(ConfigurationError, match="two tasks are named"):
+        importlib.import_module(write_module(using))
+
+
+@pytest.mark.parametrize("case", SAME_NAME)
+def test_a_module_that_is_imported_again_declares_its_tasks_again(
+    write_module: Callable[..., str], case: str
+) -> None:
+    """Each with its first task only, which the second import replaces."""
+    source = textwrap.dedent(SAME_NAME[case]).replace("range(2)", "range(1)")
+    first, _, _ = source.partition("two =")
+    first, _, _ = first.partition("slow =")
+    if source.count("@task\n") > 1:
+        first = "@task\n".join(source.split("@task\n")[:2])
+    module = importlib.import_module(write_module(first))
+    [before] = [t for t in registry.values() if t.declared.module == module.__name__]
+    importlib.reload(module)
+    [after] = [t for t in registry.values() if t.declared.module == module.__name__]
+    assert after is not before
+
+
+def test_a_cell_of_a_notebook_may_run_again() -> None:
+    cell = compile("@task\ndef job(): ...", "<cell>", "exec")
+    names = {"__name__": "notebook_of_test", "task": task}
+    for _ in range(2):
+        exec(cell, names)
+    assert registry["notebook_of_test.job"] is names["job"]
+
+
+@pytest.mark.parametrize("n", range(3))
+def test_a_function_that_runs_again_declares_its_tasks_again(n: int) -> None:
+    @task
+    def local() -> int:
+        return n
+
+    assert registry[local.name] is local
+
+
+@pytest.mark.parametrize(
+    ("declare", "problem"),
+    [
+        (lambda: task(functools.partial(print, 1)), "a task of partial needs a name"),
+        (lambda: task(Doubler(2)), "a task of Doubler needs a name"),
+        (lambda: task(Doubler), "Doubler is a class"),
+        (lambda: task(in_thread), "is a task already"),
+        (lambda: task("reports"), "a task is a function, not str"),  # type: ignore[call-overload]
+        (lambda: task(classmethod(print)), "a task is a function, not classmethod"),  # type: ignore[call-overload]
+    ],
+)
+def test_what_cannot_be_a_task_is_refused_at_once(
+    declare: Callable[[], object], problem: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=problem):
+        declare()
+
+
+class Doubler:
+    """An object that can be called."""
+
+    def __init__(self, factor: int) -> None:
+        self.factor = factor
+
+    def __call__(self, n: int) -> int:
+        return self.factor * n
+
+
+class AsyncDoubler(Doubler):
+    async def __call__(self, n: int) -> int:  # type: ignore[override]
+        return self.factor * n
+
+
+def scaled(factor: int, n: int, *, by: int = 1) -> int:
+    return factor * n * by
+
+
+async def scaled_on_loop(factor: int, n: int) -> int:
+    return factor * n
+
+
+class Methods:
+    @task(result_ttl=60)
+    @staticmethod
+    def doubled(n: int) -> int:
+        return 2 * n
+
+    @staticmethod
+    @task(result_ttl=60)
+    async def doubled_on_loop(n: int) -> int:
+        return 2 * n
+
+
+double = task(name="test-task.double", result_ttl=60)(Doubler(2))
+double_on_loop = task(name="test-task.double-on-loop", result_ttl=60)(AsyncDoubler(2))
+twice = task(name="test-task.twice", result_ttl=60)(functools.partial(scaled, 2, by=1))
+twice_on_loop = task(name="test-task.twice-on-loop", result_ttl=60)(
+    functools.partial(scaled_on_loop, 2)
+)
+
+
+@pytest.mark.parametrize(
+    "declared",
+    [double, double_on_loop, twice, twice_on_loop, Methods.doubled, Methods().doubled_on_loop],
+    ids=lambda t: t.name,
+)
+async def test_whatever_can_be_called_can_be_a_task(app: App, work: Work, declared: Any) -> None:
+    handle = await declared(n=21).dispatch()
+    await work()
+    assert await handle.result(5) == 42
+    with pytest.raises(TypeError):
+        declared(m=21)
+
+
+async def test_a_parameter_may_be_named_self(app: App, work: Work) -> None:
+    @task(result_ttl=60)
+    def named(self: int, cls: int, task: int) -> list[int]:
+        return [self, cls, task]
+
+    handle = await named(self=1, cls=2, task=3).dispatch()
+    await work()
+    assert await handle.result(5) == [1, 2, 3]
 
 
 async def test_a_decorated_coroutine_function_is_not_lost(app: App, work: Work) -> None:
@@ -387,6 +593,53 @@ def test_execute_must_be_of_the_kind_of_the_class() -> None:
         class AlsoWrong(SyncTask[int]):
             async def execute(self) -> int:
                 return 1
+
+
+@dataclass
+class Resize(AsyncTask[list[object]]):
+    config = {"result_ttl": 60}
+
+    path: str
+    sizes: list[int] = field(default_factory=lambda: [100])
+
+    async def execute(self) -> list[object]:
+        return [self.path, self.sizes]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResizeInThread(SyncTask[str]):
+    path: str
+
+    config = {"result_ttl": 60}
+
+    def execute(self) -> str:
+        return self.path
+
+
+async def test_a_dataclass_can_be_a_task(app: App, work: Work) -> None:
+    handles: list[Any] = [
+        await Resize("a.png").dispatch(),
+        await Resize("b.png", sizes=[1, 2]).on_queue("default").dispatch(),
+        await ResizeInThread(path="c.png").dispatch(),
+    ]
+    await work()
+    assert [await h.result(5) for h in handles] == [["a.png", [100]], ["b.png", [1, 2]], "c.png"]
+    assert [f.name for f in dataclasses.fields(Resize)] == ["path", "sizes"]
+    with pytest.raises(TypeError, match="missing a required argument: 'path'"):
+        Resize()  # type: ignore[call-arg]
+    assert registry[ResizeInThread._task.name].cls is ResizeInThread
+
+
+def test_an_annotated_configuration_is_no_field_of_a_dataclass() -> None:
+    @dataclass
+    class Annotated(AsyncTask[None]):
+        config: TaskConfig = {"queue": "images"}  # noqa: RUF008
+        path: str  # type: ignore[misc]
+
+        async def execute(self) -> None: ...
+
+    assert [f.name for f in dataclasses.fields(Annotated)] == ["path"]
+    assert Annotated("a.png").delay(1).args == ("a.png",)  # type: ignore[arg-type, call-arg]
 
 
 async def test_a_subclass_of_a_task_is_a_task_of_its_own(app: App, work: Work) -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
-import sys
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from typing import Any, Literal
 
 from ..wire.class_paths import find_class, module_name
+from ..wire.forms import form_of
+from . import runtime
+from .evaluation import Unknown, names_of, own_annotations
 
 Missing = Literal["fail", "skip", "none"]
 
@@ -52,8 +54,10 @@ class Annotations:
     """The annotations of one task's function, or of one result.
 
     Attributes:
-        tags: Dataclasses and enums that are named anywhere in them, with their tags.
+        tags: Classes whose instances travel since they are named anywhere here, with their tags.
         types: The same, by tag.
+        models: By parameter, the classes of the instances of models that it takes, where told.
+        problems: By parameter, what cannot be told of its annotation.
         declared: By parameter, what its annotation says of all rows in it.
         parts: By parameter, what annotations inside its annotation say of rows of their classes.
         scope: Classes that annotations find besides those of their module.
@@ -65,6 +69,8 @@ class Annotations:
 
     tags: dict[type, str] = field(default_factory=dict)
     types: dict[str, type] = field(default_factory=dict)
+    models: dict[str, tuple[type, ...]] = field(default_factory=dict)
+    problems: dict[str, str] = field(default_factory=dict)
     declared: dict[str, Declared] = field(default_factory=dict)
     parts: dict[str, list[Declared]] = field(default_factory=dict)
     scope: Mapping[str, type] = field(default_factory=dict)
@@ -80,7 +86,18 @@ class Annotations:
             self.declared[name] = whole
         if parts:
             self.parts[name] = parts
-        for cls in _named_types(hint, self.scope, []):
+        if models := _models_allowed(hint):
+            self.models[name] = models
+        for named in _named(hint, self.scope, []):
+            if isinstance(named, type):
+                self._add_class(named, name)
+
+    def _add_class(self, cls: type, name: str) -> None:
+        if issubclass(cls, Unknown):
+            is_harmless = cls.is_foreign and name not in self.declared and name not in self.parts
+            if not is_harmless:
+                self.problems[name] = cls.problem
+        elif form_of(cls) is not None and not runtime.is_model_class(cls):
             tag = f"{module_name(cls.__module__)}.{cls.__qualname__}"
             self.tags[cls] = tag
             self.types[tag] = cls
@@ -103,29 +120,15 @@ class Annotations:
         cls = find_class(path)
         chosen = self.declared.get(name, Declared())
         for part in self.parts[name]:
-            if not all(map(is_model, part.classes)) or issubclass(cls, part.classes or object):
+            if not _all_models(part.classes, is_model) or issubclass(cls, part.classes or object):
                 options = (*chosen.options, *part.options)
                 chosen = Declared(options, part.on_missing or chosen.on_missing)
         self.chosen[name, path] = chosen
         return chosen
 
 
-def enclosing_classes(function: Callable[..., Any]) -> dict[str, type]:
-    """The classes local to the function that defines this one, for annotations that are strings.
-
-    To be called while that function runs.
-    """
-    if "<locals>" not in function.__qualname__:
-        return {}
-    frame: types.FrameType | None = sys._getframe(1)
-    while frame is not None and _is_ours(frame):
-        frame = frame.f_back
-    names = {} if frame is None else frame.f_locals
-    return {name: value for name, value in names.items() if isinstance(value, type)}
-
-
-def _is_ours(frame: types.FrameType) -> bool:
-    return str(frame.f_globals.get("__name__")).partition(".")[0] == "asynctasq"
+def _all_models(classes: Iterable[type], is_model: Callable[[type], bool]) -> bool:
+    return all(is_model(cls) and not issubclass(cls, Unknown) for cls in classes)
 
 
 def annotations_of(
@@ -133,19 +136,27 @@ def annotations_of(
 ) -> tuple[Annotations, Annotations]:
     """The annotations of the parameters, and of the result.
 
-    An annotation whose names cannot be looked up (imported for type checkers only) says nothing.
-
     Args:
-        scope: From `enclosing_classes`.
+        scope: Classes that annotations find besides those of their module.
     """
     scope = scope or {}
     parameters, result = _of_signature(function, scope), Annotations(scope=scope)
-    for name, hint in _evaluated(function, scope).items():
-        if name == "return":
-            result.add(hint)
-        else:
-            parameters.add(hint, name)
+    holder = _written(function)
+    names = names_of(holder, scope)
+    for name, annotation in own_annotations(holder).items():
+        annotations = result if name == "return" else parameters
+        try:
+            annotations.add(names.evaluate(annotation), "" if name == "return" else name)
+        except Exception as e:  # noqa: BLE001 - whatever the application wrote
+            annotations.problems[name] = f"{type(e).__name__}: {e}"
     return parameters, result
+
+
+def _written(function: Any) -> Any:
+    """The function whose definition has the annotations."""
+    while isinstance(function, partial):
+        function = function.func
+    return function if hasattr(function, "__annotations__") else type(function).__call__
 
 
 def _of_signature(function: Callable[..., Any], scope: Mapping[str, type]) -> Annotations:
@@ -161,51 +172,43 @@ def _of_signature(function: Callable[..., Any], scope: Mapping[str, type]) -> An
     )
 
 
-def _evaluated(holder: Any, scope: Mapping[str, type]) -> dict[str, Any]:
-    if isinstance(holder, type):
-        names = {**vars(sys.modules.get(holder.__module__, object)), **scope, **vars(holder)}
-    else:
-        names = {**getattr(inspect.unwrap(holder), "__globals__", {}), **scope, **_closure(holder)}
-    try:
-        return typing.get_type_hints(holder, names, include_extras=True)
-    except Exception:  # noqa: BLE001 - one name that cannot be looked up; take the others
-        return _one_by_one(holder, names)
-
-
-def _one_by_one(holder: Any, names: dict[str, Any]) -> dict[str, Any]:
-    hints = {}
-    for name, value in inspect.get_annotations(holder).items():
-        if isinstance(value, str):
-            try:
-                value = eval(value, names)
-            except Exception:  # noqa: BLE001 - whatever the application wrote
-                continue
-        hints[name] = value
-    return hints
-
-
-def _closure(function: Any) -> Mapping[str, Any]:
-    function = inspect.unwrap(function)
-    cells = getattr(function, "__closure__", None) or ()
-    names = function.__code__.co_freevars if hasattr(function, "__code__") else ()
-    found = {}
-    for name, cell in zip(names, cells, strict=False):
-        try:
-            found[name] = cell.cell_contents
-        except ValueError:  # not assigned yet
+def _evaluated(cls: type, scope: Mapping[str, type]) -> Iterator[Any]:
+    """The annotations of a class's fields, those that can be told."""
+    for base in cls.__mro__:
+        if base is not cls and not _has_fields(base):
             continue
-    return found
+        names = names_of(base, scope)
+        for annotation in own_annotations(base).values():
+            try:
+                yield names.evaluate(annotation)
+            except Exception:  # noqa: BLE001 - what is no annotation of a value that travels
+                continue
 
 
-def _declarations(hint: Any) -> Iterator[Declared]:
+def _has_fields(cls: type) -> bool:
+    if typing.is_typeddict(cls):
+        return True
+    form = form_of(cls)
+    return form is not None and bool(form.fields)
+
+
+def _declarations(hint: Any, seen: tuple[Any, ...] = ()) -> Iterator[Declared]:
     """What the metadata of the annotation says, and then that of annotations inside it."""
     metadata: tuple[Any, ...] = ()
-    hint = getattr(hint, "__value__", hint)  # of a `type` statement
+    hint = _of_alias(hint)
     if typing.get_origin(hint) is typing.Annotated:
-        metadata, hint = hint.__metadata__, hint.__origin__
+        metadata, hint = hint.__metadata__, _of_alias(hint.__origin__)
     yield _declared(metadata, hint)
+    if any(hint is other for other in seen):  # an alias that names itself
+        return
     for argument in typing.get_args(hint):
-        yield from (d for d in _declarations(argument) if d.options or d.on_missing)
+        inside = _declarations(argument, (*seen, hint))
+        yield from (d for d in inside if d.options or d.on_missing)
+
+
+def _of_alias(hint: Any) -> Any:
+    """What a `type` statement names."""
+    return getattr(hint, "__value__", hint)
 
 
 def _declared(metadata: tuple[Any, ...], hint: Any) -> Declared:
@@ -219,15 +222,14 @@ def _declared(metadata: tuple[Any, ...], hint: Any) -> Declared:
     return Declared(options, rules[-1] if rules else None, classes)
 
 
-def _named_types(hint: Any, scope: Mapping[str, type], seen: list[Any]) -> Iterator[type]:
-    """Dataclasses and enums in the annotation, and in the fields of those dataclasses."""
+def _named(hint: Any, scope: Mapping[str, type], seen: list[Any]) -> Iterator[Any]:
+    """Everything that the annotation names, also in the fields of classes that have them."""
     if any(hint is other for other in seen):
         return
     seen.append(hint)
-    if isinstance(hint, type) and (issubclass(hint, Enum) or dataclasses.is_dataclass(hint)):
-        yield hint
+    yield hint
     for part in _parts(hint, scope):
-        yield from _named_types(part, scope, seen)
+        yield from _named(part, scope, seen)
 
 
 def _parts(hint: Any, scope: Mapping[str, type]) -> Iterator[Any]:
@@ -241,7 +243,45 @@ def _parts(hint: Any, scope: Mapping[str, type]) -> Iterator[Any]:
     yield typing.get_origin(hint)
     yield from typing.get_args(hint)
     yield getattr(hint, "__supertype__", None)  # of a `NewType`
-    yield getattr(hint, "__value__", None)  # of a `type` statement
-    if isinstance(hint, type) and (dataclasses.is_dataclass(hint) or typing.is_typeddict(hint)):
-        for base in hint.__mro__:
-            yield from _evaluated(base, scope).values()
+    if not isinstance(hint, type):
+        yield _of_alias(hint)
+    elif _has_fields(hint) and not runtime.is_model_class(hint):
+        yield from _evaluated(hint, scope)
+
+
+# --- what an argument may be -----------------------------------------------------------
+
+#: Annotated with one of these, or with what is no class, an argument may be anything.
+_ANYTHING = (object, Any)
+
+
+def _classes(hint: Any, seen: tuple[Any, ...] = ()) -> Iterator[Any]:
+    """The classes of the values that an annotation allows, those in containers included."""
+    hint = _of_alias(getattr(hint, "__supertype__", hint))
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if any(hint is other for other in seen) or hint is Ellipsis:
+        return
+    if origin is typing.Annotated:
+        yield from _classes(hint.__origin__, seen)
+    elif origin is typing.Literal:
+        yield from map(type, arguments)
+    elif origin in (typing.Union, types.UnionType) or _is_container(origin):
+        for argument in arguments:
+            yield from _classes(argument, (*seen, hint))
+    else:
+        yield object if _is_container(hint) else hint if origin is None else origin
+
+
+def _is_container(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, Iterable) and hint not in (str, bytes)
+
+
+def _models_allowed(hint: Any) -> tuple[type, ...]:
+    """The classes that an argument's instances of models may have; none if that is open."""
+    classes = tuple(dict.fromkeys(_classes(hint)))
+    for cls in classes:
+        if cls in _ANYTHING or not isinstance(cls, type) or issubclass(cls, Unknown):
+            return ()
+        if getattr(cls, "_is_protocol", False):
+            return ()
+    return classes if any(map(runtime.is_model_class, classes)) else ()

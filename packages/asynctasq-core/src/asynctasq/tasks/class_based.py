@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from . import runtime
 from .call import Call, Dispatchable
+from .declaration import forget
+from .evaluation import own_annotations
 from .options import TaskConfig
 from .task import Task
 
@@ -39,14 +41,20 @@ class _ClassTask(Dispatchable[R]):
         options: TaskConfig = {**cls.config}
         if "name" not in own:
             options.pop("name", None)
-        cls._task = Task(_constructor(cls), options, cls)
+        # `@dataclass(slots=True)` and the like copy a class, with what it holds, into a new one.
+        copied: Task[..., Any] | None = cls.__dict__.get("_task")
+        if copied is not None:
+            forget(copied)
+        _keep_out_of_fields(cls)
+        cls._task = Task(_Constructor(cls), options, cls, copied.declared if copied else None)
 
     if not TYPE_CHECKING:  # its signature would hide that of the subclass's `__init__`
 
-        def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        def __new__(cls, /, *args: Any, **kwargs: Any) -> Any:
             self = super().__new__(cls)
             if hasattr(cls, "_task"):
-                self._call = cls._task(*args, **kwargs)
+                # Whatever a frozen class has made of `__setattr__`.
+                object.__setattr__(self, "_call", cls._task(*args, **kwargs))
             return self
 
     def failed(self, exc: BaseException) -> Any:
@@ -88,19 +96,39 @@ class SyncTask(_ClassTask[R]):
     _is_async = False
 
 
-def _constructor(cls: type[Any]) -> Callable[..., Any]:
-    """The class's `__init__` as a function of its arguments alone, for the signature check."""
+def _keep_out_of_fields(cls: type[Any]) -> None:
+    """Let no `@dataclass` take the annotated `config` for a field."""
+    annotations = own_annotations(cls)
+    if "config" in annotations:
+        cls.__annotations__ = {**annotations, "config": ClassVar[TaskConfig]}
 
-    def construct(*args: Any, **kwargs: Any) -> Any:
-        return cls(*args, **kwargs)
 
-    signature = inspect.signature(cls.__init__)
-    parameters = list(signature.parameters.values())[1:]
-    if cls.__init__ is object.__init__:
-        parameters = []
-    construct.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    construct.__annotations__ = dict(getattr(cls.__init__, "__annotations__", {}))
-    construct.__wrapped__ = cls.__init__  # type: ignore[attr-defined]
-    construct.__module__, construct.__qualname__ = cls.__module__, cls.__qualname__
-    construct.__name__, construct.__doc__ = cls.__name__, cls.__doc__
-    return construct
+class _Constructor:
+    """A class's `__init__` as a function of its arguments alone.
+
+    Looked at when it is used: `@dataclass` adds an `__init__` to the class afterwards.
+    """
+
+    def __init__(self, cls: type[Any]) -> None:
+        self._cls = cls
+        self.__module__, self.__qualname__ = cls.__module__, cls.__qualname__
+        self.__name__, self.__doc__ = cls.__name__, cls.__doc__
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._cls(*args, **kwargs)
+
+    @property
+    def __wrapped__(self) -> Callable[..., Any]:
+        init: Callable[..., Any] = self._cls.__init__
+        return init
+
+    @property
+    def __annotations__(self) -> dict[str, Any]:  # type: ignore[override]
+        return dict(own_annotations(self.__wrapped__))
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        if self._cls.__init__ is object.__init__:
+            return inspect.Signature()
+        signature = inspect.signature(self._cls.__init__)
+        return signature.replace(parameters=list(signature.parameters.values())[1:])

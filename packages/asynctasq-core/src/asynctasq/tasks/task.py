@@ -6,16 +6,28 @@ A `Task` knows its function, its options and how its arguments are bound; callin
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
+import sys
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from functools import cached_property, partial
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    Unpack,
+    cast,
+    overload,
+)
 
 from ..errors import ConfigurationError
-from ..wire.class_paths import module_name
 from . import runtime
-from .annotations import Annotations, annotations_of, enclosing_classes
-from .argument_check import argument_check
+from .annotations import Annotations, annotations_of
+from .argument_check import argument_check, check_models
 from .call import Call
+from .declaration import Declaration, declaration, function_name, register
+from .declaration import registry as registry
 from .options import TaskConfig, TaskOptions, check_task_options
 
 if TYPE_CHECKING:
@@ -25,10 +37,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-#: Every task of this process by name; workers run nothing else.
-registry: dict[str, Task[Any, Any]] = {}
-
-
 class Task(Generic[P, R]):
     """A function whose calls can be put on a queue.
 
@@ -36,44 +44,49 @@ class Task(Generic[P, R]):
         function: What is run; for a class-based task, what takes its arguments.
         options: As given to `@task`.
         cls: The class of a class-based task.
+        declared: Where it is declared, if not where it is made.
 
     Attributes:
         name: The name on the wire.
         function: The function itself, to call it directly.
         is_async: Whether it runs on the event loop; otherwise in a thread or a process.
+        declared: Where it is declared.
     """
 
     def __init__(
-        self, function: Callable[P, Any], options: TaskConfig, cls: type[Any] | None = None
+        self,
+        function: Callable[P, Any],
+        options: TaskConfig,
+        cls: type[Any] | None = None,
+        declared: Declaration | None = None,
     ) -> None:
-        self.name = options.get("name") or function_name(function)
+        self.name = options.get("name") or _default_name(function)
         check_task_options(options, f"task {self.name}")
         self.function = function
         self.cls = cls
-        run = cls.execute if cls else function
-        if inspect.isgeneratorfunction(run) or inspect.isasyncgenfunction(run):
-            raise ConfigurationError(f"task {self.name}: a function with `yield` cannot be a task")
-        self.is_async = inspect.iscoroutinefunction(run)
+        self.is_async = _is_async(cls.execute if cls else function, self.name)
         if self.is_async and options.get("process"):
             raise ConfigurationError(f"task {self.name}: process=True is for `def` functions")
+        self.declared = declared or declaration()
         self._given = options
         self._options: tuple[object, TaskOptions] | None = None
-        self._check = argument_check(function)
-        self._scope = enclosing_classes(function)
+        self._annotations: tuple[Annotations, Annotations] | None = None
+        self._modules = 0
         self.__doc__ = function.__doc__
         self.__name__ = getattr(function, "__name__", self.name)
         self.__module__ = function.__module__
         self.__wrapped__ = function
-        _register(self)
+        register(self)
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
         """Bind the arguments; nothing is sent or run yet.
 
         Raises:
-            TypeError: They do not fit the function's signature.
+            TypeError: They do not fit the function's signature, or one is an instance of another
+                model than the parameter's annotation names.
         """
         try:
-            self._check(args, kwargs)
+            self.check_arguments(args, kwargs)
         except TypeError as e:
             raise TypeError(f"{self.name}: {e}") from None
         return Call(self, args, kwargs)
@@ -100,39 +113,73 @@ class Task(Generic[P, R]):
     @cached_property
     def parameter_names(self) -> tuple[str, ...]:
         """Names of the positional parameters."""
-        kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-        return tuple(
-            p.name for p in inspect.signature(self.function).parameters.values() if p.kind in kinds
-        )
+        return self.annotations.positional
 
-    @cached_property
+    @property
     def annotations(self) -> Annotations:
-        """What the annotations of the parameters say, read at first use."""
-        return annotations_of(self.function, self._scope)[0]
+        """What the annotations of the parameters say."""
+        return self._read_annotations()[0]
 
-    @cached_property
+    @property
     def result_annotations(self) -> Annotations:
         """What the annotation of the result says."""
-        return annotations_of(self.cls.execute if self.cls else self.function, self._scope)[1]
+        return self._read_annotations()[1]
+
+    def _read_annotations(self) -> tuple[Annotations, Annotations]:
+        """Read at first use; anew while a name is not known and more modules have been loaded."""
+        known = self._annotations
+        if known is None or (known[0].problems and self._modules != len(sys.modules)):
+            scope = self.declared.classes
+            parameters, result = annotations_of(self.function, scope)
+            if self.cls is not None:
+                _, result = annotations_of(self.cls.execute, scope)
+            known = self._annotations = (parameters, result)
+            self._modules = len(sys.modules)
+        return known
 
     def check_arguments(self, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
         """Raise `TypeError` unless the arguments fit."""
         self._check(args, kwargs)
+        annotations = self.annotations
+        if annotations.models:
+            check_models(annotations, args, kwargs)
+
+    @cached_property
+    def _check(self) -> Callable[[Sequence[Any], dict[str, Any]], None]:
+        # Made at first use: a decorator of a class may give it another `__init__`.
+        return argument_check(inspect.signature(self.function))
 
 
-def function_name(function: Callable[..., Any]) -> str:
-    """`module.qualname`, with `__main__` replaced by the script's own module name."""
-    return f"{module_name(function.__module__)}.{function.__qualname__}"
+def _default_name(function: Callable[..., Any]) -> str:
+    if not hasattr(function, "__qualname__"):
+        raise ConfigurationError(f"a task of {type(function).__qualname__} needs a name=...")
+    return function_name(function)
 
 
-def _register(task: Task[Any, Any]) -> None:
-    other = registry.get(task.name)
-    if other is not None and function_name(other.function) != function_name(task.function):
-        raise ConfigurationError(
-            f"two tasks are named {task.name!r}: {function_name(other.function)} and "
-            f"{function_name(task.function)}"
-        )
-    registry[task.name] = task
+def _is_async(function: Any, name: str) -> bool:
+    """Whether calling it gives something to await; raises for what cannot be a task."""
+    while isinstance(function, partial):
+        function = function.func
+    if not inspect.isroutine(function):
+        function = type(function).__call__
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise ConfigurationError(f"task {name}: a function with `yield` cannot be a task")
+    return inspect.iscoroutinefunction(function)
+
+
+def check_annotations(tasks: Iterable[Task[Any, Any]]) -> None:
+    """Refuse declarations that cannot be honoured, once every module has been imported.
+
+    Raises:
+        ConfigurationError: Names each task and parameter whose annotation cannot be told.
+    """
+    problems = [
+        f"task {task.name}: the annotation of {parameter!r} cannot be told: {problem}"
+        for task in tasks
+        for parameter, problem in task.annotations.problems.items()
+    ]
+    if problems:
+        raise ConfigurationError("\n".join(problems))
 
 
 class TaskDecorator(Protocol):
@@ -161,5 +208,21 @@ def task(function: Callable[..., Any] | None = None, /, **options: Unpack[TaskCo
     """
     runtime.load_adapters()
     if function is not None:
-        return Task(function, options)
-    return lambda f: Task(f, options)
+        return Task(_plain_function(function), options)
+    return lambda f: Task(_plain_function(f), options)
+
+
+def _plain_function(function: Any) -> Callable[..., Any]:
+    """The function to run; raises for what cannot be one."""
+    if isinstance(function, staticmethod):
+        function = function.__func__
+    if isinstance(function, type):
+        raise ConfigurationError(
+            f"{function.__qualname__} is a class: a task is a function, or a subclass of "
+            f"AsyncTask or SyncTask"
+        )
+    if isinstance(function, Task):
+        raise ConfigurationError(f"{function.name} is a task already")
+    if not callable(function):
+        raise ConfigurationError(f"a task is a function, not {type(function).__qualname__}")
+    return cast("Callable[..., Any]", function)

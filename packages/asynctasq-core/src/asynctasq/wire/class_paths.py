@@ -79,6 +79,23 @@ def allow_packages(modules: Iterable[str]) -> None:
     _packages.update(module.partition(".")[0] for module in modules)
 
 
+def is_allowed(module: str) -> bool:
+    """Whether the module lies in a package that models may be imported from."""
+    return module.partition(".")[0] in _packages
+
+
+def loaded_classes(name: str, packages: Iterable[str] = ()) -> set[type]:
+    """The classes of this name in loaded modules of allowed packages, and of these."""
+    packages = _packages.union(packages)
+    found = set()
+    for module, content in [*sys.modules.items()]:
+        if module.partition(".")[0] in packages:
+            cls = class_in(static_dict(content), [name])
+            if cls is not None:
+                found.add(cls)
+    return found
+
+
 def find_class(path: str) -> type:
     """The class of this path.
 

@@ -6,11 +6,9 @@ types that were registered or that the task's own annotations name.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from enum import Enum
 from typing import Any
 
 import msgpack
@@ -18,6 +16,8 @@ import msgpack
 from ..errors import AsynctasqError, InvalidMessage, InvalidReference
 from . import scalars
 from .encoding import FROZENSET, MAX_EXTENSION_DEPTH, OBJECT, REF, SET, TUPLE, registered_tags
+from .forms import form_of
+from .hashing import Collections
 from .reference import Ref
 
 
@@ -36,12 +36,22 @@ class Decoder:
     instances: Iterator[object] = field(default_factory=lambda: iter(()))
     refs: list[Ref] = field(default_factory=list)
     collecting: bool = False
+    _collections: Collections | None = None
     _depth: int = 0
 
     def unpack(self, data: bytes) -> Any:
         """The value in these bytes; raises whatever stands in the way."""
         _check_lengths(data)
-        return msgpack.unpackb(data, ext_hook=self.extension, strict_map_key=False)
+        return msgpack.unpackb(data, **self.hooks(data))
+
+    def hooks(self, data: bytes) -> dict[str, Any]:
+        """How msgpack is to read these bytes; in large ones, dicts are built with care."""
+        if self._collections is None and len(data) > _SMALL_BYTES:
+            self._collections = Collections()
+        hooks: dict[str, Any] = {"ext_hook": self.extension, "strict_map_key": False}
+        if self._collections is not None and (b"\xde" in data or b"\xdf" in data):
+            hooks["object_pairs_hook"] = _nothing if self.collecting else self._collections.dict_of
+        return hooks
 
     def extension(self, code: int, data: bytes) -> object:
         """The value of an extension type."""
@@ -62,8 +72,11 @@ class Decoder:
             raise InvalidMessage(f"extension type {code} without an array in it")
         if self.collecting:
             return None
-        if code in _CONTAINERS:
-            return _CONTAINERS[code](content)
+        if code == TUPLE:
+            return tuple(content)
+        if code in (SET, FROZENSET):
+            members = (self._collections.set_of if self._collections else set)(content)
+            return members if code == SET else frozenset(members)
         if code == OBJECT and len(content) == 2 and isinstance(content[0], str):
             return self._object(*content)
         raise InvalidMessage(f"unknown extension type {code}")
@@ -71,8 +84,7 @@ class Decoder:
     def _reference(self, data: bytes) -> object:
         if not self.collecting:
             return next(self.instances)
-        _check_lengths(data)
-        self.refs.append(_ref(msgpack.unpackb(data, ext_hook=_scalar_only)))
+        self.refs.append(_ref(_reference_body(data)))
         return None
 
     def _object(self, tag: str, content: Any) -> object:
@@ -81,7 +93,10 @@ class Decoder:
         cls = self.known.get(tag)
         if cls is None:
             raise InvalidMessage(f"{tag[:200]!r} is no type that the task's annotations name")
-        return _member(cls, content) if issubclass(cls, Enum) else _dataclass(cls, content)
+        form = form_of(cls)
+        if form is None:
+            raise InvalidMessage(f"{tag[:200]!r} is no type whose instances travel")
+        return form.make(content)
 
 
 #: Below this size, what lengths can claim is little.
@@ -100,34 +115,23 @@ def _check_lengths(data: bytes) -> None:
         unpacker.skip()
 
 
-_CONTAINERS: dict[int, Callable[[list[Any]], object]] = {
-    TUPLE: tuple,
-    SET: set,
-    FROZENSET: frozenset,
-}
+def _nothing(pairs: object) -> None:
+    """A dict whose references have been collected."""
 
 
-def _member(cls: type[Enum], content: Any) -> object:
-    try:
-        return cls(content)
-    except ValueError:  # its text would show the value, also in the traceback
-        raise InvalidMessage(f"a value that is no {cls.__qualname__}") from None
-
-
-def _dataclass(cls: type, content: Any) -> object:
-    declared = {f.name: f for f in dataclasses.fields(cls)}
-    if not isinstance(content, dict) or not content.keys() <= declared.keys():
-        raise InvalidMessage(f"fields that do not belong to {cls.__qualname__}")
-    value: object = cls(**{k: v for k, v in content.items() if declared[k].init})
-    for name, item in content.items():  # also over what `__post_init__` has made of it
-        object.__setattr__(value, name, item)
-    return value
+#: More keys than a reference has; a map of many is not even built.
+_MOST_REFERENCE_KEYS = 8
 
 
 def _scalar_only(code: int, data: bytes) -> object:
     if (decode := scalars.DECODERS.get(code)) is None:
         raise InvalidReference(f"extension type {code} in a reference")
     return decode(data.decode())
+
+
+def _reference_body(data: bytes) -> Any:
+    _check_lengths(data)
+    return msgpack.unpackb(data, ext_hook=_scalar_only, max_map_len=_MOST_REFERENCE_KEYS)
 
 
 def _ref(body: Any) -> Ref:
@@ -181,9 +185,7 @@ def collect_references(payload: bytes) -> list[tuple[int | str, list[Ref]]]:
 def _collected(payload: bytes) -> list[tuple[int | str, list[Ref]]]:
     decoder = Decoder(collecting=True)
     _check_lengths(payload)
-    unpacker = msgpack.Unpacker(
-        ext_hook=decoder.extension, strict_map_key=False, max_buffer_size=len(payload)
-    )
+    unpacker = msgpack.Unpacker(**decoder.hooks(payload), max_buffer_size=len(payload))
     unpacker.feed(payload)
     found: list[tuple[int | str, list[Ref]]] = []
     if unpacker.read_array_header() != 2:

@@ -6,18 +6,17 @@ user's can be mistaken for one of ours.
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
-from functools import cache
 from typing import Any, Protocol
+from uuid import UUID
 
 import msgpack
 
-from ..errors import AsynctasqError, SerializationError
+from ..errors import AsynctasqError, InvalidMessage, SerializationError
 from . import scalars
+from .forms import class_name, form_of, plain, plain_base
 from .reference import Ref
 
 REF, TUPLE, SET, FROZENSET, OBJECT = 1, 9, 10, 11, 12
@@ -64,6 +63,17 @@ def no_plain_form(value: object) -> None:
     """Knows of no type."""
 
 
+def _dict_in(content: Any) -> dict[Any, Any]:
+    if type(content) is not dict:
+        raise InvalidMessage("no map where the items of a dict were expected")
+    return content
+
+
+register_type(OrderedDict, "OrderedDict", dict, lambda v: OrderedDict(_dict_in(v)))
+register_type(Counter, "Counter", dict, lambda v: Counter(_dict_in(v)))
+register_type(deque, "deque", lambda v: [list(v), v.maxlen], lambda v: deque(v[0], v[1]))
+
+
 class Owner(Protocol):
     """What the serializer needs of an adapter."""
 
@@ -106,10 +116,10 @@ class Encoder:
         self.models: list[tuple[Owner, object]] = []
         self._depth = 0
 
-    def is_opaque(self, value: object) -> bool:
+    def is_opaque(self, value: Any) -> bool:
         """Whether its parts do not travel one by one: a model's instance, or what nobody knows."""
         cls = type(value)
-        if dataclasses.is_dataclass(cls) and cls not in self._known:
+        if cls not in self._known and (form := form_of(cls)) is not None and form.fields:
             return True
         return cls not in _CONTAINER_CODES and self._owner_of(value) is not None
 
@@ -143,47 +153,34 @@ class Encoder:
         if (owner := self._owner_of(value)) is not None:
             self.models.append((owner, value))
             return msgpack.ExtType(REF, self.pack(_ref_map(owner.name, owner.to_ref(value))))
-        if cls in _registered:
-            tag, encode = _registered[cls]
-            return self._object(tag, _without_class(encode(value), cls))
-        if (known := self._known.get(cls)) is not None:
-            content = value.value if isinstance(value, Enum) else _fields(value, cls)
-            return self._object(known, content)
-        if (to_plain := self._plain_form(value)) is not None:
+        if isinstance(value, UUID) and cls not in _registered and cls not in self._known:
+            return msgpack.ExtType(scalars.UUID_, str(value).encode())  # a driver's own class
+        if (
+            cls not in _registered
+            and cls not in self._known
+            and (to_plain := self._plain_form(value)) is not None
+        ):
             plain = to_plain(value)
             return plain if type(plain) in _PACKED_AS_THEY_ARE else self.default(plain)
-        raise SerializationError(
-            f"{_name(cls)} cannot be put on the queue; "
-            + ("annotate the parameter with it or use " if _is_plain(cls) else "use ")
-            + "register_type(...)"
-        )
+        return msgpack.ExtType(OBJECT, self.pack(self._object(value)))
 
-    def _object(self, tag: str, content: object) -> msgpack.ExtType:
-        return msgpack.ExtType(OBJECT, self.pack([tag, content]))
+    def _object(self, value: object) -> list[object]:
+        cls = type(value)
+        if cls in _registered:
+            tag, encode = _registered[cls]
+            return [tag, _of_another_type(encode(value), cls)]
+        form = form_of(cls)
+        if form is not None and (known := self._known.get(cls)) is not None:
+            return [known, form.dump(value)]
+        advice = [f"pass {base.__name__}(...)"] if (base := plain_base(cls)) is not None else []
+        if form is not None:
+            advice.append("annotate the parameter with it")
+        advice.append("use register_type(...)")
+        raise SerializationError(f"{class_name(cls)} cannot be put on the queue; {_or(advice)}")
 
 
 #: What `default` may return besides extension types; not `int`, which may be too large.
 _PACKED_AS_THEY_ARE = frozenset({str, bytes, float, bool, type(None), list, dict})
-
-#: The value of a subclass's instance as a plain one, whatever the subclass overrides.
-_PLAIN: dict[type, Callable[[Any], object]] = {
-    str: str.__str__,
-    bytes: bytes.__bytes__,
-    int: int.__int__,
-    float: float.__float__,
-    list: list.copy,
-    dict: dict.copy,
-}
-
-
-def _without_class(content: object, cls: type) -> object:
-    """What a registered type is encoded as: `str(value)`, say, may be the very value again."""
-    if type(content) is not cls:
-        return content
-    for base, to_plain in _PLAIN.items():
-        if issubclass(cls, base):
-            return to_plain(content)
-    raise SerializationError(f"encode(...) of {_name(cls)} must return a value of another type")
 
 
 #: What msgpack has forms for that would come back as something else, with what to do instead.
@@ -205,39 +202,32 @@ def _refuse_foreign(value: object) -> None:
         parts = item if type(item) is list else (*item, *item.values())
         types = set(map(type, parts))
         for cls in types & _FOREIGN.keys():
-            raise SerializationError(f"{_name(cls)} cannot be put on the queue; {_FOREIGN[cls]}")
+            raise SerializationError(
+                f"{class_name(cls)} cannot be put on the queue; {_FOREIGN[cls]}"
+            )
         if list in types or dict in types:
             found.extend(part for part in parts if type(part) in (list, dict))
 
 
-def _name(cls: type) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}"
+def _or(choices: Sequence[str]) -> str:
+    *first, last = choices
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+def _of_another_type(encoded: object, cls: type) -> object:
+    """What `register_type`'s encode gave; its `str(value)` may have given the value itself."""
+    if type(encoded) is not cls:
+        return encoded
+    if plain_base(cls) is None:
+        raise SerializationError(
+            f"the encode function of {class_name(cls)} returned a {cls.__qualname__} again"
+        )
+    return plain(encoded)
 
 
 _TOO_DEEP = "nested too deep, or contains itself"
 
 _CONTAINER_CODES: dict[type, int] = {tuple: TUPLE, set: SET, frozenset: FROZENSET}
-
-
-def _is_plain(cls: type) -> bool:
-    return dataclasses.is_dataclass(cls) or issubclass(cls, Enum)
-
-
-def _fields(value: object, cls: type) -> dict[str, object]:
-    if (parameter := _unknown_parameter(cls)) is not None:
-        raise SerializationError(
-            f"{_name(cls)} cannot be made again from its fields, since its "
-            f"constructor needs {parameter!r}; use register_type(...)"
-        )
-    return {f.name: getattr(value, f.name) for f in dataclasses.fields(cls)}
-
-
-@cache
-def _unknown_parameter(cls: type) -> str | None:
-    """What the dataclass's constructor needs and no field has, such as an `InitVar`."""
-    names = {f.name for f in dataclasses.fields(cls) if f.init}
-    parameters = inspect.signature(cls).parameters.values()
-    return next((p.name for p in parameters if p.name not in names and p.default is p.empty), None)
 
 
 def _ref_map(orm: str, ref: Ref) -> dict[str, object]:
@@ -323,8 +313,10 @@ def locate(value: object, path: str, encoder: Encoder, ancestors: tuple[object, 
     raise _as_serialization_error(error, path) from cause
 
 
-def _children(value: object, path: str) -> Iterator[tuple[str, object]]:
-    if isinstance(value, dict):
+def _children(value: Any, path: str) -> Iterator[tuple[str, object]]:
+    if (form := form_of(type(value))) is not None:
+        yield from ((f"{path}.{name}", getattr(value, name)) for name in form.fields)
+    elif isinstance(value, dict):
         for key, item in value.items():
             yield f"{path}, key {key!r:.50}", key
             yield f"{path}[{key!r:.50}]", item
@@ -332,8 +324,6 @@ def _children(value: object, path: str) -> Iterator[tuple[str, object]]:
         yield from ((f"{path}[{i}]", item) for i, item in enumerate(value))
     elif isinstance(value, set | frozenset):
         yield from ((f"{path}{{...}}", item) for item in value)
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        yield from ((f"{path}.{f.name}", getattr(value, f.name)) for f in dataclasses.fields(value))
 
 
 def _as_serialization_error(error: Exception, path: str) -> SerializationError:

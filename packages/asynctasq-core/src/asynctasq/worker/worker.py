@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from ..app import current
 from ..brokers import Backoff, Consumer, ConsumerOptions, Delivery, WorkerInfo
 from ..errors import BrokerUnavailable
+from ..tasks.task import check_annotations, registry
 from ..wire.message import new_id
 from .execution import Runner, scoped_adapters
 from .jobs import declared_queues
@@ -67,6 +68,8 @@ class Worker:
     ) -> None:
         if concurrency < 1 or lease <= 0 or grace < 0:
             raise ValueError("concurrency must be at least 1, lease above 0, grace 0 or more")
+        if isinstance(queues, str):
+            queues = (queues,)
         self._app = current()
         self.queues = tuple(queues or declared_queues(self._app))
         self.concurrency = concurrency
@@ -115,9 +118,11 @@ class Worker:
         A broker that cannot be reached, at the start or later, is waited for.
 
         Raises:
+            ConfigurationError: An annotation of a task cannot be told.
             BrokerError: The broker refuses at the start, and would again. Later refusals are waited
                 for too, as somebody may be changing a password.
         """
+        check_annotations(registry.values())
         self._loop = asyncio.get_running_loop()
         options = ConsumerOptions(self.info, self.queues, self.lease)
         self._consumer = self._app.open_broker().consumer(options)

@@ -1,0 +1,128 @@
+"""Where a task is declared, and the tasks of this process by name.
+
+Owns the rule that a name belongs to one declaration. Closures, a loop, and a decorator without
+`functools.wraps` make several functions of one name: the later would run for all of them. A module
+that runs anew, when it is reloaded or a cell of a notebook is, declares the same task again.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from inspect import CO_OPTIMIZED
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigurationError
+from ..wire.class_paths import module_name
+
+if TYPE_CHECKING:
+    from .task import Task
+
+#: Every task of this process by name; workers run nothing else.
+registry: dict[str, Task[Any, Any]] = {}
+
+#: The names that were declared in calls which are still running, by the frame of the call: two
+#: declarations in one of them stand side by side. What runs later runs anew.
+_under_way: dict[FrameType, set[str]] = {}
+
+#: How many calls at most lie between such a call and the declaration: functions that make
+#: functions. The code of a module is the outermost that counts.
+_CALLS_BETWEEN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """The place of one declaration.
+
+    Attributes:
+        place: File and line.
+        module: The module whose code declares the task, perhaps by calling a function of another.
+        classes: The classes local to the function that declares it.
+    """
+
+    place: str
+    module: str
+    classes: Mapping[str, type]
+
+
+def declaration() -> Declaration:
+    """That of the task which is being made."""
+    frames = _frames()
+    here = frames[0]
+    of_module = next((frame for frame in frames if _is_of_module(frame)), frames[-1])
+    names = {} if of_module is here else here.f_locals
+    return Declaration(
+        place=f"{here.f_code.co_filename}:{here.f_lineno}",
+        module=module_name(str(of_module.f_globals.get("__name__"))),
+        classes={name: value for name, value in names.items() if isinstance(value, type)},
+    )
+
+
+def _frames() -> list[FrameType]:
+    """The calls that run, from that which declares the task outwards."""
+    frames: list[FrameType] = []
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frames or not _is_ours(frame):
+            frames.append(frame)
+        frame = frame.f_back
+    return frames
+
+
+def _is_ours(frame: FrameType) -> bool:
+    is_ours = str(frame.f_globals.get("__name__")).partition(".")[0] == "asynctasq"
+    return is_ours and frame.f_back is not None
+
+
+def _is_of_module(frame: FrameType) -> bool:
+    is_function = frame.f_code.co_flags & CO_OPTIMIZED
+    return not is_function and frame.f_locals is frame.f_globals
+
+
+def function_name(function: Callable[..., Any]) -> str:
+    """`module.qualname`, with `__main__` replaced by the script's own module name."""
+    return f"{module_name(function.__module__)}.{function.__qualname__}"
+
+
+def register(task: Task[Any, Any]) -> None:
+    """Let workers run the task under its name.
+
+    Raises:
+        ConfigurationError: Another task has the name.
+    """
+    frames = _frames()
+    for frame in _under_way.keys() - set(frames):
+        del _under_way[frame]
+    earlier = registry.get(task.name)
+    if earlier is not None and _are_two(earlier, task):
+        raise ConfigurationError(
+            f"two tasks are named {task.name!r}, at {earlier.declared.place} and "
+            f"{task.declared.place}: give each a name=..., or use functools.wraps where a "
+            f"decorator makes the function"
+        )
+    registry[task.name] = task
+    near = frames[: _CALLS_BETWEEN + 1]
+    call = next((frame for frame in near if _is_of_module(frame)), near[-1])
+    _under_way.setdefault(call, set()).add(task.name)
+
+
+def forget(task: Task[Any, Any]) -> None:
+    """Let no worker run the task: another is to be in its place."""
+    if registry.get(task.name) is task:
+        del registry[task.name]
+
+
+def _are_two(earlier: Task[Any, Any], task: Task[Any, Any]) -> bool:
+    if _identity(earlier) != _identity(task) or earlier.declared.module != task.declared.module:
+        return True
+    return any(task.name in names for names in _under_way.values())
+
+
+def _identity(task: Task[Any, Any]) -> object:
+    """What two declarations of the same task have in common."""
+    try:
+        return function_name(task.function)
+    except AttributeError:  # a partial, or an object that can be called
+        return type(task.function)
