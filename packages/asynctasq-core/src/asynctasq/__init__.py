@@ -3,6 +3,7 @@
 from typing import Any
 
 from .adapters.hookspecs import DeferredSend, hookimpl, hookspec
+from .adapters.statements import Database, Run, Statement
 from .app import dispatch_many, dispatch_many_sync, init, load_config
 from .brokers import Finding
 from .brokers.redis.config import RedisConfig
@@ -65,6 +66,7 @@ __all__ = [
     "Call",
     "Config",
     "ConfigurationError",
+    "Database",
     "DeferredSend",
     "DeferredSends",
     "DeletedModelError",
@@ -86,8 +88,10 @@ __all__ = [
     "ResultNotKept",
     "ResultTimeout",
     "Retry",
+    "Run",
     "SQLiteConfig",
     "SerializationError",
+    "Statement",
     "SyncTask",
     "Task",
     "TaskCancelled",

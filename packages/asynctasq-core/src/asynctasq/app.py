@@ -16,6 +16,7 @@ from .errors import ConfigurationError
 from .sending.commits import Deferred
 from .sending.connections import Connections
 from .sending.handle import TaskHandle
+from .sending.outbox import Outbox
 from .sending.preparing import Prepared, prepare
 from .tasks import runtime
 from .tasks.call import Call, Dispatchable
@@ -41,6 +42,7 @@ class App:
         self.config = config
         self.adapters = adapters
         self.connections = Connections(lambda: open_broker(config))
+        self.outbox = Outbox(adapters, self.connections) if config.outbox else None
 
     def open_broker(self) -> Broker:
         """The broker of the running event loop, closed when the loop is shut down."""
@@ -109,6 +111,7 @@ class App:
             options.result_ttl,
             self.connections,
             self.config.signing_key,
+            outbox=self.outbox,
         )
 
     def _handle(self, call: Call[R], prepared: Prepared) -> TaskHandle[R]:
@@ -120,10 +123,11 @@ class App:
             prepared.result_ttl,
             self.connections,
             self.config.signing_key,
+            outbox=self.outbox,
             was_sent_here=True,
         )
         if prepared.defer is not None:
-            handle._deferred = Deferred(self.connections, outgoing)
+            handle._deferred = Deferred(self.connections, outgoing, self.outbox)
             prepared.defer(handle._deferred)
         return handle
 

@@ -14,7 +14,16 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import wrapt
-from asynctasq import ConfigurationError, DeferredSend, Finding, Message, Ref, hookimpl
+from asynctasq import (
+    ConfigurationError,
+    Database,
+    DeferredSend,
+    Finding,
+    Message,
+    Ref,
+    Run,
+    hookimpl,
+)
 
 if TYPE_CHECKING:
     from .sessions import TaskScope
@@ -124,14 +133,17 @@ def is_pending_write(obj: object) -> bool:
 def after_commit(obj: object, send: DeferredSend) -> None:
     """Send when the instance's session, or this session, has committed."""
     from sqlalchemy.orm import object_session
+    from sqlalchemy.orm.attributes import instance_state
 
     from .commits import after_commit as defer
     from .factories import session_of
 
-    session = session_of(obj) or object_session(obj)
-    if session is None:
+    if (session := session_of(obj)) is not None:
+        defer(session, send, None)
+    elif (session := object_session(obj)) is not None:
+        defer(session, send, instance_state(obj).mapper)
+    else:
         raise ConfigurationError(f"this {type(obj).__qualname__} belongs to no session any more")
-    defer(session, send)
 
 
 @hookimpl
@@ -142,6 +154,24 @@ def owns_transaction(target: object) -> bool | None:
     from .factories import session_of
 
     return session_of(target) is not None
+
+
+@hookimpl
+def databases() -> Iterable[Database]:
+    """The databases behind session factories."""
+    if not _is_loaded():
+        return ()
+    from .outbox import databases as found
+
+    return found()
+
+
+@hookimpl
+def own_transaction(database: Database) -> AbstractAsyncContextManager[Run]:
+    """A transaction on a connection from the engine's pool."""
+    from .outbox import own_transaction as begin
+
+    return begin(database)
 
 
 @hookimpl

@@ -17,12 +17,14 @@ from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from asynctasq import DeferredSend
-from sqlalchemy import event
+from asynctasq import DeferredSend, DeferredSends
+from sqlalchemy import Engine, event
 from sqlalchemy.exc import MissingGreenlet
 from sqlalchemy.orm import InstanceState, Mapper, ORMExecuteState, Session, SessionTransaction
 from sqlalchemy.orm.attributes import instance_state
 from sqlalchemy.util import await_only
+
+from .outbox import database_of, run
 
 _RECORD = "asynctasq_sqlalchemy.record"
 _CONNECTED = "asynctasq_sqlalchemy.connected"
@@ -36,25 +38,48 @@ _MOST_KEYS = 10_000
 
 
 @dataclass(slots=True)
+class _Waiting:
+    """A dispatch that waits for a session's commit.
+
+    Attributes:
+        savepoint: That in which it was called.
+        mapper: Of the instance for whose sake it waits; `None` where a session was named.
+    """
+
+    savepoint: Savepoint
+    send: DeferredSend
+    mapper: Mapper[Any] | None
+
+
+@dataclass(slots=True)
 class _Record:
     """What happened in one session since its transaction began.
 
     Attributes:
         written: By savepoint: keys of rows that were flushed, tables that statements wrote.
         flushing: Instances that the flush under way has inserted or is about to be done with.
-        waiting: Dispatches in the order in which they were called, each with its savepoint.
+        waiting: Dispatches in the order in which they were called.
         committed: Savepoints whose commit succeeded; they end next.
+        kept: What the transaction keeps in the outbox of each database, from just before its end.
     """
 
     written: dict[Savepoint, set[Hashable]] = field(default_factory=dict)
     flushing: set[InstanceState[Any]] = field(default_factory=set)
-    waiting: list[tuple[Savepoint, DeferredSend]] = field(default_factory=list)
+    waiting: list[_Waiting] = field(default_factory=list)
     committed: set[Savepoint] = field(default_factory=set)
+    kept: dict[Engine, DeferredSends] = field(default_factory=dict)
 
     def __del__(self) -> None:
         """Drop what waits for a session that nobody closed and nobody holds any more."""
-        for _, send in self.waiting:
-            send.drop()
+        self.drop()
+
+    def drop(self) -> None:
+        """Drop all that waits."""
+        waiting, self.waiting = self.waiting, []
+        for each in waiting:
+            each.send.drop()
+        for sends in self.kept.values():
+            sends.drop()
 
     def note(self, savepoint: Savepoint, written: Collection[Hashable]) -> None:
         """Record what was written in a savepoint."""
@@ -75,6 +100,7 @@ def watch() -> None:
     event.listen(Session, "after_flush", _note_flush)
     event.listen(Session, "after_flush_postexec", _note_keys)
     event.listen(Session, "do_orm_execute", _note_statement)
+    event.listen(Session, "before_commit", _keep)
     event.listen(Session, "after_commit", _note_commit)
     event.listen(Session, "after_transaction_end", _end)
 
@@ -106,12 +132,16 @@ def was_inserted(state: InstanceState[Any]) -> bool:
     return record is not None and state in record.flushing
 
 
-def after_commit(session: Session, send: DeferredSend) -> None:
+def after_commit(session: Session, send: DeferredSend, mapper: Mapper[Any] | None = None) -> None:
     """Send once the session's transaction has committed; drop it when that is rolled back.
 
     What is called inside a savepoint is dropped with the savepoint.
+
+    Args:
+        mapper: Of the instance for whose sake it waits, if it is one.
     """
-    _record(session).waiting.append((session.get_nested_transaction(), send))
+    waiting = _Waiting(session.get_nested_transaction(), send, mapper)
+    _record(session).waiting.append(waiting)
 
 
 def is_changed(obj: object) -> bool:
@@ -176,6 +206,34 @@ def _tables(statement: Any) -> list[Any]:
     return [] if table is None else [table]
 
 
+def _keep(session: Session) -> None:
+    """Just before the commit, write what waits into the outbox, if there is one."""
+    record: _Record | None = session.info.get(_RECORD)
+    if record is None or not record.waiting or session.in_nested_transaction():
+        return
+    session.flush()  # its listeners may dispatch, too
+    waiting, record.waiting = record.waiting, []
+    for each in waiting:
+        engine = _engine(session, each.mapper)
+        if engine not in record.kept:
+            record.kept[engine] = DeferredSends("sqlalchemy", database_of(engine))
+        record.kept[engine].add(each.send)
+    for engine, sends in record.kept.items():
+        statements = sends.statements()
+        if statements:
+            connection = session.connection(bind_arguments={"bind": engine})
+            for statement in statements:
+                run(connection, statement)
+
+
+def _engine(session: Session, mapper: Mapper[Any] | None) -> Engine:
+    """The engine to whose database a dispatch belongs."""
+    if mapper is None and session.bind is None:
+        # Of a session that knows its databases by model, that of some row which it wrote.
+        mapper = next((instance_state(o).mapper for o in session), None)
+    return session.get_bind(mapper).engine
+
+
 def _note_commit(session: Session) -> None:
     record: _Record | None = session.info.get(_RECORD)
     if record is not None:
@@ -198,16 +256,22 @@ def _end(session: Session, transaction: SessionTransaction) -> None:
     elif savepoint is not None:
         _hand_over(record, savepoint)
     else:
-        sends, record.waiting = [send for _, send in record.waiting], []
-        _send(sends)
+        kept, record.kept = list(record.kept.values()), {}
+        _send(kept)
 
 
 def _forget(record: _Record, savepoint: Savepoint) -> None:
+    if savepoint is None:
+        record.drop()
+        return
     record.written.pop(savepoint, None)
-    for place, send in record.waiting:
-        if place is savepoint:
-            send.drop()
-    record.waiting = [(place, send) for place, send in record.waiting if place is not savepoint]
+    remaining = []
+    for each in record.waiting:
+        if each.savepoint is savepoint:
+            each.send.drop()
+        else:
+            remaining.append(each)
+    record.waiting = remaining
 
 
 def _hand_over(record: _Record, savepoint: SessionTransaction) -> None:
@@ -216,32 +280,35 @@ def _hand_over(record: _Record, savepoint: SessionTransaction) -> None:
         outer = outer.parent
     record.committed.discard(savepoint)
     record.note(outer, record.written.pop(savepoint, ()))
-    record.waiting = [
-        (outer if place is savepoint else place, send) for place, send in record.waiting
-    ]
+    for each in record.waiting:
+        if each.savepoint is savepoint:
+            each.savepoint = outer
 
 
-def _send(sends: Sequence[DeferredSend]) -> None:
-    """Send each, in order, even if one fails; the first error is raised then."""
-    if not sends:
-        return
-    try:
-        errors = await_only(_send_on_loop(sends))
-    except MissingGreenlet:  # a synchronous session's commit
-        errors = [error for send in sends if (error := _error_of(send)) is not None]
+def _send(kept: Sequence[DeferredSends]) -> None:
+    """Send all that waited, database by database; the first error is raised in the end."""
+    errors = []
+    for sends in kept:
+        if not sends:
+            continue
+        try:
+            await_only(_send_on_loop(sends))
+        except MissingGreenlet:  # a synchronous session's commit
+            errors += _errors_of(sends)
+        except Exception as e:  # noqa: BLE001 - raised once all have been tried
+            errors.append(e)
     if errors:
         raise errors[0]
 
 
-async def _send_on_loop(sends: Sequence[DeferredSend]) -> list[BaseException]:
-    """Started together, so that they go out in one round trip; a cancelled commit stops none."""
-    everything = asyncio.gather(*(s.send_async() for s in sends), return_exceptions=True)
-    return [result for result in await asyncio.shield(everything) if result is not None]
+async def _send_on_loop(sends: DeferredSends) -> None:
+    """A cancelled commit stops none."""
+    await asyncio.shield(sends.send_async())
 
 
-def _error_of(send: DeferredSend) -> BaseException | None:
+def _errors_of(sends: DeferredSends) -> list[Exception]:
     try:
-        send()
-    except Exception as e:  # noqa: BLE001 - the caller raises the first of them
-        return e
-    return None
+        sends.send()
+    except Exception as e:  # noqa: BLE001 - raised once all have been tried
+        return [e]
+    return []

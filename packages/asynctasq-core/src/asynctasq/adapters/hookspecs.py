@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..wire.message import Message
     from ..wire.reference import Ref
     from ..worker.worker import Worker
+    from .statements import Database, Run
 
 hookspec = pluggy.HookspecMarker("asynctasq")
 hookimpl = pluggy.HookimplMarker("asynctasq")
@@ -217,6 +218,23 @@ def open_transaction() -> object | None:
 
 
 @hookspec
+def databases() -> Iterable[Database]:
+    """Called in workers and by commands: the databases that may hold the tables of core.
+
+    For the outbox and for atomic tasks; those whose ORM is not initialised are left out.
+    """
+
+
+@hookspec
+def own_transaction(database: Database) -> AbstractAsyncContextManager[Run]:
+    """Called for a transaction on a connection of its own, in no session of the application.
+
+    Gives a function that runs a `Statement` in it. Commits at the end, rolls back on an exception.
+    Entered on any event loop of the process.
+    """
+
+
+@hookspec
 def check() -> Iterable[Finding] | Awaitable[Iterable[Finding]]:
     """Called by `asynctasq doctor`: databases reachable, settings that will hurt in production."""
 
@@ -253,6 +271,8 @@ HOOKS: Iterable[str] = (
     "after_commit",
     "owns_transaction",
     "open_transaction",
+    "databases",
+    "own_transaction",
     "check",
     "lazy_names",
     "adapter_suite",

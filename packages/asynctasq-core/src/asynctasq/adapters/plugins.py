@@ -20,6 +20,7 @@ from ..config.settings import DISTRIBUTION_OF
 from ..errors import InvalidReference, PluginError
 from ..wire.reference import Ref
 from . import hookspecs
+from .statements import Database, Run
 
 GROUP = "asynctasq"
 State = Literal["loaded", "failed", "blocked"]
@@ -61,6 +62,8 @@ class Adapter:
     after_commit: Callable[[object, object], None] | None
     owns_transaction: Callable[[object], bool | None] | None
     open_transaction: Callable[[], object | None] | None
+    databases: Callable[[], Iterable[Database]] | None
+    own_transaction: Callable[[Database], AbstractAsyncContextManager[Run]] | None
     check: Callable[[], Any] | None
     lazy_names: Callable[[], Mapping[str, str]] | None
     adapter_suite: Callable[[], str] | None

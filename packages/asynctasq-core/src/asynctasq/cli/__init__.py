@@ -23,6 +23,7 @@ _COMMANDS = {
     "dead": "dead",
     "plugins": "plugins",
     "doctor": "doctor",
+    "tables": "tables",
     "test-adapter": "adapter_test",
 }
 

@@ -64,6 +64,8 @@ class Config:
             URL for one; `sqlite=` a `SQLiteConfig`, or a mapping or path for one. What is left out,
             or at its default, comes from the environment.
         task_defaults: Options of every task that does not set them, as in `TaskConfig`.
+        outbox: Keep a call that waits for a commit in a table of the application's database, in the
+            same transaction, until the broker has it. The tables must be there.
         signing_key: One key or several; the first signs, each verifies. Unsigned messages are
             then refused.
         max_payload_bytes: Largest encoded message.
@@ -77,6 +79,7 @@ class Config:
     driver: str = DEFAULT_DRIVER
     sections: Mapping[str, Any] = field(default_factory=dict)
     task_defaults: Mapping[str, Any] = field(default_factory=dict)
+    outbox: bool = False
     signing_key: tuple[bytes, ...] = field(default=(), repr=False)
     max_payload_bytes: int = 1024 * 1024
     max_deliveries: int = 5

@@ -15,9 +15,11 @@ from typing import Any, cast
 
 from ..adapters.hookspecs import DeferredSend
 from ..adapters.plugins import Adapter, Adapters
+from ..adapters.statements import Database, Statement
 from ..brokers import Outgoing
 from ..errors import BrokerError, BrokerUnavailable, ConfigurationError
 from .connections import Connections
+from .outbox import Outbox
 from .portal import portal
 
 #: Makes a send wait for a transaction.
@@ -107,12 +109,15 @@ class Deferred:
     """The `DeferredSend` of one dispatch.
 
     Attributes:
+        outbox: Where its transaction may keep it, if the application has one.
         state: `"waiting"`, then `"dropped"`, `"cancelled"` or `"sending"`, and after that `"sent"`
-            or `"failed"` (the broker may have it all the same); the handle shows it.
+            or `"failed"` (the broker may have it all the same), or `"kept"` in the outbox; the
+            handle shows it.
     """
 
     connections: Connections
     outgoing: Outgoing
+    outbox: Outbox | None = None
     state: str = "waiting"
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -152,30 +157,50 @@ def send_together(sends: Iterable[DeferredSend]) -> None:
     Raises:
         BrokerError: Some were not sent; the first error, once all have been tried.
     """
-    portal.run(send_together_async(sends))
-
-
-async def send_together_async(sends: Iterable[DeferredSend]) -> None:
-    """`send_together` for a running event loop."""
-    claimed: list[Deferred] = []
+    claimed, others = _claimed(sends)
     errors: list[Exception] = []
-    for send in sends:
-        if not isinstance(send, Deferred | _Shares):  # somebody's own, which sends for itself
-            errors += await _send_alone(send)
-        elif (deferred := send.claim()) is not None:
-            claimed.append(deferred)
-    for connections, batch in groupby(claimed, attrgetter("connections")):
-        errors += await _send(connections, list(batch))
+    for send in others:
+        try:
+            send()
+        except Exception as e:  # noqa: BLE001 - raised once all have been tried
+            errors.append(e)
+    if claimed:
+        errors += portal.run(_send_all(claimed))
     if errors:
         raise errors[0]
 
 
-async def _send_alone(send: DeferredSend) -> list[Exception]:
-    try:
-        await send.send_async()
-    except Exception as e:  # noqa: BLE001 - raised once all have been tried
-        return [e]
-    return []
+async def send_together_async(sends: Iterable[DeferredSend]) -> None:
+    """`send_together` for a running event loop."""
+    claimed, others = _claimed(sends)
+    errors: list[Exception] = []
+    for send in others:
+        try:
+            await send.send_async()
+        except Exception as e:  # noqa: BLE001 - raised once all have been tried
+            errors.append(e)
+    errors += await _send_all(claimed)
+    if errors:
+        raise errors[0]
+
+
+def _claimed(sends: Iterable[DeferredSend]) -> tuple[list[Deferred], list[DeferredSend]]:
+    """Those that go out together, and somebody's own, which send for themselves."""
+    claimed: list[Deferred] = []
+    others: list[DeferredSend] = []
+    for send in sends:
+        if not isinstance(send, Deferred | _Shares):
+            others.append(send)
+        elif (deferred := send.claim()) is not None:
+            claimed.append(deferred)
+    return claimed, others
+
+
+async def _send_all(claimed: list[Deferred]) -> list[Exception]:
+    errors: list[Exception] = []
+    for connections, batch in groupby(claimed, attrgetter("connections")):
+        errors += await _send(connections, list(batch))
+    return errors
 
 
 async def _send(connections: Connections, batch: list[Deferred]) -> list[Exception]:
@@ -203,13 +228,23 @@ class DeferredSends:
 
     Keeps the order of the dispatches, and knows savepoints: one that is released leaves its sends
     to the transaction, one that is rolled back takes them along. Not for several threads at once.
+
+    With an outbox, the adapter runs `statements()` in the transaction just before its commit; then
+    neither `send` fails nor waits.
+
+    Args:
+        adapter: The adapter's name, as its entry point gives it.
+        database: The transaction's, where the adapter can keep an outbox.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, adapter: str = "", database: Database | None = None) -> None:
+        self._adapter = adapter
+        self._database = database
         self._sends: list[DeferredSend] = []
+        self._kept: list[Deferred] = []
 
     def __len__(self) -> int:
-        return len(self._sends)
+        return len(self._sends) + len(self._kept)
 
     def add(self, send: DeferredSend) -> None:
         """Hold back a send."""
@@ -232,16 +267,47 @@ class DeferredSends:
     def drop(self) -> None:
         """Drop everything: the transaction was rolled back."""
         self.roll_back_to(0)
+        kept, self._kept = self._kept, []
+        for deferred in kept:
+            deferred.state = "dropped"
+
+    def statements(self) -> Sequence[Statement]:
+        """What the transaction has to run just before its commit; nothing without an outbox.
+
+        What is held back by now is kept in the transaction's database from then on.
+        """
+        if self._database is None:
+            return ()
+        outboxes = [s.outbox for s in self._sends if isinstance(s, Deferred) and s.outbox]
+        if not outboxes:
+            return ()
+        kept, self._sends = self._sends, []
+        for send in kept:
+            if not (isinstance(send, Deferred) and send.outbox):
+                self._sends.append(send)
+            elif send.claim() is not None:
+                self._kept.append(send)
+        return list(outboxes[0].insertion([d.outgoing for d in self._kept]))
 
     def send(self) -> None:
         """Send everything after the commit, as `send_together`."""
+        self._send_kept()
         if sends := self._taken():
             send_together(sends)
 
     async def send_async(self) -> None:
         """Send everything after the commit, as `send_together_async`."""
+        self._send_kept()
         if sends := self._taken():
             await send_together_async(sends)
+
+    def _send_kept(self) -> None:
+        kept, self._kept = self._kept, []
+        for deferred in kept:
+            deferred.state = "kept"
+        if kept and self._database is not None and kept[0].outbox is not None:
+            messages = [deferred.outgoing for deferred in kept]
+            kept[0].outbox.send_soon(self._adapter, self._database, messages)
 
     def _taken(self) -> list[DeferredSend]:
         # Emptied first: an ORM may end a transaction twice where its commit's callback raises.

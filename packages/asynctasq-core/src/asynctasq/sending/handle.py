@@ -14,6 +14,7 @@ from ..tasks.task import Task
 from ..wire.results import decode_stored, encode_cancelled, error_in, read_result
 from .commits import Deferred
 from .connections import Connections
+from .outbox import Outbox
 from .portal import portal
 
 R = TypeVar("R")
@@ -22,7 +23,8 @@ R = TypeVar("R")
 class TaskStatus(StrEnum):
     """Where a dispatched call is.
 
-    `UNCOMMITTED` waits for a transaction's commit, or is on its way to the broker after it.
+    `UNCOMMITTED` waits for a transaction's commit, or is on its way to the broker after it,
+    perhaps in the outbox.
     `DROPPED` was not sent: the transaction was rolled back, or the broker could not be reached
     after its commit. `DONE`, `CANCELLED`, and `DEAD` after a purge, stand for a record, which a
     task keeps for its `result_ttl`, or for what the handle itself has done. `ENDED` is a call that
@@ -64,6 +66,7 @@ class TaskHandle(Generic[R]):
         queue: The queue that it was sent to.
         task: The task, which knows the types of its result.
         result_ttl: Seconds that the result is kept; `None` for a task that keeps none.
+        outbox: The application's, if it has one.
         was_sent_here: Whether this handle is what `dispatch` returned.
     """
 
@@ -74,6 +77,7 @@ class TaskHandle(Generic[R]):
     _connections: Connections = field(repr=False)
     _keys: Sequence[bytes] = field(repr=False)
     _deferred: Deferred | None = field(default=None, repr=False)
+    outbox: Outbox | None = field(default=None, kw_only=True, repr=False)
     was_sent_here: bool = field(default=False, kw_only=True, repr=False)
     _was_cancelled: bool = field(default=False, repr=False)
 
@@ -100,6 +104,8 @@ class TaskHandle(Generic[R]):
                 return _recorded(self._read(stored))
         if sending == "failed":
             return TaskStatus.DROPPED
+        if self.outbox is not None and await self.outbox.holds(self.id):
+            return TaskStatus.UNCOMMITTED
         return TaskStatus.ENDED if self.was_sent_here else TaskStatus.UNKNOWN
 
     def status_sync(self) -> TaskStatus:
@@ -186,7 +192,7 @@ class TaskHandle(Generic[R]):
             raise DispatchDropped(f"{self._name}: its transaction was rolled back")
         if state == "cancelled":
             raise TaskCancelled(f"{self._name} was cancelled")
-        return state in ("sent", "failed")
+        return state in ("sent", "kept", "failed")
 
     async def cancel(self) -> bool:
         """Remove the call if it has not started.

@@ -27,6 +27,10 @@ class Portal:
         """Run a coroutine on the loop and wait for its end; in any thread but the loop's own."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._started()).result()
 
+    def submit(self, coroutine: Coroutine[Any, Any, object]) -> None:
+        """Run a coroutine on the loop without waiting."""
+        asyncio.run_coroutine_threadsafe(coroutine, self._started())
+
     def run_if_started(self, coroutine: Coroutine[Any, Any, object]) -> None:
         """Run a coroutine on the loop without waiting; not at all if this process has no loop."""
         if self._loop is None or self._pid != os.getpid():

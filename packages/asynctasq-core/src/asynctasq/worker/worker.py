@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 from ..app import current
 from ..brokers import Backoff, Consumer, ConsumerOptions, Delivery, WorkerInfo
 from ..errors import BrokerUnavailable
+from ..services.offered import services_of
+from ..services.running import run_services
 from ..tasks.task import check_annotations, registry
 from ..wire.message import new_id
 from .execution import Runner, scoped_adapters
@@ -140,6 +142,10 @@ class Worker:
             keeper = self._lease_keeper(slots)
             keeper.start()
             stack.push_async_callback(asyncio.to_thread, keeper.stop)
+            services = asyncio.create_task(
+                run_services(self._app.open_broker(), self.id, services_of(self._app))
+            )
+            stack.push_async_callback(_end, services)
             settling = asyncio.create_task(self._settler.run())
             stack.callback(settling.cancel)
             await self._take_until_stopped(settling)
@@ -243,3 +249,9 @@ async def _call_adapters(worker: Worker, hook: str) -> None:
                 await answer
         except Exception:
             logger.exception("%s of an adapter failed", hook, extra={"adapter": adapter.name})
+
+
+async def _end(services: asyncio.Task[None]) -> None:
+    """Let other workers take over what this one did for all."""
+    services.cancel()
+    await asyncio.wait({services})

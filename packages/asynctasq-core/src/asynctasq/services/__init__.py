@@ -1,0 +1,1 @@
+"""What one worker does for all: each service runs where its lease by name is held."""

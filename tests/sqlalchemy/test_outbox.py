@@ -1,0 +1,165 @@
+"""The outbox: what a transaction dispatched is kept in it, sent after it, and left to the relay."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asynctasq
+import pytest
+from asynctasq import TaskStatus, dispatch_many, task
+from asynctasq.app import App
+from asynctasq.brokers import Broker
+from asynctasq.sending import tables
+from asynctasq.sending.preparing import prepare
+from asynctasq.services.relay import Relay
+from asynctasq_sqlalchemy.outbox import run
+from sashop import User
+from sqlalchemy import text
+
+from .stores import Store
+
+AWAY = "redis://127.0.0.1:1/0"
+
+
+@task(queue="outbox")
+async def greet(user: User) -> None: ...
+
+
+@pytest.fixture
+def outbox(store: Store, monkeypatch: pytest.MonkeyPatch) -> App:
+    """An application with an outbox on the memory broker, in this store's database."""
+    monkeypatch.setattr(asynctasq.app, "_current", None)
+    with store.setup() as session:
+        for statement in tables.creation("mysql" if store.server == "mysql" else _dialect(store)):
+            session.execute(text(statement.sql))
+        session.execute(text(f"DELETE FROM {tables.OUTBOX}"))
+        session.commit()
+    asynctasq.init({"driver": "memory", "outbox": True})
+    return asynctasq.app.current()
+
+
+def _dialect(store: Store) -> Any:
+    return {"postgres": "postgresql", "sqlite": "sqlite"}[store.server]
+
+
+def rows(store: Store) -> int:
+    with store.setup() as session:
+        return int(session.execute(text(f"SELECT count(*) FROM {tables.OUTBOX}")).scalar_one())
+
+
+@asynccontextmanager
+async def opened(store: Store) -> AsyncIterator[Any]:
+    """A session of the store, its methods awaitable whichever kind it is."""
+    session = store.factory()
+    try:
+        yield session
+    finally:
+        await _done(session.close())
+
+
+async def _done(value: Any) -> Any:
+    return await value if inspect.isawaitable(value) else value
+
+
+async def becomes(condition: Callable[[], Any]) -> None:
+    async with asyncio.timeout(20):
+        while not await _done(condition()):
+            await asyncio.sleep(0.01)
+
+
+async def waiting(broker: Broker) -> int:
+    return sum(s.waiting for s in await broker.stats() if s.name == "outbox")
+
+
+async def test_a_commit_is_sent_and_its_rows_are_deleted(store: Store, outbox: App) -> None:
+    async with opened(store) as session:
+        users = [User(name=str(n)) for n in range(3)]
+        session.add_all(users)
+        await _done(session.flush())
+        with store.counted() as statements:
+            handles = [await greet(user).dispatch() for user in users]
+            assert rows(store) == 0
+            await _done(session.commit())
+        inserts = [s for s in statements if tables.OUTBOX in s and s.startswith("INSERT")]
+        assert len(inserts) == 1
+    await becomes(lambda: rows(store) == 0)
+    assert await waiting(outbox.open_broker()) == 3
+    assert {await handle.status() for handle in handles} == {TaskStatus.WAITING}
+
+
+async def test_a_rollback_and_a_savepoint_take_their_rows_along(store: Store, outbox: App) -> None:
+    async with opened(store) as session:
+        user = User(name="a")
+        session.add(user)
+        await _done(session.flush())
+        kept = await greet(user).dispatch()
+        savepoint = await _done(session.begin_nested())
+        dropped = await greet(user).on_commit(session).dispatch()
+        await _done(savepoint.rollback())
+        await _done(session.commit())
+        gone = User(name="b")
+        session.add(gone)
+        await _done(session.flush())
+        rolled_back = await greet(gone).dispatch()
+        await _done(session.rollback())
+    await becomes(lambda: rows(store) == 0)
+    assert await waiting(outbox.open_broker()) == 1
+    statuses = [await handle.status() for handle in (kept, dropped, rolled_back)]
+    assert statuses == [TaskStatus.WAITING, TaskStatus.DROPPED, TaskStatus.DROPPED]
+
+
+async def test_many_calls_of_one_transaction_are_one_statement(store: Store, outbox: App) -> None:
+    async with opened(store) as session:
+        user = User(name="a")
+        session.add(user)
+        await _done(session.flush())
+        with store.counted() as statements:
+            await dispatch_many(greet(user) for _ in range(1000))
+            await _done(session.commit())
+        assert sum(s.startswith("INSERT") for s in statements) == 1
+    await becomes(lambda: rows(store) == 0)
+    assert await waiting(outbox.open_broker()) == 1000
+
+
+async def test_a_commit_neither_fails_nor_waits_without_the_broker(
+    store: Store, outbox: App, caplog: pytest.LogCaptureFixture
+) -> None:
+    asynctasq.init({"redis": {"url": AWAY, "timeout": 30.0}, "outbox": True})
+    async with opened(store) as session:
+        user = User(name="a")
+        session.add(user)
+        await _done(session.flush())
+        handle = await greet(user).dispatch()
+        async with asyncio.timeout(5):
+            await _done(session.commit())
+    assert rows(store) == 1
+    assert user.id is not None
+    assert handle.id
+
+
+async def test_the_relay_sends_what_a_process_left(store: Store, outbox: App) -> None:
+    with store.setup() as session:
+        user = User(name="a")
+        session.add(user)
+        session.flush()
+        connection = session.connection()
+        ids = []
+        for _ in range(5):
+            call = greet(user).on_commit(False)
+            outgoing = prepare(call, outbox.config, outbox.adapters).outgoing
+            ids.append(outgoing.id)
+            for statement in tables.insertion([outgoing]):
+                run(connection, statement)
+        session.commit()
+    assert await greet.handle(ids[0]).status() is TaskStatus.UNCOMMITTED
+    assert outbox.outbox is not None
+    relay = Relay(outbox.outbox, outbox.open_broker())
+    await relay.turn()
+    assert rows(store) == 5  # the process that dispatched them has its time
+    await relay.turn()
+    assert rows(store) == 0
+    assert await waiting(outbox.open_broker()) == 5
