@@ -40,7 +40,7 @@ SIZES = {
     "processes": "--repeat 1 --n 100 --steps 10",
     "growth": "--repeat 1 --n 50 --largest 500",
     "payload": "",
-    "soak": "--minutes 0.02 --broker sqlite",
+    "soak": "--minutes 0.02 --broker sqlite --seed 1",
 }
 ON_POSTGRES = {"models", "hundred", "commits"}
 WITHOUT_REDIS = {"payload", "soak"}
