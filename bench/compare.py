@@ -15,6 +15,7 @@ from bench.subjects import Subject
 
 NAMES = ["asynctasq", "bare", "dramatiq", "taskiq", "saq", "huey", "rq"]
 BARE = "bare loop"
+LATENCIES = 300
 
 COLUMNS = [
     Column("one", "dispatch, one at a time, tasks/s", 0, True),
@@ -41,7 +42,7 @@ def measure(subject: Subject, n: int) -> dict[str, float]:
         found["gather"] = subject.send("gather", "noop", 4 * n)
     if peer.is_async:
         found["sleep"] = subject.drain("sleep", peer.scale * n)["rate"]
-    latencies = subject.latencies()
+    latencies = subject.latencies(min(LATENCIES, n))
     found["p50"] = statistics.median(latencies)
     found["p99"] = latencies[int(len(latencies) * 0.99) - 1]
     return found | subject.drain("noop", peer.scale * n)

@@ -130,9 +130,8 @@ async def measure(server: Server, drained: int, largest: int) -> dict[str, dict[
     for concurrency in (10, 100, 1000):
         server.flush()
         await _put(drained)
-        found[f"concurrency {concurrency:,}"] = await _step(
-            server, drained, concurrency=concurrency
-        )
+        step = await _step(server, drained, concurrency=concurrency)
+        found[f"concurrency {concurrency:,}"] = step
     return found
 
 

@@ -64,7 +64,7 @@ def _with_workers(processes: int, n: int, steps: int, url: str) -> float:
         }
         with worker([*command, *options], environment) as process:
             process.wait_until(lambda: tally.read(folder).count >= n)
-            return n / tally.read(folder).seconds
+            return tally.read(folder).rate
 
 
 def _without_queue(processes: int, n: int, steps: int) -> float:

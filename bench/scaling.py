@@ -1,9 +1,12 @@
 """One, two and four worker processes on one Redis, no-op tasks, against as many bare loops.
 
-hatch run bench:scaling [--repeat N] [--n N] [PEER ...]
+hatch run bench:scaling [--repeat N] [--n N] [--processes N,N...] [PEER ...]
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
 
 from bench import subjects
 from bench.report import Column
@@ -18,17 +21,19 @@ COLUMNS = [
 ]
 
 
-def measure(subject: Subject, n: int) -> dict[str, float]:
+def measure(processes: Sequence[int], subject: Subject, n: int) -> dict[str, float]:
     """Each number of processes once."""
-    rates = {p: subject.drain_together("shared", n, p) for p in (1, 2, 4)}
-    gains = {f"gain {p}": rates[p] / rates[1] for p in (2, 4)}
+    rates = {p: subject.drain_together("shared", n, p) for p in processes}
+    gains = {f"gain {p}": rate / rates[1] for p, rate in rates.items() if p > 1}
     return {str(p): rate for p, rate in rates.items()} | gains
 
 
 def main() -> None:
     """Measure and print the table."""
-    args = subjects.parser(__doc__, ["asynctasq", "bare"], n=100_000, repeat=3).parse_args()
-    subjects.compare(args, COLUMNS, measure)
+    parser = subjects.parser(__doc__, ["asynctasq", "bare"], n=100_000, repeat=3)
+    parser.add_argument("--processes", type=subjects.numbers, default=(1, 2, 4))
+    args = parser.parse_args()
+    subjects.compare(args, COLUMNS, partial(measure, args.processes))
 
 
 if __name__ == "__main__":

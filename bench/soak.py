@@ -51,7 +51,8 @@ class Site:
         self.folder = folder
         self.environment = inherited | own | settings
         self.disturbances: list[Disturbance] = []
-        (folder / "runs").touch()
+        for ledger in ("sent", "runs"):
+            (folder / ledger).touch()
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
         """Run Python with these arguments; what it writes goes to the file `log`."""
@@ -120,6 +121,13 @@ class Worker:
                 self._site.disturbed("kill", process.pid, now, time.time() + SIGNAL_SECONDS)
             else:
                 self._site.disturbed("stop", process.pid, now, now + GRACE_SECONDS + 5)
+
+    def end(self) -> None:
+        """Kill all of the family."""
+        for process in self.family():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.process.wait()
 
     def replace(self) -> None:
         """Start another if it has ended."""
@@ -217,10 +225,8 @@ def disturb(site: Site, workers: list[Worker], fail: Fault, until: float) -> dic
     return done
 
 
-def finish(site: Site, workers: list[Worker], sender: subprocess.Popen[bytes]) -> Account:
-    """Let the workers run what is left; kill everything; make the account."""
-    sender.kill()
-    sender.wait()
+def finish(site: Site, workers: list[Worker]) -> Account:
+    """Let the workers run what is left; make the account."""
     for worker in workers:
         worker.replace()
     deadline = time.monotonic() + LAST_SECONDS
@@ -229,12 +235,7 @@ def finish(site: Site, workers: list[Worker], sender: subprocess.Popen[bytes]) -
         time.sleep(1)
         made = account(site.folder, site.disturbances)
     time.sleep(LEASE_SECONDS + 1)  # whatever ran a second time for no reason would by now
-    made = account(site.folder, site.disturbances)
-    for worker in workers:
-        for process in worker.family():
-            process.kill()
-        worker.process.wait()
-    return made
+    return account(site.folder, site.disturbances)
 
 
 def soak(folder: Path, broker: str, minutes: float) -> bool:
@@ -247,8 +248,14 @@ def soak(folder: Path, broker: str, minutes: float) -> bool:
         try:
             done = disturb(site, workers, fail, time.monotonic() + 60 * minutes)
             has_died = sender.poll() is not None
+            sender.kill()
+            sender.wait()
+            made = finish(site, workers)
         finally:
-            made = finish(site, workers, sender)
+            sender.kill()
+            sender.wait()
+            for worker in workers:
+                worker.end()
     print(f"{broker}, {minutes:g} minutes, lease {LEASE_SECONDS:g} s\n")
     print("\n".join(made.lines()))
     for kind, count in done.items():

@@ -30,8 +30,6 @@ from bench.servers import redis_server
 
 Runs = dict[str, list[dict[str, float]]]
 
-LATENCIES = 300
-
 
 class Subject:
     """One peer with its interpreter.
@@ -104,9 +102,9 @@ class Subject:
             command = self._command(**(options or {"processes": processes}))
             with worker(command, self._environment | shared) as process:
                 process.wait_until(lambda: tally.read(folder).count >= n)
-                return n / tally.read(folder).seconds
+                return tally.read(folder).rate
 
-    def latencies(self, n: int = LATENCIES) -> list[float]:
+    def latencies(self, n: int) -> list[float]:
         """Milliseconds from sending a task to its start in an idle worker, sorted."""
         self.redis.flushall()
         with self._worker(n + 2) as (process, out):
@@ -154,6 +152,11 @@ def _is_here(requirement: str) -> bool:
     except PackageNotFoundError:
         return False
     return True
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """What an option with several numbers says."""
+    return tuple(map(int, text.split(",")))
 
 
 def parser(doc: str | None, names: Sequence[str], n: int, repeat: int) -> argparse.ArgumentParser:

@@ -53,7 +53,13 @@ class Tally:
     """
 
     count: int
+    processes: int
     seconds: float
+
+    @property
+    def rate(self) -> float:
+        """Tasks per second; the first in each process ended when the time began."""
+        return (self.count - self.processes) / self.seconds
 
 
 def read(folder: Path) -> Tally:
@@ -61,6 +67,6 @@ def read(folder: Path) -> Tally:
     owns = [memoryview(file.read_bytes()) for file in folder.iterdir()]
     numbers = [own.cast("q") for own in owns if len(own) == BYTES]
     if not numbers:
-        return Tally(0, 0.0)
+        return Tally(0, 0, 0.0)
     first, last = max(n[1] for n in numbers), max(n[2] for n in numbers)
-    return Tally(sum(n[0] for n in numbers), (last - first) / 1e9)
+    return Tally(sum(n[0] for n in numbers), len(numbers), (last - first) / 1e9)
