@@ -52,7 +52,9 @@ def test_the_example_imports_public_names_only() -> None:
 def test_the_guide_explains_every_method(guide: Page, protocol: type) -> None:
     text = re.sub(r"^```\w.*?^```$", "", guide.text, flags=re.MULTILINE | re.DOTALL)
     methods = [name for name in vars(protocol) if not name.startswith("_")]
+    attributes = inspect.get_annotations(protocol)
     assert methods
+    assert [name for name in attributes if f"`{name}`" not in text] == []
     assert [name for name in methods if f"`{name}`" not in text and f"`{name}(" not in text] == []
     for name in methods:
         for parameters in re.findall(rf"`{name}\(([^)]*)\)`", text):

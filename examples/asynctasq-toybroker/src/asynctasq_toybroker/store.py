@@ -149,3 +149,4 @@ class Stored:
 
     def __init__(self, config: Config) -> None:
         self._store = Store(config)
+        self.timeout_seconds = config.timeout
