@@ -507,6 +507,22 @@ async def test_the_check_tells_of_a_file_in_memory() -> None:
     assert "memory" in findings["sqlite file system"].text
 
 
+@pytest.mark.parametrize(
+    ("mode", "expected"), [(0o600, []), (0o660, []), (0o644, ["read"]), (0o666, ["changed"])]
+)
+async def test_the_check_tells_of_a_file_that_others_can_get_at(
+    broker: SQLiteBroker, path: Path, mode: int, expected: list[str]
+) -> None:
+    await broker.put(messages(0, 1))
+    path.chmod(mode)
+    found = [finding for finding in await broker.check() if finding.level == "warning"]
+    about = [finding for finding in found if finding.subject == "sqlite permissions"]
+    assert [word for word in ("read", "changed") for f in about if f"be {word} by" in f.text] == (
+        expected
+    )
+    assert len(about) == len(expected)
+
+
 @pytest.mark.parametrize("waiting", [1, 2, 50])
 async def test_looking_for_awaited_results_does_not_cost_by_the_results_of_others(
     path: Path, waiting: int

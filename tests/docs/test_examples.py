@@ -29,8 +29,16 @@ ELSEWHERE = {
         "tests/docs/test_writing_an_adapter.py::test_the_blocks_put_together_are_the_example",
         0,
     ),
+    "docs/writing-a-broker.md": (
+        "tests/docs/test_writing_a_broker.py::test_the_blocks_put_together_are_the_example",
+        0,
+    ),
     "examples/asynctasq-peewee/README.md": (
         "tests/acceptance/test_peewee_example.py::test_the_commands_of_the_guide_work",
+        0,
+    ),
+    "examples/asynctasq-toybroker/README.md": (
+        "tests/acceptance/test_toybroker_example.py::test_the_commands_of_the_guide_work",
         0,
     ),
     "packages/asynctasq-django/README.md": (

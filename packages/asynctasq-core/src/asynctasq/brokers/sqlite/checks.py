@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+import stat
 from pathlib import Path
 
 from .. import Finding
@@ -17,7 +18,7 @@ LOW_BYTES = 500 * 1024 * 1024
 
 def findings(file: SQLiteFile) -> list[Finding]:
     """The file, its journal, its disk."""
-    return [_journal(file), _space(file.path), _file_system(file.path)]
+    return [_journal(file), *_openness(file.path), _space(file.path), _file_system(file.path)]
 
 
 def _journal(file: SQLiteFile) -> Finding:
@@ -33,6 +34,22 @@ def _journal(file: SQLiteFile) -> Finding:
         f"{_size(free * page_bytes)} free for reuse, journal {mode}, "
         f"SQLite {sqlite3.sqlite_version}",
     )
+
+
+def _openness(path: str) -> list[Finding]:
+    """Whether people who are neither the file's owner nor of its group can get at what is in it."""
+    mode = os.stat(path).st_mode
+    if not mode & (stat.S_IROTH | stat.S_IWOTH):
+        return []
+    done = "changed" if mode & stat.S_IWOTH else "read"
+    return [
+        Finding(
+            "warning",
+            "sqlite permissions",
+            f"{path} can be {done} by every user of this machine who can get at its folder",
+            f"chmod 600 {path}* while nothing uses it, or 660 for the users of a group",
+        )
+    ]
 
 
 def _space(path: str) -> Finding:
