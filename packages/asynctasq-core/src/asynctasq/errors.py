@@ -18,7 +18,8 @@
     ├── ReferenceUnavailable        the database could not answer
     │   └── AdapterNotReady         the ORM is not initialised yet
     ├── BrokerError
-    │   └── BrokerUnavailable       the broker did not answer in time
+    │   ├── BrokerUnavailable       the broker did not answer in time
+    │   └── OutcomesRefused         what became of a task is too large for the broker
     ├── DispatchDropped             the transaction was rolled back, or the send after it failed
     ├── TaskTimeout                 the task ran longer than its timeout
     ├── TaskCrashed                 the process that ran the task died
@@ -32,6 +33,9 @@
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 from .durations import DELAY_RULE, is_delay
 
@@ -129,6 +133,21 @@ class BrokerError(AsynctasqError):
 
 class BrokerUnavailable(BrokerError):
     """The broker did not answer in time, or cannot take writes at the moment."""
+
+
+class OutcomesRefused(BrokerError):
+    """The broker takes some outcomes in no way, however often they are sent: they are too large.
+
+    Args:
+        problem: What the broker said.
+        refused: The `Outcome`s, which changed nothing; all others of the call were applied.
+        lost: Of the others those whose lease was no longer the consumer's.
+    """
+
+    def __init__(self, problem: str, refused: Sequence[Any], lost: Sequence[Any]) -> None:
+        self.refused = refused
+        self.lost = lost
+        super().__init__(problem)
 
 
 class DispatchDropped(AsynctasqError):

@@ -16,6 +16,7 @@ import msgpack
 from ..brokers import Action, Delivery, Outcome
 from ..durations import is_delay
 from ..errors import (
+    BrokerError,
     MessageError,
     ReferenceGone,
     ReferenceUnavailable,
@@ -24,11 +25,13 @@ from ..errors import (
     SerializationError,
 )
 from ..wire.results import encode_error, encode_result
+from .jobs import Job, recognise
 from .retry import postponement_delay, retry_delay
 
 if TYPE_CHECKING:
     from ..app import App
-    from .jobs import Job
+
+logger = logging.getLogger(__name__)
 
 #: Longest traceback and error text that a dead letter keeps, in characters.
 LONGEST_TEXT = 20_000
@@ -200,6 +203,20 @@ def dead(app: App, job: Job, error: BaseException, reason: str) -> Verdict:
         )
         verdict.outcome.result_ttl = job.options.result_ttl
     return verdict
+
+
+def instead_of_refused(app: App, outcome: Outcome) -> Outcome:
+    """What becomes of a delivery whose outcome is too large for the broker: a dead letter."""
+    delivery = outcome.delivery
+    reason = f"the {'result' if outcome.action is Action.DONE else 'message'} cannot be kept"
+    error = BrokerError(f"the broker takes no value of this size; {reason}")
+    try:
+        verdict = dead(app, recognise(delivery, app), error, reason)
+    except MessageError:
+        verdict = dead_delivery(delivery, {"reason": reason, "error": str(error)})
+    fields = {"id": delivery.id, "queue": delivery.queue, "error": verdict.error}
+    logger.error("outcome refused by the broker, task dead", extra=fields)
+    return verdict.outcome
 
 
 def dead_delivery(delivery: Delivery, info: dict[str, object]) -> Verdict:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from time import monotonic
 
 from ..brokers import Backoff, Consumer, Delivery, Outcome
-from ..errors import BrokerError
+from ..errors import BrokerError, OutcomesRefused
 from .jobs import Key
 
 logger = logging.getLogger(__name__)
@@ -28,14 +28,18 @@ INTERVAL_SECONDS = 0.005
 class Settler:
     """Gathers outcomes while a round trip is under way, and sends them in the next one.
 
+    Args:
+        instead: What becomes of a delivery whose outcome the broker refuses for good.
+
     Attributes:
         held: Deliveries whose outcome the broker does not have yet.
     """
 
-    def __init__(self, consumer: Consumer) -> None:
+    def __init__(self, consumer: Consumer, instead: Callable[[Outcome], Outcome]) -> None:
         self.held: dict[Key, Delivery] = {}
         self._lost: dict[Key, Delivery] = {}
         self._consumer = consumer
+        self._instead = instead
         self._finished: list[Outcome] = []
         self._applying: list[Outcome] = []
         self._wake = asyncio.Event()
@@ -109,8 +113,12 @@ class Settler:
     async def _apply(self, batch: list[Outcome], backoff: Backoff) -> None:
         while True:
             sent = [outcome.delivery for outcome in batch]
+            refused: Sequence[Outcome] = ()
             try:
                 lost = await self._consumer.settle(batch)
+            except OutcomesRefused as e:
+                lost, refused = list(e.lost), e.refused
+                break
             except BrokerError as e:
                 logger.warning("cannot settle, retrying", extra={"error": str(e)})
                 await asyncio.sleep(backoff.next())
@@ -122,6 +130,8 @@ class Settler:
             if outcome.delivery is not delivery and outcome in lost:  # taken again meanwhile
                 lost.remove(outcome)
                 self._finished.append(outcome)
+            elif any(outcome is one for one in refused):
+                self._finished.append(self._instead(outcome))
             elif self.held.get(key) is outcome.delivery:  # and not delivered again meanwhile
                 del self.held[key]
         self.note_lost(outcome.delivery for outcome in lost)

@@ -15,6 +15,7 @@ import socket
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
+from functools import partial
 from time import time
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ from ..wire.message import new_id
 from .execution import Runner, scoped_adapters
 from .jobs import declared_queues
 from .leases import LeaseKeeper
+from .outcomes import instead_of_refused
 from .poison_isolation import Suspects
 from .prefetching import Ahead
 from .settling import Settler
@@ -130,7 +132,7 @@ class Worker:
         self._consumer = self._app.open_broker().consumer(options)
         if not await self._connect():
             return
-        self._settler = Settler(self._consumer)
+        self._settler = Settler(self._consumer, partial(instead_of_refused, self._app))
         async with AsyncExitStack() as stack:
             stack.push_async_callback(_call_adapters, self, "worker_stopped")
             threads = ThreadPoolExecutor(self.concurrency, "asynctasq")

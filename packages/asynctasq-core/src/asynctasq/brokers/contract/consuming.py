@@ -122,6 +122,7 @@ class Consumer(Protocol):
 
         Raises:
             BrokerUnavailable: Not known to be applied; call again with the same outcomes.
+            OutcomesRefused: Some are too large for the server; all others are applied.
         """
 
     def renew(self, held: Sequence[Delivery]) -> list[Delivery]:

@@ -7,21 +7,25 @@ import logging
 from collections.abc import Sequence
 from contextlib import suppress
 
-from ...errors import BrokerError, BrokerUnavailable
+from redis.exceptions import ResponseError
+
+from ...errors import BrokerError, BrokerUnavailable, OutcomesRefused
 from .. import Action, ConsumerOptions, Delivery, Outcome
-from .failures import denial
+from .failures import denial, is_about_size
 from .keys import Keys
 from .lane import Lane
 from .registry import announcement, withdrawal
 from .renewal import Renewal
 from .scripts import RELEASE, RIGHTS, Command
 from .server import Call, Server
-from .settling import settle_commands
+from .settling import Settlement, settlements
 
 logger = logging.getLogger(__name__)
 
 #: Seconds between looks for released, expired and due messages.
 SWEEP_SECONDS = 0.5
+#: Seconds between tries to settle what the server may refuse for its size; after the last it does.
+_PAUSES_BEFORE_REFUSED = (0.1, 0.2, 0.4, 0.8)
 #: Seconds that a message read in advance is kept for the next `take`, then it is left to others.
 _UNCLAIMED_SECONDS = 0.05
 
@@ -48,6 +52,8 @@ class RedisConsumer:
         self._is_taking = False
         #: Taken over from a lease that was released or lost: the tag of the latest delivery.
         self._reclaimed: dict[tuple[str, bytes], bytes] = {}
+        #: Outcomes that a call of `settle` has applied before it failed.
+        self._applied: list[Outcome] = []
         self._sweep_at = 0.0
         self._renewal = Renewal(server.address.config, keys, options, name)
 
@@ -93,34 +99,79 @@ class RedisConsumer:
         by_queue: dict[str, list[Outcome]] = {}
         superseded: list[Outcome] = []
         for outcome in outcomes:
+            if self._applied and any(outcome is applied for applied in self._applied):
+                continue
             if self._reclaimed and self._is_superseded(outcome.delivery):
                 superseded.append(outcome)
                 continue
             by_queue.setdefault(outcome.delivery.queue, []).append(outcome)
             if outcome.action is Action.RELEASE:
                 self._sweep_at = 0.0
-        calls: list[tuple[str, Command]] = []
-        for queue, some in by_queue.items():
-            commands = settle_commands(self._keys.of(queue), self._consumer, some)
-            calls += [(queue, command) for command in commands]
-        gone = await self._apply(calls) if calls else set()
-        if not gone and not self._reclaimed:
+        parts = [part for queue, some in by_queue.items() for part in settlements(queue, some)]
+        gone, refused = await self._apply(parts)
+        self._applied.clear()
+        if not gone and not self._reclaimed and not refused:
             return superseded
-        settled = [outcome for some in by_queue.values() for outcome in some]
+        settled = [outcome for part in parts if part not in refused for outcome in part.outcomes]
         for outcome in settled:
             self._reclaimed.pop((outcome.delivery.queue, outcome.delivery.tag), None)
-        lost = [o for o in settled if (o.delivery.queue, o.delivery.tag) in gone]
-        return superseded + lost
+        lost = superseded + [o for o in settled if (o.delivery.queue, o.delivery.tag) in gone]
+        if refused:
+            where = self._server.address.name
+            raise OutcomesRefused(
+                f"{where} takes no value of this size",
+                [o for p in refused for o in p.outcomes],
+                lost,
+            )
+        return lost
 
-    async def _apply(self, calls: Sequence[tuple[str, Command]]) -> set[tuple[str, bytes]]:
-        replies = await self._server.call_many(
-            [(self._keys.of(queue).stream, command) for queue, command in calls]
-        )
-        return {
-            (queue, entry)
-            for (queue, _), entries in zip(calls, replies, strict=True)
-            for entry in entries
-        }
+    async def _apply(
+        self, parts: Sequence[Settlement]
+    ) -> tuple[set[tuple[str, bytes]], list[Settlement]]:
+        """Which deliveries were lost, and what the server refuses."""
+        gone: set[tuple[str, bytes]] = set()
+        refused = []
+        for part in parts:
+            if part.is_large:
+                try:
+                    entries = await self._apply_alone(*self._call(part))
+                except OutcomesRefused:
+                    refused.append(part)
+                else:
+                    gone.update((part.queue, entry) for entry in entries)
+                    self._applied += part.outcomes
+        small = [part for part in parts if not part.is_large]
+        if small:
+            replies = await self._server.call_many([self._call(part) for part in small])
+            for part, entries in zip(small, replies, strict=True):
+                gone.update((part.queue, entry) for entry in entries)
+        return gone, refused
+
+    async def _apply_alone(self, stream: bytes, command: Command) -> list[bytes]:
+        """Apply an outcome that the server may refuse for its size.
+
+        It does so by closing the connection, often without a word that arrives. To tell that from
+        an outage it is asked something else, and this again.
+        """
+        failure: BrokerError | None = None
+        for pause in _PAUSES_BEFORE_REFUSED:
+            try:
+                entries: list[bytes] = await self._server.call(stream, command)
+            except BrokerError as e:
+                failure = e
+            else:
+                return entries
+            if is_about_size(failure):
+                break
+            if isinstance(failure.__cause__, ResponseError):
+                raise failure
+            await asyncio.sleep(pause)
+            await self._server.call(stream, (b"TIME",))
+        raise OutcomesRefused(str(failure), (), ()) from failure
+
+    def _call(self, part: Settlement) -> Call:
+        keys = self._keys.of(part.queue)
+        return keys.stream, part.command(keys, self._consumer)
 
     def _is_superseded(self, delivery: Delivery) -> bool:
         """Whether this consumer has taken the message again since: the server cannot tell."""

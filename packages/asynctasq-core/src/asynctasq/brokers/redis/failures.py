@@ -87,11 +87,22 @@ def broker_error(error: BaseException, where: str) -> BrokerError:
         )
     if code := code_of(error):
         return BrokerUnavailable(f"{where} refuses: {_PASSING[code]} ({code})")
+    if _is_about_size(error):
+        return BrokerError(f"{where} refuses a value of this size (proto-max-bulk-len)")
     if isinstance(error, exceptions.ResponseError | exceptions.DataError):
         return BrokerError(f"{where} answered with an error: {_brief(error)}")
     if isinstance(error, TimeoutError | exceptions.TimeoutError):
         return BrokerUnavailable(f"{where} did not answer in time")
     return BrokerUnavailable(f"{where} cannot be reached: {_brief(error)}")
+
+
+def is_about_size(error: BrokerError) -> bool:
+    """Whether the server said that a value is larger than it takes."""
+    return _is_about_size(error.__cause__)
+
+
+def _is_about_size(error: BaseException | None) -> bool:
+    return isinstance(error, exceptions.ResponseError) and "invalid bulk length" in str(error)
 
 
 def _unfit_certificate(error: BaseException | None) -> ssl.SSLError | None:

@@ -3,21 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from .. import Action, Outcome
 from .keys import QueueKeys
 from .scripts import SETTLE, Command
 
-#: Outcomes of one script call: Lua takes up to 8,000 values at once.
-_SETTLED_AT_ONCE = 1000
+#: What the outcomes of one script call may weigh, so that the server's other clients do not wait
+#: long, unless one outcome alone weighs more. An outcome weighs what it makes the server move, and
+#: a little.
+_MOST_BYTES, _LEAST_BYTES = 1024 * 1024, 2048
+#: Outcomes from this size on are sent each alone, since a server may refuse them: it takes no value
+#: above its `proto-max-bulk-len`, which is a megabyte or more, and may limit its clients' buffers.
+_LARGE_BYTES = 512 * 1024
 
 
-def settle_commands(
-    keys: QueueKeys, consumer: bytes, outcomes: Sequence[Outcome]
-) -> Iterator[Command]:
-    """The script calls for outcomes of one queue; each answers with the entries that were lost."""
-    for i in range(0, len(outcomes), _SETTLED_AT_ONCE):
-        yield _settle_command(keys, consumer, outcomes[i : i + _SETTLED_AT_ONCE])
+@dataclass(slots=True)
+class Settlement:
+    """Outcomes of one queue that one script call applies; it answers with the entries lost.
+
+    Attributes:
+        is_large: Whether it holds an outcome alone that a server may refuse for its size.
+    """
+
+    queue: str
+    outcomes: list[Outcome]
+    is_large: bool
+
+    def command(self, keys: QueueKeys, consumer: bytes) -> Command:
+        """The script call."""
+        return _settle_command(keys, consumer, self.outcomes)
+
+
+def settlements(queue: str, outcomes: Sequence[Outcome]) -> Iterator[Settlement]:
+    """The outcomes of a queue, in as few script calls as they should be."""
+    page: list[Outcome] = []
+    page_bytes = 0
+    for outcome in outcomes:
+        sent = len(outcome.body or b"") + len(outcome.info) + len(outcome.result or b"")
+        if sent >= _LARGE_BYTES:
+            yield Settlement(queue, [outcome], is_large=True)
+            continue
+        moved = sent + (len(outcome.delivery.body) if outcome.action is Action.DEAD else 0)
+        if page and page_bytes + moved + _LEAST_BYTES > _MOST_BYTES:
+            yield Settlement(queue, page, is_large=False)
+            page, page_bytes = [], 0
+        page.append(outcome)
+        page_bytes += moved + _LEAST_BYTES
+    if page:
+        yield Settlement(queue, page, is_large=False)
 
 
 def enclosing(entries: Sequence[bytes]) -> tuple[bytes, bytes]:

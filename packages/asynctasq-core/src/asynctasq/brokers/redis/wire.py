@@ -84,6 +84,9 @@ class Wire:
             try:
                 replies.append(await self.read())
             except ResponseError as e:
+                if str(e).startswith("Protocol error"):  # the last that the server says here
+                    await self.close()
+                    raise
                 replies.append(e)
         return replies
 

@@ -1,0 +1,99 @@
+"""What a Redis server does not take, however often it is sent, ends as a dead letter."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from typing import Any
+
+import asynctasq
+import asynctasq.app
+import pytest
+from asynctasq import BrokerError, BrokerUnavailable, RedisConfig, Worker, deadletters, task
+from asynctasq.brokers import ConsumerOptions, Outcome, Outgoing, WorkerInfo
+from asynctasq.brokers.redis.broker import RedisBroker
+
+from ..redis_servers import RedisProcess
+from .relays import relay
+
+MEGABYTE = 1024 * 1024
+
+#: Limits of a server, each with a result that is too large for it.
+LIMITS = {
+    "bulk": (("--proto-max-bulk-len", "1mb"), 2 * MEGABYTE),
+    "bulk-reset": (("--proto-max-bulk-len", "1mb"), 20 * MEGABYTE),
+    "buffer": (("--client-query-buffer-limit", "1mb"), 5 * MEGABYTE),
+    "clients": (("--maxmemory-clients", "3mb"), 8 * MEGABYTE),
+}
+
+
+@task(result_ttl=60)
+async def give(size: int) -> bytes:
+    return os.urandom(size)
+
+
+@pytest.fixture(params=LIMITS)
+def limited(request: pytest.FixtureRequest, start_redis: Any) -> tuple[RedisProcess, int]:
+    """A server with a limit, and the size of a result that is beyond it."""
+    options, size = LIMITS[request.param]
+    return start_redis(*options), size
+
+
+async def test_a_result_that_the_server_refuses_is_a_dead_letter_and_holds_up_nobody(
+    limited: tuple[RedisProcess, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, size = limited
+    monkeypatch.setattr(asynctasq.app, "_current", None)
+    asynctasq.init(
+        driver="redis", redis={"url": server.url, "timeout": 5.0}, max_payload_bytes=2 * size
+    )
+    handles = await asynctasq.dispatch_many([give(10), give(size), give(10)])
+    async with asyncio.timeout(60):
+        await Worker(burst=True).run()
+    [letter] = await deadletters.list_dead()
+    assert (letter.id, letter.reason) == (handles[1].id, "the result cannot be kept")
+    assert (letter.task, letter.attempts) == (give.name, 1)
+    assert [len(await handle.result()) for handle in (handles[0], handles[2])] == [10, 10]
+    with pytest.raises(BrokerError, match="the result cannot be kept"):
+        await handles[1].result(timeout=5)
+    assert await deadletters.retry() == 1
+    await asynctasq.app.current().open_broker().close()
+
+
+@pytest.mark.parametrize("kind", ["redis", "redis-6.2", "valkey"])
+async def test_a_result_beyond_the_servers_memory_holds_up_nobody(
+    start_redis: Any, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    server = start_redis("--maxmemory", "6mb", "--maxmemory-policy", "noeviction", kind=kind)
+    monkeypatch.setattr(asynctasq.app, "_current", None)
+    asynctasq.init(driver="redis", redis=server.url)
+    handles = await asynctasq.dispatch_many([give(10), give(8 * MEGABYTE), give(10)])
+    async with asyncio.timeout(60):
+        await Worker(burst=True).run()
+    dead = {letter.id: letter.reason for letter in await deadletters.list_dead()}
+    assert dead in ({}, {handles[1].id: "the result cannot be kept"})
+    assert [await handle.status() for handle in (handles[0], handles[2])] == ["done", "done"]
+    await asynctasq.app.current().open_broker().close()
+
+
+@pytest.mark.parametrize("kind", ["swallows", "resets"])
+async def test_an_outage_refuses_no_large_result(start_redis: Any, kind: str) -> None:
+    with relay(start_redis().port) as between:
+        broker = RedisBroker(RedisConfig(url=f"redis://127.0.0.1:{between.port}", timeout=0.5))
+        info = WorkerInfo("w", "host", 1, ("q",), 10, time.time())
+        consumer = broker.consumer(ConsumerOptions(info, ("q",)))
+        await consumer.start()
+        await broker.put([Outgoing("q", name, b"body") for name in ("large", "small")])
+        large, small = await consumer.take(2, 1)
+        outcomes = [Outcome(large, result=bytes(3 * MEGABYTE), result_ttl=60), Outcome(small)]
+        between.is_stalled, between.is_down = kind == "swallows", kind == "resets"
+        between.reset_all()
+        for _ in range(5):
+            with pytest.raises(BrokerUnavailable):
+                await consumer.settle(outcomes)
+        between.is_stalled = between.is_down = False
+        assert await consumer.settle(outcomes) == []
+        assert await broker.result("q", "large", 1) == outcomes[0].result
+        await consumer.stop()
+        await broker.close()
