@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -36,7 +37,8 @@ from asynctasq.wire.class_paths import allow_packages
 from asynctasq.wire.encoding import no_plain_form
 from asynctasq.wire.message import Message
 from asynctasq.wire.results import encode_error
-from toy_orm import Load, Order, Toy, User
+from toy_orm import Load, Order, Row, Toy, User
+from wrapt import LazyObjectProxy
 
 Work = Callable[..., Awaitable[None]]
 
@@ -590,6 +592,79 @@ async def test_class_based_tasks_and_threads_receive_instances(
     await in_thread(ann).dispatch()
     await work()
     assert got == [("Ann", True)] * 2
+
+
+class Guest(User):
+    """A model that is a kind of another."""
+
+
+@dataclass
+class Visit:
+    user: User
+
+
+@task
+async def take_named(
+    user: User | None,
+    *others: list[User] | dict[str, tuple[Order, ...]],
+    order: Annotated[Order, Load("x")] | None = None,
+    **more: Order,
+) -> None: ...
+
+
+@task
+async def take_open(
+    anything: Any, listed: list, either: User | str, visit: Visit, rows: list[object]
+) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("call", "parameter", "wanted", "given"),
+    [
+        (lambda: take_user(Order(1)), "user", "User", "Order"),
+        (lambda: take_user(user=Order(1)), "user", "User", "Order"),
+        (lambda: take_named(Order(1)), "user", "User", "Order"),
+        (lambda: take_named(None, [User(1), Guest(1), Row(1)]), "others", "User or Order", "Row"),
+        (lambda: take_named(None, {"a": (Row(1),)}), "others", "User or Order or str", "Row"),
+        (lambda: take_named(None, order=User(1)), "order", "Order", "User"),
+        (lambda: take_named(None, more=User(1)), "more", "Order", "User"),
+        (lambda: Welcome(Order(1)), "user", "User", "Order"),
+        (lambda: take_open(1, [], Order(1), Visit(User(1)), []), "either", "User or str", "Order"),
+    ],
+)
+def test_an_instance_of_another_model_is_a_type_error_at_the_call(
+    toy: Toy, call: Callable[[], object], parameter: str, wanted: str, given: str
+) -> None:
+    message = rf"'{parameter}' takes .*, not an instance of {given}$"
+    with pytest.raises(TypeError, match=message) as caught:
+        call()
+    assert set(wanted.split(" or ")) <= set(re.findall(r"\w+", str(caught.value)))
+
+
+class Welcome(AsyncTask[None]):
+    def __init__(self, user: User) -> None: ...
+
+    async def execute(self) -> None: ...
+
+
+def test_what_may_stand_for_a_model_is_accepted(toy: Toy) -> None:
+    lazy = LazyObjectProxy(lambda: pytest.fail("woken"), interface=User)
+    for value in (User(1), Guest(1), None, 5, "a", object(), lazy):
+        take_user(value)  # type: ignore[arg-type]
+    take_named(None, [User(1)], {"a": (Order(1), Order(2))}, order=None, more=Order(1))
+    take_open(Order(1), [Order(1)], "a", Visit(Order(1)), [Order(1)])  # type: ignore[arg-type]
+
+
+async def test_a_message_with_another_model_is_a_dead_letter_at_once(
+    toy: Toy, ann: User, work: Work
+) -> None:
+    """As one that was sent before the annotation was changed."""
+    handle = await Call(take_user, (toy.save(Order(1)),), {}).dispatch()
+    await work()
+    letter = await deadletters.show(handle.id)
+    assert letter is not None
+    assert letter.attempts == 1
+    assert "'user' takes User, not an instance of Order" in letter.error
 
 
 async def test_a_result_holds_no_instances(toy: Toy, ann: User, work: Work) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import traceback as tracebacks
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from time import time
 from typing import TYPE_CHECKING, Any
@@ -156,7 +157,25 @@ def _is_another_tasks(error: BaseException) -> bool:
 
 def _is_retried(job: Job, error: BaseException) -> bool:
     wanted = job.options.retry_on
-    return wanted is None or isinstance(error, (wanted, Retry))
+    if wanted is None or isinstance(error, wanted):
+        return True
+    return all(isinstance(e, (wanted, Retry)) for e in _leaves(error))
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    """The errors of a group, as a `TaskGroup` raises it; or the error itself."""
+    if isinstance(error, BaseExceptionGroup):
+        for part in error.exceptions:
+            yield from _leaves(part)
+    else:
+        yield error
+
+
+def _own_delay(error: BaseException) -> float | None:
+    """What the `Retry` says that was raised, or the longest of those in a group."""
+    # An attribute that a task or a subclass may have set to anything.
+    own = (e for e in _leaves(error) if isinstance(e, Retry) and not _is_another_tasks(e))
+    return max(filter(is_delay, (getattr(e, "delay", None) for e in own)), default=None)
 
 
 def _retried(app: App, job: Job, error: BaseException) -> Verdict:
@@ -164,9 +183,8 @@ def _retried(app: App, job: Job, error: BaseException) -> Verdict:
     delay = retry_delay(
         message.attempt, options.retry_delay, options.retry_strategy, options.retry_jitter
     )
-    own_delay = getattr(error, "delay", None) if isinstance(error, Retry) else None
-    # An attribute that a task or a subclass may have set to anything.
-    if is_delay(own_delay) and not _is_another_tasks(error):
+    own_delay = _own_delay(error)
+    if own_delay is not None:
         delay = own_delay
     again = replace(message, attempt=message.attempt + 1, postponed=0)
     body = again.encode(app.config.signing_key)
