@@ -536,9 +536,9 @@ def test_what_was_not_written_by_a_call_is_refused(cls: type, content: object) -
 
 # --- aliases that name themselves --------------------------------------------------------
 
-Json = TypeAliasType("Json", "dict[str, Json] | list[Json] | str | int | None")  # type: ignore[misc]
-Tree = TypeAliasType("Tree", "tuple[T, list[Tree[T]]]", type_params=(T,))  # type: ignore[misc]
-Nested = dict[str, "Nested | Item"]  # type: ignore[misc]
+Json = TypeAliasType("Json", "dict[str, Json] | list[Json] | str | int | None")
+Tree = TypeAliasType("Tree", "tuple[T, list[Tree[T]]]", type_params=(T,))
+Nested = dict[str, "Nested | Item"]
 
 
 async def test_an_alias_that_names_itself_ends(send: Send) -> None:

@@ -24,6 +24,7 @@ from asynctasq import (
     Retry,
     TaskConfig,
     TaskStatus,
+    UnsavedModelError,
     alias_model,
     current_message,
     deadletters,
@@ -263,7 +264,7 @@ async def test_an_error_from_another_tasks_result_is_an_error_like_any_other(
 
     broker = asynctasq.app.current().open_broker()
     handle = await inner().delay(3600).dispatch()
-    stored = encode_error(error, "", no_plain_form, (), handle.id)
+    stored = encode_error(error, "", no_plain_form, (), handle.id, 10_000)
     await broker.cancel(handle.queue, handle.id, stored, 60)
     dead = await outer().dispatch()
     await work()
@@ -612,24 +613,39 @@ async def take_named(
 ) -> None: ...
 
 
+def wrong(model: type[Row]) -> Any:
+    """An instance that type checkers let pass."""
+    return model(1)
+
+
 @task
 async def take_open(
-    anything: Any, listed: list, either: User | str, visit: Visit, rows: list[object]
+    anything: Any, listed: list[Any], either: User | str, visit: Visit, rows: list[object]
 ) -> None: ...
 
 
 @pytest.mark.parametrize(
     ("call", "parameter", "wanted", "given"),
     [
-        (lambda: take_user(Order(1)), "user", "User", "Order"),
-        (lambda: take_user(user=Order(1)), "user", "User", "Order"),
-        (lambda: take_named(Order(1)), "user", "User", "Order"),
-        (lambda: take_named(None, [User(1), Guest(1), Row(1)]), "others", "User or Order", "Row"),
-        (lambda: take_named(None, {"a": (Row(1),)}), "others", "User or Order or str", "Row"),
-        (lambda: take_named(None, order=User(1)), "order", "Order", "User"),
-        (lambda: take_named(None, more=User(1)), "more", "Order", "User"),
-        (lambda: Welcome(Order(1)), "user", "User", "Order"),
-        (lambda: take_open(1, [], Order(1), Visit(User(1)), []), "either", "User or str", "Order"),
+        (lambda: take_user(wrong(Order)), "user", "User", "Order"),
+        (lambda: take_user(user=wrong(Order)), "user", "User", "Order"),
+        (lambda: take_named(wrong(Order)), "user", "User", "Order"),
+        (
+            lambda: take_named(None, [User(1), Guest(1), wrong(Row)]),
+            "others",
+            "User or Order",
+            "Row",
+        ),
+        (lambda: take_named(None, {"a": (wrong(Row),)}), "others", "User or Order or str", "Row"),
+        (lambda: take_named(None, order=wrong(User)), "order", "Order", "User"),
+        (lambda: take_named(None, more=wrong(User)), "more", "Order", "User"),
+        (lambda: Welcome(wrong(Order)), "user", "User", "Order"),
+        (
+            lambda: take_open(1, [], wrong(Order), Visit(User(1)), []),
+            "either",
+            "User or str",
+            "Order",
+        ),
     ],
 )
 def test_an_instance_of_another_model_is_a_type_error_at_the_call(
@@ -667,15 +683,72 @@ async def test_a_message_with_another_model_is_a_dead_letter_at_once(
     assert "'user' takes User, not an instance of Order" in letter.error
 
 
-async def test_a_result_holds_no_instances(toy: Toy, ann: User, work: Work) -> None:
+async def test_a_result_holds_instances_as_they_are_when_it_is_asked_for(
+    toy: Toy, ann: User, work: Work
+) -> None:
+    @task(result_ttl=60)
+    async def gives(user: User) -> dict[str, list[Annotated[User, Load("orders")] | Order]]:
+        user.name = "changed"
+        return {"rows": [user, Order(2), user]}
+
+    handle = await gives(ann).dispatch()
+    await work()
+    toy.save(User(1, "Anna"))
+    toy.save(Order(2, "tea"))
+    toy.asked.clear()
+    [first, order, second] = (await handle.result(5))["rows"]
+    assert (first.name, order.name) == ("Anna", "tea")
+    assert first is second is not ann
+    asked = {(ref.model, ref.options) for refs in toy.asked for ref in refs}
+    assert asked == {("toy_orm.User", (Load("orders"),)), ("toy_orm.Order", ())}
+
+
+async def test_a_row_of_a_result_may_be_gone(toy: Toy, ann: User, work: Work) -> None:
     @task(result_ttl=60)
     async def gives(user: User) -> list[User]:
         return [user]
 
+    @task(result_ttl=60)
+    async def may_give(user: User) -> Annotated[User | None, OnMissing("none")]:
+        return user
+
+    handles: list[Any] = [await gives(ann).dispatch(), await may_give(ann).dispatch()]
+    await work()
+    toy.rows.clear()
+    with pytest.raises(ReferenceGone, match="1 no longer exists"):
+        await handles[0].result(5)
+    assert await handles[1].result(5) is None
+
+
+async def test_a_database_that_is_down_is_told_to_whoever_asks_for_the_result(
+    toy: Toy, ann: User, work: Work
+) -> None:
+    @task(result_ttl=60)
+    async def gives(user: User) -> User:
+        return user
+
     handle = await gives(ann).dispatch()
     await work()
-    with pytest.raises(Exception, match=r"result\[0\]: a result holds no model instances"):
+    toy.failing = 1
+    with pytest.raises(ReferenceUnavailable):
+        await handle.result(5)
+    assert (await handle.result(5)).name == "Ann"
+
+
+async def test_a_result_with_an_unsaved_instance_cannot_be_kept(
+    toy: Toy, ann: User, work: Work
+) -> None:
+    @task(result_ttl=60)
+    async def gives() -> list[User]:
+        return [User(None)]
+
+    handle = await gives().dispatch()
+    await work()
+    with pytest.raises(UnsavedModelError, match=r"result\[0\]: this User has no row yet"):
         await handle.result(1)
+    letter = await deadletters.show(handle.id)
+    assert letter is not None
+    assert letter.reason == "the result cannot be kept"
 
 
 async def test_execute_hands_over_the_very_instances(toy: Toy, ann: User) -> None:

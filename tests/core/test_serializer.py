@@ -502,7 +502,9 @@ def test_a_registered_type_may_be_encoded_by_what_gives_the_value_back(
 def test_a_registered_type_that_cannot_be_encoded_as_itself_is_named() -> None:
     register_type(Late, "late", lambda late: late, Late)
     try:
-        with pytest.raises(SerializationError, match="returned a Late again"):
+        with pytest.raises(
+            SerializationError, match=r"the encode function of .*Late gave back a Late"
+        ):
             encode(Late(1))
     finally:
         del serializer._registered[Late]

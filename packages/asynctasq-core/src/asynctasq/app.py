@@ -109,6 +109,7 @@ class App:
             options.result_ttl,
             self.connections,
             self.config.signing_key,
+            self.adapters,
         )
 
     def _handle(self, call: Call[R], prepared: Prepared) -> TaskHandle[R]:
@@ -120,6 +121,7 @@ class App:
             prepared.result_ttl,
             self.connections,
             self.config.signing_key,
+            self.adapters,
             was_sent_here=True,
         )
         if prepared.defer is not None:

@@ -96,6 +96,7 @@ def succeeded(app: App, job: Job, value: object) -> Verdict:
             app.adapters.plain_form,
             app.config.signing_key,
             job.message.id,
+            app.config.max_payload_bytes,
         )
     except SerializationError as e:  # running it again would not change its type
         return dead(app, job, e, "the result cannot be kept")
@@ -214,7 +215,12 @@ def dead(app: App, job: Job, error: BaseException, reason: str) -> Verdict:
     verdict = dead_delivery(job.delivery, info)
     if job.options.result_ttl is not None:
         verdict.outcome.result = encode_error(
-            error, trace, app.adapters.plain_form, app.config.signing_key, job.message.id
+            error,
+            trace,
+            app.adapters.plain_form,
+            app.config.signing_key,
+            job.message.id,
+            app.config.max_payload_bytes,
         )
         verdict.outcome.result_ttl = job.options.result_ttl
     return verdict
