@@ -11,6 +11,7 @@ import pytest
 from asynctasq import (
     BadSignature,
     InvalidMessage,
+    PayloadTooLarge,
     RemoteTraceback,
     ResultNotKept,
     ResultTimeout,
@@ -18,6 +19,7 @@ from asynctasq import (
     TaskFailed,
     TaskStatus,
     Worker,
+    dispatch_many,
     task,
 )
 from asynctasq.app import App
@@ -305,6 +307,27 @@ async def test_cancelling_what_is_done_or_dead_does_nothing(any_app: App, work: 
     assert await dead.status() is TaskStatus.DEAD
 
 
+async def test_a_result_is_bound_like_a_payload(configure: Callable[..., App], work: Work) -> None:
+    configure(max_payload_bytes=5000)
+
+    @task(result_ttl=60, max_attempts=1)
+    async def gives(size: int, fails: bool) -> str:
+        if fails:
+            raise ValueError("x" * size)
+        return "x" * size
+
+    kept, large, failed = await dispatch_many(
+        [gives(4000, False), gives(6000, False), gives(6000, True)]
+    )
+    await work()
+    assert await kept.result(5) == "x" * 4000
+    with pytest.raises(PayloadTooLarge, match=r"result: .* more than max_payload_bytes \(5000\)"):
+        await large.result(5)
+    assert await large.status() is TaskStatus.DEAD
+    with pytest.raises(TaskFailed, match="ValueError: xxx"):
+        await failed.result(5)
+
+
 async def test_results_are_signed_and_read_only_when_the_key_fits(
     configure: Callable[..., App], work: Work
 ) -> None:
@@ -338,7 +361,7 @@ async def test_a_result_that_was_tampered_with_is_told_as_a_failure(app: App) ->
     broker = app.open_broker()
     stored = {
         "the stored result is damaged": b"\x81",
-        "StopIteration: x": encode_error(StopIteration("x"), "", no_plain_form, (), ""),
+        "StopIteration: x": encode_error(StopIteration("x"), "", no_plain_form, (), "", 10_000),
     }
     for text, content in stored.items():
         handle = await double(1).delay(3600).dispatch()

@@ -13,7 +13,9 @@ import types
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from time import thread_time
 from typing import Any
+from uuid import UUID
 
 import msgpack
 import process_jobs
@@ -30,6 +32,7 @@ from asynctasq.errors import InvalidMessage
 from asynctasq.wire import class_paths as models
 from asynctasq.wire.class_paths import find_class
 from asynctasq.wire.decoding import collect_references, decode_arguments
+from asynctasq.wire.encoding import encode_arguments
 from asynctasq.wire.message import Message
 from asynctasq.wire.results import _loaded_error_class
 from click.testing import CliRunner
@@ -136,6 +139,83 @@ async def test_copies_of_one_message_do_not_run_beside_each_other(
     await counted().dispatch()
     await work()
     assert most_at_once == 1
+
+
+#: Python's hash of a number is its remainder by this.
+MODULUS = 2**61 - 1
+
+COLLIDING: dict[str, Callable[[int], Any]] = {
+    "integers": lambda i: msgpack.ExtType(8, hex(i * MODULUS).encode()),
+    "UUIDs": lambda i: msgpack.ExtType(7, str(UUID(int=i * MODULUS)).encode()),
+    "decimals": lambda i: msgpack.ExtType(6, str(i * MODULUS).encode()),
+    "tuples": lambda i: msgpack.ExtType(9, msgpack.packb([COLLIDING["integers"](i), 1])),
+}
+
+
+def as_set(members: list[Any]) -> msgpack.ExtType:
+    return msgpack.ExtType(10, msgpack.packb(members))
+
+
+def as_map(keys: list[Any]) -> bytes:
+    """A map of these keys, which msgpack packs from no dict."""
+    head = b"\xdf" + len(keys).to_bytes(4, "big")
+    return head + b"".join(msgpack.packb(key) + b"\xc0" for key in keys)
+
+
+def as_sets(members: list[Any]) -> list[msgpack.ExtType]:
+    return [as_set(members[n : n + 2000]) for n in range(0, len(members), 2000)]
+
+
+SHAPES: dict[str, Callable[[list[Any]], bytes]] = {
+    "a set": lambda values: msgpack.packb([[as_set(values)], {}]),
+    "sets": lambda values: msgpack.packb([as_sets(values), {}]),
+    "a dict": lambda values: b"\x92\x91" + as_map(values) + b"\x80",
+    "a dict in a tuple": lambda values: msgpack.packb(
+        [[msgpack.ExtType(9, b"\x91" + as_map(values))], {}]
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", COLLIDING)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_keys_that_were_chosen_to_collide_are_refused_soon(kind: str, shape: str) -> None:
+    payload = SHAPES[shape]([COLLIDING[kind](i) for i in range(20_000)])
+    assert len(payload) < 1024 * 1024
+    since = thread_time()
+    collect_references(payload)
+    with pytest.raises(InvalidMessage, match="chosen to collide"):
+        decode_arguments(payload, {})
+    assert thread_time() - since < 2
+
+
+def test_small_collections_that_collide_are_decoded_soon_though_there_are_many() -> None:
+    sets = [as_set([COLLIDING["UUIDs"](i) for i in range(16)])] * 1400
+    payload = msgpack.packb([sets, {}])
+    since = thread_time()
+    args, _ = decode_arguments(payload, {})
+    assert thread_time() - since < 2
+    assert len(args) == 1400
+
+
+def test_a_reference_with_many_keys_is_not_built() -> None:
+    keys = [COLLIDING["integers"](i) for i in range(20_000)]
+    payload = msgpack.packb([[msgpack.ExtType(1, as_map(keys))], {}])
+    since = thread_time()
+    with pytest.raises(InvalidMessage):
+        collect_references(payload)
+    assert thread_time() - since < 2
+
+
+def test_large_collections_that_are_only_large_are_decoded() -> None:
+    values: list[Any] = [
+        set(range(100_000)),
+        {n << 22: str(n) for n in range(40_000)},
+        {UUID(int=n) for n in range(10_000)},
+        {(n, -n): frozenset([n]) for n in range(20_000)},
+    ]
+    for value in values:
+        payload = encode_arguments([value], {}, (), lambda _: None, {}).payload
+        assert decode_arguments(payload, {}) == ([value], {})
 
 
 # --- classes ----------------------------------------------------------------------------

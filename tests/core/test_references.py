@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from asynctasq import (
     Retry,
     TaskConfig,
     TaskStatus,
+    UnsavedModelError,
     alias_model,
     current_message,
     deadletters,
@@ -36,7 +38,8 @@ from asynctasq.wire.class_paths import allow_packages
 from asynctasq.wire.encoding import no_plain_form
 from asynctasq.wire.message import Message
 from asynctasq.wire.results import encode_error
-from toy_orm import Load, Order, Toy, User
+from toy_orm import Load, Order, Row, Toy, User
+from wrapt import LazyObjectProxy
 
 Work = Callable[..., Awaitable[None]]
 
@@ -261,7 +264,7 @@ async def test_an_error_from_another_tasks_result_is_an_error_like_any_other(
 
     broker = asynctasq.app.current().open_broker()
     handle = await inner().delay(3600).dispatch()
-    stored = encode_error(error, "", no_plain_form, (), handle.id)
+    stored = encode_error(error, "", no_plain_form, (), handle.id, 10_000)
     await broker.cancel(handle.queue, handle.id, stored, 60)
     dead = await outer().dispatch()
     await work()
@@ -592,15 +595,160 @@ async def test_class_based_tasks_and_threads_receive_instances(
     assert got == [("Ann", True)] * 2
 
 
-async def test_a_result_holds_no_instances(toy: Toy, ann: User, work: Work) -> None:
+class Guest(User):
+    """A model that is a kind of another."""
+
+
+@dataclass
+class Visit:
+    user: User
+
+
+@task
+async def take_named(
+    user: User | None,
+    *others: list[User] | dict[str, tuple[Order, ...]],
+    order: Annotated[Order, Load("x")] | None = None,
+    **more: Order,
+) -> None: ...
+
+
+def wrong(model: type[Row]) -> Any:
+    """An instance that type checkers let pass."""
+    return model(1)
+
+
+@task
+async def take_open(
+    anything: Any, listed: list[Any], either: User | str, visit: Visit, rows: list[object]
+) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("call", "parameter", "wanted", "given"),
+    [
+        (lambda: take_user(wrong(Order)), "user", "User", "Order"),
+        (lambda: take_user(user=wrong(Order)), "user", "User", "Order"),
+        (lambda: take_named(wrong(Order)), "user", "User", "Order"),
+        (
+            lambda: take_named(None, [User(1), Guest(1), wrong(Row)]),
+            "others",
+            "User or Order",
+            "Row",
+        ),
+        (lambda: take_named(None, {"a": (wrong(Row),)}), "others", "User or Order or str", "Row"),
+        (lambda: take_named(None, order=wrong(User)), "order", "Order", "User"),
+        (lambda: take_named(None, more=wrong(User)), "more", "Order", "User"),
+        (lambda: Welcome(wrong(Order)), "user", "User", "Order"),
+        (
+            lambda: take_open(1, [], wrong(Order), Visit(User(1)), []),
+            "either",
+            "User or str",
+            "Order",
+        ),
+    ],
+)
+def test_an_instance_of_another_model_is_a_type_error_at_the_call(
+    toy: Toy, call: Callable[[], object], parameter: str, wanted: str, given: str
+) -> None:
+    message = rf"'{parameter}' takes .*, not an instance of {given}$"
+    with pytest.raises(TypeError, match=message) as caught:
+        call()
+    assert set(wanted.split(" or ")) <= set(re.findall(r"\w+", str(caught.value)))
+
+
+class Welcome(AsyncTask[None]):
+    def __init__(self, user: User) -> None: ...
+
+    async def execute(self) -> None: ...
+
+
+def test_what_may_stand_for_a_model_is_accepted(toy: Toy) -> None:
+    lazy = LazyObjectProxy(lambda: pytest.fail("woken"), interface=User)
+    for value in (User(1), Guest(1), None, 5, "a", object(), lazy):
+        take_user(value)  # type: ignore[arg-type]
+    take_named(None, [User(1)], {"a": (Order(1), Order(2))}, order=None, more=Order(1))
+    take_open(Order(1), [Order(1)], "a", Visit(Order(1)), [Order(1)])  # type: ignore[arg-type]
+
+
+async def test_a_message_with_another_model_is_a_dead_letter_at_once(
+    toy: Toy, ann: User, work: Work
+) -> None:
+    """As one that was sent before the annotation was changed."""
+    handle = await Call(take_user, (toy.save(Order(1)),), {}).dispatch()
+    await work()
+    letter = await deadletters.show(handle.id)
+    assert letter is not None
+    assert letter.attempts == 1
+    assert "'user' takes User, not an instance of Order" in letter.error
+
+
+async def test_a_result_holds_instances_as_they_are_when_it_is_asked_for(
+    toy: Toy, ann: User, work: Work
+) -> None:
+    @task(result_ttl=60)
+    async def gives(user: User) -> dict[str, list[Annotated[User, Load("orders")] | Order]]:
+        user.name = "changed"
+        return {"rows": [user, Order(2), user]}
+
+    handle = await gives(ann).dispatch()
+    await work()
+    toy.save(User(1, "Anna"))
+    toy.save(Order(2, "tea"))
+    toy.asked.clear()
+    [first, order, second] = (await handle.result(5))["rows"]
+    assert (first.name, order.name) == ("Anna", "tea")
+    assert first is second is not ann
+    asked = {(ref.model, ref.options) for refs in toy.asked for ref in refs}
+    assert asked == {("toy_orm.User", (Load("orders"),)), ("toy_orm.Order", ())}
+
+
+async def test_a_row_of_a_result_may_be_gone(toy: Toy, ann: User, work: Work) -> None:
     @task(result_ttl=60)
     async def gives(user: User) -> list[User]:
         return [user]
 
+    @task(result_ttl=60)
+    async def may_give(user: User) -> Annotated[User | None, OnMissing("none")]:
+        return user
+
+    handles: list[Any] = [await gives(ann).dispatch(), await may_give(ann).dispatch()]
+    await work()
+    toy.rows.clear()
+    with pytest.raises(ReferenceGone, match="1 no longer exists"):
+        await handles[0].result(5)
+    assert await handles[1].result(5) is None
+
+
+async def test_a_database_that_is_down_is_told_to_whoever_asks_for_the_result(
+    toy: Toy, ann: User, work: Work
+) -> None:
+    @task(result_ttl=60)
+    async def gives(user: User) -> User:
+        return user
+
     handle = await gives(ann).dispatch()
     await work()
-    with pytest.raises(Exception, match=r"result\[0\]: a result holds no model instances"):
+    toy.failing = 1
+    with pytest.raises(ReferenceUnavailable):
+        await handle.result(5)
+    assert (await handle.result(5)).name == "Ann"
+
+
+async def test_a_result_with_an_unsaved_instance_cannot_be_kept(
+    toy: Toy, ann: User, work: Work
+) -> None:
+    @task(result_ttl=60)
+    async def gives() -> list[User]:
+        return [User(None)]
+
+    handle = await gives().dispatch()
+    await work()
+    with pytest.raises(UnsavedModelError, match=r"result\[0\]: this User has no row yet"):
         await handle.result(1)
+    letter = await deadletters.show(handle.id)
+    assert letter is not None
+    assert letter.reason == "the result cannot be kept"
 
 
 async def test_execute_hands_over_the_very_instances(toy: Toy, ann: User) -> None:

@@ -109,6 +109,67 @@ async def test_only_the_named_errors_are_retried(app: App, work: Work) -> None:
     assert reasons == ["retry_on does not name the error", "no attempt is left"]
 
 
+def group(*errors: Exception) -> ExceptionGroup[Exception]:
+    return ExceptionGroup("of a TaskGroup", errors)
+
+
+@pytest.mark.parametrize(
+    ("error", "times"),
+    [
+        (group(KeyError("a"), group(Retry("b"), FileNotFoundError("c"))), 2),
+        (group(Retry("b")), 2),
+        (group(KeyError("a"), ValueError("b")), 1),
+        (group(Retry("a"), group(ValueError("b"))), 1),
+    ],
+    ids=["all named", "retry", "one not named", "one not named inside"],
+)
+async def test_a_group_is_retried_if_all_its_errors_would_be(
+    app: App, work: Work, error: Exception, times: int
+) -> None:
+    ran: list[int] = []
+
+    @task(max_attempts=2, retry_delay=0, retry_on=(KeyError, OSError))
+    async def fails() -> None:
+        ran.append(current_message().attempt)
+        raise error
+
+    await fails().dispatch()
+    await work()
+    assert len(ran) == times
+
+
+async def test_a_retry_in_a_task_group_waits_as_it_says(app: App, work: Work) -> None:
+    moments: list[float] = []
+
+    async def retry(delay: float | None) -> None:
+        raise Retry("later", delay=delay)
+
+    @task(max_attempts=2, retry_delay=3600, retry_on=())
+    async def in_group() -> None:
+        moments.append(monotonic())
+        if len(moments) == 1:
+            async with asyncio.TaskGroup() as group:
+                for delay in (0.1, 0.3, None):
+                    group.create_task(retry(delay))
+
+    await in_group().dispatch()
+    await work()
+    assert 0.3 <= moments[1] - moments[0] < 60
+
+
+async def test_a_group_may_be_named_itself(app: App, work: Work) -> None:
+    ran: list[int] = []
+
+    @task(max_attempts=2, retry_delay=0, retry_on=ExceptionGroup)
+    async def fails() -> None:
+        ran.append(1)
+        raise group(ValueError("a"))
+
+    await fails().dispatch()
+    await work()
+    assert len(ran) == 2
+
+
 async def test_should_retry_is_not_asked_of_what_retry_on_leaves_out(app: App, work: Work) -> None:
     asked: list[str] = []
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import math
 import threading
-from collections import defaultdict
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any
@@ -234,6 +234,50 @@ def test_what_msgpack_would_bring_back_as_something_else_is_refused(
         assert "register_type" in str(error_of([msgpack.ExtType(5, bytes(size))]))
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        OrderedDict([("b", 1), ("a", 2)]),
+        Counter("abracadabra"),
+        deque([1, 2], maxlen=2),
+        deque(["a"]),
+    ],
+)
+def test_what_python_has_beside_dict_and_list_travels(value: Any) -> None:
+    got = round_trip({"a": [value]})["a"][0]
+    assert (got, repr(got)) == (value, repr(value))
+
+
+def test_an_order_that_was_changed_is_kept() -> None:
+    value = OrderedDict(a=1, b=2)
+    value.move_to_end("a")
+    assert list(round_trip(value)) == ["b", "a"]
+
+
+@pytest.mark.parametrize("tag", ["OrderedDict", "Counter"])
+def test_an_ordered_dict_is_made_of_a_map_only(tag: str) -> None:
+    with pytest.raises(InvalidMessage):
+        decode_value(msgpack.packb(msgpack.ExtType(12, msgpack.packb([tag, [[1, 2]]]))), {})
+
+
+class Marked(str):
+    """As Django's `SafeString`: its `str` is itself."""
+
+    def __str__(self) -> str:
+        return self
+
+
+@pytest.mark.usefixtures("money")
+def test_an_encode_that_gives_the_value_itself_comes_to_an_end() -> None:
+    register_type(Marked, "marked", str, Marked)
+    got = round_trip([Marked("a")])[0]
+    assert (type(got), got) == (Marked, "a")
+    register_type(Opaque, "opaque", lambda value: value, lambda _: Opaque())
+    error = error_of([Opaque()])
+    assert error.path == "order[0]"
+    assert "encode function" in str(error)
+
+
 def test_lone_surrogates_are_refused_by_place() -> None:
     error = error_of({"name": "bad \udcff"})
     assert error.path == "order['name']"
@@ -458,7 +502,9 @@ def test_a_registered_type_may_be_encoded_by_what_gives_the_value_back(
 def test_a_registered_type_that_cannot_be_encoded_as_itself_is_named() -> None:
     register_type(Late, "late", lambda late: late, Late)
     try:
-        with pytest.raises(SerializationError, match="returned a Late again"):
+        with pytest.raises(
+            SerializationError, match=r"the encode function of .*Late gave back a Late"
+        ):
             encode(Late(1))
     finally:
         del serializer._registered[Late]

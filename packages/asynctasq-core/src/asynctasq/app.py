@@ -111,6 +111,7 @@ class App:
             options.result_ttl,
             self.connections,
             self.config.signing_key,
+            self.adapters,
             outbox=self.outbox,
         )
 
@@ -123,6 +124,7 @@ class App:
             prepared.result_ttl,
             self.connections,
             self.config.signing_key,
+            self.adapters,
             outbox=self.outbox,
             was_sent_here=True,
         )

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import AdapterNotReady, ConfigurationError, ReferenceGone, ReferenceUnavailable
-from ..tasks.annotations import Missing
+from ..tasks.annotations import Annotations, Declared, Missing
 from ..wire.reference import Ref
 
 if TYPE_CHECKING:
@@ -148,6 +148,29 @@ async def fetch(
     else:
         await asyncio.gather(*(_fetch_group(group, found) for group in groups))
     return found
+
+
+async def fetch_result(
+    adapters: Adapters, annotations: Annotations, refs: Sequence[Ref]
+) -> list[object]:
+    """The rows that a result refers to, loaded as its annotation says.
+
+    Raises:
+        ReferenceGone: A row was deleted, and its annotation allows no `None` for it.
+        Exception: What stands in the way of the rows.
+    """
+    wanted = Wanted()
+    for ref in refs:
+        declared = annotations.declared.get("", Declared())
+        if "" in annotations.parts:
+            declared = annotations.declared_for("", ref.model, adapters.is_model_class)
+        # There is no task here in whose scope a row could be locked.
+        options = tuple(o for o in declared.options if not getattr(o, "in_task_scope", False))
+        wanted.add(ref, options, declared.on_missing or "fail")
+    (fetched,) = await fetch(adapters, [wanted])
+    if fetched.error is not None:
+        raise fetched.error
+    return wanted.instances(fetched.rows)
 
 
 def _grouped(

@@ -9,9 +9,11 @@ from math import inf
 from time import monotonic
 from typing import Any, Generic, TypeVar
 
+from ..adapters.fetching import fetch_result
+from ..adapters.plugins import Adapters
 from ..errors import DispatchDropped, ResultNotKept, ResultTimeout, TaskCancelled
 from ..tasks.task import Task
-from ..wire.results import decode_stored, encode_cancelled, error_in, read_result
+from ..wire.results import decode_stored, encode_cancelled, error_in, read_result, references_in
 from .commits import Deferred
 from .connections import Connections
 from .outbox import Outbox
@@ -76,6 +78,7 @@ class TaskHandle(Generic[R]):
     result_ttl: float | None
     _connections: Connections = field(repr=False)
     _keys: Sequence[bytes] = field(repr=False)
+    _adapters: Adapters = field(repr=False)
     _deferred: Deferred | None = field(default=None, repr=False)
     outbox: Outbox | None = field(default=None, kw_only=True, repr=False)
     was_sent_here: bool = field(default=False, kw_only=True, repr=False)
@@ -120,7 +123,8 @@ class TaskHandle(Generic[R]):
         """What the task returned, waiting for it; an error of the task is raised again here.
 
         The error's `__cause__` shows the worker's traceback. Its class is used if it is loaded in
-        this process and has no `__new__` of its own; otherwise `TaskFailed` is raised.
+        this process and has no `__new__` of its own; otherwise `TaskFailed` is raised. Model
+        instances in the result are fetched anew, loaded as the annotation of the result says.
 
         Args:
             timeout: Seconds to wait; `None` for as long as it takes.
@@ -135,6 +139,9 @@ class TaskHandle(Generic[R]):
                 is damaged.
             BadSignature: What is stored was not signed for this call.
             BrokerUnavailable: The broker cannot be reached.
+            ReferenceGone: A row in the result was deleted meanwhile.
+            ReferenceUnavailable: The database cannot give the rows in the result.
+            InvalidReference: The result holds an instance of a model that is not loaded here.
         """
         if self.result_ttl is None:
             raise ResultNotKept(
@@ -142,12 +149,17 @@ class TaskHandle(Generic[R]):
             )
         content = self._read(await self._stored(timeout))
         if "value" in content:
-            types = self.task.result_annotations.types
-            result: R = decode_stored(content["value"], types, self._name)
+            result: R = await self._value(content["value"])
             return result
         if content.get("cancelled"):
             raise TaskCancelled(f"{self._name} was cancelled")
         raise error_in(content)
+
+    async def _value(self, stored: Any) -> Any:
+        annotations = self.task.result_annotations
+        refs = references_in(stored, self._name)
+        rows = await fetch_result(self._adapters, annotations, refs) if refs else ()
+        return decode_stored(stored, annotations.types, self._name, rows)
 
     def result_sync(self, timeout: float | None = None) -> R:
         """`result` for synchronous code."""

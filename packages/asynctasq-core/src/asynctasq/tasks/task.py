@@ -137,6 +137,12 @@ class Task(Generic[P, R]):
             self._modules = len(sys.modules)
         return known
 
+    def unknown_annotations(self) -> Mapping[str, str]:
+        """What cannot be told of annotations, by parameter, though everything has been loaded."""
+        if self.annotations.problems:
+            self._annotations = None  # packages may have been allowed since it was read
+        return self.annotations.problems
+
     def check_arguments(self, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
         """Raise `TypeError` unless the arguments fit."""
         self._check(args, kwargs)
@@ -175,8 +181,8 @@ def check_annotations(tasks: Iterable[Task[Any, Any]]) -> None:
     """
     problems = [
         f"task {task.name}: the annotation of {parameter!r} cannot be told: {problem}"
-        for task in tasks
-        for parameter, problem in task.annotations.problems.items()
+        for task in [*tasks]  # importing what they name may add to them
+        for parameter, problem in task.unknown_annotations().items()
     ]
     if problems:
         raise ConfigurationError("\n".join(problems))

@@ -220,7 +220,7 @@ def _of_another_type(encoded: object, cls: type) -> object:
         return encoded
     if plain_base(cls) is None:
         raise SerializationError(
-            f"the encode function of {class_name(cls)} returned a {cls.__qualname__} again"
+            f"the encode function of {class_name(cls)} gave back a {cls.__qualname__}"
         )
     return plain(encoded)
 

@@ -59,7 +59,7 @@ def _form_with_fields(cls: type) -> Form | None:
         return _by_fields(cls, {a.name: a.alias if a.init else "" for a in attributes})
     if issubclass(cls, tuple) and hasattr(cls, "_fields"):
         return _by_fields(cls, {name: name for name in cls._fields}, _keep)
-    if (names := getattr(cls, "__struct_fields__", None)) is not None:
+    if isinstance(names := getattr(cls, "__struct_fields__", None), tuple):
         force = sys.modules["msgspec"].structs.force_setattr
         return _by_fields(cls, {name: name for name in names}, force)
     pydantic = sys.modules.get("pydantic")

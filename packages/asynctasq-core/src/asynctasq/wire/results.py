@@ -17,26 +17,21 @@ import msgpack
 from ..errors import (
     BadSignature,
     MessageError,
+    PayloadTooLarge,
     RemoteTraceback,
     SerializationError,
     TaskFailed,
 )
 from .class_paths import class_in, static_dict
-from .decoding import decode_value
+from .decoding import collect_references, decode_value, holds_references
 from .encoding import Owner, PlainForm, encode_value
 from .message import RESULT, sign, verify
 from .reference import Ref
 
 Keys = Sequence[bytes]
 
-
-class _NoInstances:
-    """Stands for the owner of model instances where none may be."""
-
-    name = ""
-
-    def to_ref(self, obj: object) -> Ref:
-        raise SerializationError("a result holds no model instances: return their keys")
+#: The longest text of an error that is kept beside its arguments.
+_MOST_CHARACTERS = 20_000
 
 
 def encode_result(
@@ -46,30 +41,38 @@ def encode_result(
     plain_form: PlainForm,
     keys: Keys,
     message_id: str,
+    max_bytes: int,
 ) -> bytes:
-    """The stored form of what a task returned.
+    """The stored form of what a task returned; model instances travel as references.
 
     Args:
         tags: Classes that the task's annotations name, with their tags.
         plain_form: What adapters make of values of their framework's own types.
+        max_bytes: The largest that is kept.
 
     Raises:
-        SerializationError: The value cannot travel.
+        SerializationError: The value cannot travel, or it is too large.
     """
-
-    def refusing(obj: object) -> Owner | None:
-        return None if owner_of(obj) is None else _NoInstances()
-
-    encoded = encode_value(value, "result", refusing, tags, plain_form)
-    return _sealed({"value": encoded}, keys, message_id)
+    encoded = encode_value(value, "result", owner_of, tags, plain_form)
+    sealed = _sealed({"value": encoded}, keys, message_id)
+    if len(sealed) > max_bytes:
+        raise PayloadTooLarge(
+            f"{len(sealed)} bytes encoded, more than max_payload_bytes ({max_bytes})", "result"
+        )
+    return sealed
 
 
 def encode_error(
-    error: BaseException, traceback: str, plain_form: PlainForm, keys: Keys, message_id: str
+    error: BaseException,
+    traceback: str,
+    plain_form: PlainForm,
+    keys: Keys,
+    message_id: str,
+    max_bytes: int,
 ) -> bytes:
-    """The stored form of the error that a task ended with."""
+    """The stored form of the error that a task ended with, without its arguments if too large."""
     try:
-        text = str(error)
+        text = str(error)[:_MOST_CHARACTERS]
     except Exception:  # noqa: BLE001 - the application's `__str__`
         text = ""
     content = {
@@ -79,7 +82,10 @@ def encode_error(
         "text": text,
         "traceback": traceback,
     }
-    return _sealed(content, keys, message_id)
+    sealed = _sealed(content, keys, message_id)
+    if len(sealed) > max_bytes:
+        return _sealed({**content, "args": None, "state": None}, keys, message_id)
+    return sealed
 
 
 def encode_cancelled(keys: Keys, message_id: str) -> bytes:
@@ -120,16 +126,33 @@ def read_result(stored: bytes, keys: Keys, message_id: str, call: str) -> dict[s
     return content
 
 
-def decode_stored(stored: Any, types: Mapping[str, type], call: str) -> Any:
-    """A value of a stored result.
+def decode_stored(
+    stored: Any, types: Mapping[str, type], call: str, instances: Sequence[object] = ()
+) -> Any:
+    """A value of a stored result, with `instances` in the references' places.
 
     Raises:
         TaskFailed: It is damaged.
     """
     try:
-        return decode_value(stored, types)
+        return decode_value(stored, types, instances)
     except MessageError as e:
         raise TaskFailed(f"{call}: the stored result is damaged: {e}") from None
+
+
+def references_in(stored: Any, call: str) -> list[Ref]:
+    """The references in the value of a stored result, in the order in which they stand.
+
+    Raises:
+        TaskFailed: It is damaged.
+    """
+    if type(stored) is not bytes or not holds_references(stored):
+        return []
+    try:
+        arguments = collect_references(b"\x92\x91" + stored + b"\x80")  # of a call with it alone
+    except MessageError as e:
+        raise TaskFailed(f"{call}: the stored result is damaged: {e}") from None
+    return [ref for _, refs in arguments for ref in refs]
 
 
 def error_in(content: dict[str, Any]) -> BaseException:

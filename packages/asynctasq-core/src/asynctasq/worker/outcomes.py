@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import traceback as tracebacks
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from time import time
 from typing import TYPE_CHECKING, Any
@@ -98,6 +99,7 @@ def succeeded(app: App, job: Job, value: object) -> Verdict:
             app.adapters.plain_form,
             app.config.signing_key,
             job.message.id,
+            app.config.max_payload_bytes,
         )
     except SerializationError as e:  # running it again would not change its type
         return dead(app, job, e, "the result cannot be kept")
@@ -159,7 +161,25 @@ def _is_another_tasks(error: BaseException) -> bool:
 
 def _is_retried(job: Job, error: BaseException) -> bool:
     wanted = job.options.retry_on
-    return wanted is None or isinstance(error, (wanted, Retry))
+    if wanted is None or isinstance(error, wanted):
+        return True
+    return all(isinstance(e, (wanted, Retry)) for e in _leaves(error))
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    """The errors of a group, as a `TaskGroup` raises it; or the error itself."""
+    if isinstance(error, BaseExceptionGroup):
+        for part in error.exceptions:
+            yield from _leaves(part)
+    else:
+        yield error
+
+
+def _own_delay(error: BaseException) -> float | None:
+    """What the `Retry` says that was raised, or the longest of those in a group."""
+    # An attribute that a task or a subclass may have set to anything.
+    own = (e for e in _leaves(error) if isinstance(e, Retry) and not _is_another_tasks(e))
+    return max(filter(is_delay, (getattr(e, "delay", None) for e in own)), default=None)
 
 
 def _retried(app: App, job: Job, error: BaseException) -> Verdict:
@@ -167,9 +187,8 @@ def _retried(app: App, job: Job, error: BaseException) -> Verdict:
     delay = retry_delay(
         message.attempt, options.retry_delay, options.retry_strategy, options.retry_jitter
     )
-    own_delay = getattr(error, "delay", None) if isinstance(error, Retry) else None
-    # An attribute that a task or a subclass may have set to anything.
-    if is_delay(own_delay) and not _is_another_tasks(error):
+    own_delay = _own_delay(error)
+    if own_delay is not None:
         delay = own_delay
     again = replace(message, attempt=message.attempt + 1, postponed=0)
     body = again.encode(app.config.signing_key)
@@ -199,7 +218,12 @@ def dead(app: App, job: Job, error: BaseException, reason: str) -> Verdict:
     verdict = dead_delivery(job.delivery, info)
     if job.options.result_ttl is not None:
         verdict.outcome.result = encode_error(
-            error, trace, app.adapters.plain_form, app.config.signing_key, job.message.id
+            error,
+            trace,
+            app.adapters.plain_form,
+            app.config.signing_key,
+            job.message.id,
+            app.config.max_payload_bytes,
         )
         verdict.outcome.result_ttl = job.options.result_ttl
     return verdict
