@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from types import BuiltinFunctionType, WrapperDescriptorType
+from types import BuiltinFunctionType, MappingProxyType, WrapperDescriptorType
 from typing import Any
 
 import msgpack
@@ -65,20 +65,27 @@ def encode_result(
 
 
 def encode_error(
-    error: BaseException, traceback: str, plain_form: PlainForm, keys: Keys, message_id: str
+    error: BaseException,
+    traceback: str,
+    plain_form: PlainForm,
+    keys: Keys,
+    message_id: str,
+    headers: Mapping[str, str] = MappingProxyType({}),
 ) -> bytes:
-    """The stored form of the error that a task ended with."""
+    """The stored form of the error that a task ended with, and the headers of its message."""
     try:
         text = str(error)
     except Exception:  # noqa: BLE001 - the application's `__str__`
         text = ""
-    content = {
+    content: dict[str, Any] = {
         "error": f"{type(error).__module__}:{type(error).__qualname__}",
         "args": _encoded(list(error.args), plain_form),
         "state": _encoded(dict(vars(error)), plain_form),
         "text": text,
         "traceback": traceback,
     }
+    if headers:
+        content["headers"] = dict(headers)
     return _sealed(content, keys, message_id)
 
 
@@ -147,7 +154,10 @@ def error_in(content: dict[str, Any]) -> BaseException:
             error = _made(cls, args)
             if content.get("state") is not None:
                 vars(error).update(decode_value(content["state"], {}))
-    error.__cause__ = RemoteTraceback(str(content.get("traceback", "")))
+    headers = content.get("headers")
+    error.__cause__ = RemoteTraceback(
+        str(content.get("traceback", "")), headers if isinstance(headers, dict) else {}
+    )
     return error
 
 

@@ -196,7 +196,12 @@ def dead(app: App, job: Job, error: BaseException, reason: str) -> Verdict:
     verdict = dead_delivery(job.delivery, info)
     if job.options.result_ttl is not None:
         verdict.outcome.result = encode_error(
-            error, trace, app.adapters.plain_form, app.config.signing_key, job.message.id
+            error,
+            trace,
+            app.adapters.plain_form,
+            app.config.signing_key,
+            job.message.id,
+            job.message.headers,
         )
         verdict.outcome.result_ttl = job.options.result_ttl
     return verdict
