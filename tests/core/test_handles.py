@@ -19,6 +19,7 @@ from asynctasq import (
     TaskFailed,
     TaskStatus,
     Worker,
+    current_message,
     dispatch_many,
     task,
 )
@@ -419,3 +420,22 @@ async def test_the_client_learns_of_a_message_that_was_refused(app: App, work: W
     await work()
     with pytest.raises(InvalidMessage, match="the arguments do not fit"):
         await handle.result(5)
+
+
+@task(result_ttl=60, max_attempts=2, retry_delay=0)
+async def fail_with_a_note() -> None:
+    headers = current_message().headers
+    assert isinstance(headers, dict)
+    headers["runs"] = headers.get("runs", "") + "x"
+    raise LookupError("nothing here")
+
+
+async def test_a_failure_brings_the_headers_that_its_runs_have_left(
+    app: App, start_worker: Start
+) -> None:
+    handle = await fail_with_a_note().with_headers({"trace": "1"}).dispatch()
+    start_worker()
+    with pytest.raises(LookupError) as raised:
+        await handle.result(10)
+    assert isinstance(raised.value.__cause__, RemoteTraceback)
+    assert raised.value.__cause__.headers == {"trace": "1", "runs": "xx"}

@@ -5,24 +5,29 @@ from __future__ import annotations
 import asyncio
 import socket
 import unittest
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import asynctasq
 import pytest
 from asgiref.sync import ThreadSensitiveContext, async_to_sync, sync_to_async
 from asynctasq import BrokerUnavailable, TaskHandle, TaskStatus, Worker, dispatch_many, task
-from asynctasq.brokers import Outgoing
+from asynctasq.brokers import Outgoing, QueueStats
 from asynctasq.brokers.memory.broker import MemoryBroker
 from asynctasq_django import adapter
 from asynctasq_django.connections import watch_connections
+from asynctasq_django.settings import configure
+from django.conf import settings
 from django.db import connection, connections, transaction
-from django.test import TestCase
+from django.test import TestCase, override_settings
 from django.test.utils import CaptureQueriesContext
 from djshop.models import Order, User
+from djshop.tasks import rename_in_thread
 
 UNCOMMITTED, DROPPED, WAITING = TaskStatus.UNCOMMITTED, TaskStatus.DROPPED, TaskStatus.WAITING
 
@@ -39,6 +44,29 @@ async def send(text: str) -> None: ...
 async def rename(user: User) -> None:
     user.name = "async"
     await user.asave()
+
+
+@task
+def fail_in_thread(user: User) -> None:
+    with transaction.atomic():
+        User.objects.update(name="undone")
+        raise ZeroDivisionError
+
+
+@task
+def count_up(pk: int) -> None:
+    with transaction.atomic():
+        user = User.objects.select_for_update().get(pk=pk)
+        user.name = str(int(user.name) + 1)
+        user.save()
+
+
+@task
+def rename_by_another(user: User) -> None:
+    async_to_sync(rename_in_thread(user, "inner").execute)()
+    user.refresh_from_db()
+    user.name += ", outer"
+    user.save()
 
 
 @pytest.fixture(autouse=True)
@@ -489,21 +517,113 @@ class _ApplicationTests(TestCase):
         await user.arefresh_from_db()
         assert user.name == "async"
 
+    def run_with_an_empty_queue(self) -> None:
+        handles = [send("x").on_commit(False).dispatch_sync() for _ in range(2)]
+        assert [status(handle) for handle in handles] == [WAITING, WAITING]
+        assert waiting() == 2
+
     async def executed_here(self) -> None:
         user = await User.objects.acreate(email="a@example.com")
         await rename(user).execute()
         await user.arefresh_from_db()
         assert user.name == "async"
 
+    async def executed_in_a_thread(self) -> None:
+        user = await User.objects.acreate(email="a@example.com")
+        await rename_in_thread(user, "thread").execute()
+        await user.arefresh_from_db()
+        assert user.name == "thread"
+        with pytest.raises(ZeroDivisionError):
+            await fail_in_thread(user).execute()
+        await user.arefresh_from_db()
+        assert user.name == "thread"
+
+    async def executed_in_threads_at_once(self) -> None:
+        user = await User.objects.acreate(email="a@example.com", name="0")
+        await asyncio.gather(*(count_up(user.pk).execute() for _ in range(10)))
+        await user.arefresh_from_db()
+        assert user.name == "10"
+
+    async def executed_by_one_that_is_executed(self) -> None:
+        user = await User.objects.acreate(email="a@example.com")
+        await rename_by_another(user).execute()
+        await user.arefresh_from_db()
+        assert user.name == "inner, outer"
+
+    async def run_in_a_thread_by_a_worker(self) -> None:
+        user = await User.objects.acreate(email="a@example.com")
+        await rename_in_thread(user, "worker").on_commit(False).dispatch()
+        await Worker(burst=True).run()
+        await user.arefresh_from_db()
+        assert user.name == "worker"
+
+    def executed_from_synchronous_code(self) -> None:
+        user = User.objects.create(email="a@example.com")
+        for call, name in ((rename_in_thread(user, "thread"), "thread"), (rename(user), "async")):
+            for run in (asyncio.run, async_to_sync(self.awaited)):
+                run(call.execute())
+                user.refresh_from_db()
+                assert user.name == name
+                User.objects.update(name="")
+
+    async def awaited(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        await coroutine
+
 
 _ApplicationTests.__test__ = False  # type: ignore[attr-defined]  # run by the test below
 
 
-@pytest.mark.parametrize(
-    "name", ["executed", "executed_one_by_one", "only_captured", "run_by_a_worker", "executed_here"]
-)
+NAMES = [name for name in vars(_ApplicationTests) if name.startswith(("executed", "run", "only"))]
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("name", NAMES)
 def test_applications_can_use_djangos_test_case(db: str, name: str) -> None:
     result = unittest.TestResult()
     unittest.TestSuite([_ApplicationTests(name)]).run(result)
     assert result.testsRun == 1
     assert result.errors + result.failures == []
+
+
+class _OverriddenTests(_ApplicationTests):
+    """The queue of a class's tests."""
+
+    def found_as_left(self) -> None:
+        assert asynctasq.app.current().config.driver == "sqlite"
+        send("x").on_commit(False).dispatch_sync()
+
+
+_OverriddenTests.__test__ = False  # type: ignore[attr-defined]
+
+
+def waiting() -> int:
+    """How many messages wait in all queues."""
+
+    async def stats() -> list[QueueStats]:
+        return await asynctasq.app.current().open_broker().stats()
+
+    return sum(queue.waiting for queue in asyncio.run(stats()))
+
+
+def test_the_memory_queue_is_empty_at_the_start_of_each_test(db: str, tmp_path: Path) -> None:
+    result = unittest.TestResult()
+    configure(settings)
+    twice = [_ApplicationTests("run_with_an_empty_queue") for _ in range(2)]
+    unittest.TestSuite(twice).run(result)
+    assert (result.testsRun, result.errors + result.failures) == (2, [])
+    queue = {"driver": "sqlite", "sqlite": str(tmp_path / "queue.db")}
+    with override_settings(ASYNCTASQ=queue):
+        other = unittest.TestResult()
+        unittest.TestSuite([_OverriddenTests("found_as_left") for _ in range(2)]).run(other)
+        assert waiting() == 2
+    assert (other.testsRun, other.errors + other.failures) == (2, [])
+
+
+def test_a_queue_that_the_application_has_configured_itself_is_left_alone(db: str) -> None:
+    configure(settings)
+    asynctasq.init(driver="memory", max_deliveries=9)
+    send("x").dispatch_sync()
+    result = unittest.TestResult()
+    unittest.TestSuite([_ApplicationTests("executed_here")]).run(result)
+    assert (result.testsRun, result.errors + result.failures) == (1, [])
+    assert (waiting(), asynctasq.app.current().config.max_deliveries) == (1, 9)

@@ -236,6 +236,27 @@ async def test_hook_thread_scope(toy: ModuleType) -> None:
     assert toy.threads == []
 
 
+async def test_hook_run_ended(toy: ModuleType, caplog: pytest.LogCaptureFixture) -> None:
+    async def give(value: object) -> object:
+        if value == "x":
+            raise LookupError(value)
+        return object() if value is None else value
+
+    for value in (1, None, "x"):
+        await run_one(give, value, result_ttl=60, max_attempts=2, retry_delay=0)
+    assert toy.ended[0] == (1, "succeeded", 1, "None")
+    assert toy.ended[1][:3] == (1, "dead", None)
+    assert "SerializationError" in toy.ended[1][3]
+    assert toy.ended[2:] == [
+        (1, "retried", None, "None"),
+        (2, "dead", None, "LookupError('x')"),
+    ]
+    toy.ended = None  # type: ignore[attr-defined]
+    handle = await run_one(give, 1, result_ttl=60)
+    assert await handle.result() == 1
+    assert "run_ended of an adapter failed" in caplog.text
+
+
 async def test_hook_is_pending_write(toyorm: ModuleType) -> None:
     old = await saved(toyorm, name="Ada")
     async with toyorm.Transaction():

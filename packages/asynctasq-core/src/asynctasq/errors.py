@@ -34,7 +34,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .durations import DELAY_RULE, is_delay
@@ -187,10 +187,15 @@ class TaskFailed(ResultError):
 
 
 class RemoteTraceback(Exception):
-    """The traceback of a task's error as it was printed in the worker."""
+    """The traceback of a task's error as it was printed in the worker.
 
-    def __init__(self, text: str) -> None:
+    Attributes:
+        headers: Those of the message, with what the task itself has put there.
+    """
+
+    def __init__(self, text: str, headers: Mapping[str, str] | None = None) -> None:
         self.text = text
+        self.headers = dict(headers or {})
         super().__init__(text)
 
     def __str__(self) -> str:

@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from asynctasq import DeferredSend, Finding, Ref, hookimpl
+from asynctasq import DeferredSend, Finding, Message, Ref, hookimpl
 
 if TYPE_CHECKING:
     from .scopes import TaskScope
@@ -68,6 +68,8 @@ def plain_form(obj: object) -> Callable[[Any], object] | None:
 @hookimpl
 def configure() -> None:
     """Begin to watch transactions as early as it can be."""
+    if (settings := sys.modules.get("asynctasq_django.settings")) is not None:
+        settings.note_init()
     if _is_in_use():
         from .connections import watch_connections
 
@@ -110,9 +112,9 @@ async def worker_stopped() -> None:
 
 
 @hookimpl
-def task_scope() -> AbstractAsyncContextManager[object] | None:
+def task_scope(message: Message) -> AbstractAsyncContextManager[object] | None:
     """A thread of its own for the ORM calls of each task."""
-    return _scope_class()() if _is_in_use() else None
+    return _scope_class()(message) if _is_in_use() else None
 
 
 @cache

@@ -12,7 +12,8 @@ from __future__ import annotations
 import asyncio
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -104,6 +105,41 @@ def any_open_connection() -> BaseDatabaseWrapper | None:
     """The same for any database, the default one first."""
     aliases = sorted(connections.settings, key=lambda alias: alias != DEFAULT_DB_ALIAS)
     return next(filter(None, map(open_connection, aliases)), None)
+
+
+def connections_of_caller() -> dict[str, BaseDatabaseWrapper]:
+    """Those on which synchronous code that waits for the running async code is in a transaction.
+
+    Such as Django's `TestCase`, or a view that executes a task. Nobody waits for a worker.
+    """
+    parent = getattr(AsyncToSync.executors, "current", None)
+    if parent is not None:
+        return _in_atomic_block(parent._work_thread.ident)
+    # The event loop's thread: under `asyncio.run` in a synchronous test this is the test's. ORM
+    # calls of async tests use another, so that theirs has not written anything.
+    here = _in_atomic_block(threading.get_ident())
+    return {alias: connection for alias, connection in here.items() if has_written(connection)}
+
+
+def _in_atomic_block(thread: int) -> dict[str, BaseDatabaseWrapper]:
+    found = {alias: _by_thread.get((thread, alias)) for alias in connections.settings}
+    return {alias: c for alias, c in found.items() if c is not None and c.in_atomic_block}
+
+
+@contextmanager
+def lent(others: Mapping[str, BaseDatabaseWrapper]) -> Iterator[None]:
+    """Use connections of another thread, which waits meanwhile, as if they were this thread's."""
+    thread = threading.get_ident()
+    own = {alias: connections[alias] for alias in others}
+    for alias, connection in others.items():
+        connection.inc_thread_sharing()
+        connections[alias] = _by_thread[thread, alias] = connection
+    try:
+        yield
+    finally:
+        for alias, connection in own.items():
+            connections[alias] = _by_thread[thread, alias] = connection
+            others[alias].dec_thread_sharing()
 
 
 def has_written(connection: BaseDatabaseWrapper) -> bool:

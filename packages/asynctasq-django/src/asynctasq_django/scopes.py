@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextvars import ContextVar
 from types import TracebackType
+from weakref import WeakKeyDictionary
 
-from asgiref.sync import SyncToAsync, sync_to_async
-from asynctasq import ConfigurationError, Ref
+from asgiref.sync import AsyncToSync, SyncToAsync, sync_to_async
+from asynctasq import ConfigurationError, Message, Ref
 from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from .connections import connections_of_caller, lent
 from .lanes import LaneContext, borrow, call_loader, give_back, keep, take_back, tidy
 from .loading import database_of, load
 from .options import Loading
@@ -19,12 +23,18 @@ from .options import Loading
 class TaskScope(LaneContext):
     """One run of one task; costs no thread and no connection until the task uses the ORM."""
 
-    def __init__(self) -> None:
+    def __init__(self, message: Message) -> None:
         super().__init__(borrow())
+        self._is_executed = not message.payload
         self._transactions: list[AbstractContextManager[object]] = []
+        self._borrowed: ExitStack | None = None
         self.connections: dict[str, BaseDatabaseWrapper] = {}
+        self.connections_of_caller: dict[str, BaseDatabaseWrapper] = {}
 
     async def __aenter__(self) -> TaskScope:
+        # Only then can synchronous code wait for the task.
+        if self._is_executed or AsyncToSync.loop_thread_executors:
+            self._borrow(connections_of_caller())
         self.enter()
         return self
 
@@ -40,7 +50,16 @@ class TaskScope(LaneContext):
                 await sync_to_async(self._end_transactions)(exc, value, tb)
         finally:
             self.leave()
+            if self._borrowed is not None:
+                self.lane.submit(self._borrowed.close)
             await give_back(self.lane)
+
+    def _borrow(self, transactions: dict[str, BaseDatabaseWrapper]) -> None:
+        """Let the task, too, use connections on which its caller is in a transaction."""
+        if transactions:
+            self.connections_of_caller = transactions
+            self._borrowed = ExitStack()
+            self.lane.submit(self._borrowed.enter_context, lent(transactions))
 
     def lock(self, refs: Sequence[Ref]) -> list[object | None]:
         """Fetch the rows in a transaction that lasts until the task ends; in the task's thread."""
@@ -85,23 +104,31 @@ def thread_scope() -> Iterator[None]:
     tidy(outer)
     scope = _current()
     try:
-        with _shared(scope.connections if scope else {}):
+        with ExitStack() as stack:
+            # On a connection of its own the task would wait for these, and these for the task.
+            if scope is not None and scope.connections_of_caller:
+                stack.enter_context(_one_at_a_time(scope.connections_of_caller.values()))
+            if scope is not None:
+                stack.enter_context(lent(scope.connections_of_caller | scope.connections))
             yield
     finally:
         tidy(outer)
         keep()
 
 
+_locks: WeakKeyDictionary[BaseDatabaseWrapper, threading.Lock] = WeakKeyDictionary()
+_held: ContextVar[frozenset[int]] = ContextVar("asynctasq_django_held", default=frozenset())
+
+
 @contextmanager
-def _shared(lent: dict[str, BaseDatabaseWrapper]) -> Iterator[None]:
-    """Use the connections that hold the task's locks: on another one it would wait for itself."""
-    own = {alias: connections[alias] for alias in lent}
-    for alias, connection in lent.items():
-        connection.inc_thread_sharing()
-        connections[alias] = connection
-    try:
-        yield
-    finally:
-        for alias, connection in own.items():
-            connections[alias] = connection
-            lent[alias].dec_thread_sharing()
+def _one_at_a_time(shared: Iterable[BaseDatabaseWrapper]) -> Iterator[None]:
+    """Let no other `def` task use these connections; one that the holder executes may."""
+    wanted = sorted((c for c in shared if id(c) not in _held.get()), key=id)
+    with ExitStack() as stack:
+        for connection in wanted:
+            stack.enter_context(_locks.setdefault(connection, threading.Lock()))
+        token = _held.set(_held.get() | {id(connection) for connection in wanted})
+        try:
+            yield
+        finally:
+            _held.reset(token)

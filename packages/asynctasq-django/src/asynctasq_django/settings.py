@@ -14,6 +14,10 @@ NOT_A_DICTIONARY = (
 )
 
 
+#: Whether the configuration in use is that of the settings, and not one made by a later `init`.
+is_in_use = False
+
+
 def configure(settings: Any) -> None:
     """Give `settings.ASYNCTASQ`, if there is one, to `asynctasq.init`.
 
@@ -27,10 +31,22 @@ def configure(settings: Any) -> None:
         raise ImproperlyConfigured(
             f"settings.ASYNCTASQ {NOT_A_DICTIONARY}, but it is {_shown(options)}"
         )
+    global is_in_use
     try:
-        asynctasq.init(options)
+        config = asynctasq.init(options)
     except asynctasq.ConfigurationError as e:
         raise ImproperlyConfigured(f"settings.ASYNCTASQ: {e}") from e
+    is_in_use = True
+    if config.driver == "memory":
+        from .testing import empty_queue_before_each_test
+
+        empty_queue_before_each_test()
+
+
+def note_init() -> None:
+    """Somebody has called `asynctasq.init`; `configure` says afterwards that it was itself."""
+    global is_in_use
+    is_in_use = False
 
 
 def _shown(options: object) -> str:

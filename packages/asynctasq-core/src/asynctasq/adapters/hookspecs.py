@@ -184,6 +184,18 @@ def thread_scope(message: Message) -> AbstractContextManager[object] | None:
 
 
 @hookspec
+def run_ended(
+    message: Message, outcome: str, value: object, error: BaseException | None
+) -> Awaitable[None] | None:
+    """Called on the event loop after each run, outside of its scopes, once its outcome is decided.
+
+    `outcome` is `succeeded`, `skipped` or `dead`, which are final, or `retried`, `postponed` or
+    `released`. `value` is what a task that succeeded has returned, `error` why one is dead. The
+    outcome goes to the broker after this; an error here is logged.
+    """
+
+
+@hookspec
 def is_pending_write(obj: object) -> bool:
     """Called at dispatch for each model instance: was its row written in a transaction still open?
 
@@ -267,6 +279,7 @@ HOOKS: Iterable[str] = (
     "worker_stopped",
     "task_scope",
     "thread_scope",
+    "run_ended",
     "is_pending_write",
     "after_commit",
     "owns_transaction",

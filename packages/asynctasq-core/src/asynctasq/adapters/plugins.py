@@ -58,6 +58,7 @@ class Adapter:
         Callable[[object, Sequence[object]], AbstractAsyncContextManager[object] | None] | None
     )
     thread_scope: Callable[[object], AbstractContextManager[object] | None] | None
+    run_ended: Callable[[object, str, object, BaseException | None], Awaitable[None] | None] | None
     is_pending_write: Callable[[object], bool] | None
     after_commit: Callable[[object, object], None] | None
     owns_transaction: Callable[[object], bool | None] | None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from types import BuiltinFunctionType, WrapperDescriptorType
+from types import BuiltinFunctionType, MappingProxyType, WrapperDescriptorType
 from typing import Any
 
 import msgpack
@@ -69,19 +69,25 @@ def encode_error(
     keys: Keys,
     message_id: str,
     max_bytes: int,
+    headers: Mapping[str, str] = MappingProxyType({}),
 ) -> bytes:
-    """The stored form of the error that a task ended with, without its arguments if too large."""
+    """The stored form of the error that a task ended with, and the headers of its message.
+
+    An error too large is kept without its arguments.
+    """
     try:
         text = str(error)[:_MOST_CHARACTERS]
     except Exception:  # noqa: BLE001 - the application's `__str__`
         text = ""
-    content = {
+    content: dict[str, Any] = {
         "error": f"{type(error).__module__}:{type(error).__qualname__}",
         "args": _encoded(list(error.args), plain_form),
         "state": _encoded(dict(vars(error)), plain_form),
         "text": text,
         "traceback": traceback,
     }
+    if headers:
+        content["headers"] = dict(headers)
     sealed = _sealed(content, keys, message_id)
     if len(sealed) > max_bytes:
         return _sealed({**content, "args": None, "state": None}, keys, message_id)
@@ -170,7 +176,10 @@ def error_in(content: dict[str, Any]) -> BaseException:
             error = _made(cls, args)
             if content.get("state") is not None:
                 vars(error).update(decode_value(content["state"], {}))
-    error.__cause__ = RemoteTraceback(str(content.get("traceback", "")))
+    headers = content.get("headers")
+    error.__cause__ = RemoteTraceback(
+        str(content.get("traceback", "")), headers if isinstance(headers, dict) else {}
+    )
     return error
 
 

@@ -46,11 +46,15 @@ class Verdict:
         outcome: For the broker.
         word: `succeeded`, `skipped`, `retried`, `postponed`, `released` or `dead`.
         error: What went wrong, as text; empty when nothing.
+        value: What the task returned, if it succeeded.
+        exception: Why it is dead.
     """
 
     outcome: Outcome
     word: str
     error: str = ""
+    value: object = None
+    exception: BaseException | None = None
 
     @property
     def level(self) -> int:
@@ -90,7 +94,7 @@ def succeeded(app: App, job: Job, value: object) -> Verdict:
     """The verdict on a task that returned `value`."""
     ttl = job.options.result_ttl
     if ttl is None:
-        return Verdict(Outcome(job.delivery), "succeeded")
+        return Verdict(Outcome(job.delivery), "succeeded", value=value)
     try:
         result = encode_result(
             value,
@@ -103,7 +107,8 @@ def succeeded(app: App, job: Job, value: object) -> Verdict:
         )
     except SerializationError as e:  # running it again would not change its type
         return dead(app, job, e, "the result cannot be kept")
-    return Verdict(Outcome(job.delivery, result=result, result_ttl=ttl), "succeeded")
+    outcome = Outcome(job.delivery, result=result, result_ttl=ttl)
+    return Verdict(outcome, "succeeded", value=value)
 
 
 def failed(app: App, job: Job, error: BaseException, *, may_retry: bool = True) -> Verdict:
@@ -216,6 +221,7 @@ def dead(app: App, job: Job, error: BaseException, reason: str) -> Verdict:
         "traceback": trace,
     }
     verdict = dead_delivery(job.delivery, info)
+    verdict.exception = error
     if job.options.result_ttl is not None:
         verdict.outcome.result = encode_error(
             error,
@@ -224,6 +230,7 @@ def dead(app: App, job: Job, error: BaseException, reason: str) -> Verdict:
             app.config.signing_key,
             job.message.id,
             app.config.max_payload_bytes,
+            job.message.headers,
         )
         verdict.outcome.result_ttl = job.options.result_ttl
     return verdict

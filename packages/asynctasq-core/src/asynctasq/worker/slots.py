@@ -68,6 +68,7 @@ class Slots:
         self._loading: set[asyncio.Task[None]] = set()
         self._ended = asyncio.Event()
         self._processes: ProcessTasks | None = None
+        self._told = app.adapters.with_hook("run_ended")
 
     def __len__(self) -> int:
         return len(self._running)
@@ -204,7 +205,24 @@ class Slots:
         except Exception as e:
             logger.exception("running a task failed outside of it", extra={"id": job.message.id})
             verdict = outcomes.failed(self._app, job, e)
-        self._finish(job.key, verdict, perf_counter() - started)
+        seconds = perf_counter() - started
+        try:
+            if self._told:
+                await self._tell(job, verdict)
+        finally:
+            self._finish(job.key, verdict, seconds)
+
+    async def _tell(self, job: Job, verdict: Verdict) -> None:
+        """Let adapters know what has become of a run; what they do with it changes nothing."""
+        for adapter in self._told:
+            try:
+                answer = adapter.run_ended(  # type: ignore[misc]
+                    job.message, verdict.word, verdict.value, verdict.exception
+                )
+                if answer is not None:
+                    await answer
+            except Exception:
+                logger.exception("run_ended of an adapter failed", extra={"adapter": adapter.name})
 
     def _process_tasks(self) -> ProcessTasks:
         if self._processes is None:
