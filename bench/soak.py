@@ -198,6 +198,14 @@ def sqlite_broker(folder: Path) -> Iterator[tuple[dict[str, str], Fault]]:
     yield settings | {"ASYNCTASQ_SQLITE_BUSY_TIMEOUT": "1"}, lock
 
 
+def wait_for_the_first_run(folder: Path) -> None:
+    """Until sender and workers are at work, however busy the machine is."""
+    deadline = time.monotonic() + LAST_SECONDS
+    while not (folder / "runs").stat().st_size:
+        assert time.monotonic() < deadline, f"nothing ran, see {folder / 'log'}"
+        time.sleep(0.05)
+
+
 def disturb(site: Site, workers: list[Worker], fail: Fault, until: float) -> dict[str, int]:
     """Kill, stop, freeze and cut off at random; how often each was done."""
     done = {"kill": 0, "stop": 0, "freeze": 0, "broker": 0}
@@ -246,6 +254,7 @@ def soak(folder: Path, broker: str, minutes: float) -> bool:
         workers = [Worker(site), Worker(site), Worker(site, "--processes", "2")]
         sender = site.start("-m", "bench.soak_tasks")
         try:
+            wait_for_the_first_run(folder)
             done = disturb(site, workers, fail, time.monotonic() + 60 * minutes)
             has_died = sender.poll() is not None
             sender.kill()
