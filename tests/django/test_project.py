@@ -183,7 +183,7 @@ async def test_check_reports_reachable_databases(db: str) -> None:
         ({"sqlite": ":memory:"}, "asynctasq.E002"),
         ({"sqlite": f"{__file__}/queue.db"}, "asynctasq.E003"),
         ({"sqlite": str(PROJECT)}, "asynctasq.E003"),
-        ({"redis": {"url": "rediss://h", "ssl_ca_certs": "/nowhere.pem"}}, "asynctasq.E003"),
+        ({"redis": {"url": "rediss://h", "ssl_ca_certs": "/nowhere.pem"}}, "asynctasq.E002"),
         ({"driver": "memory"}, "asynctasq.W001"),
     ],
 )

@@ -14,6 +14,7 @@ from asynctasq import TaskStatus, Worker
 from asynctasq_django import prefetch_related
 from django.conf import settings
 from django.db import connection, connections, transaction
+from django.test import override_settings
 from django.utils import timezone
 from djshop.models import User
 
@@ -235,3 +236,180 @@ def test_a_call_on_a_queue_of_its_task_is_run_by_default() -> None:
     work()
     result.refresh()
     assert result.status == SUCCESSFUL
+
+
+attempts: list[int] = []
+
+
+@tasks.task(takes_context=True)
+def try_hard(context: Any, word: str, *, until: int = 9) -> str:
+    attempts.append(context.attempt)
+    if context.attempt < until:
+        raise LookupError(word)
+    return word
+
+
+@tasks.task(backend="default")
+async def end_otherwise(kind: str) -> object:
+    if kind == "timeout":
+        await asyncio.sleep(60)
+    if kind == "unkept":
+        return object()
+    raise {"exit": SystemExit, "stop": StopIteration, "key": KeyError}[kind](kind)
+
+
+@tasks.task
+def touch(user: User) -> None:
+    user.name = "touched"
+    user.save()
+
+
+class Finished:
+    """The results that `task_finished` tells of while it is entered, and what is stored then."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+        self.rows: list[int] = []
+
+    def __enter__(self) -> Finished:
+        task_finished.connect(self._note, dispatch_uid="finished")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        task_finished.disconnect(dispatch_uid="finished")
+
+    def _note(self, task_result: Any, **_: Any) -> None:
+        self.told.append(task_result)
+        self.rows.append(User.objects.count())
+
+
+TIMES = ("enqueued_at", "started_at", "last_attempted_at", "finished_at")
+FACTS = ("status", "args", "kwargs", "worker_ids", "attempts", *TIMES)
+
+
+def facts(result: Any) -> list[Any]:
+    return [getattr(result, name) for name in FACTS]
+
+
+def retry(times: int, **options: Any) -> None:
+    asynctasq.init(
+        driver="memory", task_defaults={"max_attempts": times, "retry_delay": 0, **options}
+    )
+
+
+@pytest.mark.parametrize("until", [3, 9])
+def test_a_result_tells_of_all_attempts_times_workers_and_arguments(until: int) -> None:
+    retry(3)
+    attempts.clear()
+    before = timezone.now()
+    with Finished() as finished:
+        result = try_hard.enqueue("please", until=until)
+        enqueued_at = result.enqueued_at
+        assert try_hard.get_result(result.id).enqueued_at == enqueued_at
+        work()
+    found = try_hard.get_result(result.id)
+    assert attempts == [1, 2, 3]
+    assert found.status == (SUCCESSFUL if until == 3 else FAILED)
+    assert (found.args, found.kwargs, found.attempts) == (["please"], {"until": until}, 3)
+    assert len(set(found.worker_ids)) == 1
+    assert found.enqueued_at == enqueued_at
+    rounded = before - timedelta(milliseconds=1)
+    times: list[Any] = [rounded, *(getattr(found, name) for name in TIMES), timezone.now()]
+    assert times == sorted(times)
+    assert found.started_at != found.last_attempted_at
+    (told,) = finished.told
+    assert facts(told) == facts(found)
+    assert [e.exception_class for e in told.errors] == [e.exception_class for e in found.errors]
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [
+        ("exit", SystemExit),
+        ("stop", RuntimeError),
+        ("key", KeyError),
+        ("timeout", asynctasq.TaskTimeout),
+        ("unkept", asynctasq.SerializationError),
+    ],
+)
+def test_the_signal_says_what_is_stored_however_a_task_ends(
+    kind: str, error: type[BaseException]
+) -> None:
+    retry(1, timeout=0.2)
+    with Finished() as finished:
+        result = end_otherwise.enqueue(kind)
+        work()
+    found = end_otherwise.get_result(result.id)
+    (told,) = finished.told
+    assert facts(told) == facts(found)
+    assert (found.status, found.args, found.attempts) == (FAILED, [kind], 1)
+    for each in (told, found):
+        assert [e.exception_class for e in each.errors] == [error]
+
+
+@pytest.mark.parametrize("on_missing", ["skip", "fail"])
+def test_a_task_whose_row_is_gone_has_a_result_too(on_missing: str) -> None:
+    retry(1, on_missing=on_missing)
+    ada = user()
+    result = touch.enqueue(ada)
+    ada.delete()
+    with Finished() as finished:
+        work()
+    found = touch.get_result(result.id)
+    assert found.status == (SUCCESSFUL if on_missing == "skip" else FAILED)
+    (told,) = finished.told
+    assert facts(told) == facts(found)
+
+
+def test_what_django_logs_of_a_failure_has_its_traceback(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    fail.enqueue()
+    work()
+    records = [r for r in caplog.records if r.name == tasks.__name__ and r.levelname == "ERROR"]
+    (exc_info,) = [record.exc_info for record in records]
+    assert exc_info is not None
+    assert exc_info[0] is LookupError
+
+
+def test_receivers_of_the_signal_may_use_the_database() -> None:
+    with Finished() as finished:
+        touch.enqueue(user())
+        work()
+    assert finished.rows == [1]
+
+
+@pytest.mark.parametrize("use_tz", [True, False])
+def test_times_are_aware_or_naive_as_the_settings_say(use_tz: bool) -> None:
+    with override_settings(USE_TZ=use_tz), Finished() as finished:
+        now = timezone.now()
+        enqueued: list[Any] = [whoami.enqueue(1), fail.enqueue()]
+        later = whoami.using(run_after=now + timedelta(hours=1)).enqueue(1)
+        assert whoami.get_result(later.id).status == READY
+        seen: list[Any] = []
+        task_started.connect(
+            lambda task_result, **_: seen.append(task_result), weak=False, dispatch_uid="started"
+        )
+        asynctasq_worker = Worker(queues=["default"])
+        try:
+            asyncio.run(until_finished(asynctasq_worker, finished))
+        finally:
+            task_started.disconnect(dispatch_uid="started")
+        found = [result.task.get_result(result.id) for result in enqueued]
+        for result in [*enqueued, *finished.told, *found, *seen]:
+            for name in TIMES:
+                time = getattr(result, name)
+                if time is not None:
+                    assert timezone.is_aware(time) is use_tz
+                    assert abs(time - now) < timedelta(minutes=1)
+        assert all(result.finished_at for result in found)
+
+
+async def until_finished(worker: Worker, finished: Finished) -> None:
+    """Work until two tasks have finished; one that is due later stays."""
+    running = asyncio.create_task(worker.run())
+    async with asyncio.timeout(20):
+        while len(finished.told) < 2:
+            await asyncio.sleep(0.01)
+    worker.stop()
+    await running

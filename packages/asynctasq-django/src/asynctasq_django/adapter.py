@@ -7,7 +7,7 @@ look first whether Django's models are loaded at all.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -133,6 +133,18 @@ def thread_scope() -> AbstractContextManager[object] | None:
     from .scopes import thread_scope
 
     return thread_scope()
+
+
+@hookimpl
+def run_ended(
+    message: Message, outcome: str, value: object, error: BaseException | None
+) -> Awaitable[None] | None:
+    """The signal that one of Django's own tasks has finished."""
+    ours = sys.modules.get("asynctasq_django.tasks_backend")
+    ended: Awaitable[None] | None = None
+    if ours is not None:
+        ended = ours.run_ended(message, outcome, value, error)
+    return ended
 
 
 @hookimpl

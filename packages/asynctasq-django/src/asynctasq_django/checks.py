@@ -55,11 +55,6 @@ def _check_broker(config: Config) -> Iterator[CheckMessage]:
             hint="Check the owner and the permissions of the file and its folder.",
             id="asynctasq.E003",
         )
-    elif config.driver == "redis":
-        for name in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"):
-            path = getattr(config.broker, name)
-            if path is not None and not os.access(path, os.R_OK):
-                yield Error(f"ASYNCTASQ: redis.{name} cannot be read.", id="asynctasq.E003")
 
 
 def _can_be_written(path: Path) -> bool:
