@@ -67,6 +67,7 @@ def on_redis(application: Application) -> Iterator[Application]:
 #: A task that holds a connection until another process runs it too, and leaves a file then.
 MEETING = """
 import asyncio
+import os
 from pathlib import Path
 from asynctasq import task
 from backend import User, backend
