@@ -13,6 +13,8 @@ from uuid import uuid4
 
 import peewee
 import pytest
+from asynctasq.testing.adapters.fetching import Fetching
+from asynctasq.testing.adapters.missing import Missing
 from asynctasq_peewee import suite
 
 from ..servers import mysql_url, postgres_url
@@ -197,6 +199,8 @@ class TestOnPostgres(OnServer):
 
 
 class TestOnMariaDB(OnServer):
+    parts = (Fetching, Missing)
+
     @classmethod
     def find_server(cls) -> str:
         return mysql_url()

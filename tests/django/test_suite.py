@@ -1,4 +1,4 @@
-"""The conformance suite of adapters, on every database."""
+"""The conformance suite of adapters, whole on PostgreSQL, and `parts` of it on the others."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
+from asynctasq.testing.adapters.commits import Commits
+from asynctasq.testing.adapters.fetching import Fetching
+from asynctasq.testing.adapters.loading import Loading
+from asynctasq.testing.adapters.missing import Missing
 from asynctasq_django import select_for_update, suite
 from asynctasq_django.lanes import close_lanes
 from django.db import connection, connections
@@ -69,6 +73,7 @@ def _forget_connection() -> None:
 class TestMariaDB(_StandIn):
     """With locks."""
 
+    parts = (Fetching, Missing, Commits, Loading)
     alias = "maria"
     locking = True
     away = {"PORT": "1"}
@@ -80,4 +85,5 @@ class TestMariaDB(_StandIn):
 class TestSQLite(_StandIn):
     """As the suite runs by itself."""
 
+    parts = (Fetching, Missing, Commits)
     alias = "lite"

@@ -388,6 +388,7 @@ async def test_a_file_deleted_under_a_broker_is_made_anew(
     lost = Outcome(held)
     assert await consumer.settle([lost]) == [lost]
     assert await asyncio.to_thread(consumer.renew, []) == []
+    await consumer.stop()
     assert "deleted or replaced" in caplog.text
 
 

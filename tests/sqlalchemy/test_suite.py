@@ -1,4 +1,8 @@
-"""The suite of all adapters, on each server, asynchronously and synchronously."""
+"""The suite of all adapters, on each server, asynchronously and synchronously.
+
+Whole on PostgreSQL, and with synchronous sessions on SQLite; where a class has `parts`, only what
+depends on the server or its driver (`--all-parts` runs all of them).
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+from asynctasq.testing.adapters.commits import Commits
+from asynctasq.testing.adapters.fetching import Fetching
+from asynctasq.testing.adapters.loading import Loading
+from asynctasq.testing.adapters.missing import Missing
 from asynctasq_sqlalchemy import for_update
 from asynctasq_sqlalchemy.suite import TestSQLAlchemy as AsyncSuite
 from asynctasq_sqlalchemy.suite import TestSynchronousSessions as SyncSuite
@@ -19,6 +27,8 @@ CONNECTIONS = text(
 
 class TestAioSQLite(AsyncSuite):
     """The embedded database."""
+
+    parts = (Fetching, Missing, Commits)
 
 
 class TestSQLite3(SyncSuite):
@@ -47,12 +57,14 @@ class TestAsyncpg(AsyncSuite):
 class TestPsycopg(TestAsyncpg):
     """PostgreSQL by its other driver."""
 
+    parts = (Fetching, Missing)
     driver = "postgresql+psycopg"
 
 
 class TestPsycopgInThreads(SyncSuite):
     """PostgreSQL with synchronous sessions."""
 
+    parts = (Fetching, Missing)
     locking = counts_connections = True
 
     @pytest.fixture(scope="class")
@@ -71,6 +83,7 @@ class TestPsycopgInThreads(SyncSuite):
 class TestAiomysql(AsyncSuite):
     """MariaDB."""
 
+    parts = (Fetching, Missing, Commits, Loading)
     locking = True
 
     @pytest.fixture(scope="class")

@@ -1,4 +1,4 @@
-"""The conformance suite of adapters, on every database."""
+"""The conformance suite of adapters, whole on PostgreSQL, and `parts` of it on the others."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from typing import ClassVar
 
 import psycopg
 import pytest
+from asynctasq.testing.adapters.commits import Commits
+from asynctasq.testing.adapters.fetching import Fetching
+from asynctasq.testing.adapters.loading import Loading
+from asynctasq.testing.adapters.missing import Missing
 from asynctasq_tortoise.suite import TestTortoise as Suite
 
 from ..servers import postgres_url
@@ -16,6 +20,8 @@ from .conftest import make_database, with_scheme
 
 class TestSQLite(Suite):
     """As it ships."""
+
+    parts = (Fetching, Missing, Commits)
 
 
 class _OnServer(Suite):
@@ -54,6 +60,7 @@ class TestAsyncpg(_OnServer):
 class TestPsycopg(TestAsyncpg):
     """PostgreSQL by its other driver, which waits long for a server that is away."""
 
+    parts = (Fetching, Missing)
     kind = "psycopg"
     parameters = "?minsize=3&maxsize=3&timeout=1"
 
@@ -61,4 +68,5 @@ class TestPsycopg(TestAsyncpg):
 class TestMySQL(_OnServer):
     """MariaDB."""
 
+    parts = (Fetching, Missing, Commits, Loading)
     kind = "mysql"
