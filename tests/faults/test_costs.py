@@ -100,3 +100,26 @@ async def test_many_dispatches_at_once_share_round_trips(
         await asyncio.gather(*(noop().dispatch() for _ in range(TASKS)))
         after = (await client.info("commandstats"))["cmdstat_evalsha"]["calls"]
     assert after - before <= TASKS / 100
+
+
+async def test_leases_that_ran_out_are_looked_for_by_one_worker_at_a_time(
+    configure: Callable[..., Any], start_redis: Any
+) -> None:
+    server = start_redis()
+    configure(driver="redis", redis=server.url)
+    workers = [Worker(lease=8) for _ in range(6)]
+    running = [asyncio.create_task(worker.run()) for worker in workers]
+    async with redis.asyncio.Redis.from_url(server.url) as client:
+
+        async def calls(command: str) -> int:
+            stats = await client.info("commandstats")
+            return int(stats.get(f"cmdstat_{command}", {"calls": 0})["calls"])
+
+        async with asyncio.timeout(30):
+            while await calls("xreadgroup") < 12 * len(workers):  # two for each sweep
+                await asyncio.sleep(0.05)
+        # Each worker asks once when it starts, whether it may; then one of them each two seconds.
+        assert await calls("xinfo|consumers") <= len(workers) + 4
+    for worker in workers:
+        worker.stop()
+    await asyncio.gather(*running)

@@ -74,7 +74,7 @@ def test_a_lone_worker_finds_what_was_left_without_new_messages(deployment: Depl
 
 def test_an_outcome_after_the_lease_was_lost_changes_nothing(deployment: Deployment) -> None:
     slow = deployment.start_worker("--lease", str(LEASE))
-    deployment.dispatch("fail_in_the_first_process(1, 0.3)")
+    deployment.dispatch("fail_in_the_first_process(1, 2)")
     eventually(lambda: deployment.notes("began"))
     slow.send_signal(signal.SIGSTOP)
     deployment.start_worker("--lease", str(LEASE))

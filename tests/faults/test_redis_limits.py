@@ -11,7 +11,15 @@ import asynctasq
 import asynctasq.app
 import pytest
 from asynctasq import BrokerError, BrokerUnavailable, RedisConfig, Worker, deadletters, task
-from asynctasq.brokers import ConsumerOptions, Outcome, Outgoing, WorkerInfo
+from asynctasq.brokers import (
+    Action,
+    Consumer,
+    ConsumerOptions,
+    Delivery,
+    Outcome,
+    Outgoing,
+    WorkerInfo,
+)
 from asynctasq.brokers.redis.broker import RedisBroker
 
 from ..redis_servers import RedisProcess
@@ -97,3 +105,46 @@ async def test_an_outage_refuses_no_large_result(start_redis: Any, kind: str) ->
         assert await broker.result("q", "large", 1) == outcomes[0].result
         await consumer.stop()
         await broker.close()
+
+
+async def test_no_script_moves_much_more_than_a_megabyte(start_redis: Any) -> None:
+    server = start_redis()
+    broker = RedisBroker(RedisConfig(url=server.url))
+    count, body = 12, bytes(400_000)
+
+    async def started(name: str, lease_seconds: float = 30.0) -> Consumer:
+        info = WorkerInfo(name, "host", 1, ("q", "r"), 10, time.time())
+        consumer = broker.consumer(ConsumerOptions(info, ("q", "r"), lease_seconds))
+        await consumer.start()
+        return consumer
+
+    async def take_all(consumer: Consumer) -> list[Delivery]:
+        taken: list[Delivery] = []
+        async with asyncio.timeout(20):
+            while len(taken) < count:
+                some = await consumer.take(count, 1)
+                assert sum(len(delivery.body) for delivery in some) <= MEGABYTE + len(body)
+                taken += some
+        return taken
+
+    first, second = await started("first", lease_seconds=0.5), await started("second")
+    due = time.time() + 0.2
+    await broker.put([Outgoing("q", f"due-{n}", body, due) for n in range(count)])
+    [*_] = await take_all(first)
+    expired = await take_all(second)
+    await second.settle([Outcome(delivery, Action.RELEASE) for delivery in expired])
+    released = await take_all(second)
+    assert [d.id for d in released] == [d.id for d in expired]
+    await second.settle([Outcome(delivery, Action.RETRY, body=body) for delivery in released])
+    waiting = await take_all(second)
+    await second.settle([Outcome(delivery, Action.DEAD) for delivery in waiting])
+    letters = await broker.dead_letters("q", limit=count)
+    assert await broker.retry_dead("q", [(letter.id, letter.body) for letter in letters]) == count
+    assert await broker.purge("q") == count
+    with server.client() as client:
+        stats: Any = client.info("commandstats")
+    # At most three of these fit into one call of a script.
+    assert stats["cmdstat_evalsha"]["calls"] + stats["cmdstat_eval"]["calls"] >= 8 * count / 3
+    for consumer in (first, second):
+        await consumer.stop()
+    await broker.close()

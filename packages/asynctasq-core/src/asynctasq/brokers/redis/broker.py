@@ -26,7 +26,7 @@ from .checks import check_server
 from .config import RedisConfig
 from .consumer import RedisConsumer
 from .keys import Keys
-from .registry import alive_workers, withdrawal
+from .registry import alive_workers, release_worker, withdrawal
 from .results import Results
 from .scripts import (
     CANCEL,
@@ -35,7 +35,6 @@ from .scripts import (
     PURGE_DEAD,
     PUT,
     REGISTER,
-    RELEASE,
     RETRY_DEAD,
     STATE,
     STATS,
@@ -50,8 +49,8 @@ T = TypeVar("T")
 #: Most messages of one script call, and most bytes unless one message has more: so that the
 #: server's other clients do not wait long.
 _AT_ONCE = 500
-_BYTES_AT_ONCE = 4 * 1024 * 1024
-#: Dead letters of one answer, each with its body.
+_BYTES_AT_ONCE = 1024 * 1024
+#: Dead letters of one answer, and of one call that deletes them.
 _LETTERS_AT_ONCE = 100
 
 
@@ -141,18 +140,20 @@ class RedisBroker:
         """A page of the queue's dead letters, newest first."""
         keys = self._keys.of(queue)
         letters: list[DeadLetter] = []
-        for first in range(offset, offset + limit, _LETTERS_AT_ONCE):
-            last = min(first + _LETTERS_AT_ONCE, offset + limit) - 1
+        first, end = offset, offset + limit
+        while first < end:
+            last = min(first + _LETTERS_AT_ONCE, end) - 1
             command = DEAD((keys.dead, keys.letters), first, last)
-            page = await self._server.insist(keys.stream, command)
+            passed, *page = await self._server.insist(keys.stream, command)
             letters += [
                 _dead_letter(queue, message_id, died_at, letter)
                 for message_id, died_at, letter in zip(
                     page[::3], page[1::3], page[2::3], strict=True
                 )
             ]
-            if len(page) < 3 * _LETTERS_AT_ONCE:
+            if not passed:
                 break
+            first += passed
         return letters
 
     async def dead_letter(self, queue: str, message_id: str) -> DeadLetter | None:
@@ -186,7 +187,7 @@ class RedisBroker:
         if message_ids is None:
             return await self._until_none(keys.stream, PURGE_DEAD(script_keys))
         purged = 0
-        for page in _pages(message_ids, len):
+        for page in _pages(message_ids, lambda _: _BYTES_AT_ONCE // _LETTERS_AT_ONCE):
             purged += await self._server.insist(keys.stream, PURGE_DEAD(script_keys, *page))
         return purged
 
@@ -200,7 +201,7 @@ class RedisBroker:
         released = 0
         for queue in queues:
             stream = self._keys.of(queue).stream
-            released += await self._server.insist(stream, RELEASE((stream,), worker_id, 0))
+            released += await release_worker(self._server.insist, stream, worker_id, taken_back=0)
         await self._server.insist(self._keys.queues, withdrawal(self._keys, worker_id))
         return released
 

@@ -14,9 +14,9 @@ from .. import Action, ConsumerOptions, Delivery, Outcome
 from .failures import denial, is_about_size
 from .keys import Keys
 from .lane import Lane
-from .registry import announcement, withdrawal
+from .registry import announcement, release_worker, withdrawal
 from .renewal import Renewal
-from .scripts import RELEASE, RIGHTS, Command
+from .scripts import RIGHTS, Command
 from .server import Call, Server
 from .settling import Settlement, settlements
 
@@ -200,7 +200,7 @@ class RedisConsumer:
             async with asyncio.timeout(self._server.timeout_seconds):
                 for queue in self._options.queues:
                     stream = self._keys.of(queue).stream
-                    await self._server.call(stream, RELEASE((stream,), worker_id, 1))
+                    await release_worker(self._server.call, stream, worker_id, taken_back=1)
                 await self._server.call(self._keys.queues, withdrawal(self._keys, worker_id))
         await asyncio.to_thread(self._renewal.close)
 
@@ -225,8 +225,6 @@ class RedisConsumer:
             found += sweep.found
             self._reclaimed.update(((d.queue, d.tag), d.tag) for d in sweep.claimed)
             next_sweep = min(next_sweep, sweep.next_due_seconds)
-            if sweep.claimed and len(found) >= limit:
-                next_sweep = 0.0  # a dead worker may have left more
         if failure is None:
             self._sweep_at = now + next_sweep
         elif not found:

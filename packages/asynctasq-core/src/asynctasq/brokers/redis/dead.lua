@@ -2,21 +2,25 @@
 --
 -- KEYS[1] dead, KEYS[2] letters (as in settle.lua)
 -- ARGV[1] first, ARGV[2] last   counted from 0
--- Returns {id, time in ms, letter, ...}.
+-- Returns {how many places it looked at, id, time in ms, letter, ...}: fewer than asked for where the
+-- letters are large, 0 at the end.
 
 local page = redis.call('ZREVRANGE', KEYS[1], ARGV[1], ARGV[2], 'WITHSCORES')
-local ids, reply = {}, {}
+local ids, times, reply = {}, {}, {0}
 for i = 1, #page, 2 do
   ids[#ids + 1] = page[i]
+  times[page[i]] = page[i + 1]
 end
-if #ids == 0 then
-  return reply
-end
-for i, letter in ipairs(redis.call('HMGET', KEYS[2], unpack(ids))) do
-  if letter then
-    reply[#reply + 1] = page[2 * i - 1]
-    reply[#reply + 1] = page[2 * i]
-    reply[#reply + 1] = letter
+reply[1] = in_pages(ids, function(some)
+  local bytes = 0
+  for i, letter in ipairs(redis.call('HMGET', KEYS[2], unpack(some))) do
+    if letter then
+      bytes = bytes + #letter
+      reply[#reply + 1] = some[i]
+      reply[#reply + 1] = times[some[i]]
+      reply[#reply + 1] = letter
+    end
   end
-end
+  return bytes
+end)
 return reply

@@ -20,6 +20,7 @@ class QueueKeys(NamedTuple):
     dead: bytes
     letters: bytes
     results: bytes
+    look: bytes
 
     def result(self, message_id: str) -> bytes:
         """Key of a message's result, also the channel that wakes those who wait for it."""
@@ -58,6 +59,7 @@ class Keys:
                         "dead",
                         "letters",
                         "result:",
+                        "look",
                     )
                 )
             )

@@ -18,6 +18,9 @@ from .server import Server
 
 logger = logging.getLogger(__name__)
 
+#: What a blocking read may bring in bytes, so that the server's other clients do not wait long for
+#: it; and how many messages the first one asks for, while their size is not known.
+_BYTES_AT_ONCE, _FIRST_COUNT = 1024 * 1024, 32
 #: Ours have 32; a dead letter is found by its id, so a longer one is worth no keeping.
 _LONGEST_ID_BYTES = 200
 
@@ -27,7 +30,7 @@ class Sweep:
     """What a sweep has leased.
 
     Attributes:
-        next_due_seconds: Until the next delayed message is due, as far as it could tell.
+        next_due_seconds: Until the next sweep is worth while, as far as it could tell.
         found: All of it, in order of priority.
         claimed: Those of it that were released or whose lease had run out.
     """
@@ -45,10 +48,11 @@ class Lane:
         self._queues = tuple(queues)
         self._consumer = consumer
         queue_keys = [keys.of(queue) for queue in queues]
-        self._keys = tuple(key for each in queue_keys for key in each[:4])
+        self._keys = tuple(key for each in queue_keys for key in (*each[:4], each.look))
         self._all_streams = tuple(each.stream for each in queue_keys)
         self._streams = self._all_streams
         self._spoilt: frozenset[int] = frozenset()
+        self._count = _FIRST_COUNT
         self._queue_of = dict(zip(self._all_streams, self._queues, strict=True))
 
     async def sweep(self, limit: int) -> Sweep:
@@ -106,7 +110,7 @@ class Lane:
         if not self._streams:
             await asyncio.sleep(max(0.0, wait_seconds))
             return []
-        count = limit if len(self._streams) == 1 else 1
+        count = min(limit, self._count) if len(self._streams) == 1 else 1
         block_ms = math.ceil(wait_seconds * 1000)
         block = (b"BLOCK", block_ms) if block_ms > 0 else ()
         head = (b"XREADGROUP", b"GROUP", b"workers", self._consumer, b"COUNT", count)
@@ -118,11 +122,19 @@ class Lane:
         except BrokerError as e:
             return await self._set_up_again(e)
         queue_of = self._queue_of
-        return [
+        found = [
             _delivery(queue_of[stream], entry, 1)
             for stream, entries in reply or ()
             for entry in entries
         ]
+        if found:
+            self._note_size(sum([len(delivery.body) for delivery in found]), len(found))
+        return found
+
+    def _note_size(self, size_bytes: int, count: int) -> None:
+        """Ask for as many next time as may be expected to fit, but never for many times more."""
+        fitting = _BYTES_AT_ONCE * count // max(size_bytes, 1)
+        self._count = max(1, min(fitting, 4 * max(count, _FIRST_COUNT)))
 
     async def _set_up_again(self, failure: BrokerError) -> list[Delivery]:
         """Create the groups if the failure was that somebody deleted or overwrote the keys."""

@@ -85,19 +85,14 @@ local function release(stream, entry, deliveries)
   redis.call('XCLAIM', stream, GROUP, RELEASED, 0, entry, 'RETRYCOUNT', deliveries, 'JUSTID')
 end
 
--- Release whatever the consumer holds; `taken_back` is 1 if its deliveries do not count, else 0.
-local function release_all(stream, consumer, taken_back)
-  local released = 0
-  while true do
-    local page = pending(stream, '-', '+', 500, consumer)
-    for _, entry in ipairs(page) do
-      release(stream, entry[1], entry[4] - taken_back)
-    end
-    released = released + #page
-    if #page < 500 then
-      return released
-    end
+-- Release what the consumer holds, at most so many; `taken_back` is 1 if its deliveries do not count,
+-- else 0.
+local function release_some(stream, consumer, taken_back, most)
+  local page = pending(stream, '-', '+', most, consumer)
+  for _, entry in ipairs(page) do
+    release(stream, entry[1], entry[4] - taken_back)
   end
+  return #page
 end
 
 -- Where a message is: 'waiting', 'running', 'delayed', 'dead' or nil; and its stream entry.
@@ -120,6 +115,55 @@ end
 local function keep_result(key, result, ttl_ms)
   redis.call('SET', key, result, 'PX', ttl_ms)
   redis.call('PUBLISH', key, '')
+end
+
+-- What a script may still move from here to there in bytes, so that the server's other clients do not
+-- wait long. What is one message over is moved, since messages are as large as they are.
+local budget = 1024 * 1024
+
+-- Do something with a list in pages that double as long as the budget allows: `apply` gets a page and
+-- returns its bytes. Returns how many of the list were applied.
+local function in_pages(list, apply)
+  local first, count = 1, 2
+  while first <= #list and budget > 0 do
+    local last = math.min(first + count - 1, #list)
+    local bytes = apply({unpack(list, first, last)})
+    count = last - first + 1
+    budget = budget - bytes
+    first = last + 1
+    count = math.max(1, math.min(2 * count, math.floor(budget * count / math.max(bytes, 1))))
+  end
+  return math.min(first - 1, #list)
+end
+
+-- Bytes of a stream entry as replies hold it.
+local function size_of(entry)
+  local bytes = 0
+  for _, text in ipairs(entry[2]) do
+    bytes = bytes + #text
+  end
+  return bytes
+end
+
+-- Lease new messages without blocking, as far as the budget goes.
+local function read_new(stream, consumer, most)
+  local new, count = {}, 2
+  while #new < most and budget > 0 do
+    local asked = math.min(count, most - #new)
+    local read = redis.call(
+      'XREADGROUP', 'GROUP', GROUP, consumer, 'COUNT', asked, 'STREAMS', stream, '>')
+    local entries, bytes = read and read[1][2] or {}, 0
+    for _, entry in ipairs(entries) do
+      new[#new + 1] = entry
+      bytes = bytes + size_of(entry)
+    end
+    if #entries < asked then
+      break
+    end
+    budget = budget - bytes
+    count = math.max(1, math.min(4 * asked, math.floor(budget * asked / math.max(bytes, 1))))
+  end
+  return new
 end
 
 local function now_ms()

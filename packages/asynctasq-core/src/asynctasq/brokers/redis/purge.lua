@@ -7,18 +7,12 @@ local PAGE = 100
 local stream, ids, delayed, bodies = unpack(KEYS)
 local purged = 0
 
-local function remove(entries)
-  local places, names = {}, {}
-  for _, entry in ipairs(entries) do
-    places[#places + 1] = entry[1]
-    names[#names + 1] = entry[2][2]
-  end
-  if #places > 0 then
-    redis.pcall('XACK', stream, GROUP, unpack(places))
-    redis.call('XDEL', stream, unpack(places))
-    redis.call('HDEL', ids, unpack(names))
-    purged = purged + #places
-  end
+local function remove(entry)
+  redis.pcall('XACK', stream, GROUP, entry[1])
+  redis.call('XDEL', stream, entry[1])
+  redis.call('HDEL', ids, entry[2][2])
+  purged = purged + 1
+  budget = budget - size_of(entry)
 end
 
 local later = redis.call('ZRANGE', delayed, 0, PAGE - 1)
@@ -29,11 +23,12 @@ if #later > 0 then
   purged = #later
 end
 
-local released = {}
 for _, lease in ipairs(pending(stream, '-', '+', PAGE, RELEASED)) do
-  released[#released + 1] = redis.call('XRANGE', stream, lease[1], lease[1])[1]
+  local entry = budget > 0 and redis.call('XRANGE', stream, lease[1], lease[1])[1]
+  if entry then
+    remove(entry)
+  end
 end
-remove(released)
 
 local after = '-'
 local groups = redis.pcall('XINFO', 'GROUPS', stream)
@@ -44,5 +39,11 @@ for _, fields in ipairs(groups.err and {} or groups) do
     end
   end
 end
-remove(redis.call('XRANGE', stream, after, '+', 'COUNT', PAGE))
+for _ = 1, PAGE do
+  local entry = budget > 0 and redis.call('XRANGE', stream, after, '+', 'COUNT', 1)[1]
+  if not entry then
+    break
+  end
+  remove(entry)
+end
 return purged

@@ -1,12 +1,12 @@
 -- Delete dead letters.
 --
 -- KEYS[1] ids, KEYS[2] dead, KEYS[3] letters (as in settle.lua)
--- ARGV    message ids (at most 500), or none for the oldest 500
+-- ARGV    message ids (at most 100), or none for the oldest 100
 -- Returns how many were deleted.
 
 local names = ARGV
 if #names == 0 then
-  names = redis.call('ZRANGE', KEYS[2], 0, 499)
+  names = redis.call('ZRANGE', KEYS[2], 0, 99)
 end
 if #names == 0 then
   return 0

@@ -7,14 +7,10 @@
 
 local room, reply = tonumber(ARGV[2]), {}
 for i, stream in ipairs(KEYS) do
-  local read = redis.call(
-    'XREADGROUP', 'GROUP', GROUP, ARGV[1], 'COUNT', room, 'STREAMS', stream, '>')
-  if read then
-    reply[#reply + 1] = {i - 1, read[1][2]}
-    room = room - #read[1][2]
-    if room == 0 then
-      break
-    end
+  local new = read_new(stream, ARGV[1], room)
+  if #new > 0 then
+    reply[#reply + 1] = {i - 1, new}
+    room = room - #new
   end
 end
 return reply

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, replace
 
 from .. import ConsumerOptions, WorkerInfo
 from .keys import Keys
-from .scripts import ANNOUNCE, RUNNING, WORKERS, Command
+from .scripts import ANNOUNCE, RELEASE, RUNNING, WORKERS, Command
 from .server import Server
+
+#: Messages that one script call releases.
+_RELEASED_AT_ONCE = 500
 
 
 def announcement(keys: Keys, options: ConsumerOptions) -> Command:
@@ -52,3 +56,23 @@ def _described(text: bytes) -> WorkerInfo | None:
     numbers = (info.pid, info.concurrency, info.started_at)
     is_sound = all(isinstance(t, str) and t.isprintable() for t in texts)
     return info if is_sound and all(isinstance(n, int | float) for n in numbers) else None
+
+
+async def release_worker(
+    send: Callable[[bytes, Command], Awaitable[int]],
+    stream: bytes,
+    worker_id: str,
+    *,
+    taken_back: int,
+) -> int:
+    """Let go of all that a worker holds of a queue; returns how much.
+
+    Args:
+        taken_back: 1 if these deliveries are not to count, else 0.
+    """
+    total = 0
+    while True:
+        released = await send(stream, RELEASE((stream,), worker_id, taken_back, _RELEASED_AT_ONCE))
+        total += released
+        if released < _RELEASED_AT_ONCE:
+            return total
