@@ -71,6 +71,7 @@ class Task(Generic[P, R]):
         self._given = options
         self._options: tuple[object, TaskOptions] | None = None
         self._annotations: tuple[Annotations, Annotations] | None = None
+        self._adapters: object = None
         self._modules = 0
         self.__doc__ = function.__doc__
         self.__name__ = getattr(function, "__name__", self.name)
@@ -126,15 +127,22 @@ class Task(Generic[P, R]):
         return self._read_annotations()[1]
 
     def _read_annotations(self) -> tuple[Annotations, Annotations]:
-        """Read at first use; anew while a name is not known and more modules have been loaded."""
-        known = self._annotations
-        if known is None or (known[0].problems and self._modules != len(sys.modules)):
+        """Read at first use; anew while a name is not known and more modules have been loaded.
+
+        Anew with other adapters too, which a test may install: what is a model depends on them.
+        """
+        known, adapters = self._annotations, runtime.load_adapters()
+        if (
+            known is None
+            or self._adapters is not adapters
+            or (known[0].problems and self._modules != len(sys.modules))
+        ):
             scope = self.declared.classes
             parameters, result = annotations_of(self.function, scope)
             if self.cls is not None:
                 _, result = annotations_of(self.cls.execute, scope)
             known = self._annotations = (parameters, result)
-            self._modules = len(sys.modules)
+            self._adapters, self._modules = adapters, len(sys.modules)
         return known
 
     def unknown_annotations(self) -> Mapping[str, str]:
