@@ -17,7 +17,7 @@ from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from asynctasq import DeferredSend
+from asynctasq import DeferredSend, send_together, send_together_async
 from sqlalchemy import event
 from sqlalchemy.exc import MissingGreenlet
 from sqlalchemy.orm import InstanceState, Mapper, ORMExecuteState, Session, SessionTransaction
@@ -222,26 +222,15 @@ def _hand_over(record: _Record, savepoint: SessionTransaction) -> None:
 
 
 def _send(sends: Sequence[DeferredSend]) -> None:
-    """Send each, in order, even if one fails; the first error is raised then."""
+    """Send all of a transaction in one round trip; the first error is raised then."""
     if not sends:
         return
     try:
-        errors = await_only(_send_on_loop(sends))
+        await_only(_send_on_loop(sends))
     except MissingGreenlet:  # a synchronous session's commit
-        errors = [error for send in sends if (error := _error_of(send)) is not None]
-    if errors:
-        raise errors[0]
+        send_together(sends)
 
 
-async def _send_on_loop(sends: Sequence[DeferredSend]) -> list[BaseException]:
-    """Started together, so that they go out in one round trip; a cancelled commit stops none."""
-    everything = asyncio.gather(*(s.send_async() for s in sends), return_exceptions=True)
-    return [result for result in await asyncio.shield(everything) if result is not None]
-
-
-def _error_of(send: DeferredSend) -> BaseException | None:
-    try:
-        send()
-    except Exception as e:  # noqa: BLE001 - the caller raises the first of them
-        return e
-    return None
+async def _send_on_loop(sends: Sequence[DeferredSend]) -> None:
+    """What is committed is sent, also when the code that committed is cancelled meanwhile."""
+    await asyncio.shield(send_together_async(sends))
