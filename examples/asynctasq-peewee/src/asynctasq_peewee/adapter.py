@@ -11,6 +11,7 @@ from operator import and_, eq
 from typing import Any
 
 from asynctasq import (
+    DeferredSends,
     InvalidReference,
     Ref,
     ReferenceUnavailable,
@@ -115,21 +116,16 @@ class OpenTransaction:
     """
 
     def __init__(self, db: Any, wrote: bool) -> None:
-        self.wrote, self.sends, self.savepoints = wrote, list[Any](), dict[str, int]()
+        self.wrote, self.sends, self.savepoints = wrote, DeferredSends(), dict[str, int]()
         db.top_transaction().asynctasq = weakref.ref(self)
         db.after_commit(self.send)
 
     def send(self) -> None:
-        """Committed."""
-        while self.sends:
-            self.sends.pop(0)()
+        """Committed: all leave in one round trip."""
+        self.sends.send()
 
-    def drop(self, start: int = 0) -> None:
-        """Rolled back, to a savepoint or as a whole."""
-        while len(self.sends) > start:
-            self.sends.pop().drop()
-
-    __del__ = drop
+    def __del__(self) -> None:
+        self.sends.drop()
 
 
 def _transaction(db: Any) -> OpenTransaction:
@@ -148,7 +144,7 @@ def is_pending_write(obj: object) -> bool:
 @hookimpl
 def after_commit(obj: object, send: Any) -> None:
     """Send when the model's database has committed."""
-    _transaction(_database(type(obj))).sends.append(send)
+    _transaction(_database(type(obj))).sends.add(send)
 
 
 @hookimpl
@@ -172,9 +168,9 @@ def _note(watched: Any, event: Any) -> None:
         return  # no transaction, or one of `manual_commit()`, which after_commit() refuses
     words, transaction = event.sql.upper().rstrip("; ").split(), _transaction(db)
     if words[0] == "SAVEPOINT":
-        transaction.savepoints[words[-1]] = len(transaction.sends)
+        transaction.savepoints[words[-1]] = transaction.sends.savepoint()
     elif words[0] == "ROLLBACK":
-        transaction.drop(transaction.savepoints.get(words[-1], 0))
+        transaction.sends.roll_back_to(transaction.savepoints.get(words[-1], 0))
     elif words[0] not in ("SELECT", "RELEASE", "PRAGMA"):
         transaction.wrote = True
 

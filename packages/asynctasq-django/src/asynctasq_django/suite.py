@@ -102,11 +102,27 @@ class Day(Named):
     date: models.DateField[Any, Any] = models.DateField(primary_key=True)
 
 
+class Hour(Named):
+    """Keyed by a moment."""
+
+    at: models.DateTimeField[Any, Any] = models.DateTimeField(primary_key=True)
+
+
 class Employee(User):
     """Keyed by the row of its parent."""
 
 
-MODELS: list[type[models.Model]] = [User, Order, Note, Document, Country, Price, Day, Employee]
+MODELS: list[type[models.Model]] = [
+    User,
+    Order,
+    Note,
+    Document,
+    Country,
+    Price,
+    Day,
+    Hour,
+    Employee,
+]
 
 if django.VERSION >= (5, 2):
 
@@ -196,7 +212,10 @@ class TestDjango(AdapterSuite):
         day = datetime.date(2026, 11, 22)
         return [
             Document.objects.create(),
+            Document.objects.create(pk=str(uuid.uuid4())),
             Country.objects.create(code="CH"),
+            Country.objects.create(code=41),
+            Hour.objects.create(at=datetime.datetime(2026, 11, 22, 9, tzinfo=datetime.UTC)),
             Price.objects.create(amount=Decimal("12.50")),
             Day.objects.create(date=day),
             Employee.objects.create(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import enum
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from sqlalchemy import (
     ForeignKey,
     Numeric,
     String,
+    TypeDecorator,
     create_engine,
     event,
     make_url,
@@ -99,6 +101,55 @@ class Day(Base):
     at: Mapped[datetime.datetime] = mapped_column(primary_key=True)
 
 
+class Grade(enum.Enum):
+    """Travels by name."""
+
+    GOOD = 1
+    BAD = 2
+
+
+class Unit(str, enum.Enum):  # noqa: UP042 - whose `str` is not its value, as in older code
+    """Members that are text themselves."""
+
+    METRE = "m"
+
+
+class Mark(Base):
+    """Keyed by a member of an enum."""
+
+    __tablename__ = "suite_marks"
+    grade: Mapped[Grade] = mapped_column(primary_key=True)
+
+
+class Scale(Base):
+    """Keyed by text, for which applications give members of an enum."""
+
+    __tablename__ = "suite_scales"
+    unit: Mapped[str] = mapped_column(String(10), primary_key=True)
+
+
+class Version(TypeDecorator[tuple[int, ...]]):
+    """Stores a version's numbers as text."""
+
+    impl = String(20)
+    cache_ok = True
+
+    def process_bind_param(self, value: tuple[int, ...] | None, dialect: Any) -> str | None:
+        """As `1.2`."""
+        return None if value is None else ".".join(map(str, value))
+
+    def process_result_value(self, value: str | None, dialect: Any) -> tuple[int, ...] | None:
+        """As `(1, 2)`."""
+        return None if value is None else tuple(map(int, value.split(".")))
+
+
+class Release(Base):
+    """Keyed by a value of the application's own."""
+
+    __tablename__ = "suite_releases"
+    version: Mapped[tuple[int, ...]] = mapped_column(Version(), primary_key=True)
+
+
 class _Suite(AdapterSuite):
     """What is the same for asynchronous and synchronous sessions."""
 
@@ -127,6 +178,9 @@ class _Suite(AdapterSuite):
             Country(code="CH"),
             Price(amount=Decimal("12.50")),
             Day(date=moment.date(), at=moment),
+            Mark(grade=Grade.BAD),
+            Scale(unit=Unit.METRE),
+            Release(version=(1, 20)),
         ]
 
     @contextmanager

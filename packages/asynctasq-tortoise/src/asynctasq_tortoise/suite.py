@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
+from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -64,6 +67,31 @@ class Event(Named):
     number = fields.BigIntField(primary_key=True, source_field="event_number")
 
 
+class Grade(enum.Enum):
+    """Travels by value."""
+
+    GOOD = "good"
+    BAD = "bad"
+
+
+class Mark(Named):
+    """Keyed by a member of an enum."""
+
+    grade = fields.CharEnumField(Grade, primary_key=True)
+
+
+class Price(Named):
+    """Keyed by a Decimal."""
+
+    amount = fields.DecimalField(primary_key=True, max_digits=10, decimal_places=2)
+
+
+class Hour(Named):
+    """Keyed by a moment."""
+
+    at = fields.DatetimeField(primary_key=True)
+
+
 class Profile(Named):
     """Keyed by its user."""
 
@@ -88,7 +116,10 @@ class Note(Named):
 
 
 #: Those that refer to others come first.
-MODELS: list[type[Model]] = [Order, Profile, User, Ticket, Country, Event, Note]
+MODELS: list[type[Model]] = [
+    *(Order, Profile, User, Ticket, Country, Event, Note),
+    *(Mark, Price, Hour),
+]
 
 
 class TestTortoise(AdapterSuite):
@@ -165,12 +196,15 @@ class TestTortoise(AdapterSuite):
         return logged("tortoise.db_client")
 
     async def save_with_other_keys(self) -> list[Any]:
-        """UUID, text, a large number, and the key of another row."""
+        """Of every other type of field, and the key of another row."""
         return [
             await Ticket.create(name="Ada"),
             await Country.create(code="ÅX-1", name="Åland"),
             await Event.create(number=2**40, name="far away"),
             await Profile.create(user=await self.save("Ada"), name="hers"),
+            await Mark.create(grade=Grade.BAD),
+            await Price.create(amount=Decimal("12.5")),
+            await Hour.create(at=datetime(2026, 11, 22, 9, 43, tzinfo=UTC)),
         ]
 
     async def save_elsewhere(self, name: str) -> User:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from asynctasq import DeferredSend
+from asynctasq import DeferredSend, send_together_async
 
 from . import identity
 
@@ -83,19 +83,16 @@ class Transaction:
         return any((model, pk) in level.rows or model in level.models for level in self.levels)
 
     async def send(self) -> None:
-        """Committed: every dispatch leaves, in order, whatever becomes of those before it.
+        """Committed: every dispatch leaves, in order and in one round trip.
 
         Raises:
-            BaseException: The first failure, when all have been tried.
+            BrokerError: The first failure, when all have been tried.
         """
         sends = [send for level in self.levels for send in level.sends]
         self.levels = [Level()]
-        # Begun in order, so that they leave in one round trip; what is committed leaves also when
-        # the code round the transaction is cancelled.
-        sending = asyncio.gather(*(send.send_async() for send in sends), return_exceptions=True)
-        for outcome in await asyncio.shield(sending):
-            if isinstance(outcome, BaseException):
-                raise outcome
+        if sends:
+            # What is committed leaves also when the code round the transaction is cancelled.
+            await asyncio.shield(send_together_async(sends))
 
     def undo(self) -> None:
         """Rolled back, or lost."""

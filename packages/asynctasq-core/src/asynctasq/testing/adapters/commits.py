@@ -2,13 +2,41 @@
 
 from __future__ import annotations
 
+import socket
+import time
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
-from asynctasq import TaskHandle, TaskStatus, task
+import pytest
+
+from asynctasq import BrokerUnavailable, TaskHandle, TaskStatus, init, task
 
 from .application import Application, RolledBack, Seen, needs
+
+#: How long one answer of the broker may take in the test of a broker that gives none.
+BROKER_TIMEOUT = 1.0
+
+
+@dataclass
+class _Send:
+    """A dispatch that waits for a commit, of the suite's own: it notes what becomes of it."""
+
+    log: list[str]
+    name: str
+    fails: bool = False
+
+    def __call__(self) -> None:
+        self.log.append(self.name)
+        if self.fails:
+            raise BrokerUnavailable(self.name)
+
+    async def send_async(self) -> None:
+        self()
+
+    def drop(self) -> None:
+        self.log.append(f"{self.name} dropped")
 
 
 class Commits(Application):
@@ -114,6 +142,47 @@ class Commits(Application):
         await self.run(scenario)
         await self.work(concurrency=1)
         assert ran == list(range(12))
+
+    @needs("transactions")
+    async def test_a_send_that_fails_keeps_back_no_other_and_spoils_no_later_commit(self) -> None:
+        log = list[str]()
+        defer = self.hooks.after_commit
+        assert defer is not None
+
+        async def scenario(*sends: _Send) -> None:
+            async with self.within(self.transaction()) as transaction:
+                row = await self.call(self.write, transaction, "Ada")
+                for send in sends:
+                    await self.call(defer, row, send)
+
+        with suppress(BrokerUnavailable):
+            sends = [_Send(log, "a"), _Send(log, "b", fails=True), _Send(log, "c")]
+            await self.run(lambda: scenario(*sends))
+        assert log == ["a", "b", "c"]
+        await self.run(lambda: scenario(_Send(log, "d")))
+        assert log == ["a", "b", "c", "d"]
+
+    @needs("transactions")
+    async def test_a_commit_waits_once_for_a_broker_that_gives_no_answer(self) -> None:
+        handles = list[TaskHandle[Any]]()
+
+        async def scenario() -> None:
+            async with self.within(self.transaction()) as transaction:
+                row = await self.call(self.write, transaction, "Ada")
+                for _ in range(5):
+                    handles.append(await self.dispatch(Seen().task()(row)))
+
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            url = f"redis://127.0.0.1:{silent.getsockname()[1]}"
+            redis = {"url": url, "timeout": BROKER_TIMEOUT, "connect_timeout": BROKER_TIMEOUT}
+            init(driver="redis", redis=redis, **self.options())
+            started = time.monotonic()
+            with pytest.raises(BrokerUnavailable):
+                await self.run(scenario)
+            waited = time.monotonic() - started
+            init(driver="memory", **self.options())
+        assert [h._deferred and h._deferred.state for h in handles] == ["failed"] * 5
+        assert waited < 3 * BROKER_TIMEOUT
 
     @needs("transactions")
     async def test_on_commit_false_sends_now(self) -> None:

@@ -19,7 +19,10 @@ from asynctasq.wire.encoding import REF, encode_arguments
 from .application import Application, Seen, needs
 
 #: Types of which a key, or each part of it, must be exactly: the wire brings no others back.
-KEY_TYPES = (int, str, bytes, float, Decimal, uuid.UUID, datetime, date, time, timedelta)
+KEY_TYPES = (
+    *(int, str, bytes, float, bool, Decimal, uuid.UUID),
+    *(datetime, date, time, timedelta),
+)
 
 #: What one reference may cost besides the class's path and the adapter's name, in bytes.
 LARGEST_FRAME = 48
@@ -97,6 +100,18 @@ class References(Application):
             [(_, [back])] = collect_references(self._payload(row))
             assert (type(back.pk), back.pk) == (type(ref.pk), ref.pk)
 
+    @needs("other_keys")
+    async def test_a_row_has_the_same_key_fresh_and_fetched(self) -> None:
+        saved = await self.call(self.save_with_other_keys)
+        for row in [*saved, await self.call(self.save, "Ada")]:
+            fresh = await self.reference(row)
+            (found,) = await self.fetch([fresh])
+            assert type(found) is type(row)
+            fetched = await self.reference(found)
+            assert _exactly(fetched.pk) == _exactly(fresh.pk), type(row)
+            assert {cls for cls, _ in _exactly(fresh.pk)} <= set(KEY_TYPES), type(row)
+            assert [type(again) for again in await self.fetch([fetched])] == [type(row)]
+
     async def test_a_payload_holds_label_key_and_database_and_nothing_of_the_row(self) -> None:
         name = f"secret-{uuid.uuid4().hex}"
         payload = self._payload(await self.call(self.save, name))
@@ -132,6 +147,11 @@ class References(Application):
 
     def _payload(self, row: object) -> bytes:
         return encode_arguments((row,), {}, ("row",), installed().owner_of, {}).payload
+
+
+def _exactly(pk: Any) -> list[tuple[type, Any]]:
+    """The parts of a key, each with its type, since `1 == True` and `1 == 1.0`."""
+    return [(type(part), part) for part in (pk if isinstance(pk, tuple) else (pk,))]
 
 
 def _reference_maps(payload: bytes) -> Iterator[dict[str, Any]]:
