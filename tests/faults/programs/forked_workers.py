@@ -23,8 +23,8 @@ for name in (
     "asynctasq.supervision.run",
     "asynctasq.cli",
     "asynctasq.cli.worker",
-    "asynctasq.brokers.redis",
-    "asynctasq.brokers.sqlite",
+    "asynctasq.brokers.redis.broker",
+    "asynctasq.brokers.sqlite.broker",
 ):
     import_module(name)
 

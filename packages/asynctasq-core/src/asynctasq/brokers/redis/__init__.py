@@ -1,15 +1,1 @@
-"""The Redis broker: streams, leases by the pending list, and one script for each transition."""
-
-from ..contract import Broker
-from .config import RedisConfig as Config
-
-__all__ = ["Config", "main_option", "open"]
-
-main_option = "url"
-
-
-def open(config: Config) -> Broker:
-    """A broker that is not connected yet; imports the client, which takes a while."""
-    from .broker import RedisBroker
-
-    return RedisBroker(config)
+"""Queues in Redis: streams, leases by their pending lists, one script for each transition."""

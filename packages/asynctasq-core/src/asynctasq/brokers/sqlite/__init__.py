@@ -1,15 +1,1 @@
-"""The embedded broker: one SQLite file shared by the processes of one machine."""
-
-from ..contract import Broker
-from .config import SQLiteConfig as Config
-
-__all__ = ["Config", "main_option", "open"]
-
-main_option = "path"
-
-
-def open(config: Config) -> Broker:
-    """A broker that has not opened its file yet."""
-    from .broker import SQLiteBroker
-
-    return SQLiteBroker(config)
+"""Queues in one SQLite file, shared by the processes of one machine."""

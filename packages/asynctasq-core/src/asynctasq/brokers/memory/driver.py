@@ -1,0 +1,30 @@
+"""What the entry point names: the memory broker, which has no options."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+from ..contract import Broker
+
+if TYPE_CHECKING:
+    from .store import MemoryStore
+
+__all__ = ["Config", "open"]
+
+
+@dataclass(frozen=True, eq=False)
+class Config:
+    """It has no options; each configuration has queues of its own."""
+
+
+_stores: WeakKeyDictionary[Config, MemoryStore] = WeakKeyDictionary()
+
+
+def open(config: Config) -> Broker:
+    """A broker over the queues of this configuration, which its event loops and threads share."""
+    from .broker import MemoryBroker
+    from .store import MemoryStore
+
+    return MemoryBroker(_stores.setdefault(config, MemoryStore()))

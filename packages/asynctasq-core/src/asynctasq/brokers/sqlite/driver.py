@@ -1,0 +1,15 @@
+"""What the entry point names: the SQLite broker and its options."""
+
+from ..contract import Broker
+from .config import SQLiteConfig as Config
+
+__all__ = ["Config", "main_option", "open"]
+
+main_option = "path"
+
+
+def open(config: Config) -> Broker:
+    """A broker that has not opened its file yet."""
+    from .broker import SQLiteBroker
+
+    return SQLiteBroker(config)
