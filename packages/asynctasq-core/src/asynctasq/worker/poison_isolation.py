@@ -19,6 +19,11 @@ from ..brokers import Delivery
 SOLITUDE_SECONDS = 5.0
 
 
+#: How long nothing is taken beside messages that were delivered before: what kills its worker does
+#: so at once, mostly, and what is on its way there in that moment would lose a delivery too.
+CAREFUL_SECONDS = 0.5
+
+
 class Suspects:
     """What one worker knows of messages at their last permitted delivery.
 
@@ -44,6 +49,8 @@ class Suspects:
             return over, [d for d in deliveries if d not in over]
         suspect = next((d for d in deliveries if d.deliveries == self._most > 1), None)
         if suspect is None:
+            if any(d.deliveries > 1 for d in deliveries):
+                self._until = monotonic() + CAREFUL_SECONDS
             return deliveries, ()
         self._until = monotonic() + SOLITUDE_SECONDS
         if is_busy and not self._has_made_room:
