@@ -12,7 +12,7 @@ import pytest
 from .conftest import Place, eventually, finished
 
 JOBS = """
-import os, time
+import logging, os, subprocess, sys, time
 from asynctasq import task
 
 def write(name, text):
@@ -33,6 +33,26 @@ def nap(seconds):
 def spin():
     while True:
         pass
+
+@task(process=True)
+def starts_a_program():
+    program = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    write("begun", os.getpid())
+    write("started", program.pid)
+    time.sleep(600)
+
+@task(process=True)
+def logs(order):
+    logging.getLogger("app").warning("about to charge %s", order)
+
+@task(process=True, max_attempts=1)
+def fails():
+    raise ValueError("as always")
+
+@task
+async def hogs_the_loop():
+    write("hogging", 1)
+    time.sleep(100)
 
 @task
 async def here():
@@ -106,3 +126,48 @@ def test_children_end_with_a_killed_worker(place: Place) -> None:
         worker.kill()
     assert children
     eventually(lambda: not any(child.is_running() for child in children))
+
+
+@pytest.mark.parametrize("ending", ["SIGTERM", "SIGKILL", "blocked"])
+def test_what_a_process_task_has_started_ends_with_its_worker(place: Place, ending: str) -> None:
+    dispatch(place, "[starts_a_program()]")
+    with place.start("worker", "jobs", "--grace", "0.2", "--lease", "600") as worker:
+        eventually(lambda: place.lines("started"))
+        if ending == "blocked":
+            dispatch(place, "[hogs_the_loop()]")
+            eventually(lambda: place.lines("hogging"))
+        worker.send_signal(signal.SIGKILL if ending == "SIGKILL" else signal.SIGTERM)
+        worker.wait(30)
+        if ending != "SIGKILL":
+            assert place.counts() == {"waiting": 1 + (ending == "blocked")}
+            assert not is_running(int(place.lines("started")[0]))
+    eventually(lambda: not is_running(int(place.lines("started")[0])), 2)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_children_are_bounded_and_replaced(place: Place) -> None:
+    dispatch(place, "[nap(0.1) for _ in range(8)]")
+    options = ("--burst", "--concurrency", "8", "--children", "2", "--max-tasks-per-child", "2")
+    finished(place.run("worker", "jobs", *options))
+    pids = place.lines("ended")
+    assert len(pids) == 8
+    assert max(pids.count(pid) for pid in pids) == 2
+    assert len(set(pids)) == 4
+
+
+def test_a_process_logs_as_its_worker_does(place: Place) -> None:
+    dispatch(place, "[logs(7), fails()]")
+    done = place.run("worker", "jobs", "--burst", "--log-format", "json")
+    records = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+    [record] = [r for r in records if r["logger"] == "app"]
+    assert (record["message"], record["level"]) == ("about to charge 7", "warning")
+    assert (record["task"], record["attempt"]) == ("jobs.logs", 1)
+    [dead] = [r for r in records if r["message"] == "task dead"]
+    assert "ValueError: as always" in dead["traceback"]
+    assert "in fails" in dead["traceback"]

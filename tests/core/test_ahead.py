@@ -11,7 +11,7 @@ import pytest
 from asynctasq import Worker, dispatch_many, task
 from asynctasq.app import App
 from asynctasq.brokers import Delivery
-from asynctasq.worker.prefetching import ENOUGH, PATIENCE_SECONDS, SHORT_SECONDS, Ahead
+from asynctasq.worker.prefetching import AHEAD_SECONDS, ENOUGH, PATIENCE_SECONDS, Ahead
 
 Start = Callable[..., Worker]
 Becomes = Callable[..., Awaitable[None]]
@@ -40,7 +40,7 @@ def _delivery(n: int) -> Delivery:
 
 def _prove_short(ahead: Ahead) -> None:
     for _ in range(50):
-        ahead.note(SHORT_SECONDS / 10)
+        ahead.note(AHEAD_SECONDS / 1000)
 
 
 def test_nothing_is_taken_ahead_before_tasks_have_proved_short() -> None:
@@ -54,6 +54,16 @@ def test_one_long_task_ends_taking_ahead() -> None:
     ahead = Ahead(10)
     _prove_short(ahead)
     ahead.note(1.0)
+    assert ahead.room == 0
+
+
+def test_no_more_is_taken_ahead_than_slots_become_free_for() -> None:
+    ahead = Ahead(20)
+    for _ in range(50):
+        ahead.note(AHEAD_SECONDS)  # of twenty tasks at once, each takes its turn on the event loop
+    assert 18 <= ahead.room <= 20
+    for _ in range(50):
+        ahead.note(AHEAD_SECONDS * 40)
     assert ahead.room == 0
 
 

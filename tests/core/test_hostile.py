@@ -365,8 +365,8 @@ async def test_values_of_any_type_in_a_queue_file_are_dead_letters(
         values = {"body": "text", "id": b"\xff", "deliveries": "many", "info": "text"}
         for handle, (column, value) in zip(handles, values.items(), strict=False):
             db.execute(f"UPDATE message SET {column} = ? WHERE id = ?", (value, handle.id))
-        row = ("w", b"h", "pid", "[1", "many", "x", 9e15)
-        db.execute("INSERT INTO worker VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+        row = ("w", b"h", "pid", "[1", "many", "x", "no", 9e15)
+        db.execute("INSERT INTO worker VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
     assert await broker.workers() == []
     await work()
     assert len(await deadletters.list_dead()) == 3

@@ -16,11 +16,12 @@ from pathlib import Path
 import psutil
 import pytest
 from asynctasq.errors import TaskCrashed, TaskTimeout
+from asynctasq.worker.child_logs import log_here
 from asynctasq.worker.processes import ProcessPool
 
 # What the children run. It cannot live in this file: children import it by its name.
 CALLS = """
-import ctypes, os, signal, subprocess, sys, time
+import ctypes, logging, multiprocessing, os, signal, subprocess, sys, time
 
 def start(greeting=b"?"):
     def call(body):
@@ -41,6 +42,35 @@ def spin(_):
 def nap(_): time.sleep(0.5); return b"rested"
 def large(_): return b"x" * 30_000_000
 def fds(_): return str(len(os.listdir("/proc/self/fd"))).encode()
+SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
+def write_pid(process):
+    with open("started", "w") as file:
+        file.write(str(process.pid))
+    return process
+def starts_and_sleeps(_): write_pid(subprocess.Popen(SLEEP)); time.sleep(60)
+def starts_and_dies(_): write_pid(subprocess.Popen(SLEEP)); os._exit(7)
+def forks_and_dies(_):
+    pid = os.fork()
+    if not pid:
+        os.setsid()  # out of the group: it keeps the socket open
+        time.sleep(600)
+    with open("started", "w") as file:
+        file.write(str(pid))
+    os.kill(os.getpid(), signal.SIGKILL)
+def starts_and_goes_on(_): write_pid(subprocess.Popen(SLEEP)); return b"ok"
+def fork_dies_of_sigterm(_):
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    child.start()
+    child.terminate()
+    child.join(10)
+    return str(child.exitcode).encode()
+def logs(_):
+    logging.getLogger("app").info("too quiet")
+    try:
+        1 / 0
+    except ZeroDivisionError:
+        logging.getLogger("app").exception("heard of %s", "it", extra={"order": 7})
+    return b""
 def child_dies_of_sigterm(_):
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     child.terminate()
@@ -112,6 +142,107 @@ async def test_a_crash_fails_its_own_call_alone(
         await pool.run(call)
     assert await neighbour == b"rested"
     assert await pool.run(b"greet") == b"hello"
+
+
+def started(tmp_path: Path) -> int:
+    """The process that a call has started."""
+    file = tmp_path / "started"
+    return int(file.read_text()) if file.exists() and file.read_text() else 0
+
+
+async def until_started(tmp_path: Path) -> int:
+    async with asyncio.timeout(20):
+        while not (pid := started(tmp_path)):
+            await asyncio.sleep(0.01)
+    return pid
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory of children."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("cancelled", [True, False], ids=["cancelled", "over its time"])
+async def test_what_a_call_has_started_ends_with_it(
+    here: Path, pool: ProcessPool, cancelled: bool
+) -> None:
+    await pool.run(b"greet")
+    call = asyncio.create_task(pool.run(b"starts_and_sleeps", None if cancelled else 1))
+    pid = await until_started(here)
+    if cancelled:
+        call.cancel()
+    with pytest.raises((asyncio.CancelledError, TaskTimeout)):
+        await call
+    assert await gone(pid)
+
+
+async def test_what_a_crashed_call_has_started_ends_with_it(here: Path, pool: ProcessPool) -> None:
+    with pytest.raises(TaskCrashed, match="exited with code 7"):
+        await pool.run(b"starts_and_dies")
+    assert await gone(started(here))
+
+
+async def test_what_a_call_that_went_well_has_started_goes_on(
+    here: Path, pool: ProcessPool
+) -> None:
+    assert await pool.run(b"starts_and_goes_on") == b"ok"
+    await pool.close()
+    assert not await gone(started(here), 0.2)
+    os.kill(started(here), signal.SIGKILL)
+
+
+async def test_a_crash_is_noticed_although_a_fork_holds_the_connection(
+    here: Path, pool: ProcessPool
+) -> None:
+    await pool.run(b"greet")
+    began = time.monotonic()
+    with pytest.raises(TaskCrashed, match="SIGKILL"):
+        await pool.run(b"forks_and_dies")
+    assert time.monotonic() - began < 5
+    os.kill(started(here), signal.SIGKILL)
+
+
+async def test_processes_that_a_call_forks_obey_signals(pool: ProcessPool) -> None:
+    assert int(await pool.run(b"fork_dies_of_sigterm")) == -signal.SIGTERM
+
+
+async def test_a_child_is_replaced_after_so_many_calls(
+    start: Callable[..., Callable[..., bytes]],
+) -> None:
+    pool = ProcessPool(1, start, max_calls=2)
+    pids = [await pool.run(b"pid") for _ in range(5)]
+    assert len(set(pids)) == 3
+    assert pids[0] == pids[1] != pids[2]
+    assert await gone(int(pids[0]))
+    await pool.close()
+    assert await gone(int(pids[4]))
+
+
+async def test_idle_children_end_after_a_while(
+    start: Callable[..., Callable[..., bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asynctasq.worker.processes.IDLE_SECONDS", 0.3)
+    pool = ProcessPool(2, start)
+    pids = {int(pid) for pid in await asyncio.gather(pool.run(b"pid"), pool.run(b"pid"))}
+    assert all([await gone(pid) for pid in pids])
+    assert await pool.run(b"greet") == b"?"
+    await pool.close()
+
+
+async def test_what_a_child_logs_is_logged_here(
+    start: Callable[..., Callable[..., bytes]], caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = ProcessPool(1, start, log=log_here)
+    await pool.run(b"logs")
+    [record] = [r for r in caplog.records if r.name == "app"]
+    assert (record.levelname, record.getMessage(), vars(record)["order"]) == (
+        *("ERROR", "heard of it", 7),
+    )
+    assert "ZeroDivisionError" in (record.exc_text or "")
+    assert record.process != os.getpid()
+    await pool.close()
 
 
 async def test_a_call_over_its_time_is_killed(pool: ProcessPool) -> None:

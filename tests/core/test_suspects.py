@@ -5,7 +5,7 @@ from __future__ import annotations
 import asynctasq.worker.poison_isolation
 import pytest
 from asynctasq.brokers import Delivery
-from asynctasq.worker.poison_isolation import ALONE_SECONDS, Suspects
+from asynctasq.worker.poison_isolation import SOLITUDE_SECONDS, Suspects
 
 
 @pytest.fixture
@@ -20,22 +20,35 @@ def _delivery(name: str, deliveries: int) -> Delivery:
 
 
 def test_a_suspect_is_begun_alone_and_the_others_given_back(clock: list[float]) -> None:
-    suspect, other = _delivery("suspect", 3), _delivery("other", 1)
+    suspect, other = _delivery("suspect", 5), _delivery("other", 1)
     assert Suspects(5).choose([other, suspect], is_busy=False) == ([suspect], [other])
 
 
-def test_nothing_is_taken_beside_a_suspect_until_it_has_ended(clock: list[float]) -> None:
-    suspects = Suspects(5)
-    suspects.choose([_delivery("suspect", 3)], is_busy=False)
-    assert suspects.patience_seconds() > 0
-    suspects.ended("suspect")
+def test_only_the_last_permitted_delivery_is_alone(clock: list[float]) -> None:
+    shared = [_delivery("shared", 4), _delivery("other", 1)]
+    assert Suspects(5).choose(shared, is_busy=True) == (shared, ())
+
+
+def test_with_a_limit_of_one_every_message_shares_its_worker(clock: list[float]) -> None:
+    both = [_delivery("one", 1), _delivery("other", 1)]
+    assert Suspects(1).choose(both, is_busy=True) == (both, ())
+
+
+def test_a_suspect_waits_elsewhere_while_others_run_but_not_for_long(clock: list[float]) -> None:
+    suspects, both = Suspects(5), [_delivery("suspect", 5), _delivery("other", 1)]
+    assert suspects.choose(both, is_busy=True) == ([], both)
+    assert 0 < suspects.patience_seconds() <= SOLITUDE_SECONDS
+    clock[0] += SOLITUDE_SECONDS
     assert suspects.patience_seconds() <= 0
+    suspects.waited()
+    assert suspects.choose(both, is_busy=True) == (both[:1], both[1:])
 
 
 def test_a_long_task_that_is_a_suspect_does_not_idle_its_worker(clock: list[float]) -> None:
     suspects = Suspects(5)
-    suspects.choose([_delivery("suspect", 3)], is_busy=False)
-    clock[0] += ALONE_SECONDS + 1
+    suspects.choose([_delivery("suspect", 5)], is_busy=False)
+    assert suspects.patience_seconds() > 0
+    clock[0] += SOLITUDE_SECONDS
     assert suspects.patience_seconds() <= 0
     fresh = [_delivery("fresh", 1)]
     assert suspects.choose(fresh, is_busy=True) == (fresh, ())

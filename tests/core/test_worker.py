@@ -7,6 +7,8 @@ import logging
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from asynctasq import (
     AsyncTask,
     BrokerUnavailable,
     TaskConfig,
+    TaskHandle,
     TaskStatus,
     Worker,
     current_message,
@@ -291,8 +294,8 @@ async def test_a_released_task_runs_again_as_the_same_attempt(any_app: App, work
     assert await handle.status() is TaskStatus.ENDED
 
 
-async def test_a_task_that_swallows_its_cancellation_does_not_hold_the_worker(
-    app: App, monkeypatch: pytest.MonkeyPatch
+async def test_a_task_that_swallows_its_cancellation_holds_its_message_and_not_the_worker(
+    any_app: App, monkeypatch: pytest.MonkeyPatch, becomes: Becomes
 ) -> None:
     monkeypatch.setattr("asynctasq.worker.slots.CANCEL_SECONDS", 0.2)
     running, proceed = asyncio.Event(), asyncio.Event()
@@ -308,13 +311,218 @@ async def test_a_task_that_swallows_its_cancellation_does_not_hold_the_worker(
         ran.append("ended")
 
     handle = await stubborn().dispatch()
-    assert await interrupted(Worker(grace=0), Worker.stop, running) < 5
+    worker = Worker(grace=0, lease=0.5)
+    try:
+        assert await interrupted(worker, Worker.stop, running) < 10
+        assert worker.left_running
+        assert await taken_within(any_app, 1.5) == []  # three leases: they are renewed
+    finally:
+        proceed.set()
+    await becomes(lambda: gone(handle))
+    assert ran == ["ended"]
+
+
+async def gone(handle: TaskHandle[Any]) -> bool:
+    return await handle.status() is TaskStatus.DONE
+
+
+async def taken_within(app: App, seconds: float) -> list[Delivery]:
+    """What another worker gets in this time; given back."""
+    info = WorkerInfo("another", "host", 1, ("default",), 1, time.time())
+    consumer = app.open_broker().consumer(ConsumerOptions(info, ("default",)))
+    await consumer.start()
+    taken = await consumer.take(10, seconds)
+    await consumer.stop()
+    return taken
+
+
+async def test_a_worker_whose_run_is_cancelled_stops_and_gives_back_what_has_ended(
+    any_app: App,
+) -> None:
+    running = asyncio.Event()
+    at_once: list[int] = []
+
+    @task
+    async def slow_to_end() -> None:
+        at_once.append(1)
+        running.set()
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            assert await taken_within(any_app, 0.3) == []
+            at_once.pop()
+
+    handle = await slow_to_end().dispatch()
+    run = asyncio.create_task(Worker(grace=0.1).run())
+    async with asyncio.timeout(30):
+        await running.wait()
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+    assert at_once == []
     assert await handle.status() is TaskStatus.WAITING
-    proceed.set()
-    while not ran:
-        await asyncio.sleep(0)
-    await asyncio.sleep(0)
+    [delivery] = await taken_within(any_app, 10)
+    assert delivery.deliveries == 1
+
+
+async def test_a_cancelled_run_lets_tasks_finish_within_the_grace_time(any_app: App) -> None:
+    running = asyncio.Event()
+
+    @task
+    async def finishes() -> None:
+        running.set()
+        await asyncio.sleep(0.2)
+        ran.append("finished")
+
+    async def for_some_time() -> None:
+        async with asyncio.timeout(None) as limit:
+            run = asyncio.create_task(Worker().run())
+            await running.wait()
+            limit.reschedule(asyncio.get_running_loop().time())
+            await run
+
+    handle = await finishes().dispatch()
+    with pytest.raises(TimeoutError):
+        await for_some_time()
+    assert ran == ["finished"]
+    assert await handle.status() is TaskStatus.DONE
+
+
+async def test_a_second_cancellation_skips_the_grace_time(app: App) -> None:
+    running = asyncio.Event()
+
+    @task
+    async def long() -> None:
+        running.set()
+        await asyncio.sleep(3600)
+
+    handle = await long().dispatch()
+    run = asyncio.create_task(Worker(grace=600).run())
+    async with asyncio.timeout(30):
+        await running.wait()
+        for _ in range(2):
+            run.cancel()
+            await asyncio.sleep(0)
+        with pytest.raises(asyncio.CancelledError):
+            await run
     assert await handle.status() is TaskStatus.WAITING
+
+
+def test_a_loop_that_cancels_everything_at_its_end_leaves_no_message_leased(
+    configure: Callable[..., App], tmp_path: Path
+) -> None:
+    app = configure(driver="sqlite", sqlite=tmp_path / "queue.db")
+    running = asyncio.Event()
+
+    @task(max_attempts=1)
+    async def long() -> None:
+        running.set()
+        await asyncio.sleep(3600)
+
+    async def leave_while_it_runs() -> None:
+        await long().dispatch()
+        global _worker
+        _worker = asyncio.create_task(Worker().run())
+        await running.wait()
+
+    async def look() -> list[Delivery]:
+        return await taken_within(app, 10)
+
+    asyncio.run(leave_while_it_runs())
+    [delivery] = asyncio.run(look())
+    assert delivery.deliveries == 1
+
+
+_worker: asyncio.Task[None]
+
+
+async def test_a_worker_runs_once(app: App, work: Work) -> None:
+    worker = Worker(burst=True)
+    await worker.run()
+    with pytest.raises(RuntimeError, match="make another"):
+        await worker.run()
+
+
+def test_stop_after_the_end_of_the_loop_is_harmless(configure: Callable[..., App]) -> None:
+    configure()
+    worker = Worker(burst=True)
+    asyncio.run(worker.run())
+    worker.stop()
+
+
+async def test_a_thread_in_a_c_call_holds_its_message_after_its_timeout_and_a_stop(
+    any_app: App, monkeypatch: pytest.MonkeyPatch, becomes: Becomes
+) -> None:
+    monkeypatch.setattr("asynctasq.worker.slots.CANCEL_SECONDS", 0.2)
+    let_go = threading.Event()
+    running = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    @task(timeout=0.2, retry_delay=0)
+    def stuck() -> None:
+        loop.call_soon_threadsafe(running.set)
+        let_go.wait(30)
+        ran.append("ended")
+
+    await stuck().dispatch()
+    worker = Worker(grace=0.5, lease=0.5)
+    try:
+        await interrupted(worker, Worker.stop, running)
+        assert worker.left_running
+        assert await taken_within(any_app, 1.5) == []
+    finally:
+        let_go.set()
+    [delivery] = await taken_within(any_app, 10)
+    assert delivery.deliveries == 1
+
+
+@pytest.mark.parametrize("stopped", [True, False], ids=["at a stop", "at its timeout"])
+async def test_to_thread_holds_its_message_until_the_thread_has_ended(
+    any_app: App, monkeypatch: pytest.MonkeyPatch, stopped: bool, start_worker: Start
+) -> None:
+    monkeypatch.setattr("asynctasq.worker.slots.CANCEL_SECONDS", 0.2)
+    let_go = threading.Event()
+    running = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def blocking() -> None:
+        loop.call_soon_threadsafe(running.set)
+        let_go.wait(30)
+
+    @task(retry_delay=0)
+    async def waits() -> None:
+        await asyncio.to_thread(blocking)
+
+    @task(retry_delay=0)
+    async def in_an_executor_of_its_own() -> None:
+        executor = ThreadPoolExecutor(1)
+        try:
+            await loop.run_in_executor(executor, blocking)
+        finally:
+            executor.shutdown(wait=False)
+
+    for call in (waits(), in_an_executor_of_its_own()):
+        running.clear()
+        let_go.clear()
+        await (call if stopped else call.timeout(0.1)).dispatch()
+        worker = Worker(grace=0, lease=0.5)
+        run = asyncio.create_task(worker.run())
+        try:
+            async with asyncio.timeout(10):
+                await running.wait()
+                if stopped:
+                    worker.stop()
+                    await run
+                    assert worker.left_running
+            assert await taken_within(any_app, 1.5) == []
+        finally:
+            let_go.set()
+            worker.stop()
+        async with asyncio.timeout(10):
+            await run
+        [delivery] = await taken_within(any_app, 10)
+        assert delivery.deliveries == 1
+        await any_app.open_broker().purge("default")
 
 
 async def test_a_thread_is_interrupted_at_the_end_of_the_grace_time(app: App) -> None:

@@ -9,7 +9,7 @@ message alone.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -125,28 +125,34 @@ class Fetched:
 
 
 @dataclass(slots=True)
-class _Group:
-    """Rows that one `fetch_many` brings; `targets` are (message, row) indices."""
+class Group:
+    """Rows that one `fetch_many` brings.
+
+    Attributes:
+        targets: For each reference, the indices of its message and of its row there.
+    """
 
     adapter: Adapter
     refs: list[Ref] = field(default_factory=list)
     targets: list[tuple[int, int]] = field(default_factory=list)
 
 
-async def fetch(
-    adapters: Adapters, messages: Sequence[Wanted], *, in_task_scope: bool = False
-) -> list[Fetched]:
-    """Fetch the rows of all messages, those with or those without `in_task_scope`."""
-    found = [
-        Fetched(w, [None] * len(w.rows), [None] * len(w.rows), error=w.error) for w in messages
-    ]
-    groups = _grouped(adapters, messages, found, in_task_scope)
-    if in_task_scope:
-        # In this asyncio task: a lock's transaction has to be in the context of the task itself.
-        for group in groups:
-            await _fetch_group(group, found)
-    else:
-        await asyncio.gather(*(_fetch_group(group, found) for group in groups))
+async def fetch_in_scope(adapters: Adapters, wanted: Wanted) -> Fetched:
+    """Fetch the rows of one message that its scope must hold, such as those to be locked.
+
+    In this asyncio task: a lock's transaction has to be in the context of the task itself.
+    """
+    found = unfetched([wanted])
+    for group in grouped(adapters, [wanted], found, in_task_scope=True):
+        await fetch_group(group, found)
+    return found[0]
+
+
+async def fetch(adapters: Adapters, messages: Sequence[Wanted]) -> list[Fetched]:
+    """Fetch the rows of all messages, but those for their scopes."""
+    found = unfetched(messages)
+    groups = grouped(adapters, messages, found, in_task_scope=False)
+    await asyncio.gather(*(fetch_group(group, found) for group in groups))
     return found
 
 
@@ -173,11 +179,20 @@ async def fetch_result(
     return wanted.instances(fetched.rows)
 
 
-def _grouped(
-    adapters: Adapters, messages: Sequence[Wanted], found: list[Fetched], in_task_scope: bool
-) -> Iterable[_Group]:
-    """The rows by what one `fetch_many` can bring; their owners are noted in `found`."""
-    groups: dict[Any, _Group] = {}
+def unfetched(messages: Sequence[Wanted]) -> list[Fetched]:
+    """Where the rows of these messages are to go."""
+    return [Fetched(w, [None] * len(w.rows), [None] * len(w.rows), error=w.error) for w in messages]
+
+
+def grouped(
+    adapters: Adapters, messages: Sequence[Wanted], found: list[Fetched], *, in_task_scope: bool
+) -> list[Group]:
+    """The rows by what one `fetch_many` can bring; their owners are noted in `found`.
+
+    Args:
+        in_task_scope: Whether those that the scopes of tasks must hold are meant, or the others.
+    """
+    groups: dict[Any, Group] = {}
     values: dict[int, Hashable] = {}
     for i, wanted in enumerate(messages):
         if wanted.error is not None:
@@ -187,12 +202,12 @@ def _grouped(
             for j, ref in rows:
                 adapter = found[i].owners[j] = adapters.owner_of_reference(ref)
                 options = ref.options and _known_value(ref.options, values)
-                group = groups.setdefault((ref.orm, ref.model, ref.db, options), _Group(adapter))
+                group = groups.setdefault((ref.orm, ref.model, ref.db, options), Group(adapter))
                 group.refs.append(ref)
                 group.targets.append((i, j))
         except Exception as e:  # noqa: BLE001 - importing a model's module runs the application's code
             found[i].error = e
-    return groups.values()
+    return list(groups.values())
 
 
 def _known_value(options: tuple[Any, ...], values: dict[int, Hashable]) -> Hashable:
@@ -203,7 +218,8 @@ def _known_value(options: tuple[Any, ...], values: dict[int, Hashable]) -> Hasha
     return value
 
 
-async def _fetch_group(group: _Group, found: list[Fetched]) -> None:
+async def fetch_group(group: Group, found: list[Fetched]) -> None:
+    """Fetch rows into `found`; what an adapter raises becomes the error of its messages."""
     try:
         rows = await _ask(group.adapter, group.refs)
     except AdapterNotReady:
@@ -231,19 +247,19 @@ async def _ask(adapter: Adapter, refs: list[Ref]) -> Sequence[object | None]:
     return rows
 
 
-async def _one_by_one(group: _Group, found: list[Fetched], error: Exception) -> None:
+async def _one_by_one(group: Group, found: list[Fetched], error: Exception) -> None:
     """Find the messages that made the whole group fail, so that they fail alone."""
     messages = {i for i, _ in group.targets}
     if len(messages) == 1:
         found[messages.pop()].error = error
         return
     for message in messages:
-        mine = _Group(group.adapter)
+        mine = Group(group.adapter)
         for ref, (i, j) in zip(group.refs, group.targets, strict=True):
             if i == message:
                 mine.refs.append(ref)
                 mine.targets.append((i, j))
-        await _fetch_group(mine, found)
+        await fetch_group(mine, found)
 
 
 def _lazy(adapter: Adapter, ref: Ref, rule: Missing) -> object:

@@ -54,7 +54,7 @@ def _queue_table(queues: list[QueueStats]) -> object:
 
 
 def _worker_table(workers: list[WorkerInfo]) -> object:
-    shown = table("Workers", "host", "pid", "queues", "running", "concurrency", "since")
+    shown = table("Workers", "host", "pid", "queues", "running", "concurrency", "since", "")
     for w in workers:
         add_row(
             shown,
@@ -64,5 +64,6 @@ def _worker_table(workers: list[WorkerInfo]) -> object:
             str(w.running),
             str(w.concurrency),
             moment(w.started_at),
+            "event loop blocked" if w.is_blocked else "",
         )
     return shown

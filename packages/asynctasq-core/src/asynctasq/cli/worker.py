@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import threading
 from collections.abc import AsyncIterable
 from dataclasses import dataclass, fields, replace
@@ -14,6 +13,7 @@ import click
 from .. import __version__
 from ..config.settings import QUEUE_RULE, is_queue_name
 from ..errors import BrokerError
+from ..worker import signals
 from . import logs
 
 if TYPE_CHECKING:
@@ -30,7 +30,11 @@ _NO_TASKS = (
     "hold the tasks, such as `asynctasq worker app.tasks`"
 )
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+#: Options that are the same for each worker process under a supervisor.
+_PASSED_ON = (
+    *("concurrency", "lease", "grace", "children", "max_tasks_per_child"),
+    *("log_level", "log_format"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,8 @@ class Settings:
     grace: float
     burst: bool
     reload: bool
+    children: int | None
+    max_tasks_per_child: int | None
     log_level: str
     log_format: str
     link: int | None
@@ -54,7 +60,7 @@ class Settings:
         arguments = [*self.modules]
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name in ("concurrency", "lease", "grace", "log_level", "log_format"):
+            if field.name in _PASSED_ON and value is not None:
                 arguments += [f"--{field.name.replace('_', '-')}", str(value)]
         if self.queues:
             arguments += ["--queues", ",".join(self.queues)]
@@ -103,11 +109,22 @@ def _split(ctx: click.Context, parameter: click.Parameter, value: str | None) ->
     type=click.FloatRange(0),
     default=30.0,
     show_default=True,
-    help="Seconds that running tasks get to finish at SIGTERM or SIGINT; a second signal skips "
-    "the wait.",
+    help="Seconds that running tasks get to finish at SIGTERM, SIGINT or SIGHUP; a second signal, "
+    "or SIGQUIT, skips the wait.",
 )
 @click.option("--burst", is_flag=True, help="End once all queues are empty and nothing is running.")
 @click.option("--reload", is_flag=True, help="Start anew when Python files here change.")
+@click.option(
+    "--children",
+    type=click.IntRange(1),
+    help="Child processes for `process=True` tasks in each process. By default one for each "
+    "processor.",
+)
+@click.option(
+    "--max-tasks-per-child",
+    type=click.IntRange(1),
+    help="Replace a child process after so many tasks.",
+)
 @click.option(
     "--log-level",
     type=click.Choice(logs.LEVELS),
@@ -127,8 +144,7 @@ def command(**options: Any) -> None:
     if settings.link is not None:
         # A service manager signals every process, but only the parent counts signals; and one
         # that comes during the start must not end it as a failure.
-        for number in _SIGNALS:
-            signal.signal(number, lambda *_: None)
+        signals.handle(lambda *_: None, lambda *_: None)
     elif settings.reload or settings.processes > 1:
         raise SystemExit(_supervise(settings))
     _work(settings)
@@ -156,6 +172,8 @@ def _work(settings: Settings) -> None:
             lease=settings.lease,
             grace=settings.grace,
             burst=settings.burst,
+            children=settings.children,
+            max_tasks_per_child=settings.max_tasks_per_child,
             on_ready=ready,
         )
     except BrokerError:
@@ -208,8 +226,7 @@ def _join_supervisor(worker: Worker, link: Link) -> None:
         stop()
         worker.stop()
 
-    for number in _SIGNALS:
-        signal.signal(number, lambda *_: stop())
+    signals.handle(lambda *_: stop(), lambda *_: skip_grace())
     link.obey(stop, skip_grace)
 
 

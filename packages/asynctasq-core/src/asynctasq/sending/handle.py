@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 from ..adapters.fetching import fetch_result
 from ..adapters.plugins import Adapters
 from ..errors import DispatchDropped, ResultNotKept, ResultTimeout, TaskCancelled
+from ..tasks.current import awaiting_result
 from ..tasks.task import Task
 from ..wire.results import decode_stored, encode_cancelled, error_in, read_result, references_in
 from .commits import Deferred
@@ -147,7 +148,9 @@ class TaskHandle(Generic[R]):
             raise ResultNotKept(
                 f"{self.task.name} keeps no result: declare it with @task(result_ttl=seconds)"
             )
-        content = self._read(await self._stored(timeout))
+        with awaiting_result(self.queue):
+            stored = await self._stored(timeout)
+        content = self._read(stored)
         if "value" in content:
             result: R = await self._value(content["value"])
             return result

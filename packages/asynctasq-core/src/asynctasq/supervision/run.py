@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -13,13 +12,15 @@ from importlib.util import find_spec
 from types import FrameType
 from typing import Any
 
+from ..errors import BrokerError
 from ..loading import load_application
+from ..worker import signals
+from ..worker.slots import CANCEL_SECONDS
+from ..worker.threads import ThreadTracker
 from ..worker.worker import Worker
-from .watchdog import Watchdog
+from .watchdog import RELEASE_SECONDS, Watchdog
 
 logger = logging.getLogger(__name__)
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def run_worker(
@@ -29,13 +30,16 @@ def run_worker(
     lease: float = 30.0,
     grace: float = 30.0,
     burst: bool = False,
+    children: int | None = None,
+    max_tasks_per_child: int | None = None,
     on_ready: Callable[[Worker], None] | None = None,
 ) -> None:
     """Import modules and run a worker until SIGTERM or SIGINT, or in burst mode until all is done.
 
-    A second signal skips the grace time. uvloop is used where it is installed. If a task ignores
-    that it is stopped, or blocks the event loop then, the process ends here, with code 0 and
-    without exit handlers.
+    SIGHUP is as SIGTERM. A second signal skips the grace time, as SIGQUIT does at once. uvloop is
+    used where it is installed. If a task ignores that it is stopped, goes on in a thread, or blocks
+    the event loop then, the process ends here, with code 0 and without exit handlers, and giving
+    back what it ran is the last thing that it does.
 
     Args:
         modules: Module names or script paths whose tasks are run, besides those in `imports`.
@@ -58,17 +62,13 @@ def run_worker(
             grace=grace,
             burst=burst,
             modules=names,
+            children=children,
+            max_tasks_per_child=max_tasks_per_child,
         )
         await _work(worker, on_ready)
 
-    former = {number: signal.getsignal(number) for number in _SIGNALS}
-    try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(main())
-    finally:
-        for number, handler in former.items():
-            if handler is not None:  # set by something other than Python, and out of its reach
-                signal.signal(number, handler)
+    with signals.restored(), asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(main())
 
 
 class _WatchedWorker(Worker):
@@ -81,8 +81,7 @@ class _WatchedWorker(Worker):
         self._watchdog = Watchdog(self._loop, self, _leave)
 
     def stop(self) -> None:
-        with suppress(RuntimeError):  # the loop is closed: it has ended by itself
-            super().stop()
+        super().stop()
         self._watchdog.stopped()
 
 
@@ -90,27 +89,47 @@ async def _work(worker: Worker, on_ready: Callable[[Worker], None] | None) -> No
     def stop(number: int, frame: FrameType | None) -> None:
         worker.stop()
 
+    def stop_now(number: int, frame: FrameType | None) -> None:
+        worker.stop()
+        worker.stop()
+
     # Not the loop's own handlers: those would not run while a task blocks it.
-    for number in _SIGNALS:
-        signal.signal(number, stop)
+    signals.handle(stop, stop_now)
     if on_ready is not None:
         on_ready(worker)
     await worker.run()
+    threads = ThreadTracker.of(asyncio.get_running_loop())
+    if worker.left_running or not await threads.until_idle(CANCEL_SECONDS):
+        await _abandon(worker)
+
+
+async def _abandon(worker: Worker) -> None:
+    """End the process with what goes on in it; giving that back is the last thing it does.
+
+    Both the loop and the interpreter would wait for it, for ever if need be.
+    """
+    logger.warning("tasks that ignore their cancellation end with the process")
+    _flush()
     if worker.left_running:
-        _leave()
+        try:
+            async with asyncio.timeout(RELEASE_SECONDS):
+                await worker.give_back()
+        except (BrokerError, TimeoutError) as e:
+            logger.warning("leases of an abandoned run run out by themselves", extra={"reason": e})
+    os._exit(0)
 
 
 def _leave() -> None:
-    """End the process although threads or coroutines of tasks go on.
+    _flush()
+    os._exit(0)
 
-    Both the loop and the interpreter would wait for them, for ever if need be.
-    """
-    logger.warning("tasks that ignore their cancellation end with the process")
+
+def _flush() -> None:
+    """Write out what would be lost with a process that ends without its exit handlers."""
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # closed
             stream.flush()
-    os._exit(0)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

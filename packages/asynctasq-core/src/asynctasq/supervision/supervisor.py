@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from ..brokers import Backoff
 from ..brokers.opening import open_broker
 from ..errors import BrokerError
+from ..worker import signals
 from .link import NOW, STOP, Announcement, read_announcement, was_refused
 
 logger = logging.getLogger(__name__)
@@ -120,8 +121,9 @@ class Supervisor:
             The exit code: 0, or that of a worker that failed for good.
         """
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self.stop)
+        for number in _handled():
+            times = 2 if number in signals.STOP_NOW else 1
+            loop.add_signal_handler(number, self._stop_times, times)
         keeping = asyncio.gather(*(self._keep_one() for _ in range(self._processes)))
         reloading = asyncio.ensure_future(self._reload())
         try:
@@ -131,7 +133,7 @@ class Supervisor:
             await keeping
         finally:
             reloading.cancel()
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in _handled():
                 loop.remove_signal_handler(number)
         return self._exit_code
 
@@ -143,6 +145,10 @@ class Supervisor:
         self._changed.set()
         for child in self._children:
             self._end(child, order)
+
+    def _stop_times(self, times: int) -> None:
+        for _ in range(times):
+            self.stop()
 
     def _end(self, child: _Child, order: bytes) -> None:
         child.tell(order)
@@ -167,7 +173,7 @@ class Supervisor:
         """Whether nobody follows this worker; notes the exit code if so."""
         if self._stopping.is_set():
             # A service manager may have hit one that had only just been started.
-            ended_by_stop = code in (0, -signal.SIGTERM, -signal.SIGINT)
+            ended_by_stop = code == 0 or -code in (*signals.STOP, *signals.STOP_NOW)
             self._exit_code = self._exit_code or (0 if ended_by_stop else 1)
             return True
         if code == 0:
@@ -245,6 +251,12 @@ class Supervisor:
                 self._end(child, STOP)
             self._changed.set()
             self._changed.clear()
+
+
+def _handled() -> Sequence[signal.Signals]:
+    """The signals to handle; not SIGHUP where it is ignored, as under `nohup`."""
+    numbers = (*signals.STOP, *signals.STOP_NOW)
+    return [n for n in numbers if signal.getsignal(n) is not signal.SIG_IGN]
 
 
 def worker_command(arguments: Sequence[str]) -> list[str]:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from ..app import current
 from ..brokers.opening import open_broker
 from ..errors import BrokerError
+from ..worker.loop_watch import ask
 from ..worker.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -56,23 +57,18 @@ class Watchdog:
 
     def _watch(self) -> None:
         self._hurry.wait(self._worker.grace)
-        try:
-            while self._answers():
-                time.sleep(BLOCKED_SECONDS / 3)
-        except RuntimeError:  # the loop is closed: the worker has ended by itself
+        while (answered := ask(self._loop)) is not None and answered.wait(BLOCKED_SECONDS):
+            time.sleep(BLOCKED_SECONDS / 3)
+        if answered is None:  # the loop is closed: the worker has ended by itself
             return
         logger.error("a task blocks the event loop of a worker that has to end")
         try:
+            self._worker.kill_processes()
             asyncio.run(_release(self._worker))
         except Exception:
             logger.exception("the leases of a blocked worker could not be given back")
         finally:
             self._leave()
-
-    def _answers(self) -> bool:
-        answered = threading.Event()
-        self._loop.call_soon_threadsafe(answered.set)
-        return answered.wait(BLOCKED_SECONDS)
 
 
 async def _release(worker: Worker) -> None:
@@ -82,3 +78,5 @@ async def _release(worker: Worker) -> None:
             await broker.release_worker(worker.id, worker.queues)
     except (BrokerError, TimeoutError) as e:
         logger.warning("leases of a blocked worker run out by themselves", extra={"reason": e})
+    finally:
+        await broker.close()

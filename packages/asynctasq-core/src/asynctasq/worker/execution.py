@@ -1,8 +1,8 @@
 """Running one call: in the scope of its adapters, on the event loop or in a thread.
 
 Owns the order of things round a run: scopes are entered, rows that want the scope are fetched, the
-arguments are decoded with their instances, the task runs within its timeout, and whatever happens
-becomes one verdict.
+arguments are decoded with their instances, the task runs, all within one deadline, and whatever
+happens becomes one verdict.
 """
 
 from __future__ import annotations
@@ -19,24 +19,25 @@ from contextlib import (
     asynccontextmanager,
     nullcontext,
 )
-from contextvars import ContextVar
 from dataclasses import dataclass
 from time import time
 from typing import TYPE_CHECKING, Any
 
-from ..adapters.fetching import Fetched, Wanted, fetch
+from ..adapters.fetching import Fetched, Wanted, fetch_in_scope
 from ..adapters.plugins import Adapter, installed
 from ..app import current
 from ..brokers import Delivery
 from ..errors import InvalidMessage, TaskTimeout
 from ..tasks import runtime
 from ..tasks.annotations import Annotations, Declared
+from ..tasks.current import current_message, current_run
 from ..wire.decoding import collect_references, decode_arguments, holds_references
 from ..wire.message import Message, new_id
 from ..wire.reference import Ref
 from . import outcomes
 from .jobs import Job
 from .outcomes import Verdict
+from .rows import is_being_cancelled
 from .threads import run_in_thread
 
 if TYPE_CHECKING:
@@ -45,16 +46,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_message: ContextVar[Message] = ContextVar("asynctasq_message")
-
-
-def current_message() -> Message:
-    """The message of the task that is running here: its id, attempt and headers.
-
-    Raises:
-        LookupError: No task is running here.
-    """
-    return _message.get()
+__all__ = ["Runner", "current_message", "execute_call", "scoped_adapters", "wanted_by"]
 
 
 def wanted_by(job: Job) -> Wanted | None:
@@ -109,9 +101,11 @@ class Runner:
         self, job: Job, wanted: Wanted | None = None, fetched: Fetched | None = None
     ) -> Verdict:
         """Run a job whose rows, if it has any, were fetched; raises nothing unless cancelled."""
-        _message.set(job.message)
+        current_run.set(job)
         try:
-            if wanted is None and not self.scoped:
+            if job.deadline is not None:
+                value = await self._in_time(job, wanted, fetched)
+            elif wanted is None and not self.scoped:
                 value = await self._call(job, ())
             else:
                 value = await self._call_in_scope(job, wanted, fetched)
@@ -122,29 +116,55 @@ class Runner:
             return await self._failed(job, e)
         return outcomes.succeeded(self.app, job, value)
 
-    async def _call_in_scope(self, job: Job, wanted: Wanted | None, fetched: Fetched | None) -> Any:
-        if wanted is None or fetched is None:
-            async with scope_of(self.scoped, job.message, None):
-                return await self._call(job, ())
-        if fetched.error is not None:
+    async def _in_time(self, job: Job, wanted: Wanted | None, fetched: Fetched | None) -> Any:
+        try:
+            async with asyncio.timeout_at(job.deadline) as limit:
+                return await self._call_in_scope(job, wanted, fetched, limit)
+        except TimeoutError as e:
+            if not limit.expired():
+                raise  # the task's own
+            timeout = job.options.timeout
+            raise TaskTimeout(f"{job.task.name} ran longer than {timeout} s") from e
+
+    async def _call_in_scope(
+        self,
+        job: Job,
+        wanted: Wanted | None,
+        fetched: Fetched | None,
+        limit: asyncio.Timeout | None = None,
+    ) -> Any:
+        if fetched is not None and fetched.error is not None:
             raise fetched.error
         async with scope_of(self.scoped, job.message, fetched):
-            await self._fetch_in_scope(wanted, fetched)
-            instances = wanted.instances(fetched.rows)
-            if not fetched.is_lazy:
-                return await self._call(job, instances)
-            from ..adapters.lazy import drive
+            value = await self._call_with_rows(job, wanted, fetched)
+            if limit is not None:
+                # What has ended is not cancelled any more, nor is the end of its scope.
+                if not limit.expired():
+                    limit.reschedule(None)
+                _note_overrun(job)
+            return value
 
-            async def call() -> Any:
-                # Decoding inside: a set of lazy objects hashes them, which fetches them.
-                return await self._call(job, instances)
+    async def _call_with_rows(
+        self, job: Job, wanted: Wanted | None, fetched: Fetched | None
+    ) -> Any:
+        if wanted is None or fetched is None:
+            return await self._call(job, ())
+        await self._fetch_in_scope(wanted, fetched)
+        instances = wanted.instances(fetched.rows)
+        if not fetched.is_lazy:
+            return await self._call(job, instances)
+        from ..adapters.lazy import drive
 
-            return await drive(call())
+        async def call() -> Any:
+            # Decoding inside: a set of lazy objects hashes them, which fetches them.
+            return await self._call(job, instances)
+
+        return await drive(call())
 
     async def _fetch_in_scope(self, wanted: Wanted, fetched: Fetched) -> None:
         if not any(ref.in_task_scope for ref in wanted.rows):
             return
-        (inside,) = await fetch(self.app.adapters, [wanted], in_task_scope=True)
+        inside = await fetch_in_scope(self.app.adapters, wanted)
         if inside.error is not None:
             raise inside.error
         fetched.is_lazy |= inside.is_lazy
@@ -164,8 +184,7 @@ class Runner:
         if task.cls is not None:
             job.instance = task.cls(*args, **kwargs)
             function, args, kwargs = job.instance.execute, [], {}
-        running = self._started(job, function, args, kwargs)
-        return running if job.options.timeout is None else _limited(job, running)
+        return self._started(job, function, args, kwargs)
 
     def _started(
         self, job: Job, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
@@ -217,21 +236,19 @@ class Runner:
             return default
 
 
-async def _limited(job: Job, running: Awaitable[Any]) -> Any:
-    timeout = job.options.timeout
-    try:
-        async with asyncio.timeout(timeout) as limit:
-            return await running
-    except TimeoutError as e:
-        if not limit.expired():
-            raise  # the task's own
-        raise TaskTimeout(f"{job.task.name} ran longer than {timeout} s") from e
+def _note_overrun(job: Job) -> None:
+    """Say that a task ended after its deadline: it blocked the loop, or swallowed its cancellation.
 
-
-def is_being_cancelled() -> bool:
-    """Whether somebody cancelled the asyncio task that runs here, and not the code in it itself."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
+    Its outcome stands, for to fail it now would only do it twice.
+    """
+    assert job.deadline is not None
+    over = asyncio.get_running_loop().time() - job.deadline
+    if over > 0:
+        fields = {"task": job.task.name, "id": job.message.id, "timeout": job.options.timeout}
+        logger.warning(
+            "a task ran past its timeout: it blocked the event loop or ignored its cancellation",
+            extra={**fields, "seconds_over": round(over, 3)},
+        )
 
 
 def scope_of(
@@ -270,13 +287,13 @@ async def execute_call(call: Call[Any]) -> Any:
     app, task = current(), call.task
     message = Message(new_id(), task.name, b"", time(), headers=call.headers or {})
     delivery = Delivery("", message.id, b"", 1, None)
-    job = Job(delivery, message, task, call.options(app.config.task_defaults))
-    token = _message.set(message)
+    job = Job(message, delivery, task, call.options(app.config.task_defaults))
+    token = current_run.set(job)
     try:
         with ThreadPoolExecutor(1, "asynctasq-execute") as threads:
             return await _executed(call, job, Runner(app, threads, scoped_adapters(app)))
     finally:
-        _message.reset(token)
+        current_run.reset(token)
 
 
 runtime.execute = execute_call

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ..adapters.plugins import Adapters
 from ..brokers import Delivery
 from ..config.settings import Config
 from ..errors import ConfigurationError, InvalidMessage, MessageError, UnknownTask
+from ..tasks.current import Run
 from ..tasks.options import TaskOptions, check_task_options
 from ..tasks.task import Task, registry
 from ..wire.message import Message
-
-if TYPE_CHECKING:
-    from ..app import App
 
 #: What a call may override; anything else in a message's options was not written by a `Call`.
 OVERRIDABLE = frozenset({"max_attempts", "retry_delay", "timeout"})
@@ -27,18 +26,22 @@ Key = tuple[str, str]
 
 
 @dataclass(slots=True)
-class Job:
-    """A delivery that has been recognised as a call of a registered task.
+class Job(Run):
+    """A delivery that has been recognised as a call of a registered task, and its run.
 
     Attributes:
+        deadline: When its `timeout` is over, by the clock of the event loop.
+        slot_since: When it got its slot, by `perf_counter`.
         instance: The instance of a class-based task, once its `__init__` has run.
         has_begun: Whether the task's own code runs, or has: what it raises is its own.
     """
 
-    delivery: Delivery
     message: Message
+    delivery: Delivery
     task: Task[Any, Any]
     options: TaskOptions
+    deadline: float | None = None
+    slot_since: float = 0.0
     instance: Any = None
     has_begun: bool = False
 
@@ -48,13 +51,12 @@ class Job:
         return (self.delivery.queue, self.delivery.id)
 
 
-def recognise(delivery: Delivery, app: App) -> Job:
+def recognise(delivery: Delivery, config: Config) -> Job:
     """The registered task that a delivery calls.
 
     Raises:
         MessageError: The bytes are no message that may be run here.
     """
-    config = app.config
     message = Message.decode(delivery.body, config.signing_key, config.max_payload_bytes)
     if message.id != delivery.id:
         raise InvalidMessage(f"the message says that its id is {message.id[:64]!r}")
@@ -64,7 +66,7 @@ def recognise(delivery: Delivery, app: App) -> Job:
             f"the worker's modules register no task {message.task[:200]!r}: start it with the "
             f"module that holds the task"
         )
-    return Job(delivery, message, task, _options(task, message, config.task_defaults))
+    return Job(message, delivery, task, _options(task, message, config.task_defaults))
 
 
 def _options(task: Task[Any, Any], message: Message, defaults: Mapping[str, Any]) -> TaskOptions:
@@ -88,14 +90,14 @@ def task_name(delivery: Delivery, config: Config) -> str:
         return ""
 
 
-def declared_queues(app: App) -> tuple[str, ...]:
+def declared_queues(defaults: Mapping[str, Any], adapters: Adapters) -> tuple[str, ...]:
     """`default`, and those that registered tasks or adapters name, in alphabetical order.
 
     Raises:
         ConfigurationError: An adapter names what cannot be a queue.
     """
-    named = {task.options(app.config.task_defaults).queue for task in registry.values()}
-    for adapter in app.adapters.with_hook("queue_names"):
+    named = {task.options(defaults).queue for task in registry.values()}
+    for adapter in adapters.with_hook("queue_names"):
         for queue in adapter.queue_names():  # type: ignore[misc]
             check_task_options({"queue": queue}, f"adapter {adapter.name}")
             named.add(queue)

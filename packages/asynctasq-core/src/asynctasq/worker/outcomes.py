@@ -242,7 +242,7 @@ def instead_of_refused(app: App, outcome: Outcome) -> Outcome:
     reason = f"the {'result' if outcome.action is Action.DONE else 'message'} cannot be kept"
     error = BrokerError(f"the broker takes no value of this size; {reason}")
     try:
-        verdict = dead(app, recognise(delivery, app), error, reason)
+        verdict = dead(app, recognise(delivery, app.config), error, reason)
     except MessageError:
         verdict = dead_delivery(delivery, {"reason": reason, "error": str(error)})
     fields = {"id": delivery.id, "queue": delivery.queue, "error": verdict.error}

@@ -1,8 +1,8 @@
 """Messages taken before there is a slot for them, so that short tasks share their round trips.
 
 With few slots and tasks that take less time than a round trip, a worker would mostly wait for the
-broker. Owns the rule that taking ahead delays nobody: only while tasks are short, never more than
-some tens of messages, and what found no slot within a moment is given back to be run by others.
+broker. Owns the rule that taking ahead delays nobody: no more than will have a slot in a moment, as
+fast as slots become free, and what found none is given back to be run by others.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from ..brokers import Delivery
 #: Slots and messages ahead together: beyond that, a round trip costs little for each message.
 ENOUGH = 100
 
-#: Tasks are short while their run time, averaged over the last few, is below this.
-SHORT_SECONDS = 0.002
+#: What is taken ahead should have its slot within this time.
+AHEAD_SECONDS = 0.0125
 
-#: How long a message may wait for a slot here.
+#: How long a message may wait for a slot here, in case slots became free more slowly than expected.
 PATIENCE_SECONDS = 0.05
 
 #: Weight of the last run in the average; a long one puts an end to taking ahead at once.
@@ -30,8 +30,9 @@ class Ahead:
     """The messages of one worker that wait for its slots."""
 
     def __init__(self, slots: int) -> None:
+        self._slots = slots
         self._most = max(0, ENOUGH - slots)
-        self._average_seconds = 1.0
+        self._occupied_seconds = 1.0
         self._waiting: deque[Delivery] = deque()
         self._until = 0.0
 
@@ -39,13 +40,14 @@ class Ahead:
         return len(self._waiting)
 
     def note(self, seconds: float) -> None:
-        """Learn how long a task took."""
-        self._average_seconds += (seconds - self._average_seconds) * _WEIGHT
+        """Learn for how long a task occupied its slot, the time in which others ran included."""
+        self._occupied_seconds += (seconds - self._occupied_seconds) * _WEIGHT
 
     @property
     def room(self) -> int:
         """How many messages more than there are free slots may be taken now."""
-        return self._most if self._average_seconds < SHORT_SECONDS else 0
+        freed = self._slots * AHEAD_SECONDS / self._occupied_seconds
+        return min(self._most, int(freed))
 
     def put(self, deliveries: Iterable[Delivery]) -> None:
         """Let messages wait, all from the same take."""
@@ -62,7 +64,7 @@ class Ahead:
         """Those that have waited too long, to be given back; tasks must prove short anew."""
         if not self._waiting or monotonic() <= self._until:
             return ()
-        self._average_seconds = 1.0
+        self._occupied_seconds = 1.0
         return self.clear()
 
     def clear(self) -> Sequence[Delivery]:

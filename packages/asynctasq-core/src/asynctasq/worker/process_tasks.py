@@ -18,6 +18,7 @@ import msgpack
 from ..brokers import Action, Delivery, Outcome
 from ..errors import MessageError, TaskCrashed, TaskTimeout
 from . import outcomes
+from .child_logs import log_here
 from .jobs import Job
 from .outcomes import Verdict
 from .processes import ProcessPool
@@ -32,13 +33,16 @@ class ProcessTasks:
     Args:
         modules: What each child imports.
         size: How many there are at most.
+        max_tasks: After so many tasks a child is replaced.
     """
 
-    def __init__(self, app: App, modules: Sequence[str], size: int) -> None:
+    def __init__(self, app: App, modules: Sequence[str], size: int, max_tasks: int | None) -> None:
         self._app = app
         # Pickled here and not by the pool: unpickling may import what adapters must prepare first.
         config = pickle.dumps(replace(app.config, adapter_options={}))
-        self._pool = ProcessPool(size, _start, tuple(modules), config)
+        self._pool = ProcessPool(
+            size, _start, tuple(modules), config, max_calls=max_tasks, log=log_here
+        )
 
     async def run(self, job: Job) -> Verdict:
         """Run a job in a child; what the child died of is the task's failure."""
@@ -55,6 +59,10 @@ class ProcessTasks:
             return outcomes.failed(self._app, job, refusal)
         action, *rest = outcome
         return Verdict(Outcome(job.delivery, Action(action), *rest), word, error_text)
+
+    def kill(self) -> None:
+        """Kill the children and what they started; called in any thread."""
+        self._pool.kill()
 
     async def close(self) -> None:
         """End the children."""
@@ -81,7 +89,7 @@ async def _serve(request: bytes, modules: tuple[str, ...]) -> bytes:
     queue, message_id, body, deliveries = msgpack.unpackb(request)
     app = current()
     try:
-        job = recognise(Delivery(queue, message_id, body, deliveries, None), app)
+        job = recognise(Delivery(queue, message_id, body, deliveries, None), app.config)
     except MessageError as e:  # its modules are not those of the worker, or its keys
         refusal: bytes = msgpack.packb(["refused", f"{type(e).__name__}: {e}"])
         return refusal

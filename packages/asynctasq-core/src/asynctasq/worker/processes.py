@@ -1,56 +1,71 @@
 """A pool of child processes that run functions of the application, for `process=True` tasks.
 
 Owns the isolation of these tasks: a child that dies (`os._exit`, a signal, a crash in C code) fails
-the one call it was running and nothing else, a call that is cancelled or takes too long is ended by
-killing its child, and no child outlives the process that started it.
+the one call it was running and nothing else; a call that is cancelled or takes too long is ended by
+killing its child and all that this has started; and no call outlives the process that asked for it.
 
 Children are fresh interpreters, never forks: a fork would inherit the locks, connections and
-event loop of a process with several threads. Each is joined to its parent by one socket and
-serves one call at a time. POSIX only.
+event loop of a process with several threads. Each leads a process group, is joined to its parent by
+one socket and serves one call at a time. That either has ended is known from the process itself and
+not from the socket, which whatever a task forks holds open. POSIX only.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import logging
 import os
 import pickle
-import queue
 import signal
 import socket
-import struct
+import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from types import FrameType
-from typing import BinaryIO
+from contextlib import suppress
+from time import monotonic
 
 from ..errors import TaskCrashed, TaskTimeout
+from .child import CALL, FRAME, LOG, PARTING_SECONDS
 
-_LENGTH = struct.Struct("!Q")
+#: A child without a call for so long ends.
+IDLE_SECONDS = 60.0
 
-#: What a child has left to finish once its parent is gone or has closed the pool.
-_PARTING_SECONDS = 1.0
+#: What a child that has ended wrote before is in the socket already, but has to be read.
+_LAST_WORD_SECONDS = 1.0
 
-_CHILD = "import sys; from asynctasq.worker.processes import serve; serve(int(sys.argv[1]))"
+_CHILD = "import sys; from asynctasq.worker.child import serve; serve(*map(int, sys.argv[1:]))"
 
 
 class ProcessPool:
-    """Up to `size` children, started when first needed and kept.
+    """Up to `size` children, started when first needed and kept for a while.
 
     Belongs to one event loop. `start(*args)` runs once in each child and returns the function that
     serves its calls; both are pickled, so `start` must be importable. That function must turn
     errors of the application into bytes itself: an exception that leaves it ends the child.
+
+    Args:
+        max_calls: After so many calls a child is replaced.
+        log: Called with each log record of a child, as `child.Relay` encoded it.
     """
 
     def __init__(
-        self, size: int, start: Callable[..., Callable[[bytes], bytes]], *args: object
+        self,
+        size: int,
+        start: Callable[..., Callable[[bytes], bytes]],
+        *args: object,
+        max_calls: int | None = None,
+        log: Callable[[bytes], object] = lambda record: None,
     ) -> None:
         self._slots = asyncio.Semaphore(size)
-        self._greeting = pickle.dumps((sys.path, pickle.dumps((start, args))))
+        log_level = logging.getLogger().getEffectiveLevel()
+        self._greeting = pickle.dumps((sys.path, log_level, pickle.dumps((start, args))))
+        self._max_calls = max_calls
+        self._log = log
         self._idle: list[_Child] = []
+        self._children: set[_Child] = set()
+        self._retiring: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
 
     async def run(self, body: bytes, timeout_seconds: float | None = None) -> bytes:
         """Serve one call in a child.
@@ -75,15 +90,27 @@ class ProcessPool:
                 raise TaskTimeout(f"it ran longer than {timeout_seconds:g} s") from None
             finally:
                 if answered:
-                    self._idle.append(child)
+                    self._put_back(child)
                 else:
                     await child.kill()
             return reply
 
     async def close(self) -> None:
         """End all idle children; to be called once no call is running."""
-        children, self._idle = self._idle, []
-        await asyncio.gather(*(child.close() for child in children))
+        if self._timer is not None:
+            self._timer.cancel()
+        for child in self._idle:
+            self._retire(child)
+        self._idle.clear()
+        await asyncio.gather(*self._retiring)
+
+    def kill(self) -> None:
+        """Kill every child and wait for their ends; in another thread, or to do nothing more."""
+        children = tuple(self._children)
+        for child in children:
+            child.kill_group()
+        for child in children:
+            child.process.wait()
 
     async def _free_child(self) -> _Child:
         while self._idle:
@@ -92,80 +119,185 @@ class ProcessPool:
             if child.is_alive():
                 return child
             await child.kill()
-        return await _Child.start(self._greeting)
+        return await self._started()
 
-
-@dataclass(slots=True)
-class _Child:
-    """The parent's end of one child process."""
-
-    process: asyncio.subprocess.Process
-    connection: socket.socket
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
-
-    @classmethod
-    async def start(cls, greeting: bytes) -> _Child:
-        ours, theirs = socket.socketpair()
+    async def _started(self) -> _Child:
+        child = _Child(self._log)
+        self._children.add(child)
+        child.ended.add_done_callback(lambda _: self._children.discard(child))
         try:
-            with theirs:
-                process = await asyncio.create_subprocess_exec(
-                    sys.executable,
-                    "-c",
-                    _CHILD,
-                    str(theirs.fileno()),
-                    pass_fds=(theirs.fileno(),),
-                    stdin=asyncio.subprocess.DEVNULL,
-                    # Ctrl-C in the terminal goes to the whole group; the worker decides alone
-                    # what becomes of running tasks.
-                    start_new_session=True,
-                )
-            child = cls(process, ours, *await asyncio.open_unix_connection(sock=ours))
-        except BaseException:
-            ours.close()
-            raise
-        try:
-            await child.call(greeting)
+            await child.open()
+            await child.call(self._greeting)
         except TaskCrashed as e:
             await child.kill()
             raise TaskCrashed(f"a process for it could not start, see stderr: {e}") from None
         except BaseException:
             await child.kill()
             raise
+        child.calls = 0
         return child
+
+    # --- children that are not needed ---------------------------------------------------
+
+    def _put_back(self, child: _Child) -> None:
+        if self._max_calls is not None and child.calls >= self._max_calls:
+            self._retire(child)
+            return
+        child.idle_since = monotonic()
+        self._idle.append(child)
+        if self._timer is None:
+            self._wait_for_idle(IDLE_SECONDS)
+
+    def _retire(self, child: _Child) -> None:
+        task = asyncio.create_task(child.close())
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
+
+    def _wait_for_idle(self, seconds: float) -> None:
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._retire_idle)
+
+    def _retire_idle(self) -> None:
+        """End those that have been idle for long; the first in the list are."""
+        self._timer = None
+        now = monotonic()
+        while self._idle and (left := self._idle[0].idle_since + IDLE_SECONDS - now) <= 0:
+            self._retire(self._idle.pop(0))
+        if self._idle:
+            self._wait_for_idle(left)
+
+
+class _Child:
+    """The parent's end of one child process.
+
+    Attributes:
+        ended: Done once the process and what it started have ended.
+        calls: How many it has answered.
+    """
+
+    def __init__(self, log: Callable[[bytes], object]) -> None:
+        self._log = log
+        self.calls = 0
+        self.idle_since = 0.0
+        self._answer: asyncio.Future[bytes] | None = None
+        self._reading: asyncio.Task[None] | None = None
+        self._connection, theirs = socket.socketpair()
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", _CHILD, str(theirs.fileno()), str(os.getpid())],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                # Ctrl-C in the terminal goes to the whole group; the worker decides alone
+                # what becomes of running tasks.
+                start_new_session=True,
+            )
+        self.ended = asyncio.create_task(self._end())
+
+    async def open(self) -> None:
+        """Begin to read what it says."""
+        reader, self._writer = await asyncio.open_unix_connection(sock=self._connection)
+        self._reading = asyncio.create_task(self._read(reader))
 
     def is_alive(self) -> bool:
         # Asked of the kernel: the event loop may not have come to hear of its death yet.
-        try:
-            self.connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        return False
+        return self.process.poll() is None
 
     async def call(self, body: bytes) -> bytes:
-        try:
-            self.writer.write(_LENGTH.pack(len(body)) + body)
-            (length,) = _LENGTH.unpack(await self.reader.readexactly(_LENGTH.size))
-            return await self.reader.readexactly(length)
-        except (asyncio.IncompleteReadError, ConnectionError):
-            code = await self.process.wait()
-            raise TaskCrashed(f"the process that ran it {_ending(code)}") from None
+        """The answer to a call."""
+        answer = self._answer = asyncio.get_running_loop().create_future()
+        self._writer.write(FRAME.pack(CALL, len(body)) + body)
+        reply: bytes = await answer
+        self.calls += 1
+        return reply
 
     async def kill(self) -> None:
+        """Kill it and what it started, and wait for the end, however often that is cancelled."""
+        self.kill_group()
+        await _through(self.ended)
+        self.process.wait()  # in case that task was cancelled with all others
+
+    def kill_group(self) -> None:
+        # Until it is waited for, the group's number is no one else's.
         if self.process.returncode is None:
-            self.process.kill()
-        await self.close()
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
 
     async def close(self) -> None:
-        self.writer.close()
+        """Let it end; what it started goes on."""
+        self._writer.close()
+        await asyncio.wait({self.ended}, timeout=2 * PARTING_SECONDS)
+        await self.kill()
+
+    async def _read(self, reader: asyncio.StreamReader) -> None:
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                kind, length = FRAME.unpack(await reader.readexactly(FRAME.size))
+                body = await reader.readexactly(length)
+                if kind == LOG:
+                    self._log(body)
+                elif self._answer is not None and not self._answer.done():
+                    self._answer.set_result(body)
+        if self._is_busy:
+            self.kill_group()  # it ends, or it cannot answer any more
+
+    @property
+    def _is_busy(self) -> bool:
+        return self._answer is not None and not self._answer.done()
+
+    async def _end(self) -> None:
+        """See to what is left once the process has ended."""
+        await _until_ended(self.process)
+        is_busy = self._is_busy
+        if is_busy:
+            self.kill_group()  # what a crashed task has started goes with it
+        code = self.process.wait()
+        if self._reading is not None:
+            # The end of the stream may never come, as others may hold the other end.
+            if is_busy:
+                await asyncio.wait({self._reading}, timeout=_LAST_WORD_SECONDS)
+            self._reading.cancel()
+            self._writer.close()
+        else:
+            self._connection.close()
+        if self._answer is not None and not self._answer.done():
+            crash = TaskCrashed(f"the process that ran it {_ending(code)}")
+            self._answer.set_exception(crash)
+
+
+async def _through(task: asyncio.Task[None]) -> None:
+    """Wait for a task however often this is cancelled; then it is."""
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
         try:
-            async with asyncio.timeout(2 * _PARTING_SECONDS):
-                await self.process.wait()
-        except TimeoutError:
-            self.process.kill()
-            await self.process.wait()
+            await asyncio.wait({task})
+        except asyncio.CancelledError as e:
+            cancelled = e
+    if cancelled is not None:
+        raise cancelled
+
+
+async def _until_ended(process: subprocess.Popen[bytes]) -> None:
+    """Wait for the end of a child, on Linux without taking note of it, which frees its number."""
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    if not hasattr(os, "pidfd_open"):
+        threading.Thread(target=_tell, args=(process, loop, ended), daemon=True).start()
+        await ended.wait()
+        return
+    fd = os.pidfd_open(process.pid)
+    loop.add_reader(fd, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(fd)
+        os.close(fd)
+
+
+def _tell(
+    process: subprocess.Popen[bytes], loop: asyncio.AbstractEventLoop, ended: asyncio.Event
+) -> None:
+    process.wait()
+    with suppress(RuntimeError):  # the loop is closed
+        loop.call_soon_threadsafe(ended.set)
 
 
 def _ending(code: int) -> str:
@@ -175,56 +307,3 @@ def _ending(code: int) -> str:
         return f"was killed by {signal.Signals(-code).name}"
     except ValueError:
         return f"was killed by signal {-code}"
-
-
-def serve(fd: int) -> None:
-    """The life of a child: greet, then serve one call after the other until the parent is gone."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        # A function, not SIG_IGN: programs that a task starts must not inherit the deafness.
-        signal.signal(number, _left_to_the_parent)
-    connection = socket.socket(fileno=fd)
-    connection.set_inheritable(False)
-    calls: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-    threading.Thread(target=_receive, args=(connection, calls), daemon=True).start()
-    if (greeting := calls.get()) is None:
-        return
-    # The path comes first: `start` may be importable through it alone.
-    sys.path, pickled_start = pickle.loads(greeting)
-    start, args = pickle.loads(pickled_start)
-    call = start(*args)
-    reply = b""
-    while _sent(connection, reply) and (body := calls.get()) is not None:
-        reply = call(body)
-
-
-def _left_to_the_parent(number: int, frame: FrameType | None) -> None:
-    """Nothing: a service manager signals every process, but the worker ends its own children."""
-
-
-def _receive(connection: socket.socket, calls: queue.SimpleQueue[bytes | None]) -> None:
-    """Pass on what arrives; once the parent is gone, see to it that this process ends too."""
-    # A parent that is killed with a reply unread resets the connection instead of closing it.
-    with contextlib.suppress(OSError), connection.makefile("rb") as stream:
-        while (body := _frame(stream)) is not None:
-            calls.put(body)
-    calls.put(None)
-    time.sleep(_PARTING_SECONDS)
-    os._exit(1)
-
-
-def _frame(stream: BinaryIO) -> bytes | None:
-    """The next whole frame; `None` if the stream ends before or within it."""
-    header = stream.read(_LENGTH.size)
-    if len(header) < _LENGTH.size:
-        return None
-    (length,) = _LENGTH.unpack(header)
-    body = stream.read(length)
-    return body if len(body) == length else None
-
-
-def _sent(connection: socket.socket, reply: bytes) -> bool:
-    try:
-        connection.sendall(_LENGTH.pack(len(reply)) + reply)
-    except OSError:
-        return False
-    return True

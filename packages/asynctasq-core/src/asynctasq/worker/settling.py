@@ -87,28 +87,33 @@ class Settler:
         while True:
             await self._wake.wait()
             started = monotonic()
-            batch = self._applying = self._finished[:BATCH]
-            del self._finished[:BATCH]
-            await self._apply(batch, backoff)
-            self._applying = []
-            self._drained.set()
+            batch = self._finished[:BATCH]
+            await self._settle_some(batch, backoff)
             if not self._finished:
                 self._wake.clear()
             wait = started + INTERVAL_SECONDS - monotonic()
             if len(batch) > 1 and len(self._finished) < BATCH and wait > 0:
                 await asyncio.sleep(wait)
 
-    async def drain(self) -> None:
-        """Wait until nothing is held any more."""
-        while self.held:
-            self._drained.clear()
-            await self._drained.wait()
+    async def finish(self) -> None:
+        """After `run` was cancelled: settle what is left."""
+        self._finished[:0] = self._applying  # its answer may have been under way; repeating is fine
+        backoff = Backoff()
+        while self._finished:
+            await self._settle_some(self._finished[:BATCH], backoff)
 
     async def flush(self) -> None:
         """Wait until the broker has every outcome added so far."""
         while self._finished or self._applying:
             self._drained.clear()
             await self._drained.wait()
+
+    async def _settle_some(self, batch: list[Outcome], backoff: Backoff) -> None:
+        self._applying = batch
+        del self._finished[: len(batch)]
+        await self._apply(batch, backoff)
+        self._applying = []
+        self._drained.set()
 
     async def _apply(self, batch: list[Outcome], backoff: Backoff) -> None:
         while True:

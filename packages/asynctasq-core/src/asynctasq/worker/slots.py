@@ -1,7 +1,8 @@
 """The slots of a worker: what runs in them, from its delivery to its outcome.
 
 Owns the rule that a delivery occupies its slot until exactly one outcome of it has gone to be
-settled, whatever the message's bytes, its rows or its task do.
+settled, whatever the message's bytes, its rows or its task do; and that none goes back to its queue
+before the code that ran it has ended.
 """
 
 from __future__ import annotations
@@ -11,19 +12,20 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ..adapters.fetching import Fetched, Wanted, fetch
-from ..app import App
-from ..brokers import Action, Delivery, Outcome
-from ..errors import MessageError, TaskCrashed
+from ..adapters.fetching import Fetched, Wanted
+from ..brokers import Action, Delivery
+from ..errors import MessageError, TaskCrashed, TaskTimeout
 from . import outcomes
 from .execution import Runner, wanted_by
 from .jobs import Job, Key, recognise, task_name
 from .outcomes import Verdict
-from .poison_isolation import Suspects
 from .prefetching import Ahead
+from .rows import Rows
 from .settling import Settler
+from .threads import are_alive, outlast
+from .waiting_parents import WaitingParents
 
 if TYPE_CHECKING:
     from .process_tasks import ProcessTasks
@@ -40,41 +42,47 @@ class Slots:
     Args:
         runner: Runs calls on the event loop and in threads.
         new_processes: Makes what runs `process=True` tasks, once there is one.
-        ahead: Learns how long tasks take.
-        suspects: Learns what has ended.
+        ahead: Learns how fast slots become free.
+        parents: Told of runs that wait for others.
         is_stopping: Whether a cancelled task was cancelled by the worker's shutdown.
     """
 
     def __init__(
         self,
-        app: App,
         settler: Settler,
         runner: Runner,
         new_processes: Callable[[], ProcessTasks],
         ahead: Ahead,
-        suspects: Suspects,
+        parents: WaitingParents,
         is_stopping: Callable[[], bool],
     ) -> None:
-        self._app = app
+        self._app = runner.app
         self._settler = settler
         self._runner = runner
         self._new_processes = new_processes
         self._ahead = ahead
-        self._suspects = suspects
+        self._parents = parents
         self._is_stopping = is_stopping
         self._loop = asyncio.get_running_loop()
         self._running: dict[Key, asyncio.Task[None] | None] = {}
         self._jobs: dict[Key, Job] = {}
-        self._loading: set[asyncio.Task[None]] = set()
+        self._rows = Rows(self._app.adapters, self._start, self._fail_late)
         self._ended = asyncio.Event()
         self._processes: ProcessTasks | None = None
-        self._told = app.adapters.with_hook("run_ended")
+        self._told = self._app.adapters.with_hook("run_ended")
 
     def __len__(self) -> int:
         return len(self._running)
 
     def __contains__(self, delivery: Delivery) -> bool:
         return (delivery.queue, delivery.id) in self._running
+
+    def fields_of(self, task: asyncio.Task[Any] | None) -> dict[str, str]:
+        """What a log record says of the run that is this asyncio task; called in any thread."""
+        for key, running in tuple(self._running.items()):
+            if task is not None and running is task and (job := self._jobs.get(key)) is not None:
+                return {"task": job.message.task, "id": job.message.id}
+        return {}
 
     # --- waiting ------------------------------------------------------------------------
 
@@ -88,23 +96,18 @@ class Slots:
             async with asyncio.timeout(seconds):
                 await self._ended.wait()
 
-    async def until_empty(self, hurry: asyncio.Event) -> None:
-        """Wait until nothing runs any more, or there is no time for that."""
-        hurried = asyncio.create_task(hurry.wait())
-        try:
-            while self._running and not hurried.done():
-                self.watch()
-                ended = asyncio.create_task(self._ended.wait())
-                await asyncio.wait({ended, hurried}, return_when=asyncio.FIRST_COMPLETED)
-                ended.cancel()
-        finally:
-            hurried.cancel()
+    async def until_empty(self) -> None:
+        """Wait until nothing runs any more."""
+        while self._running:
+            self.watch()
+            await self._ended.wait()
 
     # --- beginning ----------------------------------------------------------------------
 
     def begin(self, deliveries: Sequence[Delivery]) -> None:
         """Run what these deliveries call; what cannot be run goes to the dead letters."""
         with_rows: list[tuple[Job, Wanted]] = []
+        now = perf_counter()
         for delivery in deliveries:
             key = (delivery.queue, delivery.id)
             if key in self._running:  # an entry that somebody has copied; it waits for its turn
@@ -116,19 +119,21 @@ class Slots:
                 self._give_up(key, delivery)
                 continue
             try:
-                job = self._jobs[key] = recognise(delivery, self._app)
+                job = self._jobs[key] = recognise(delivery, self._app.config)
                 wanted = None if job.options.process else wanted_by(job)
             except Exception as e:  # noqa: BLE001 - whatever the bytes did is their own fault
                 self._refuse(key, delivery, "the message cannot be run", e)
                 continue
+            job.slot_since = now
+            job.waiting = self._parents
+            if job.options.timeout is not None:
+                job.deadline = self._loop.time() + job.options.timeout
             if wanted is None:
                 self._start(job)
             else:
                 with_rows.append((job, wanted))
         if with_rows:
-            loading = asyncio.create_task(self._load(with_rows))
-            self._loading.add(loading)
-            loading.add_done_callback(self._loading.discard)
+            self._rows.fetch(with_rows)
 
     def without_known(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         """Those that neither run here already nor have an outcome that is still to be settled.
@@ -151,7 +156,7 @@ class Slots:
         """A message that its workers die with; whoever waits for its result is told."""
         reason = f"delivered {delivery.deliveries - 1} times to workers that died with it"
         try:
-            job = self._jobs[key] = recognise(delivery, self._app)
+            job = self._jobs[key] = recognise(delivery, self._app.config)
         except MessageError:
             self._refuse(key, delivery, reason)
         else:
@@ -170,26 +175,18 @@ class Slots:
 
     # --- running ------------------------------------------------------------------------
 
-    async def _load(self, jobs: list[tuple[Job, Wanted]]) -> None:
-        try:
-            found = await fetch(self._app.adapters, [wanted for _, wanted in jobs])
-        except asyncio.CancelledError:
-            for job, _ in jobs:
-                self._finish(job.key, outcomes.released(job))
-            raise
-        except Exception as e:
-            logger.exception("fetching rows failed outside of any adapter")
-            for job, _ in jobs:
-                self._finish(job.key, outcomes.failed(self._app, job, e))
-            return
-        for (job, wanted), fetched in zip(jobs, found, strict=True):
-            self._start(job, wanted, fetched)
-
     def _start(
         self, job: Job, wanted: Wanted | None = None, fetched: Fetched | None = None
     ) -> None:
         # Not asyncio.create_task, which costs as much again for finding the loop and a name.
         self._running[job.key] = self._loop.create_task(self._run(job, wanted, fetched))
+
+    def _fail_late(self, job: Job) -> None:
+        """End a job whose rows did not come before its deadline."""
+        timeout = job.options.timeout
+        error = TaskTimeout(f"{job.task.name}: its rows were not there within {timeout} s")
+        verdict = outcomes.failed(self._app, job, error)
+        self._running[job.key] = self._loop.create_task(self._conclude(job, verdict, timeout))
 
     async def _run(self, job: Job, wanted: Wanted | None, fetched: Fetched | None) -> None:
         started = perf_counter()
@@ -199,13 +196,15 @@ class Slots:
             else:
                 verdict = await self._runner.run(job, wanted, fetched)
         except asyncio.CancelledError as e:
-            # Without a shutdown it was the task that cancelled itself.
-            stopping = self._is_stopping()
-            verdict = outcomes.released(job) if stopping else outcomes.failed(self._app, job, e)
+            verdict = await self._cancelled(job, e)
         except Exception as e:
             logger.exception("running a task failed outside of it", extra={"id": job.message.id})
             verdict = outcomes.failed(self._app, job, e)
-        seconds = perf_counter() - started
+        if job.threads and verdict.outcome.action in _RUN_AGAIN:
+            await outlast(job)
+        await self._conclude(job, verdict, perf_counter() - started)
+
+    async def _conclude(self, job: Job, verdict: Verdict, seconds: float | None) -> None:
         try:
             if self._told:
                 await self._tell(job, verdict)
@@ -224,6 +223,16 @@ class Slots:
             except Exception:
                 logger.exception("run_ended of an adapter failed", extra={"adapter": adapter.name})
 
+    async def _cancelled(self, job: Job, error: asyncio.CancelledError) -> Verdict:
+        """The verdict on a run that was cancelled: by the worker's shutdown, or by itself."""
+        if not self._is_stopping():
+            # Whoever cancels all tasks of an event loop also cancels the worker, in any order.
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0)
+        if self._is_stopping():
+            return outcomes.released(job)
+        return outcomes.failed(self._app, job, error)
+
     def _process_tasks(self) -> ProcessTasks:
         if self._processes is None:
             self._processes = self._new_processes()
@@ -231,36 +240,49 @@ class Slots:
 
     def _finish(self, key: Key, verdict: Verdict, seconds: float | None = None) -> None:
         """Settle; `seconds` is the time the run took, if there was one."""
-        if self._running.pop(key, self) is self:
-            return  # given up at shutdown before it ended
+        del self._running[key]
         job = self._jobs.pop(key, None)
-        self._suspects.ended(key[1])
         verdict.outcome.delivery = self._settler.held[key]
         self._settler.add(verdict.outcome)
         self._ended.set()
-        if seconds is not None:
-            self._ahead.note(seconds)
+        if job is not None and seconds is not None:
+            self._ahead.note(perf_counter() - job.slot_since)
         if logger.isEnabledFor(verdict.level):
             fields = verdict.fields(job, seconds or 0.0)
             logger.log(verdict.level, "task %s", verdict.word, extra=fields)
 
     # --- ending -------------------------------------------------------------------------
 
-    async def cancel(self) -> bool:
-        """Cancel what runs and release it; whether code that does not end was left running."""
-        tasks = [task for task in (*self._running.values(), *self._loading) if task is not None]
-        left_running = False
+    async def cancel(self) -> None:
+        """Cancel what runs and release what has ended; what ignores it is still there then."""
+        tasks = {task for task in self._running.values() if task is not None}
+        for task in tasks:
+            task.cancel()
+        tasks |= self._rows.cancel()
         if tasks:
-            for task in tasks:
-                task.cancel()
-            _, pending = await asyncio.wait(tasks, timeout=CANCEL_SECONDS)
-            left_running = bool(pending)
-        for key in list(self._running):  # its message need not wait for code that does not end
-            outcome = Outcome(self._settler.held[key], Action.RELEASE)
-            self._finish(key, Verdict(outcome, "released"))
-        return left_running
+            await asyncio.wait(tasks, timeout=CANCEL_SECONDS)
+        free = self._rows.let_go()
+        for key, running in self._running.items():
+            if running is not None and running.done():  # cancelled before its first step
+                free.append(self._jobs[key])
+        for job in free:
+            self._finish(job.key, outcomes.released(job))
+
+    def alive(self) -> list[Delivery]:
+        """What still runs although the event loop is closed; called in another thread."""
+        held = self._settler.held
+        return [held[key] for key, job in tuple(self._jobs.items()) if are_alive(job)]
+
+    def kill_processes(self) -> None:
+        """Kill all child processes and what they started; called in any thread."""
+        if self._processes is not None:
+            self._processes.kill()
 
     async def close(self) -> None:
         """End the processes."""
         if self._processes is not None:
             await self._processes.close()
+
+
+#: After these a message may be run by anyone, at once or later.
+_RUN_AGAIN = frozenset({Action.RETRY, Action.RELEASE})

@@ -1,4 +1,8 @@
-"""Running a function in a thread so that a timeout or a shutdown can stop it."""
+"""Threads of runs: one that a timeout or a shutdown can stop, and all that have not ended.
+
+Owns the knowledge of what a run left in threads. Cancelling an `await` of `asyncio.to_thread` ends
+the coroutine at once and the function when it pleases; a message may only be given back after both.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,85 @@ import asyncio
 import ctypes
 import threading
 from collections.abc import Callable
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import suppress
 from contextvars import copy_context
 from typing import Any
 
 from ..errors import TaskTimeout
+from ..tasks.current import Run, current_run
+
+#: Threads for `asyncio.to_thread` and the like; asyncio's own few would make many tasks wait.
+DEFAULT_THREADS = 32
+
+
+class ThreadTracker:
+    """Stands before an event loop's `run_in_executor` and remembers what has not ended.
+
+    In place of the method itself, since libraries such as asgiref bring executors of their own.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._default = ThreadPoolExecutor(DEFAULT_THREADS, "asyncio")
+        self._busy: set[Future[Any]] = set()
+
+    @classmethod
+    def of(cls, loop: asyncio.AbstractEventLoop) -> ThreadTracker:
+        """The tracker of this loop, which gets one and a new default executor if it has none."""
+        tracker = getattr(loop.run_in_executor, "__self__", None)
+        if not isinstance(tracker, cls):
+            tracker = cls(loop)
+            loop.set_default_executor(tracker._default)
+            loop.run_in_executor = tracker.run_in_executor  # type: ignore[method-assign, assignment]
+        return tracker
+
+    def run_in_executor(
+        self, executor: Executor | None, function: Callable[..., Any], *args: Any
+    ) -> asyncio.Future[Any]:
+        """As the event loop's own."""
+        future = (executor or self._default).submit(function, *args)
+        self._busy.add(future)
+        future.add_done_callback(self._busy.discard)
+        if (run := current_run.get(None)) is not None:
+            if run.threads is None:
+                run.threads = set()
+            run.threads.add(future)
+            future.add_done_callback(run.threads.discard)
+        return asyncio.wrap_future(future, loop=self._loop)
+
+    async def until_idle(self, seconds: float) -> bool:
+        """Whether nothing is left in any executor, or that becomes so in time."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await until_ended(self._busy)
+        return not self._busy
+
+
+def are_alive(run: Run) -> bool:
+    """Whether something of the run goes on in a thread; may be called in any thread."""
+    return any(not future.done() for future in tuple(run.threads or ()))
+
+
+async def until_ended(threads: set[Future[Any]]) -> None:
+    """Wait until what runs in threads has ended; what has not begun never does."""
+    loop = asyncio.get_running_loop()
+    while pending := [f for f in tuple(threads) if not (f.done() or f.cancel())]:
+        ended = asyncio.Event()
+
+        def wake(_: object, ended: asyncio.Event = ended) -> None:
+            with suppress(RuntimeError):  # the loop was closed without waiting
+                loop.call_soon_threadsafe(ended.set)
+
+        pending[0].add_done_callback(wake)
+        await ended.wait()
+
+
+async def outlast(run: Run) -> None:
+    """Wait until a run's threads have ended, however often this is cancelled meanwhile."""
+    while run.threads and are_alive(run):
+        with suppress(asyncio.CancelledError):
+            await until_ended(run.threads)
 
 
 class _Interruptible:
@@ -76,8 +154,9 @@ def _receive_late(this_thread: int) -> None:
 async def run_in_thread(threads: Executor, function: Callable[[], Any]) -> Any:
     """Run the function in a thread, with this context's variables.
 
-    Cancelling interrupts the function and waits until it has ended, so that it never runs on beside
-    its next attempt. What had ended before is not cancelled any more: it would be done twice.
+    Cancelling interrupts the function and waits until it has ended, however often it is cancelled,
+    so that it never runs on beside its next attempt. What had ended before is not cancelled any
+    more: it would be done twice.
     """
     work = _Interruptible(function)
     loop = asyncio.get_running_loop()
@@ -87,7 +166,9 @@ async def run_in_thread(threads: Executor, function: Callable[[], Any]) -> Any:
     except asyncio.CancelledError:
         if not work.interrupt():
             return await future
-        await asyncio.wait([future])
+        while not future.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([future])
         if not future.cancelled():
             future.exception()  # whatever it was, being stopped is what counts
         raise

@@ -14,7 +14,7 @@ import os
 import socket
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack
+from contextlib import suppress
 from functools import partial
 from time import time
 from typing import TYPE_CHECKING, Any
@@ -29,12 +29,15 @@ from ..wire.message import new_id
 from .execution import Runner, scoped_adapters
 from .jobs import declared_queues
 from .leases import LeaseKeeper
+from .loop_watch import LoopWatch
 from .outcomes import instead_of_refused
 from .poison_isolation import Suspects
 from .prefetching import Ahead
 from .settling import Settler
 from .slots import Slots
 from .taking import Taker, wait_for_broker
+from .threads import ThreadTracker
+from .waiting_parents import WaitingParents
 
 if TYPE_CHECKING:
     from .process_tasks import ProcessTasks
@@ -46,7 +49,7 @@ LAST_SETTLE_SECONDS = 5.0
 
 
 class Worker:
-    """One worker process's loop.
+    """One worker process's loop; runs once.
 
     Args:
         queues: In order of priority; by default `default` and those that tasks or adapters name.
@@ -55,9 +58,12 @@ class Worker:
         grace: Seconds that running tasks get to finish after `stop`.
         burst: End once the queues hold nothing waiting, delayed or running.
         modules: What child processes for `process=True` tasks import.
+        children: How many child processes there are at most; by default one for each processor.
+        max_tasks_per_child: After so many tasks a child process is replaced; by default never.
 
     Attributes:
-        left_running: Whether tasks ignored that they were stopped; they still run after `run`.
+        left_running: Whether tasks ignored that they were stopped, and still run after `run`. Their
+            messages are not given back: the leases are renewed until they end, or the process does.
     """
 
     def __init__(
@@ -69,27 +75,39 @@ class Worker:
         grace: float = 30.0,
         burst: bool = False,
         modules: Sequence[str] = (),
+        children: int | None = None,
+        max_tasks_per_child: int | None = None,
     ) -> None:
         if concurrency < 1 or lease <= 0 or grace < 0:
             raise ValueError("concurrency must be at least 1, lease above 0, grace 0 or more")
         if isinstance(queues, str):
             queues = (queues,)
+        if min(children or 1, max_tasks_per_child or 1) < 1:
+            raise ValueError("children and max_tasks_per_child must be at least 1")
         self._app = current()
-        self.queues = tuple(queues or declared_queues(self._app))
+        self.queues = tuple(
+            queues or declared_queues(self._app.config.task_defaults, self._app.adapters)
+        )
         self.concurrency = concurrency
         self.lease = lease
         self.grace = grace
         self.burst = burst
         self.modules = tuple(modules)
+        self.children = children or len(os.sched_getaffinity(0))
+        self.max_tasks_per_child = max_tasks_per_child
         self.info = _worker_info(self.queues, concurrency)
         self._stop, self._hurry = asyncio.Event(), asyncio.Event()
         self.left_running = False
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._has_run = False
+        self._threads: ThreadPoolExecutor
         self._slots: Slots | None = None
         self._consumer: Consumer
         self._settler: Settler
         self._taker: Taker
         self._ahead: Ahead
+        self._keeper: LeaseKeeper
+        self._late: asyncio.Task[None] | None = None
 
     @property
     def id(self) -> str:
@@ -108,7 +126,8 @@ class Worker:
         """
         if self._loop is None:
             self._stop_here()
-        else:
+            return
+        with suppress(RuntimeError):  # the loop is closed: it has ended by itself
             self._loop.call_soon_threadsafe(self._stop_here)
 
     def _stop_here(self) -> None:
@@ -117,41 +136,69 @@ class Worker:
         self._stop.set()
 
     async def run(self) -> None:
-        """Work until `stop`, or in burst mode until nothing is left.
+        """Work until `stop`, or in burst mode until nothing is left; a worker runs once.
 
-        A broker that cannot be reached, at the start or later, is waited for.
+        A broker that cannot be reached, at the start or later, is waited for. Cancelling this is
+        `stop`: the cancellation takes effect when the worker has ended, after its `grace` at most
+        and some seconds; a second one skips the grace. The event loop gets a default executor of
+        the worker's, so that it knows what its tasks still do in threads.
 
         Raises:
             ConfigurationError: An annotation of a task cannot be told.
             BrokerError: The broker refuses at the start, and would again. Later refusals are waited
                 for too, as somebody may be changing a password.
+            RuntimeError: It has run already.
         """
+        if self._has_run:
+            raise RuntimeError("this worker has run already: make another, a Worker runs once")
+        self._has_run = True
         check_annotations(registry.values())
         self._loop = asyncio.get_running_loop()
+        life = asyncio.create_task(self._live())
+        cancelled: asyncio.CancelledError | None = None
+        while not life.done():
+            try:
+                await asyncio.wait({life})
+            except asyncio.CancelledError as e:
+                cancelled = e
+                self._stop_here()
+        if cancelled is None:
+            life.result()
+            return
+        if not life.cancelled() and (error := life.exception()) is not None:
+            raise error
+        raise cancelled
+
+    async def _live(self) -> None:
         options = ConsumerOptions(self.info, self.queues, self.lease)
         self._consumer = self._app.open_broker().consumer(options)
         if not await self._connect():
             return
         self._settler = Settler(self._consumer, partial(instead_of_refused, self._app))
-        async with AsyncExitStack() as stack:
-            stack.push_async_callback(_call_adapters, self, "worker_stopped")
-            threads = ThreadPoolExecutor(self.concurrency, "asynctasq")
-            self._slots = slots = self._furnish(threads)
-            stack.push_async_callback(slots.close)
-            stack.push_async_callback(self._consumer.stop)
-            stack.callback(threads.shutdown, wait=False, cancel_futures=True)
-            await _call_adapters(self, "worker_started")
-            keeper = self._lease_keeper(slots)
-            keeper.start()
-            stack.push_async_callback(asyncio.to_thread, keeper.stop)
-            services = asyncio.create_task(
-                run_services(self._app.open_broker(), self.id, services_of(self._app))
-            )
-            stack.push_async_callback(_end, services)
-            settling = asyncio.create_task(self._settler.run())
-            stack.callback(settling.cancel)
+        self._slots = slots = self._furnish()
+        watch = LoopWatch(slots.fields_of, self._note_blocked)
+        services = asyncio.create_task(
+            run_services(self._app.open_broker(), self.id, services_of(self._app))
+        )
+        settling = asyncio.create_task(self._settler.run())
+        try:
+            await self._call_adapters("worker_started")
+            self._keeper.start()
+            watch.start()
             await self._take_until_stopped(settling)
+        finally:
+            self._stop.set()
             await self._wind_down(slots)
+            services.cancel()
+            settling.cancel()
+            await asyncio.wait({services, settling})
+            await self._settle_the_last()
+            watch.stop()
+            self.left_running = bool(slots)
+            if self.left_running:
+                self._late = asyncio.create_task(self._part_late(slots))
+            else:
+                await self._part(slots)
 
     # --- starting -----------------------------------------------------------------------
 
@@ -167,45 +214,57 @@ class Worker:
                 return True
         return False
 
-    def _furnish(self, threads: ThreadPoolExecutor) -> Slots:
+    def _furnish(self) -> Slots:
         """Make the parts that take and run."""
-        app, ahead = self._app, Ahead(self.concurrency)
-        suspects = Suspects(app.config.max_deliveries)
-        runner = Runner(app, threads, scoped_adapters(app))
+        app = self._app
+        ThreadTracker.of(asyncio.get_running_loop())
+        self._threads = ThreadPoolExecutor(self.concurrency, "asynctasq")
+        self._ahead = ahead = Ahead(self.concurrency)
         slots = Slots(
-            app, self._settler, runner, self._new_processes, ahead, suspects, self._stop.is_set
+            self._settler,
+            Runner(app, self._threads, scoped_adapters(app)),
+            self._new_processes,
+            ahead,
+            WaitingParents(self.concurrency, self.queues),
+            self._stop.is_set,
         )
-        self._ahead = ahead
         self._taker = Taker(
             self._consumer,
             self._settler,
             slots,
             ahead,
-            suspects,
+            Suspects(app.config.max_deliveries),
             self.concurrency,
             burst=self.burst,
         )
+        self._keeper = self._lease_keeper(slots)
         return slots
 
     def _new_processes(self) -> ProcessTasks:
         from .process_tasks import ProcessTasks
 
-        return ProcessTasks(self._app, self.modules, self.concurrency)
+        return ProcessTasks(self._app, self.modules, self.children, self.max_tasks_per_child)
 
     def _lease_keeper(self, slots: Slots) -> LeaseKeeper:
         loop = asyncio.get_running_loop()
         settler = self._settler
 
+        def held() -> list[Delivery]:
+            return slots.alive() if loop.is_closed() else settler.leased()
+
         def note(lost: list[Delivery]) -> None:
             # What has finished meanwhile was settled before the renewal: not lost, but done.
             settler.note_lost(delivery for delivery in lost if delivery in slots)
 
-        return LeaseKeeper(
-            self._consumer,
-            self.lease,
-            settler.leased,
-            lambda lost: loop.call_soon_threadsafe(note, lost),
-        )
+        def lose(lost: list[Delivery]) -> None:
+            with suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(note, lost)
+
+        return LeaseKeeper(self._consumer, self.lease, held, lose)
+
+    def _note_blocked(self, is_blocked: bool) -> None:
+        """Let the next sign of life say whether the event loop answers."""
+        self.info.is_blocked = is_blocked
 
     async def _take_until_stopped(self, settling: asyncio.Task[None]) -> None:
         taking = asyncio.create_task(self._taker.run())
@@ -223,37 +282,69 @@ class Worker:
     # --- stopping -----------------------------------------------------------------------
 
     async def _wind_down(self, slots: Slots) -> None:
+        """Let what runs end within the grace time, and cancel the rest."""
         self._taker.give_back(self._ahead.clear())
+        emptied = asyncio.create_task(slots.until_empty())
+        hurried = asyncio.create_task(self._hurry.wait())
         try:
-            async with asyncio.timeout(self.grace):
-                await slots.until_empty(self._hurry)
-        except TimeoutError:
+            # Whoever cancels this itself and not `run` cancels everything and is in a hurry.
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait(
+                    {emptied, hurried}, timeout=self.grace, return_when=asyncio.FIRST_COMPLETED
+                )
+        finally:
+            emptied.cancel()
+            hurried.cancel()
+        if slots:
             logger.warning("grace time is over", extra={"running": len(slots)})
-        self.left_running = await slots.cancel()
+            await slots.cancel()
+
+    async def _settle_the_last(self) -> None:
         try:
             async with asyncio.timeout(LAST_SETTLE_SECONDS):
-                await self._settler.drain()
+                await self._settler.finish()
         except TimeoutError:
             logger.warning("stopped before the broker took the last outcomes")
+
+    async def _part(self, slots: Slots) -> None:
+        """Let go of everything once nothing runs any more."""
+        loop = asyncio.get_running_loop()
+        # Not in a thread of the default executor: tasks may have filled that for ever.
+        await loop.run_in_executor(self._threads, self._keeper.stop)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        await self._consumer.stop()
+        await slots.close()
+        await self._call_adapters("worker_stopped")
+
+    async def _part_late(self, slots: Slots) -> None:
+        """Part once what ignored its cancellation has ended, if the event loop lives that long."""
+        await slots.until_empty()
+        await self._settle_the_last()
+        await self._part(slots)
+
+    def kill_processes(self) -> None:
+        """Kill what child processes run, and what that has started; called in any thread."""
+        if self._slots is not None:
+            self._slots.kill_processes()
+
+    async def give_back(self) -> None:
+        """Give back what is still running: for a process that does nothing more after this."""
+        if self._late is not None:
+            self._late.cancel()
+        self.kill_processes()
+        await self._consumer.stop()
+
+    async def _call_adapters(self, hook: str) -> None:
+        for adapter in self._app.adapters.with_hook(hook):
+            try:
+                answer: Any = getattr(adapter, hook)(self)
+                if inspect.isawaitable(answer):
+                    await answer
+            except Exception:
+                logger.exception("%s of an adapter failed", hook, extra={"adapter": adapter.name})
 
 
 def _worker_info(queues: tuple[str, ...], concurrency: int) -> WorkerInfo:
     host, pid = socket.gethostname(), os.getpid()
     worker_id = f"{host}-{pid}-{new_id()[-8:]}"
     return WorkerInfo(worker_id, host, pid, queues, concurrency, started_at=time())
-
-
-async def _call_adapters(worker: Worker, hook: str) -> None:
-    for adapter in current().adapters.with_hook(hook):
-        try:
-            answer: Any = getattr(adapter, hook)(worker)
-            if inspect.isawaitable(answer):
-                await answer
-        except Exception:
-            logger.exception("%s of an adapter failed", hook, extra={"adapter": adapter.name})
-
-
-async def _end(services: asyncio.Task[None]) -> None:
-    """Let other workers take over what this one did for all."""
-    services.cancel()
-    await asyncio.wait({services})

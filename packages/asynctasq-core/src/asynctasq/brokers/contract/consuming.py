@@ -59,13 +59,16 @@ class Outcome:
     result_ttl: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class WorkerInfo:
     """A worker process as `asynctasq status` shows it.
 
     Attributes:
         id: Unique per process start.
         started_at: Unix time in seconds.
+        running: How many messages it holds; found out by `Broker.workers`.
+        is_blocked: Whether a task blocks its event loop. Changes while the worker lives; each
+            `Consumer.renew` tells what it is then.
     """
 
     id: str
@@ -75,6 +78,7 @@ class WorkerInfo:
     concurrency: int
     started_at: float
     running: int = 0
+    is_blocked: bool = False
 
 
 @dataclass(frozen=True, slots=True)

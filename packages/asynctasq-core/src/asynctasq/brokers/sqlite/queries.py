@@ -94,7 +94,7 @@ def workers(db: Connection) -> list[WorkerInfo]:
         ).fetchall()
     )
     rows = db.execute(
-        """SELECT id, host, pid, queues, concurrency, started_at FROM worker
+        """SELECT id, host, pid, queues, concurrency, started_at, is_blocked FROM worker
         WHERE alive_until > ? ORDER BY started_at""",
         (now,),
     ).fetchall()
@@ -103,7 +103,7 @@ def workers(db: Connection) -> list[WorkerInfo]:
 
 def _worker(row: tuple[Any, ...], running: dict[str, int]) -> WorkerInfo | None:
     """The worker, unless somebody else has written this."""
-    worker_id, host, pid, packed_queues, concurrency, started_at = row
+    worker_id, host, pid, packed_queues, concurrency, started_at, is_blocked = row
     try:
         queues = tuple(json.loads(packed_queues))
     except (ValueError, TypeError, RecursionError):
@@ -113,7 +113,7 @@ def _worker(row: tuple[Any, ...], running: dict[str, int]) -> WorkerInfo | None:
     if not all(isinstance(number, int | float) for number in (pid, concurrency, started_at)):
         return None
     held = running.get(worker_id, 0)
-    return WorkerInfo(worker_id, host, pid, queues, concurrency, started_at, held)
+    return WorkerInfo(worker_id, host, pid, queues, concurrency, started_at, held, bool(is_blocked))
 
 
 def dead_letters(db: Connection, queue: str, limit: int, offset: int) -> list[DeadLetter]:

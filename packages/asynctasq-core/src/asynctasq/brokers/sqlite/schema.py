@@ -9,7 +9,7 @@ from ...errors import BrokerError
 from . import clock
 
 APPLICATION_ID = 0x61737471
-VERSION = 2
+VERSION = 3
 _TABLES = (pkgutil.get_data(__package__, "schema.sql") or b"").decode().split(";\n")
 # One statement sees one state of the file, which another process may be making meanwhile.
 _IDENTITY = """
@@ -18,7 +18,6 @@ _IDENTITY = """
 """
 _END_FORMER_LEASES = (
     "UPDATE message SET at = 0 WHERE queue IN (SELECT number FROM queue) AND state = 0 AND at > 0",
-    "DELETE FROM worker",
     "DELETE FROM lead",
     "DELETE FROM boot",
 )
@@ -49,6 +48,7 @@ def make_current(db: sqlite3.Connection, path: str) -> None:
     db.execute("BEGIN IMMEDIATE")
     try:
         if not is_current(db, path):  # else another process was faster
+            db.execute("DROP TABLE IF EXISTS worker")  # of another version, or another start
             for statement in (*_TABLES, *_END_FORMER_LEASES):
                 db.execute(statement)
             db.execute("INSERT INTO boot VALUES (?)", (clock.BOOT,))

@@ -54,6 +54,7 @@ CREATE TABLE IF NOT EXISTS worker (
     queues TEXT NOT NULL,
     concurrency INTEGER NOT NULL,
     started_at REAL NOT NULL,
+    is_blocked INTEGER NOT NULL,
     alive_until REAL NOT NULL
 ) WITHOUT ROWID;
 

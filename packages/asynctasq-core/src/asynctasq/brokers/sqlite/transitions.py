@@ -44,7 +44,7 @@ _FORGET = """DELETE FROM result WHERE serial IN
 _LEAD = """INSERT INTO lead VALUES (:name, :holder, :until)
     ON CONFLICT (name) DO UPDATE SET holder = :holder, until = :until
     WHERE holder = :holder OR until <= :now"""
-_ANNOUNCE = "INSERT OR REPLACE INTO worker VALUES (?, ?, ?, ?, ?, ?, ?)"
+_ANNOUNCE = "INSERT OR REPLACE INTO worker VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 
 
 class Tag(NamedTuple):
@@ -148,7 +148,7 @@ def renew(db: Connection, options: ConsumerOptions, held: Sequence[Delivery]) ->
     until = clock.now() + options.lease_seconds
     names = json.dumps(worker.queues)
     shown = (worker.id, worker.host, worker.pid, names, worker.concurrency, worker.started_at)
-    db.execute(_ANNOUNCE, (*shown, until))
+    db.execute(_ANNOUNCE, (*shown, worker.is_blocked, until))
     return [d for d in held if db.execute(_RENEW, (until, *d.tag)).rowcount == 0]
 
 

@@ -1,0 +1,60 @@
+"""Log records of child processes, which their worker logs as its own.
+
+Owns the rule that a `process=True` task logs as all others do: an application that configures
+logging when it is imported has done so in the child too; for any other, records travel to the
+worker, and go where its own go.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import msgpack
+
+from ..tasks.log_filter import TaskLogFilter
+
+#: What of a record does not travel, as it may hold anything.
+_LEFT_OUT = frozenset({"args", "exc_info", "msg", "message", "stack_info"})
+
+
+class Relay(logging.Handler):
+    """Sends a child's records to its worker."""
+
+    def __init__(self, send: Callable[[bytes], object]) -> None:
+        super().__init__()
+        self._send = send
+        self.addFilter(TaskLogFilter())
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Encode the record, with its message and traceback as text."""
+        fields = {k: v for k, v in vars(record).items() if k not in _LEFT_OUT}
+        try:
+            fields["msg"] = record.getMessage()
+            if record.exc_info:
+                fields["exc_text"] = logging.Formatter().formatException(record.exc_info)
+            packed = msgpack.packb(fields, default=str, unicode_errors="backslashreplace")
+        except Exception:  # noqa: BLE001 - whatever the application logs; as handlers do
+            self.handleError(record)
+        else:
+            self._send(packed)
+
+
+def relay(level: int, send: Callable[[bytes], object]) -> None:
+    """In a child whose application configured no logging: send records to the worker.
+
+    Args:
+        level: The worker's.
+    """
+    root = logging.getLogger()
+    if not root.handlers:
+        root.addHandler(Relay(send))
+        root.setLevel(level)
+
+
+def log_here(packed: bytes) -> None:
+    """In the worker: log what a child logged."""
+    record = logging.makeLogRecord(msgpack.unpackb(packed))
+    logger = logging.getLogger(record.name)
+    if logger.isEnabledFor(record.levelno):
+        logger.handle(record)
