@@ -302,6 +302,40 @@ async def test_hook_open_transaction(toyorm: ModuleType) -> None:
     assert await (await call.on_commit().dispatch()).status() == TaskStatus.WAITING
 
 
+@pytest.fixture
+def sql_file(toyorm: ModuleType, tmp_path: Path) -> Path:
+    """The SQLite file of the application."""
+    toyorm.sql_file = tmp_path / "toy.db"  # type: ignore[attr-defined]
+    return tmp_path / "toy.db"
+
+
+def test_hook_databases(toyorm: ModuleType, sql_file: Path) -> None:
+    assert "CREATE TABLE IF NOT EXISTS asynctasq_outbox" in commanded("tables", "print")
+    toyorm.sql_file = None  # type: ignore[attr-defined]
+    assert "no installed adapter knows a database here" in commanded("tables", "print")
+
+
+async def test_hook_own_transaction(toyorm: ModuleType, sql_file: Path) -> None:
+    [database] = adapter().databases()  # type: ignore[misc]
+    begin = adapter().own_transaction
+    assert begin is not None
+    async with begin(database) as run:
+        assert not await run(asynctasq.Statement("CREATE TABLE numbers (n int)"))
+        await run(asynctasq.Statement("INSERT INTO numbers VALUES (?), (?)", (1, 2)))
+    with suppress(ZeroDivisionError):
+        async with begin(database) as run:
+            await run(asynctasq.Statement("DELETE FROM numbers"))
+            raise ZeroDivisionError
+    async with begin(database) as run:
+        rows = await run(asynctasq.Statement("SELECT n FROM numbers ORDER BY n"))
+    assert [tuple(row) for row in rows] == [(1,), (2,)]
+
+
+def commanded(*arguments: str) -> str:
+    """What a command of asynctasq prints."""
+    return CliRunner().invoke(cli, arguments).output
+
+
 def test_hook_check(toyorm: ModuleType) -> None:
     assert "ok       toyorm: connected" in CliRunner().invoke(cli, ["doctor"]).output
     toyorm.is_connected = False  # type: ignore[attr-defined]
