@@ -10,6 +10,7 @@ from typing import Any
 
 import asynctasq
 import pytest
+import pytest_asyncio
 from asynctasq import TaskStatus, dispatch_many, task
 from asynctasq.app import App
 from asynctasq.brokers import Broker
@@ -29,8 +30,8 @@ AWAY = "redis://127.0.0.1:1/0"
 async def greet(user: User) -> None: ...
 
 
-@pytest.fixture
-def outbox(store: Store, monkeypatch: pytest.MonkeyPatch) -> App:
+@pytest_asyncio.fixture
+async def outbox(store: Store, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[App]:
     """An application with an outbox on the memory broker, in this store's database."""
     monkeypatch.setattr(asynctasq.app, "_current", None)
     with store.setup() as session:
@@ -39,7 +40,9 @@ def outbox(store: Store, monkeypatch: pytest.MonkeyPatch) -> App:
         session.execute(text(f"DELETE FROM {tables.OUTBOX}"))
         session.commit()
     asynctasq.init({"driver": "memory", "outbox": True})
-    return asynctasq.app.current()
+    yield asynctasq.app.current()
+    if (opened := asynctasq.app.current().outbox) is not None:
+        await opened.drain()
 
 
 def _dialect(store: Store) -> Any:
@@ -128,7 +131,7 @@ async def test_many_calls_of_one_transaction_are_one_statement(store: Store, out
 async def test_a_commit_neither_fails_nor_waits_without_the_broker(
     store: Store, outbox: App, caplog: pytest.LogCaptureFixture
 ) -> None:
-    asynctasq.init({"redis": {"url": AWAY, "timeout": 30.0}, "outbox": True})
+    asynctasq.init({"redis": {"url": AWAY, "timeout": 10.0}, "outbox": True})
     async with opened(store) as session:
         user = User(name="a")
         session.add(user)

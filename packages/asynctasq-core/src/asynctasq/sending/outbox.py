@@ -52,6 +52,12 @@ class Outbox:
         except RuntimeError:  # synchronous code
             portal.submit(sending)
 
+    async def drain(self) -> None:
+        """Wait for what is being sent and deleted in the background of this event loop."""
+        loop = asyncio.get_running_loop()
+        while mine := [task for task in self._tasks if task.get_loop() is loop]:
+            await asyncio.wait(mine)
+
     def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)  # the loop holds it weakly
