@@ -199,6 +199,8 @@ def test_a_variable_that_cannot_be_read_is_named(variable: str, text: str) -> No
 def test_a_misspelt_variable_names_the_nearest() -> None:
     with pytest.raises(ConfigurationError, match="did you mean ASYNCTASQ_REDIS_PASSWORD"):
         load({"ASYNCTASQ_REDIS_PASSWD": "hush"})
+    with pytest.raises(ConfigurationError, match="did you mean ASYNCTASQ_REDIS_USERNAME"):
+        load({"ASYNCTASQ_REDIS_USER": "me"})
     with pytest.raises(ConfigurationError, match=r"ASYNCTASQ_SQLITE: .*ASYNCTASQ_SQLITE_PATH"):
         load({"ASYNCTASQ_SQLITE": "/q.db"})
 
@@ -337,8 +339,64 @@ def test_an_address_that_is_none_is_refused_where_it_is_given(
     name: Callable[..., Config], options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(asynctasq.app, "_current", None)
-    with pytest.raises(ConfigurationError, match=r"redis\.url must start|cannot be shared"):
+    with pytest.raises(ConfigurationError, match=r"redis\.url: |cannot be shared"):
         name(options)
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("http://host:6379", "the scheme http:// is none of Redis; write redis://"),
+        ("host:6379", "it has no scheme; write redis://"),
+        ("", "it has no scheme"),
+        ("redis:host", "it has no scheme"),
+        ("redis://host:port", "the port is no number"),
+        ("redis://host:99999", "the port is no number up to 65535"),
+        ("redis://host:0", "port 0"),
+        ("redis://user:s3cret", "the port is no number"),
+        ("redis://[::1", "the port is no number"),
+        ("redis://host/zero", "the database must be a number, such as /0"),
+        ("redis://host/0/1", "the database must be a number"),
+        ("redis://host/-1", "the database must be a number"),
+        ("redis://host?db=x", "the database must be a number, such as \\?db=0"),
+        ("redis://host/0?timeout=3", "unknown parameter 'timeout'; .* fields of RedisConfig"),
+        ("redis://:s3cr@et@host", "must be percent-encoded .* or be given as password="),
+        ("redis://:s3cr/et@host", "percent-encoded"),
+        ("redis://:s3cr#et@host", "percent-encoded"),
+        ("redis://:s3cr?et@host", "percent-encoded"),
+        ("redis://:s3cr[et@host", "percent-encoded"),
+        ("redis://host/0#1", "percent-encoded"),
+        ("unix://run/redis.sock", "three slashes"),
+        ("unix://", "three slashes"),
+    ],
+)
+def test_a_malformed_url_of_redis_is_refused_with_what_to_write(
+    url: str, problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asynctasq.app, "_current", None)
+    with pytest.raises(ConfigurationError, match=rf"redis\.url: .*{problem}") as refused:
+        asynctasq.init(driver="redis", redis=RedisConfig(url=url))
+    assert "s3cr" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://",
+        "redis://host",
+        "redis://host:1/",
+        "redis://user:pass:word@[::1]:6379/15",
+        "redis://:a%40b%2Fc@host/0",
+        "redis://:100%@host",
+        "redis://:secret@/3",
+        "rediss://host:1/0?ssl_cert_reqs=none",
+        "unix:///run/redis.sock?db=3",
+        "unix://user:secret@/run/redis.sock",
+    ],
+)
+def test_a_url_of_redis_is_accepted(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asynctasq.app, "_current", None)
+    assert asynctasq.init(driver="redis", redis=url).sections["redis"].url == url
 
 
 def test_all_public_names_are_there() -> None:

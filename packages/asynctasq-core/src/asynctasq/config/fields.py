@@ -99,10 +99,15 @@ def unknown_name(name: str, known: Iterable[str], kind: str) -> str:
 
 
 def nearest(name: str, names: Iterable[str], alike: float = 0.6) -> str:
-    """The name that may have been meant; empty if none is like it."""
+    """The name that may have been meant; empty if none is like it.
+
+    Of those that are like it, one that was cut short is meant rather than one that was misspelt.
+    """
     import difflib  # for errors only
 
-    return next(iter(difflib.get_close_matches(name, names, 1, alike)), "")
+    near = difflib.get_close_matches(name, names, 10, alike)
+    cut_short = [n for n in near if n.startswith(name) or name.startswith(n)]
+    return next(iter(cut_short or near), "")
 
 
 def _is_readable(hint: Any) -> bool:

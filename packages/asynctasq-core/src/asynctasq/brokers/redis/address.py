@@ -9,6 +9,7 @@ from redis.connection import parse_url
 
 from ...errors import ConfigurationError
 from .config import RedisConfig
+from .url import check_url
 
 
 class Address:
@@ -22,12 +23,8 @@ class Address:
 
     def __init__(self, config: RedisConfig) -> None:
         self.config = config
-        try:
-            options: dict[str, Any] = dict(parse_url(config.url))
-        except ValueError as e:
-            raise ConfigurationError(
-                "redis.url must start with redis://, rediss:// (TLS) or unix://"
-            ) from e
+        check_url(config.url)
+        options: dict[str, Any] = dict(parse_url(config.url))
         self.tls = config.url.startswith("rediss:")
         options.pop("connection_class", None)
         for name in ("username", "password"):

@@ -31,6 +31,7 @@ from .results import Results
 from .scripts import (
     CANCEL,
     DEAD,
+    LEAD,
     PURGE,
     PURGE_DEAD,
     PUT,
@@ -204,6 +205,17 @@ class RedisBroker:
             released += await release_worker(self._server.insist, stream, worker_id, taken_back=0)
         await self._server.insist(self._keys.queues, withdrawal(self._keys, worker_id))
         return released
+
+    async def lead(self, name: str, holder: str, ttl_seconds: float) -> bool:
+        """Take or keep a lease by name; see `Coordinating.lead`."""
+        key = self._keys.lead(name)
+        command = LEAD((key,), holder, max(1, round(ttl_seconds * 1000)))
+        return bool(await self._server.insist(key, command))
+
+    async def resign(self, name: str, holder: str) -> None:
+        """Give up a lease by name; see `Coordinating.resign`."""
+        key = self._keys.lead(name)
+        await self._server.insist(key, LEAD((key,), holder, 0))
 
     async def check(self) -> list[Finding]:
         """What `asynctasq doctor` says of the server."""

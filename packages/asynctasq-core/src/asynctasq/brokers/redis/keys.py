@@ -42,6 +42,10 @@ class Keys:
         )
         self._of_queue: dict[str, QueueKeys] = {}
 
+    def lead(self, name: str) -> bytes:
+        """The key of a lease by name."""
+        return f"{self.prefix}:{{registry}}:lead:{name}".encode()
+
     def of(self, queue: str) -> QueueKeys:
         """The keys of a queue."""
         keys = self._of_queue.get(queue)

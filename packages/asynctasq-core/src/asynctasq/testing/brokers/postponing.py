@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 
-import pytest
-
 from asynctasq.brokers import Action, Broker, Outcome
 
 from .fixtures import BrokerFixtures, StartConsumer, ids, message, numbered, take_all
@@ -15,13 +13,10 @@ from .fixtures import BrokerFixtures, StartConsumer, ids, message, numbered, tak
 class Postponing(BrokerFixtures):
     """A postponed message waits its delay and is otherwise what it was before it was taken."""
 
-    @pytest.fixture(autouse=True)
-    def _needs_postponing(self) -> None:
-        self.need("postpones")
-
     async def test_a_postponed_message_waits_its_delay_and_comes_as_it_was(
         self, broker: Broker, other_broker: Broker, queue: str, start_consumer: StartConsumer
     ) -> None:
+        self.need("postpones")
         await broker.put([message(queue, "a", b"body")])
         consumer, other = await start_consumer(broker), await start_consumer(other_broker)
         [delivery] = await take_all(consumer, 1)
@@ -35,6 +30,7 @@ class Postponing(BrokerFixtures):
     async def test_a_postponement_may_bring_a_new_body(
         self, broker: Broker, queue: str, start_consumer: StartConsumer
     ) -> None:
+        self.need("postpones")
         await broker.put([message(queue, "a", b"first")])
         consumer = await start_consumer(broker)
         for body, expected in ((b"second", b"second"), (None, b"second"), (b"", b"")):
@@ -47,6 +43,7 @@ class Postponing(BrokerFixtures):
     async def test_a_postponement_takes_back_one_delivery_only(
         self, broker: Broker, queue: str, start_consumer: StartConsumer
     ) -> None:
+        self.need("postpones")
         await broker.put([message(queue)])
         consumer = await start_consumer(broker, lease_seconds=self.lease_seconds)
         await take_all(consumer, 1)
@@ -59,6 +56,7 @@ class Postponing(BrokerFixtures):
     async def test_postponing_the_same_again_changes_nothing(
         self, broker: Broker, queue: str, start_consumer: StartConsumer
     ) -> None:
+        self.need("postpones")
         await broker.put([message(queue, "a")])
         consumer = await start_consumer(broker)
         [first] = await take_all(consumer, 1)
@@ -74,6 +72,7 @@ class Postponing(BrokerFixtures):
     async def test_a_postponement_after_the_lease_was_lost_changes_nothing(
         self, broker: Broker, other_broker: Broker, queue: str, start_consumer: StartConsumer
     ) -> None:
+        self.need("postpones")
         await broker.put([message(queue, "a", b"first")])
         late = await start_consumer(broker, lease_seconds=self.lease_seconds)
         owner = await start_consumer(other_broker)
@@ -89,6 +88,7 @@ class Postponing(BrokerFixtures):
     async def test_a_postponed_message_can_be_cancelled(
         self, broker: Broker, other_broker: Broker, queue: str, start_consumer: StartConsumer
     ) -> None:
+        self.need("postpones")
         await broker.put([message(queue, "a")])
         consumer = await start_consumer(broker)
         [delivery] = await take_all(consumer, 1)
@@ -101,6 +101,7 @@ class Postponing(BrokerFixtures):
     async def test_hundreds_are_postponed_in_one_call_beside_others(
         self, broker: Broker, queue: str, start_consumer: StartConsumer
     ) -> None:
+        self.need("postpones")
         await broker.put(numbered(queue, 400))
         consumer = await start_consumer(broker)
         taken = await take_all(consumer, 400)
@@ -115,6 +116,7 @@ class Postponing(BrokerFixtures):
     async def test_a_consumer_that_waits_wakes_when_a_postponed_message_is_due(
         self, broker: Broker, other_broker: Broker, queue: str, start_consumer: StartConsumer
     ) -> None:
+        self.need("postpones")
         await broker.put([message(queue, "a")])
         consumer, other = await start_consumer(broker), await start_consumer(other_broker)
         [delivery] = await take_all(consumer, 1)
