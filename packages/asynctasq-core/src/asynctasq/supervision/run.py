@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any
 
 from ..loading import load_application
+from ..tasks.task import check_annotations, registry
 from ..worker.worker import Worker
 from .watchdog import Watchdog
 
@@ -49,6 +50,7 @@ def run_worker(
             unavailable is waited for.
     """
     names = load_application(modules)
+    check_annotations(registry.values())  # before a supervisor hears that the worker is ready
 
     async def main() -> None:
         worker = _WatchedWorker(
