@@ -198,6 +198,17 @@ def test_an_application_that_cannot_be_imported_ends_the_family(place: Place) ->
     assert "nothing works" in done.stderr
 
 
+@one_broker
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_an_annotation_that_cannot_be_told_ends_all_at_once(place: Place, processes: str) -> None:
+    place.write("untold.py", "import asynctasq\n@asynctasq.task\ndef send(order: 'Ordr'): ...\n")
+    done = place.run("worker", "untold", "--processes", processes)
+    assert done.returncode == 1
+    assert "Error: task untold.send: the annotation of 'order' cannot be told" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "died" not in done.stderr
+
+
 @pytest.mark.parametrize("processes", ["1", "2"])
 def test_a_broker_that_refuses_for_good_ends_all_at_once(place: Place, processes: str) -> None:
     place.settings |= unusable_broker(place)

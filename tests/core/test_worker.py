@@ -67,6 +67,10 @@ async def test_a_worker_serves_no_other_queue(any_app: App, work: Work) -> None:
     assert await other.status() is TaskStatus.WAITING
 
 
+async def test_one_queue_may_be_named_without_a_list(app: App) -> None:
+    assert Worker(queues="default").queues == ("default",)
+
+
 async def test_by_default_it_serves_the_queues_that_tasks_name(app: App) -> None:
     @task(queue="named-by-a-task")
     async def named() -> None: ...

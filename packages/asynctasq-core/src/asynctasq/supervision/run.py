@@ -14,6 +14,7 @@ from typing import Any
 
 from ..errors import BrokerError
 from ..loading import load_application
+from ..tasks.task import check_annotations, registry
 from ..worker import signals
 from ..worker.slots import CANCEL_SECONDS
 from ..worker.threads import ThreadTracker
@@ -53,6 +54,7 @@ def run_worker(
             unavailable is waited for.
     """
     names = load_application(modules)
+    check_annotations(registry.values())  # before a supervisor hears that the worker is ready
 
     async def main() -> None:
         worker = _WatchedWorker(
