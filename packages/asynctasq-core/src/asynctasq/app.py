@@ -113,6 +113,7 @@ class App:
             self.config.signing_key,
             self.adapters,
             outbox=self.outbox,
+            status_ttl=options.status_ttl,
         )
 
     def _handle(self, call: Call[R], prepared: Prepared) -> TaskHandle[R]:
@@ -121,11 +122,12 @@ class App:
             outgoing.id,
             outgoing.queue,
             call.task,
-            prepared.result_ttl,
+            prepared.options.result_ttl,
             self.connections,
             self.config.signing_key,
             self.adapters,
             outbox=self.outbox,
+            status_ttl=prepared.options.status_ttl,
             was_sent_here=True,
         )
         if prepared.defer is not None:

@@ -26,14 +26,13 @@ R = TypeVar("R")
 class TaskStatus(StrEnum):
     """Where a dispatched call is.
 
-    `UNCOMMITTED` waits for a transaction's commit, or is on its way to the broker after it,
-    perhaps in the outbox.
-    `DROPPED` was not sent: the transaction was rolled back, or the broker could not be reached
-    after its commit. `DONE`, `CANCELLED`, and `DEAD` after a purge, stand for a record, which a
-    task keeps for its `result_ttl`, or for what the handle itself has done. `ENDED` is a call that
-    this handle sent and that its queue no longer holds, without a record of how it went. Of a call
-    that is `UNKNOWN` nothing is known: never dispatched, rolled back, not committed yet elsewhere,
-    expired or deleted.
+    `UNCOMMITTED` waits for a transaction's commit, or is on its way to the broker after it, perhaps
+    in the outbox. `DROPPED` was not sent: the transaction was rolled back, or the broker could not
+    be reached after its commit. `DONE`, `CANCELLED`, and `DEAD` after a purge, stand for a record,
+    which a task keeps for its `result_ttl` or `status_ttl`, or for what the handle itself has done.
+    `ENDED` is a call that this handle sent and that its queue no longer holds, without a record of
+    how it went. Of a call that is `UNKNOWN` nothing is known: never dispatched, rolled back, not
+    committed yet elsewhere, expired or deleted.
     """
 
     UNCOMMITTED = "uncommitted"
@@ -70,6 +69,7 @@ class TaskHandle(Generic[R]):
         task: The task, which knows the types of its result.
         result_ttl: Seconds that the result is kept; `None` for a task that keeps none.
         outbox: The application's, if it has one.
+        status_ttl: Seconds that a call without a result is known to have ended.
         was_sent_here: Whether this handle is what `dispatch` returned.
     """
 
@@ -82,6 +82,7 @@ class TaskHandle(Generic[R]):
     _adapters: Adapters = field(repr=False)
     _deferred: Deferred | None = field(default=None, repr=False)
     outbox: Outbox | None = field(default=None, kw_only=True, repr=False)
+    status_ttl: float | None = field(default=None, kw_only=True)
     was_sent_here: bool = field(default=False, kw_only=True, repr=False)
     _was_cancelled: bool = field(default=False, repr=False)
 
@@ -102,7 +103,7 @@ class TaskHandle(Generic[R]):
         state = await broker.state(self.queue, self.id)
         if state is not None:
             return TaskStatus(state)
-        if self.result_ttl is not None:
+        if self._record_ttl is not None:
             stored = await broker.result(self.queue, self.id, 0)
             if stored is not None:
                 return _recorded(self._read(stored))
@@ -221,10 +222,10 @@ class TaskHandle(Generic[R]):
         if self._sending() in _DEFERRED:
             return False
         result = None
-        if self.result_ttl is not None:
+        if self._record_ttl is not None:
             result = encode_cancelled(self._keys, self.id)
         broker = self._connections.broker()
-        is_removed = await broker.cancel(self.queue, self.id, result, self.result_ttl or 0)
+        is_removed = await broker.cancel(self.queue, self.id, result, self._record_ttl or 0)
         self._was_cancelled |= is_removed
         return is_removed
 
@@ -241,6 +242,10 @@ class TaskHandle(Generic[R]):
         return read_result(stored, self._keys, self.id, self._name)
 
     @property
+    def _record_ttl(self) -> float | None:
+        return self.status_ttl if self.result_ttl is None else self.result_ttl
+
+    @property
     def _name(self) -> str:
         return f"{self.task.name} {self.id}"
 
@@ -249,4 +254,5 @@ def _recorded(content: Mapping[str, Any]) -> TaskStatus:
     """What a stored result says of its call."""
     if content.get("cancelled"):
         return TaskStatus.CANCELLED
-    return TaskStatus.DEAD if "error" in content else TaskStatus.DONE
+    is_dead = "error" in content or content.get("ended") == "dead"
+    return TaskStatus.DEAD if is_dead else TaskStatus.DONE

@@ -11,6 +11,7 @@ from ..brokers import Outgoing
 from ..config import Config
 from ..errors import PayloadTooLarge, SerializationError
 from ..tasks.call import Call
+from ..tasks.options import TaskOptions
 from ..wire.encoding import encode_arguments
 from ..wire.message import Message, new_id
 from .commits import Registration, what_to_wait_for
@@ -21,7 +22,7 @@ class Prepared:
     """A call as bytes, and what its dispatch has to wait for."""
 
     outgoing: Outgoing
-    result_ttl: float | None
+    options: TaskOptions
     defer: Registration | None = None
 
 
@@ -55,7 +56,7 @@ def prepare(call: Call[Any], config: Config, adapters: Adapters) -> Prepared:
             f"({config.max_payload_bytes}); put large data where the task can fetch it"
         )
     outgoing = Outgoing(call.queue or options.queue, message.id, body, call.due)
-    prepared = Prepared(outgoing, options.result_ttl)
+    prepared = Prepared(outgoing, options)
     if call.wait_for is not False and (call.wait_for is not None or encoded.models):
         prepared.defer = what_to_wait_for(call.wait_for, encoded.models, adapters)
     return prepared

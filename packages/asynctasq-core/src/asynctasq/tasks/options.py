@@ -31,6 +31,8 @@ class TaskConfig(TypedDict, total=False):
         process: Run a `def` task in a process of its own pool.
         on_missing: What happens when a row is gone: `"fail"`, `"skip"` or `"none"`.
         result_ttl: Seconds to keep the result; `None` keeps none.
+        status_ttl: Seconds to keep how the call ended, for `TaskHandle.status`, where no result is
+            kept; `None` keeps nothing.
     """
 
     name: str
@@ -44,6 +46,7 @@ class TaskConfig(TypedDict, total=False):
     process: bool
     on_missing: Missing
     result_ttl: float | None
+    status_ttl: float | None
 
 
 class _Rule(NamedTuple):
@@ -95,6 +98,7 @@ class TaskOptions:
     process: Annotated[bool, _BOOL] = False
     on_missing: Annotated[Missing, _one_of(Missing)] = "fail"
     result_ttl: Annotated[float | None, _DURATION] = None
+    status_ttl: Annotated[float | None, _DURATION] = None
 
 
 _RULES: dict[str, _Rule] = {

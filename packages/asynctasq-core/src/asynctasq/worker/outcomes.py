@@ -25,7 +25,7 @@ from ..errors import (
     Retry,
     SerializationError,
 )
-from ..wire.results import encode_error, encode_result
+from ..wire.results import encode_end, encode_error, encode_result
 from .jobs import Job, recognise
 from .retry import postponement_delay, retry_delay
 
@@ -94,7 +94,10 @@ def succeeded(app: App, job: Job, value: object) -> Verdict:
     """The verdict on a task that returned `value`."""
     ttl = job.options.result_ttl
     if ttl is None:
-        return Verdict(Outcome(job.delivery), "succeeded", value=value)
+        outcome = Outcome(job.delivery)
+        if job.options.status_ttl is not None:
+            _keep_end(app, job, outcome)
+        return Verdict(outcome, "succeeded", value=value)
     try:
         result = encode_result(
             value,
@@ -233,7 +236,16 @@ def dead(app: App, job: Job, error: BaseException, reason: str) -> Verdict:
             job.message.headers,
         )
         verdict.outcome.result_ttl = job.options.result_ttl
+    elif job.options.status_ttl is not None:
+        _keep_end(app, job, verdict.outcome)
     return verdict
+
+
+def _keep_end(app: App, job: Job, outcome: Outcome) -> None:
+    """Keep how a call ended that keeps no result."""
+    is_dead = outcome.action is Action.DEAD
+    outcome.result = encode_end(is_dead, app.config.signing_key, job.message.id)
+    outcome.result_ttl = job.options.status_ttl or 0.0
 
 
 def instead_of_refused(app: App, outcome: Outcome) -> Outcome:
