@@ -51,13 +51,16 @@ class Level:
 class Transaction:
     """One open transaction: its levels, outermost first.
 
-    Args:
+    Attributes:
         is_known_from_start: Whether every write of it was recorded.
+        is_ending: Whether its block is being left.
+        is_committed: Whether it was committed.
     """
 
     def __init__(self, is_known_from_start: bool) -> None:
         self.number = next(_numbers)
         self.is_known_from_start = is_known_from_start
+        self.is_ending = self.is_committed = False
         self.levels = [Level()]
 
     def wrote(self, model: type, pk: object) -> None:
