@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
 from asynctasq import Worker, deadletters, init, task
 from asynctasq.app import current
 from asynctasq.brokers import Action, Outcome, Outgoing
+from asynctasq.cli import cli
 from asynctasq.wire.message import Message
+from click.testing import CliRunner
 
 KEY = b"0123456789abcdef"
 
@@ -88,8 +91,7 @@ async def test_what_cannot_be_read_is_still_listed_retried_as_it_is_and_purged()
     assert (letter.id, letter.task) == ("x", "")
     assert await deadletters.retry(ids=["x"]) == 1
     await work()
-    raw = await broker.dead_letter("bills", "x")
-    assert raw is not None
+    [raw] = await broker.find_dead("bills", ["x"])
     assert raw.body == b"garbage"
     assert await deadletters.purge() == 1
     assert await deadletters.list_dead() == []
@@ -104,6 +106,24 @@ async def test_a_retry_never_signs_what_was_not_signed() -> None:
     await work()
     (letter,) = await deadletters.list_dead()
     assert "BadSignature" in letter.error
+
+
+def test_a_field_is_shown_in_one_line_whatever_it_holds() -> None:
+    @task(name="lines", max_attempts=1)
+    async def lines() -> None:
+        raise ValueError("first\nreason:       forged")
+
+    async def run() -> str:
+        handle = await lines().dispatch()
+        await work("default")
+        return handle.id
+
+    shown = CliRunner().invoke(cli, ["dead", "show", asyncio.run(run())])
+    assert shown.exit_code == 0
+    fields, _, traceback = shown.output.partition("\n\n")
+    assert [line.split(":")[0] for line in fields.splitlines()].count("reason") == 1
+    assert "error:         ValueError: first\\nreason:       forged" in fields
+    assert "\nreason:       forged" in traceback
 
 
 async def test_info_of_another_kind_does_not_hide_a_letter() -> None:

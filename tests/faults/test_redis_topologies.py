@@ -95,7 +95,7 @@ async def use_everything(broker: Broker) -> None:
     assert {(d.id, d.deliveries) for d in again} == {("3", 1), ("first", 1)}
     [letter] = await broker.dead_letters("low")
     assert (letter.id, letter.info) == ("2", b"reason")
-    assert await broker.dead_letter("low", "2") == letter
+    assert await broker.find_dead("low", ["2"]) == [letter]
     assert await broker.retry_dead("low", [("2", b"body")]) == 1
     async with asyncio.timeout(10):
         # In a cluster a read that `take` left behind may have it for a moment.

@@ -5,7 +5,7 @@ Owns the rule that a retry is the same message under the same id, with all its a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -56,25 +56,30 @@ async def list_dead(
     Raises:
         BrokerUnavailable: The broker cannot be reached.
     """
-    found: list[DeadLetter] = []
+    return [letter async for page in pages(queue, limit=limit, offset=offset) for letter in page]
+
+
+async def pages(
+    queue: str | None = None, *, limit: int, offset: int = 0
+) -> AsyncIterator[list[DeadLetter]]:
+    """As `list_dead`, page by page, for more than memory should hold."""
+    broker = current().open_broker()
     for name, dead in await _queues(queue):
-        if offset >= dead:
-            offset -= dead
-            continue
-        wanted = limit - len(found)
-        page = await current().open_broker().dead_letters(name, limit=wanted, offset=offset)
-        found += map(_readable, page)
-        offset = 0
-        if len(found) >= limit:
-            break
-    return found
+        while offset < dead and limit > 0:
+            wanted = min(limit, _PAGE)
+            page = await broker.dead_letters(name, limit=wanted, offset=offset)
+            limit -= len(page)
+            offset += len(page)
+            yield [_readable(letter) for letter in page]
+            if len(page) < wanted:
+                break
+        offset = max(0, offset - dead)
 
 
 async def show(message_id: str, queue: str | None = None) -> DeadLetter | None:
     """The dead letter of this id, looked for in all queues unless one is named."""
     for name, _ in await _queues(queue):
-        letter = await current().open_broker().dead_letter(name, message_id)
-        if letter is not None:
+        for letter in await current().open_broker().find_dead(name, [message_id]):
             return _readable(letter)
     return None
 
@@ -94,8 +99,9 @@ async def retry(queue: str | None = None, ids: Sequence[str] | None = None) -> i
     broker = current().open_broker()
     count = 0
     for name, _ in await _queues(queue):
-        letters = [await broker.dead_letter(name, i) for i in ids]
-        count += await _retry(name, [letter for letter in letters if letter])
+        for first in range(0, len(ids), _PAGE):
+            letters = await broker.find_dead(name, ids[first : first + _PAGE])
+            count += await _retry(name, letters)
     return count
 
 

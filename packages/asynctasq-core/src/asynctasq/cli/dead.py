@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import asdict
+from textwrap import indent
 from typing import TYPE_CHECKING
 
 import click
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from ..deadletters import DeadLetter
 
 _NONE = "no dead letter {}; `asynctasq dead list` shows them"
+
+#: Up to here `list` prints a table.
+_MOST_IN_TABLE = 200
 
 queue_option = click.option("-q", "--queue", metavar="QUEUE", help="Only this queue.")
 
@@ -40,29 +44,54 @@ def list_command(
     from .. import deadletters
 
     loaded(modules)
-    letters = asyncio.run(deadletters.list_dead(queue, limit=limit, offset=offset))
-    if as_json:
-        click.echo(json.dumps([asdict(letter) for letter in letters], indent=2))
-    elif letters:
-        show(_table(letters))
-    else:
+    pages = deadletters.pages(queue, limit=limit, offset=offset)
+    asyncio.run(_print_json(pages) if as_json else _print(pages, limit))
+
+
+async def _print_json(pages: AsyncIterator[list[DeadLetter]]) -> None:
+    """One array, written as it comes."""
+    before = "["
+    async for page in pages:
+        for letter in page:
+            click.echo(f"{before}\n{indent(json.dumps(asdict(letter), indent=2), '  ')}", nl=False)
+            before = ","
+    click.echo("[]" if before == "[" else "\n]")
+
+
+async def _print(pages: AsyncIterator[list[DeadLetter]], limit: int) -> None:
+    """A table, or if there may be many lines: laying out a row takes longer than reading it."""
+    shown: list[DeadLetter] = []
+    count = 0
+    async for page in pages:
+        count += len(page)
+        if limit <= _MOST_IN_TABLE:
+            shown += page
+            continue
+        for letter in page:
+            click.echo("  ".join(map(printable, _cells(letter))))
+    if shown:
+        show(_table(shown))
+    elif not count:
         click.echo("No dead letters.")
 
 
 def _table(letters: list[DeadLetter]) -> object:
     shown = table("Dead letters", "id", "queue", "task", "attempts", "died", "reason", "error")
     for letter in letters:
-        add_row(
-            shown,
-            letter.id,
-            letter.queue,
-            letter.task,
-            str(letter.attempts),
-            moment(letter.died_at),
-            letter.reason,
-            letter.error[:200],
-        )
+        add_row(shown, *_cells(letter))
     return shown
+
+
+def _cells(letter: DeadLetter) -> tuple[str, ...]:
+    return (
+        letter.id,
+        letter.queue,
+        letter.task,
+        str(letter.attempts),
+        moment(letter.died_at),
+        letter.reason,
+        letter.error[:200],
+    )
 
 
 @command.command("show")
@@ -87,7 +116,7 @@ def show_command(
     traceback = fields.pop("traceback")
     fields["died_at"] = moment(letter.died_at)
     for name, value in fields.items():
-        click.echo(f"{name + ':':<14} {printable(str(value), lines=True)}")
+        click.echo(f"{name + ':':<14} {printable(str(value))}")
     click.echo(f"\n{printable(traceback, lines=True)}" if traceback else "")
 
 

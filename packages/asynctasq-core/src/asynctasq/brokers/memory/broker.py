@@ -82,9 +82,10 @@ class MemoryBroker:
         """A page of the dead letters, newest first."""
         return self.store.dead_letters(queue)[offset : offset + limit]
 
-    async def dead_letter(self, queue: str, message_id: str) -> DeadLetter | None:
-        """One dead letter."""
-        return next((d for d in self.store.dead_letters(queue) if d.id == message_id), None)
+    async def find_dead(self, queue: str, message_ids: Sequence[str]) -> list[DeadLetter]:
+        """Those of these dead letters that the queue holds."""
+        wanted = set(message_ids)
+        return [d for d in self.store.dead_letters(queue) if d.id in wanted]
 
     async def retry_dead(self, queue: str, bodies: Sequence[tuple[str, bytes]]) -> int:
         """Move dead letters back to waiting."""

@@ -31,6 +31,7 @@ from .results import Results
 from .scripts import (
     CANCEL,
     DEAD,
+    FIND_DEAD,
     LEAD,
     PURGE,
     PURGE_DEAD,
@@ -40,6 +41,7 @@ from .scripts import (
     STATE,
     STATS,
     Command,
+    Script,
 )
 from .server import Call, Server
 
@@ -139,36 +141,35 @@ class RedisBroker:
         self, queue: str, *, limit: int = 100, offset: int = 0
     ) -> list[DeadLetter]:
         """A page of the queue's dead letters, newest first."""
-        keys = self._keys.of(queue)
         letters: list[DeadLetter] = []
         first, end = offset, offset + limit
         while first < end:
             last = min(first + _LETTERS_AT_ONCE, end) - 1
-            command = DEAD((keys.dead, keys.letters), first, last)
-            passed, *page = await self._server.insist(keys.stream, command)
-            letters += [
-                _dead_letter(queue, message_id, died_at, letter)
-                for message_id, died_at, letter in zip(
-                    page[::3], page[1::3], page[2::3], strict=True
-                )
-            ]
+            passed, some = await self._letters(queue, DEAD, first, last)
+            letters += some
             if not passed:
                 break
             first += passed
         return letters
 
-    async def dead_letter(self, queue: str, message_id: str) -> DeadLetter | None:
-        """One dead letter."""
+    async def find_dead(self, queue: str, message_ids: Sequence[str]) -> list[DeadLetter]:
+        """Those of these dead letters that the queue holds."""
+        left = list(dict.fromkeys(message_ids))
+        letters: list[DeadLetter] = []
+        while left:
+            passed, some = await self._letters(queue, FIND_DEAD, *left[:_AT_ONCE])
+            letters += some
+            del left[:passed]
+        return letters
+
+    async def _letters(
+        self, queue: str, script: Script, *arguments: str | int
+    ) -> tuple[int, list[DeadLetter]]:
         keys = self._keys.of(queue)
-        died_at, letter = await self._server.insist_many(
-            (
-                (keys.stream, (b"ZSCORE", keys.dead, message_id)),
-                (keys.stream, (b"HGET", keys.letters, message_id)),
-            )
-        )
-        if died_at is None or letter is None:
-            return None
-        return _dead_letter(queue, message_id.encode(), died_at, letter)
+        command = script((keys.dead, keys.letters), *arguments)
+        passed, *page = await self._server.insist(keys.stream, command)
+        rows = zip(page[::3], page[1::3], page[2::3], strict=True)
+        return passed, [_dead_letter(queue, *row) for row in rows]
 
     async def retry_dead(self, queue: str, bodies: Sequence[tuple[str, bytes]]) -> int:
         """Move dead letters back to waiting; see `Broker.retry_dead`."""

@@ -136,6 +136,20 @@ local function in_pages(list, apply)
   return math.min(first - 1, #list)
 end
 
+-- Add the letters of these ids to a reply, each as id, time and letter; returns their bytes.
+local function add_letters(reply, letters, ids, time_of)
+  local bytes = 0
+  for i, letter in ipairs(redis.call('HMGET', letters, unpack(ids))) do
+    if letter and time_of[ids[i]] then
+      bytes = bytes + #letter
+      reply[#reply + 1] = ids[i]
+      reply[#reply + 1] = time_of[ids[i]]
+      reply[#reply + 1] = letter
+    end
+  end
+  return bytes
+end
+
 -- Bytes of a stream entry as replies hold it.
 local function size_of(entry)
   local bytes = 0

@@ -97,9 +97,9 @@ class SQLiteBroker:
         """A page of the dead letters, newest first."""
         return await self._thread.read(sqlite_queries.dead_letters, queue, limit, offset)
 
-    async def dead_letter(self, queue: str, message_id: str) -> DeadLetter | None:
-        """One dead letter."""
-        return await self._thread.read(sqlite_queries.dead_letter, queue, message_id)
+    async def find_dead(self, queue: str, message_ids: Sequence[str]) -> list[DeadLetter]:
+        """Those of these dead letters that the queue holds."""
+        return await self._thread.read(sqlite_queries.find_dead, queue, message_ids)
 
     async def retry_dead(self, queue: str, bodies: Sequence[tuple[str, bytes]]) -> int:
         """Move dead letters back to waiting."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from sqlite3 import Connection
 from typing import Any
 
@@ -126,14 +126,17 @@ def dead_letters(db: Connection, queue: str, limit: int, offset: int) -> list[De
     return [_letter(queue, row) for row in rows]
 
 
-def dead_letter(db: Connection, queue: str, message_id: str) -> DeadLetter | None:
-    """One dead letter."""
-    row = db.execute(
-        f"""SELECT id, body, info, at FROM message
-        WHERE queue = {_NUMBER} AND id = ? AND state = 3""",
-        (queue, message_id),
-    ).fetchone()
-    return _letter(queue, row) if row else None
+def find_dead(db: Connection, queue: str, message_ids: Sequence[str]) -> list[DeadLetter]:
+    """Those of these dead letters that the queue holds."""
+    found = []
+    for message_id in dict.fromkeys(message_ids):
+        row = db.execute(
+            f"""SELECT id, body, info, at FROM message
+            WHERE queue = {_NUMBER} AND id = ? AND state = 3""",
+            (queue, message_id),
+        ).fetchone()
+        found += [_letter(queue, row)] if row else []
+    return found
 
 
 def _letter(queue: str, row: tuple[Any, ...]) -> DeadLetter:
