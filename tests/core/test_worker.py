@@ -327,7 +327,7 @@ async def test_a_task_that_swallows_its_cancellation_holds_its_message_and_not_t
 
 
 async def gone(handle: TaskHandle[Any]) -> bool:
-    return await handle.status() is TaskStatus.DONE
+    return await handle.status() is TaskStatus.ENDED
 
 
 async def taken_within(app: App, seconds: float) -> list[Delivery]:
@@ -389,7 +389,7 @@ async def test_a_cancelled_run_lets_tasks_finish_within_the_grace_time(any_app: 
     with pytest.raises(TimeoutError):
         await for_some_time()
     assert ran == ["finished"]
-    assert await handle.status() is TaskStatus.DONE
+    assert await handle.status() is TaskStatus.ENDED
 
 
 async def test_a_second_cancellation_skips_the_grace_time(app: App) -> None:
@@ -753,7 +753,7 @@ async def test_the_last_delivery_still_counts(any_app: App, work: Work) -> None:
     assert ran == [1]
 
 
-async def test_messages_close_to_their_limit_run_alone(any_app: App, work: Work) -> None:
+async def test_messages_at_their_last_delivery_run_alone(any_app: App, work: Work) -> None:
     running: list[str] = []
     beside: list[str] = []
 
@@ -767,7 +767,7 @@ async def test_messages_close_to_their_limit_run_alone(any_app: App, work: Work)
         ran.append(kind)
 
     await dispatch_many(watched("suspect") for _ in range(3))
-    await delivered(any_app, 3)
+    await delivered(any_app, 4)
     await dispatch_many(watched("fresh") for _ in range(5))
     await work(concurrency=4)
     assert beside == ["suspect"] * 3

@@ -46,6 +46,7 @@ from .supervision.run import run_worker
 from .tasks.annotations import OnMissing
 from .tasks.call import Call
 from .tasks.class_based import AsyncTask, SyncTask
+from .tasks.log_filter import TaskLogFilter
 from .tasks.options import TaskConfig
 from .tasks.task import Task, task
 from .wire.class_paths import alias_model, class_path
@@ -99,6 +100,7 @@ __all__ = [
     "TaskCrashed",
     "TaskFailed",
     "TaskHandle",
+    "TaskLogFilter",
     "TaskStatus",
     "TaskTimeout",
     "UnknownTask",

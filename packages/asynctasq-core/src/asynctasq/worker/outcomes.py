@@ -47,7 +47,7 @@ class Verdict:
         word: `succeeded`, `skipped`, `retried`, `postponed`, `released` or `dead`.
         error: What went wrong, as text; empty when nothing.
         value: What the task returned, if it succeeded.
-        exception: Why it is dead.
+        exception: What the run failed with, if it is to be retried or dead.
     """
 
     outcome: Outcome
@@ -201,7 +201,7 @@ def _retried(app: App, job: Job, error: BaseException) -> Verdict:
     again = replace(message, attempt=message.attempt + 1, postponed=0)
     body = again.encode(app.config.signing_key)
     outcome = Outcome(job.delivery, Action.RETRY, body=body, delay=delay)
-    return Verdict(outcome, "retried", _text(error))
+    return Verdict(outcome, "retried", _text(error), exception=error)
 
 
 def _postponed(app: App, job: Job, error: BaseException) -> Verdict:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import msgpack
 
 from ..brokers import Action, Delivery, Outcome
-from ..errors import MessageError, TaskCrashed, TaskTimeout
+from ..errors import MessageError, RemoteTraceback, TaskCrashed, TaskFailed, TaskTimeout
 from . import outcomes
 from .child_logs import log_here
 from .jobs import Job
@@ -53,12 +53,16 @@ class ProcessTasks:
         except (TaskCrashed, TaskTimeout) as e:
             error = type(e)(f"{job.task.name}: {e}")
             return outcomes.failed(self._app, job, error)
-        word, error_text, *outcome = msgpack.unpackb(reply)
+        word, error_text, trace, *outcome = msgpack.unpackb(reply)
         if not outcome:
             refusal = MessageError(f"{job.task.name}: its process refused it: {error_text}")
             return outcomes.failed(self._app, job, refusal)
         action, *rest = outcome
-        return Verdict(Outcome(job.delivery, Action(action), *rest), word, error_text)
+        verdict = Verdict(Outcome(job.delivery, Action(action), *rest), word, error_text)
+        if trace:
+            verdict.exception = TaskFailed(error_text)
+            verdict.exception.__cause__ = RemoteTraceback(trace)
+        return verdict
 
     def kill(self) -> None:
         """Kill the children and what they started; called in any thread."""
@@ -91,7 +95,7 @@ async def _serve(request: bytes, modules: tuple[str, ...]) -> bytes:
     try:
         job = recognise(Delivery(queue, message_id, body, deliveries, None), app.config)
     except MessageError as e:  # its modules are not those of the worker, or its keys
-        refusal: bytes = msgpack.packb(["refused", f"{type(e).__name__}: {e}"])
+        refusal: bytes = msgpack.packb(["refused", f"{type(e).__name__}: {e}", ""])
         return refusal
     job.options = replace(job.options, timeout=None)  # the worker keeps the time
     with ThreadPoolExecutor(1, "asynctasq") as threads:
@@ -110,6 +114,7 @@ def _packed(verdict: Verdict) -> bytes:
         [
             verdict.word,
             verdict.error,
+            outcomes.traceback_text(verdict.exception) if verdict.exception else "",
             outcome.action.value,
             outcome.body,
             outcome.delay,

@@ -171,7 +171,9 @@ class Slots:
             "error": f"{type(error).__name__}: {error}" if error else reason,
             "task": task_name(delivery, self._app.config),
         }
-        self._finish(key, outcomes.dead_delivery(delivery, info))
+        verdict = outcomes.dead_delivery(delivery, info)
+        verdict.exception = error
+        self._finish(key, verdict)
 
     # --- running ------------------------------------------------------------------------
 
@@ -213,10 +215,11 @@ class Slots:
 
     async def _tell(self, job: Job, verdict: Verdict) -> None:
         """Let adapters know what has become of a run; what they do with it changes nothing."""
+        why_dead = verdict.exception if verdict.word == "dead" else None
         for adapter in self._told:
             try:
                 answer = adapter.run_ended(  # type: ignore[misc]
-                    job.message, verdict.word, verdict.value, verdict.exception
+                    job.message, verdict.word, verdict.value, why_dead
                 )
                 if answer is not None:
                     await answer
@@ -249,7 +252,8 @@ class Slots:
             self._ahead.note(perf_counter() - job.slot_since)
         if logger.isEnabledFor(verdict.level):
             fields = verdict.fields(job, seconds or 0.0)
-            logger.log(verdict.level, "task %s", verdict.word, extra=fields)
+            error = verdict.exception
+            logger.log(verdict.level, "task %s", verdict.word, extra=fields, exc_info=error)
 
     # --- ending -------------------------------------------------------------------------
 
