@@ -28,6 +28,7 @@ from asynctasq.brokers.sqlite.broker import SQLiteBroker
 from asynctasq.brokers.sqlite.consumer import SQLiteConsumer
 from asynctasq.brokers.sqlite.file import CHECKPOINT_BYTES, SQLiteFile
 from asynctasq.brokers.sqlite.results import AwaitedResults
+from asynctasq.brokers.sqlite.states import WAITING
 from asynctasq.testing import BrokerSuite, OpenBroker
 
 from ..queue_files import OpenSQLite, sqlite_brokers
@@ -67,6 +68,8 @@ async def drain(consumer: SQLiteConsumer) -> int:
 
 class TestSQLiteBroker(BrokerSuite):
     coordinates = True
+    polices = True
+    remembers = True
 
     @pytest_asyncio.fixture
     async def open_broker(self, open_sqlite: OpenSQLite) -> OpenBroker:
@@ -295,7 +298,7 @@ async def test_no_statement_looks_through_all_messages_or_sorts_them(path: Path)
         sqlite_transitions.cancel(db, "default", "00000007", b"cancelled", 60)
         sqlite_transitions.retry_dead(db, "default", [("00000002", b"")])
         sqlite_transitions.delete_dead(db, "default", ["00000002"])
-        sqlite_transitions.delete_some(db, "default", sqlite_transitions.WAITING, 0)
+        sqlite_transitions.delete_some(db, "default", WAITING, 0)
         sqlite_transitions.withdraw(db, "w", ["default"], undo=True)
         sqlite_transitions.lead(db, "name", "w", 30)
         sqlite_transitions.resign(db, "name", "w")

@@ -34,6 +34,8 @@ class BrokerFixtures:
     bulk = 5000
     postpones = True
     coordinates = False
+    polices = False
+    remembers = False
 
     def need(self, capability: str) -> None:
         """Skip a test of what the broker cannot do."""
