@@ -31,6 +31,8 @@ class TaskConfig(TypedDict, total=False):
         process: Run a `def` task in a process of its own pool.
         on_missing: What happens when a row is gone: `"fail"`, `"skip"` or `"none"`.
         result_ttl: Seconds to keep the result; `None` keeps none.
+        atomic: Run in one transaction that also says that the call is done: `True` for the database
+            of its model instances; or a model; or a database's name.
     """
 
     name: str
@@ -44,6 +46,7 @@ class TaskConfig(TypedDict, total=False):
     process: bool
     on_missing: Missing
     result_ttl: float | None
+    atomic: bool | type | str
 
 
 class _Rule(NamedTuple):
@@ -68,6 +71,10 @@ def _are_exceptions(value: object) -> bool:
     )
 
 
+_ATOMIC = _Rule(
+    lambda v: isinstance(v, bool | type) or (isinstance(v, str) and v != ""),
+    "True, False, a model, or the name of a database",
+)
 _BOOL = _Rule(lambda v: isinstance(v, bool), "True or False")
 _COUNT = _Rule(
     lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= 1,
@@ -95,6 +102,7 @@ class TaskOptions:
     process: Annotated[bool, _BOOL] = False
     on_missing: Annotated[Missing, _one_of(Missing)] = "fail"
     result_ttl: Annotated[float | None, _DURATION] = None
+    atomic: Annotated[bool | type | str, _ATOMIC] = False
 
 
 _RULES: dict[str, _Rule] = {

@@ -35,6 +35,7 @@ from ..wire.decoding import collect_references, decode_arguments, holds_referenc
 from ..wire.message import Message, new_id
 from ..wire.reference import Ref
 from . import outcomes
+from .atomic import atomic_run, executed, verdict_if_done
 from .jobs import Job
 from .outcomes import Verdict
 from .threads import run_in_thread
@@ -111,7 +112,7 @@ class Runner:
         """Run a job whose rows, if it has any, were fetched; raises nothing unless cancelled."""
         _message.set(job.message)
         try:
-            if wanted is None and not self.scoped:
+            if wanted is None and not self.scoped and not job.options.atomic:
                 value = await self._call(job, ())
             else:
                 value = await self._call_in_scope(job, wanted, fetched)
@@ -120,26 +121,36 @@ class Runner:
             if isinstance(e, asyncio.CancelledError) and is_being_cancelled():
                 raise
             return await self._failed(job, e)
+        if job.atomic is not None and job.atomic.verdict is not None:
+            return job.atomic.verdict
         return outcomes.succeeded(self.app, job, value)
 
     async def _call_in_scope(self, job: Job, wanted: Wanted | None, fetched: Fetched | None) -> Any:
-        if wanted is None or fetched is None:
-            async with scope_of(self.scoped, job.message, None):
-                return await self._call(job, ())
-        if fetched.error is not None:
+        if fetched is not None and fetched.error is not None:
             raise fetched.error
         async with scope_of(self.scoped, job.message, fetched):
-            await self._fetch_in_scope(wanted, fetched)
-            instances = wanted.instances(fetched.rows)
-            if not fetched.is_lazy:
-                return await self._call(job, instances)
-            from ..adapters.lazy import drive
+            if not job.options.atomic:
+                return await self._call_with_rows(job, wanted, fetched)
+            async with atomic_run(self.app, job, wanted) as run:
+                await run.end(value := await self._call_with_rows(job, wanted, fetched))
+            return value
 
-            async def call() -> Any:
-                # Decoding inside: a set of lazy objects hashes them, which fetches them.
-                return await self._call(job, instances)
+    async def _call_with_rows(
+        self, job: Job, wanted: Wanted | None, fetched: Fetched | None
+    ) -> Any:
+        if wanted is None or fetched is None:
+            return await self._call(job, ())
+        await self._fetch_in_scope(wanted, fetched)
+        instances = wanted.instances(fetched.rows)
+        if not fetched.is_lazy:
+            return await self._call(job, instances)
+        from ..adapters.lazy import drive
 
-            return await drive(call())
+        async def call() -> Any:
+            # Decoding inside: a set of lazy objects hashes them, which fetches them.
+            return await self._call(job, instances)
+
+        return await drive(call())
 
     async def _fetch_in_scope(self, wanted: Wanted, fetched: Fetched) -> None:
         if not any(ref.in_task_scope for ref in wanted.rows):
@@ -194,6 +205,10 @@ class Runner:
         return run_in_thread(self.threads, run)
 
     async def _failed(self, job: Job, error: BaseException) -> Verdict:
+        if job.options.atomic:
+            known = await verdict_if_done(self.app, job, error)
+            if known is not None:
+                return known
         may_retry = True
         if job.instance is not None and outcomes.will_retry(job, error):
             may_retry = await self._ask(job, "should_retry", error, default=True)
@@ -288,4 +303,8 @@ async def _executed(call: Call[Any], job: Job, runner: Runner) -> Any:
         args, kwargs = call.args, call.kwargs
         if job.task.cls is not None:
             function, args, kwargs = job.task.cls(*args, **kwargs).execute, (), {}
-        return await runner._started(job, function, args, kwargs)
+        if not job.options.atomic:
+            return await runner._started(job, function, args, kwargs)
+        arguments = (*call.args, *call.kwargs.values())
+        async with executed(runner.app, job.task, job.options.atomic, arguments):
+            return await runner._started(job, function, args, kwargs)

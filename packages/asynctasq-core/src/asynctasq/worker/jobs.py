@@ -18,6 +18,7 @@ from ..wire.message import Message
 
 if TYPE_CHECKING:
     from ..app import App
+    from .atomic import AtomicRun
 
 #: What a call may override; anything else in a message's options was not written by a `Call`.
 OVERRIDABLE = frozenset({"max_attempts", "retry_delay", "timeout"})
@@ -33,6 +34,7 @@ class Job:
     Attributes:
         instance: The instance of a class-based task, once its `__init__` has run.
         has_begun: Whether the task's own code runs, or has: what it raises is its own.
+        atomic: The run of an atomic task, once its transaction has begun.
     """
 
     delivery: Delivery
@@ -41,6 +43,7 @@ class Job:
     options: TaskOptions
     instance: Any = None
     has_begun: bool = False
+    atomic: AtomicRun | None = None
 
     @property
     def key(self) -> Key:

@@ -18,6 +18,7 @@ import msgpack
 from ..brokers import Action, Delivery, Outcome
 from ..errors import MessageError, TaskCrashed, TaskTimeout
 from . import outcomes
+from .atomic import verdict_if_done_anywhere
 from .jobs import Job
 from .outcomes import Verdict
 from .processes import ProcessPool
@@ -48,6 +49,8 @@ class ProcessTasks:
             reply = await self._pool.run(msgpack.packb(request), job.options.timeout)
         except (TaskCrashed, TaskTimeout) as e:
             error = type(e)(f"{job.task.name}: {e}")
+            if job.options.atomic and (known := await verdict_if_done_anywhere(self._app, job)):
+                return known
             return outcomes.failed(self._app, job, error)
         word, error_text, *outcome = msgpack.unpackb(reply)
         if not outcome:

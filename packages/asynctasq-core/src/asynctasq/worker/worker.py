@@ -26,6 +26,7 @@ from ..services.offered import services_of
 from ..services.running import run_services
 from ..tasks.task import check_annotations, registry
 from ..wire.message import new_id
+from .atomic import check_atomic_tasks
 from .execution import Runner, scoped_adapters
 from .jobs import declared_queues
 from .leases import LeaseKeeper
@@ -122,11 +123,13 @@ class Worker:
         A broker that cannot be reached, at the start or later, is waited for.
 
         Raises:
-            ConfigurationError: An annotation of a task cannot be told.
+            ConfigurationError: An annotation of a task cannot be told, or no adapter can run an
+                atomic task.
             BrokerError: The broker refuses at the start, and would again. Later refusals are waited
                 for too, as somebody may be changing a password.
         """
         check_annotations(registry.values())
+        check_atomic_tasks(self._app, registry.values())
         self._loop = asyncio.get_running_loop()
         options = ConsumerOptions(self.info, self.queues, self.lease)
         self._consumer = self._app.open_broker().consumer(options)
