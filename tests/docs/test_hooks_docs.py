@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import os
 import re
@@ -329,6 +330,25 @@ async def test_hook_own_transaction(toyorm: ModuleType, sql_file: Path) -> None:
     async with begin(database) as run:
         rows = await run(asynctasq.Statement("SELECT n FROM numbers ORDER BY n"))
     assert [tuple(row) for row in rows] == [(1,), (2,)]
+
+
+async def test_hook_atomic_transaction(toyorm: ModuleType, sql_file: Path) -> None:
+    assert "created in toy" in await asyncio.to_thread(commanded, "tables", "create")
+    runs = []
+
+    async def add(name: str) -> None:
+        runs.append(name)
+        await saved(toyorm, name=name)
+        if name == "lost":
+            raise LookupError(name)
+
+    for name in ("kept", "lost"):
+        await run_one(add, name, atomic=toyorm.User, max_attempts=1)
+    assert [row["name"] for row in toyorm.User.table.values()] == ["kept"]
+    [database] = adapter().databases()  # type: ignore[misc]
+    assert adapter().own_transaction is not None
+    async with adapter().own_transaction(database) as run:  # type: ignore[misc]
+        assert len(await run(asynctasq.Statement("SELECT id FROM asynctasq_done"))) == 1
 
 
 def commanded(*arguments: str) -> str:

@@ -3,7 +3,8 @@
 from typing import Any
 
 from .adapters.hookspecs import DeferredSend, hookimpl, hookspec
-from .adapters.statements import Database, Run, Statement
+from .adapters.shielding import uninterrupted
+from .adapters.statements import Database, Run, Statement, Transaction
 from .app import dispatch_many, dispatch_many_sync, init, load_config
 from .brokers import Finding
 from .brokers.redis.config import RedisConfig
@@ -103,6 +104,7 @@ __all__ = [
     "TaskLogFilter",
     "TaskStatus",
     "TaskTimeout",
+    "Transaction",
     "UnknownTask",
     "UnsavedModelError",
     "UnsupportedVersion",
@@ -121,6 +123,7 @@ __all__ = [
     "send_together",
     "send_together_async",
     "task",
+    "uninterrupted",
 ]
 
 __version__ = "0.1.0"

@@ -13,7 +13,7 @@ from .brokers import Broker, Outgoing
 from .brokers.opening import installed_drivers, open_broker
 from .config import Config
 from .errors import ConfigurationError
-from .sending.commits import Deferred
+from .sending.commits import Deferred, open_atomic
 from .sending.connections import Connections
 from .sending.handle import TaskHandle
 from .sending.outbox import Outbox
@@ -36,13 +36,16 @@ class App:
     Args:
         config: As loaded.
         adapters: The installed adapters.
+
+    Attributes:
+        outbox: Of atomic tasks, and with `Config.outbox` of every call that waits for a commit.
     """
 
     def __init__(self, config: Config, adapters: Adapters) -> None:
         self.config = config
         self.adapters = adapters
         self.connections = Connections(lambda: open_broker(config))
-        self.outbox = Outbox(adapters, self.connections) if config.outbox else None
+        self.outbox = Outbox(adapters, self.connections)
 
     def open_broker(self) -> Broker:
         """The broker of the running event loop, closed when the loop is shut down."""
@@ -112,12 +115,13 @@ class App:
             self.connections,
             self.config.signing_key,
             self.adapters,
-            outbox=self.outbox,
+            outbox=self._outbox_in_use(),
             status_ttl=options.status_ttl,
         )
 
     def _handle(self, call: Call[R], prepared: Prepared) -> TaskHandle[R]:
         outgoing = prepared.outgoing
+        outbox = self._outbox_in_use()
         handle = TaskHandle(
             outgoing.id,
             outgoing.queue,
@@ -126,14 +130,18 @@ class App:
             self.connections,
             self.config.signing_key,
             self.adapters,
-            outbox=self.outbox,
+            outbox=outbox,
             status_ttl=prepared.options.status_ttl,
             was_sent_here=True,
         )
         if prepared.defer is not None:
-            handle._deferred = Deferred(self.connections, outgoing, self.outbox)
+            handle._deferred = Deferred(self.connections, outgoing, outbox)
             prepared.defer(handle._deferred)
         return handle
+
+    def _outbox_in_use(self) -> Outbox | None:
+        """The outbox if the configuration, or the atomic task that runs here, keeps calls in it."""
+        return self.outbox if self.config.outbox or open_atomic() is not None else None
 
 
 _current: App | None = None

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..wire.message import Message
     from ..wire.reference import Ref
     from ..worker.worker import Worker
-    from .statements import Database, Run
+    from .statements import Database, Run, Transaction
 
 hookspec = pluggy.HookspecMarker("asynctasq")
 hookimpl = pluggy.HookimplMarker("asynctasq")
@@ -247,6 +247,26 @@ def own_transaction(database: Database) -> AbstractAsyncContextManager[Run]:
 
 
 @hookspec
+def atomic_transaction(
+    target: object, refs: Sequence[Ref]
+) -> AbstractAsyncContextManager[Transaction]:
+    """Called for each run of an atomic task, inside `task_scope`: the transaction that it runs in.
+
+    `target` says in which database: `True`, in that of `refs`, the references to your models among
+    the task's arguments; or a model of yours; or the `name` of one of `databases()`. Entered before
+    rows are locked for the task, in the task's own asyncio task. Commits at the end, even if it is
+    cancelled meanwhile; rolls back on an exception. The task works in it as if it had begun it
+    itself, but cannot commit it.
+
+    Raises:
+        ConfigurationError: It is not clear which database is meant, or core's SQL does not fit it.
+        ReferenceUnavailable: By the context manager, also in place of an error of the task: the
+            database could not answer, or gave way to another transaction (deadlock, serialization
+            failure), so that the task is to be run again without using up an attempt.
+    """
+
+
+@hookspec
 def check() -> Iterable[Finding] | Awaitable[Iterable[Finding]]:
     """Called by `asynctasq doctor`: databases reachable, settings that will hurt in production."""
 
@@ -286,6 +306,7 @@ HOOKS: Iterable[str] = (
     "open_transaction",
     "databases",
     "own_transaction",
+    "atomic_transaction",
     "check",
     "lazy_names",
     "adapter_suite",

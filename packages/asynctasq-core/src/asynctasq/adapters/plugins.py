@@ -20,7 +20,7 @@ from ..config.settings import DISTRIBUTION_OF
 from ..errors import InvalidReference, PluginError
 from ..wire.reference import Ref
 from . import hookspecs
-from .statements import Database, Run
+from .statements import Database, Run, Transaction
 
 GROUP = "asynctasq"
 State = Literal["loaded", "failed", "blocked"]
@@ -65,6 +65,9 @@ class Adapter:
     open_transaction: Callable[[], object | None] | None
     databases: Callable[[], Iterable[Database]] | None
     own_transaction: Callable[[Database], AbstractAsyncContextManager[Run]] | None
+    atomic_transaction: (
+        Callable[[object, Sequence[Ref]], AbstractAsyncContextManager[Transaction]] | None
+    )
     check: Callable[[], Any] | None
     lazy_names: Callable[[], Mapping[str, str]] | None
     adapter_suite: Callable[[], str] | None
@@ -192,15 +195,16 @@ class Adapters:
             failed = next((r.reason for r in self.reports if r.name == ref.orm), "not installed")
             raise InvalidReference(f"no adapter {ref.orm[:50]!r}: {failed}")
         cls = ref.model_class()
-        if self._owner_of_class(cls) is not adapter:
+        if self.owner_of_class(cls) is not adapter:
             raise InvalidReference(f"{ref.model[:200]!r} is not a model of {ref.orm!r}")
         return adapter
 
     def is_model_class(self, cls: type) -> bool:
         """Whether some adapter's models include this class."""
-        return self._owner_of_class(cls) is not None
+        return self.owner_of_class(cls) is not None
 
-    def _owner_of_class(self, cls: type) -> Adapter | None:
+    def owner_of_class(self, cls: type) -> Adapter | None:
+        """The adapter whose model the class is."""
         if cls in self._owners:
             return self._owners[cls]
         try:

@@ -66,6 +66,8 @@ class Config:
         task_defaults: Options of every task that does not set them, as in `TaskConfig`.
         outbox: Keep a call that waits for a commit in a table of the application's database, in the
             same transaction, until the broker has it. The tables must be there.
+        done_ttl: Seconds for which it is remembered that the call of an atomic task is done: longer
+            than a message may come again.
         signing_key: One key or several; the first signs, each verifies. Unsigned messages are
             then refused.
         max_payload_bytes: Largest encoded message.
@@ -80,6 +82,7 @@ class Config:
     sections: Mapping[str, Any] = field(default_factory=dict)
     task_defaults: Mapping[str, Any] = field(default_factory=dict)
     outbox: bool = False
+    done_ttl: float = 7 * 86_400.0
     signing_key: tuple[bytes, ...] = field(default=(), repr=False)
     max_payload_bytes: int = 1024 * 1024
     max_deliveries: int = 5

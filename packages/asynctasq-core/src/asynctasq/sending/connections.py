@@ -6,7 +6,7 @@ Owns the rule that a connection lives no longer than the loop that it belongs to
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from ..brokers import Broker, Outgoing
@@ -28,9 +28,13 @@ class Connections:
 
     Args:
         open_broker: Makes a broker that is not connected yet.
+
+    Attributes:
+        before_closing: Uses the connections of the running event loop for the last time.
     """
 
     def __init__(self, open_broker: Callable[[], Broker]) -> None:
+        self.before_closing: Callable[[], Awaitable[None]] | None = None
         self._open_broker = open_broker
         self._open: dict[asyncio.AbstractEventLoop, _Open] = {}
 
@@ -56,7 +60,7 @@ class Connections:
 
     async def close(self) -> None:
         """Close what the running event loop has open; its next use opens it again."""
-        opened = self._open.pop(asyncio.get_running_loop(), None)
+        opened = self._open.get(asyncio.get_running_loop())
         if opened is not None:
             await opened.closing.aclose()
 
@@ -90,8 +94,12 @@ class Connections:
         try:
             yield
         finally:
-            self._open.pop(loop, None)
-            await broker.close()
+            try:
+                if self.before_closing is not None:
+                    await self.before_closing()
+            finally:
+                self._open.pop(loop, None)
+                await broker.close()
 
 
 def _start(closing: AsyncGenerator[None, None]) -> None:

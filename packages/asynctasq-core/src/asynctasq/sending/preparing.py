@@ -14,7 +14,7 @@ from ..tasks.call import Call
 from ..tasks.options import TaskOptions
 from ..wire.encoding import encode_arguments
 from ..wire.message import Message, new_id
-from .commits import Registration, what_to_wait_for
+from .commits import Registration, open_atomic, what_to_wait_for
 
 
 @dataclass(slots=True)
@@ -57,7 +57,9 @@ def prepare(call: Call[Any], config: Config, adapters: Adapters) -> Prepared:
         )
     outgoing = Outgoing(call.queue or options.queue, message.id, body, call.due)
     prepared = Prepared(outgoing, options)
-    if call.wait_for is not False and (call.wait_for is not None or encoded.models):
+    if call.wait_for is not False and (
+        call.wait_for is not None or encoded.models or open_atomic() is not None
+    ):
         prepared.defer = what_to_wait_for(call.wait_for, encoded.models, adapters)
     return prepared
 

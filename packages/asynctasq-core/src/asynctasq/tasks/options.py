@@ -33,6 +33,8 @@ class TaskConfig(TypedDict, total=False):
         result_ttl: Seconds to keep the result; `None` keeps none.
         status_ttl: Seconds to keep how the call ended, for `TaskHandle.status`, where no result is
             kept; `None` keeps nothing.
+        atomic: Run in one transaction that also says that the call is done: `True` for the database
+            of its model instances; or a model; or a database's name.
     """
 
     name: str
@@ -47,6 +49,7 @@ class TaskConfig(TypedDict, total=False):
     on_missing: Missing
     result_ttl: float | None
     status_ttl: float | None
+    atomic: bool | type | str
 
 
 class _Rule(NamedTuple):
@@ -71,6 +74,10 @@ def _are_exceptions(value: object) -> bool:
     )
 
 
+_ATOMIC = _Rule(
+    lambda v: isinstance(v, bool | type) or (isinstance(v, str) and v != ""),
+    "True, False, a model, or the name of a database",
+)
 _BOOL = _Rule(lambda v: isinstance(v, bool), "True or False")
 _COUNT = _Rule(
     lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= 1,
@@ -99,6 +106,7 @@ class TaskOptions:
     on_missing: Annotated[Missing, _one_of(Missing)] = "fail"
     result_ttl: Annotated[float | None, _DURATION] = None
     status_ttl: Annotated[float | None, _DURATION] = None
+    atomic: Annotated[bool | type | str, _ATOMIC] = False
 
 
 _RULES: dict[str, _Rule] = {

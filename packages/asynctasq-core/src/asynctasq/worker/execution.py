@@ -35,6 +35,7 @@ from ..wire.decoding import collect_references, decode_arguments, holds_referenc
 from ..wire.message import Message, new_id
 from ..wire.reference import Ref
 from . import outcomes
+from .atomic import atomic_run, executed, verdict_if_done
 from .jobs import Job
 from .outcomes import Verdict
 from .rows import is_being_cancelled
@@ -105,7 +106,7 @@ class Runner:
         try:
             if job.deadline is not None:
                 value = await self._in_time(job, wanted, fetched)
-            elif wanted is None and not self.scoped:
+            elif wanted is None and not self.scoped and not job.options.atomic:
                 value = await self._call(job, ())
             else:
                 value = await self._call_in_scope(job, wanted, fetched)
@@ -114,6 +115,8 @@ class Runner:
             if isinstance(e, asyncio.CancelledError) and is_being_cancelled():
                 raise
             return await self._failed(job, e)
+        if job.atomic is not None and job.atomic.verdict is not None:
+            return job.atomic.verdict
         return outcomes.succeeded(self.app, job, value)
 
     async def _in_time(self, job: Job, wanted: Wanted | None, fetched: Fetched | None) -> Any:
@@ -136,12 +139,14 @@ class Runner:
         if fetched is not None and fetched.error is not None:
             raise fetched.error
         async with scope_of(self.scoped, job.message, fetched):
-            value = await self._call_with_rows(job, wanted, fetched)
-            if limit is not None:
-                # What has ended is not cancelled any more, nor is the end of its scope.
-                if not limit.expired():
-                    limit.reschedule(None)
-                _note_overrun(job)
+            if not job.options.atomic:
+                value = await self._call_with_rows(job, wanted, fetched)
+                _let_end(job, limit)
+                return value
+            async with atomic_run(self.app, job, wanted) as run:
+                value = await self._call_with_rows(job, wanted, fetched)
+                _let_end(job, limit)
+                await run.end(value)
             return value
 
     async def _call_with_rows(
@@ -213,6 +218,10 @@ class Runner:
         return run_in_thread(self.threads, run)
 
     async def _failed(self, job: Job, error: BaseException) -> Verdict:
+        if job.options.atomic:
+            known = await verdict_if_done(self.app, job, error)
+            if known is not None:
+                return known
         may_retry = True
         if job.instance is not None and outcomes.will_retry(job, error):
             may_retry = await self._ask(job, "should_retry", error, default=True)
@@ -234,6 +243,14 @@ class Runner:
                 raise
             logger.exception("%s() of a task failed", hook, extra={"task": job.task.name})
             return default
+
+
+def _let_end(job: Job, limit: asyncio.Timeout | None) -> None:
+    """What has ended is not cancelled any more, nor is the end of its scope or its commit."""
+    if limit is not None:
+        if not limit.expired():
+            limit.reschedule(None)
+        _note_overrun(job)
 
 
 def _note_overrun(job: Job) -> None:
@@ -305,4 +322,8 @@ async def _executed(call: Call[Any], job: Job, runner: Runner) -> Any:
         args, kwargs = call.args, call.kwargs
         if job.task.cls is not None:
             function, args, kwargs = job.task.cls(*args, **kwargs).execute, (), {}
-        return await runner._started(job, function, args, kwargs)
+        if not job.options.atomic:
+            return await runner._started(job, function, args, kwargs)
+        arguments = (*call.args, *call.kwargs.values())
+        async with executed(runner.app, job.task, job.options.atomic, arguments):
+            return await runner._started(job, function, args, kwargs)

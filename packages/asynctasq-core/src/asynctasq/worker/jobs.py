@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..adapters.plugins import Adapters
 from ..brokers import Delivery
@@ -17,6 +17,9 @@ from ..tasks.current import Run
 from ..tasks.options import TaskOptions, check_task_options
 from ..tasks.task import Task, registry
 from ..wire.message import Message
+
+if TYPE_CHECKING:
+    from .atomic import AtomicRun
 
 #: What a call may override; anything else in a message's options was not written by a `Call`.
 OVERRIDABLE = frozenset({"max_attempts", "retry_delay", "timeout"})
@@ -34,6 +37,7 @@ class Job(Run):
         slot_since: When it got its slot, by `perf_counter`.
         instance: The instance of a class-based task, once its `__init__` has run.
         has_begun: Whether the task's own code runs, or has: what it raises is its own.
+        atomic: The run of an atomic task, once its transaction has begun.
     """
 
     message: Message
@@ -44,6 +48,7 @@ class Job(Run):
     slot_since: float = 0.0
     instance: Any = None
     has_begun: bool = False
+    atomic: AtomicRun | None = None
 
     @property
     def key(self) -> Key:

@@ -18,6 +18,7 @@ import msgpack
 from ..brokers import Action, Delivery, Outcome
 from ..errors import MessageError, RemoteTraceback, TaskCrashed, TaskFailed, TaskTimeout
 from . import outcomes
+from .atomic import verdict_if_done_anywhere
 from .child_logs import log_here
 from .jobs import Job
 from .outcomes import Verdict
@@ -52,6 +53,8 @@ class ProcessTasks:
             reply = await self._pool.run(msgpack.packb(request), job.options.timeout)
         except (TaskCrashed, TaskTimeout) as e:
             error = type(e)(f"{job.task.name}: {e}")
+            if job.options.atomic and (known := await verdict_if_done_anywhere(self._app, job)):
+                return known
             return outcomes.failed(self._app, job, error)
         word, error_text, trace, *outcome = msgpack.unpackb(reply)
         if not outcome:

@@ -26,6 +26,7 @@ from ..services.offered import services_of
 from ..services.running import run_services
 from ..tasks.task import check_annotations, registry
 from ..wire.message import new_id
+from .atomic import check_atomic_tasks
 from .execution import Runner, scoped_adapters
 from .jobs import declared_queues
 from .leases import LeaseKeeper
@@ -144,7 +145,8 @@ class Worker:
         the worker's, so that it knows what its tasks still do in threads.
 
         Raises:
-            ConfigurationError: An annotation of a task cannot be told.
+            ConfigurationError: An annotation of a task cannot be told, or no adapter can run an
+                atomic task.
             BrokerError: The broker refuses at the start, and would again. Later refusals are waited
                 for too, as somebody may be changing a password.
             RuntimeError: It has run already.
@@ -153,6 +155,7 @@ class Worker:
             raise RuntimeError("this worker has run already: make another, a Worker runs once")
         self._has_run = True
         check_annotations(registry.values())
+        check_atomic_tasks(self._app, registry.values())
         self._loop = asyncio.get_running_loop()
         life = asyncio.create_task(self._live())
         cancelled: asyncio.CancelledError | None = None
