@@ -79,7 +79,7 @@ async def runs_what_is_sent(seconds: float = 3) -> None:
     sent = await note(what := uuid4().hex).dispatch()
     await until(lambda: what in ran, seconds)
     async with asyncio.timeout(seconds):
-        while await sent.status() != "done":
+        while await sent.status() != "ended":
             await asyncio.sleep(0.01)
 
 
