@@ -20,6 +20,9 @@ class Row:
     def __init__(self, pk: Any) -> None:
         self.pk = pk
 
+    def __repr__(self) -> str:
+        return f"Row({self.pk!r})"
+
 
 class Owner:
     name = "toy"
