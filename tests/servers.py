@@ -95,7 +95,7 @@ def mysql_url() -> str:
 def _find_mysql() -> _Server:
     try:
         connect_mysql().close()
-    except pymysql.err.OperationalError as e:
+    except pymysql.OperationalError as e:  # not `pymysql.err`: Django loads another
         return _Server(problem=f"no MariaDB at {_MYSQL_URL}: {e}")
     return _Server(_MYSQL_URL)
 
