@@ -126,7 +126,7 @@ async def test_sentry_groups_failures_by_their_exception(app: App, work: Work) -
     @task(max_attempts=1)
     async def looks_up() -> None:
         nothing: dict[str, int] = {}
-        print(nothing["nothing"])
+        print(nothing["at all"])
 
     transport = Kept()
     sentry_sdk.init(dsn="https://key@localhost/1", transport=transport)

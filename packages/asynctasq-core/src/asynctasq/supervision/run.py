@@ -81,13 +81,15 @@ class _WatchedWorker(Worker):
         # Known before `run`, so that other threads may call `stop` from the first moment on.
         self._loop = asyncio.get_running_loop()
         self._watchdog = Watchdog(self._loop, self, _leave)
+        self.was_stopped = False
 
     def stop(self) -> None:
+        self.was_stopped = True
         super().stop()
         self._watchdog.stopped()
 
 
-async def _work(worker: Worker, on_ready: Callable[[Worker], None] | None) -> None:
+async def _work(worker: _WatchedWorker, on_ready: Callable[[Worker], None] | None) -> None:
     def stop(number: int, frame: FrameType | None) -> None:
         worker.stop()
 
@@ -101,7 +103,9 @@ async def _work(worker: Worker, on_ready: Callable[[Worker], None] | None) -> No
         on_ready(worker)
     await worker.run()
     threads = ThreadTracker.of(asyncio.get_running_loop())
-    if worker.left_running or not await threads.until_idle(CANCEL_SECONDS):
+    # What tasks that have ended left in threads is of no message, but may be of use.
+    seconds = CANCEL_SECONDS if worker.was_stopped else worker.grace
+    if worker.left_running or not await threads.until_idle(seconds):
         await _abandon(worker)
 
 
