@@ -59,8 +59,7 @@ class RateKey:
     """Messages of a queue with this key are delivered no faster than this (GCRA).
 
     A message conforms at `now` if `now >= tat - (burst - 1) * interval`, where `tat` is what the
-    key's last delivery left: `max(now, tat) + interval`. All by the broker's clock; a `tat` beyond
-    `now + burst * interval`, which only a clock that was set back leaves, is that. Judged when the
+    key's last delivery left: `max(now, tat) + interval`. All by the broker's clock. Judged when the
     message is about to be delivered to a consumer that has room for it, never ahead: a backlog that
     no worker took saves nothing up beyond `burst`. The others stand in the key's line and become
     ready at the time that the formula gives. What is delivered again after a lease ran out, or was

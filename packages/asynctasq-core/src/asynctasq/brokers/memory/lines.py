@@ -46,16 +46,14 @@ class _Rate:
     parked: _Heap = field(default_factory=list)
     opening: float = float("inf")
 
-    def opens_at(self, key: RateKey, now: float) -> float:
+    def opens_at(self, key: RateKey) -> float:
         """When a message with this key conforms; in the past if it does now."""
         self.key = key
-        tat = min(self.tat, now + key.burst * key.interval_seconds)
-        return tat - (key.burst - 1) * key.interval_seconds
+        return self.tat - (key.burst - 1) * key.interval_seconds
 
     def count(self, key: RateKey, now: float) -> None:
         """Note a delivery."""
-        self.tat = max(now, min(self.tat, now + key.burst * key.interval_seconds))
-        self.tat += key.interval_seconds
+        self.tat = max(now, self.tat) + key.interval_seconds
 
 
 class Lines:
@@ -146,7 +144,7 @@ class Lines:
 
     def _conforms(self, message: Message, key: RateKey, now: float) -> bool:
         rate = self._rates.setdefault(key.key, _Rate(key))
-        opens = rate.opens_at(key, now)
+        opens = rate.opens_at(key)
         if opens <= now:
             return True
         self._park(message, Stand.RATED, rate.parked)
@@ -225,7 +223,7 @@ class Lines:
 
     def _free_at(self, key: str, now: float) -> float:
         rate = self._rates.get(key)
-        return now if rate is None else max(now, rate.opens_at(rate.key, now))
+        return now if rate is None else max(now, rate.opens_at(rate.key))
 
     def _limit(self, key: str) -> _Limit:
         return self._limits.setdefault(key, _Limit())

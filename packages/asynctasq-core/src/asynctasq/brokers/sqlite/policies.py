@@ -12,6 +12,7 @@ from sqlite3 import Connection
 
 from .. import LimitKey, Outgoing, Policy, RateKey, UniqueKey
 from . import clock
+from .scripts import statements
 from .states import BEHIND, DEAD, DELAYED, LEASED, LIMITED, RATED, WAITING
 
 _ARRIVALS = 1000
@@ -50,10 +51,10 @@ _RUNNING = """SELECT count(*) FROM message
 _TAT = "SELECT tat FROM rate WHERE queue = ? AND name = ?"
 _COUNT = """INSERT INTO rate VALUES (:queue, :name, :tat, NULL)
     ON CONFLICT DO UPDATE SET tat = :tat"""
-_FORGET_RATES = """DELETE FROM rate WHERE (queue, name) IN
-    (SELECT queue, name FROM rate WHERE opens IS NULL AND tat <= ? ORDER BY tat LIMIT 10)"""
-_FORGET_KEYS = """DELETE FROM taken WHERE (queue, name) IN
-    (SELECT queue, name FROM taken WHERE expires <= ? ORDER BY expires LIMIT 10)"""
+_FORGET_RATES = """DELETE FROM rate WHERE rowid IN
+    (SELECT rowid FROM rate WHERE opens IS NULL AND tat <= ? ORDER BY tat LIMIT 10)"""
+_FORGET_KEYS = """DELETE FROM taken WHERE rowid IN
+    (SELECT rowid FROM taken WHERE expires <= ? ORDER BY expires LIMIT 10)"""
 _READY = """SELECT place, id, body, deliveries, line.number, counted, line.limited, most,
         line.rated, interval, burst
     FROM message LEFT JOIN line ON line.number = message.line
@@ -69,7 +70,9 @@ def put(
     db: Connection, queue: int, messages: Sequence[Outgoing], places: Iterator[int], now: float
 ) -> dict[str, str]:
     """Add messages to a queue, of which some are special; the conflicts as of `Sending.put`."""
-    db.execute(_SPECIAL, (queue,))
+    if db.execute(_SPECIAL, (queue,)).rowcount:
+        for statement in statements("policies.sql"):
+            db.execute(statement)
     _arrive(db, queue, places, now)
     conflicts = {}
     for message in messages:
@@ -235,7 +238,7 @@ class _Judge:
     def _conforms(self, rated: str, interval: float, burst: int, place: int) -> float:
         """When a message of the rate may be delivered; if that is not later, it is counted."""
         found = self.db.execute(_TAT, (self.queue, rated)).fetchone()
-        tat = min(found[0] if found else 0.0, self.now + burst * interval)
+        tat = found[0] if found else 0.0
         opens: float = tat - (burst - 1) * interval
         if opens <= self.now:
             tat = max(self.now, tat) + interval

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import pkgutil
 import sqlite3
-from collections.abc import Iterator
 
 from ...errors import BrokerError
 from . import clock
+from .scripts import statements
 
 APPLICATION_ID = 0x61737471
 VERSION = 3
-_SCHEMA = (pkgutil.get_data(__package__, "schema.sql") or b"").decode()
 _ADDED = {
     "queue": {"special": "INTEGER NOT NULL DEFAULT 0"},
     "message": {
@@ -62,7 +60,7 @@ def make_current(db: sqlite3.Connection, path: str) -> None:
         if not is_current(db, path):  # else another process was faster
             db.execute("DROP TABLE IF EXISTS worker")  # of another version, or another start
             _add_columns(db)
-            for statement in (*_statements(_SCHEMA), *_END_FORMER_LEASES):
+            for statement in (*statements("schema.sql"), *_END_FORMER_LEASES):
                 db.execute(statement)
             db.execute("INSERT INTO boot VALUES (?)", (clock.BOOT,))
             db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -81,13 +79,3 @@ def _add_columns(db: sqlite3.Connection) -> None:
         for name, declaration in columns.items():
             if known and name not in known:
                 db.execute(f"ALTER TABLE {table} ADD COLUMN {name} {declaration}")
-
-
-def _statements(script: str) -> Iterator[str]:
-    """The statements of a script, one by one, so that they run in one transaction."""
-    statement = ""
-    for line in script.splitlines(keepends=True):
-        statement += line
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""

@@ -14,7 +14,8 @@
 -- moved to 2 first.
 --
 -- Messages with a limit or a rate have a line. Each line has a message that is 2, 5 or 6; it is
--- judged when a take comes to it. The triggers below keep that so, whatever moves a message.
+-- judged when a take comes to it. The triggers of `policies.sql` keep that so, whatever moves a
+-- message.
 --
 -- Ends of leases, of signs of life and of leads are told by the machine's monotonic clock, which
 -- starts anew with the machine; boot names the start that they belong to. All else is Unix time.
@@ -80,7 +81,7 @@ CREATE TABLE IF NOT EXISTS rate (
     tat REAL NOT NULL,
     opens REAL,
     PRIMARY KEY (queue, name)
-) WITHOUT ROWID;
+);
 
 CREATE INDEX IF NOT EXISTS rate_by_opening ON rate (queue, opens) WHERE opens IS NOT NULL;
 
@@ -94,7 +95,7 @@ CREATE TABLE IF NOT EXISTS taken (
     until_started INTEGER NOT NULL,
     expires REAL,
     PRIMARY KEY (queue, name)
-) WITHOUT ROWID;
+);
 
 CREATE INDEX IF NOT EXISTS taken_by_expiry ON taken (expires) WHERE expires IS NOT NULL;
 
@@ -105,50 +106,9 @@ CREATE TABLE IF NOT EXISTS value (
     value BLOB NOT NULL,
     expires REAL,
     PRIMARY KEY (queue, kind, name)
-) WITHOUT ROWID;
+);
 
 CREATE INDEX IF NOT EXISTS value_by_expiry ON value (expires) WHERE expires IS NOT NULL;
-
--- In this order: the key of a message that has ended or begun is free; the next of its limit may be
--- judged if it ran; the next of its line may be judged if it was at the head of it, and if it was
--- itself about to be judged, the next that is parked at its limit and its rate.
-CREATE TRIGGER IF NOT EXISTS policed_deleted AFTER DELETE ON message
-WHEN old.line IS NOT NULL OR old.uniq IS NOT NULL
-BEGIN
-    DELETE FROM taken WHERE queue = old.queue AND name = old.uniq AND holder = old.id
-        AND expires IS NULL;
-    UPDATE message SET state = 2 WHERE old.state IN (0, 2) AND place = (
-        SELECT place FROM message WHERE queue = old.queue AND limited = old.limited AND state = 5
-        ORDER BY at, place LIMIT 1);
-    UPDATE message SET state = 2 WHERE old.state = 2 AND place = (
-        SELECT place FROM message WHERE queue = old.queue AND rated = old.rated AND state = 6
-        ORDER BY at, place LIMIT 1);
-    UPDATE message SET state = 2 WHERE old.state IN (2, 5, 6) AND place = (
-        SELECT place FROM message WHERE line = old.line AND state = 4 ORDER BY at, place LIMIT 1)
-        AND NOT EXISTS (SELECT 1 FROM message first WHERE first.line = old.line
-            AND first.state IN (2, 5, 6) AND (first.at, first.place) < (message.at, message.place));
-    DELETE FROM line WHERE number = old.line
-        AND NOT EXISTS (SELECT 1 FROM message WHERE line = old.line);
-END;
-
-CREATE TRIGGER IF NOT EXISTS policed_moved AFTER UPDATE OF state ON message
-WHEN (old.line IS NOT NULL OR old.uniq IS NOT NULL) AND old.state <> new.state
-BEGIN
-    DELETE FROM taken WHERE new.state IN (0, 3) AND queue = old.queue AND name = old.uniq
-        AND holder = old.id AND expires IS NULL AND (new.state = 3 OR until_started);
-    UPDATE message SET state = 2 WHERE (old.state = 0 OR old.state = 2 AND new.state NOT IN (5, 6))
-        AND place = (
-        SELECT place FROM message WHERE queue = old.queue AND limited = old.limited AND state = 5
-        ORDER BY at, place LIMIT 1);
-    UPDATE message SET state = 2 WHERE old.state = 2 AND new.state NOT IN (5, 6) AND place = (
-        SELECT place FROM message WHERE queue = old.queue AND rated = old.rated AND state = 6
-        ORDER BY at, place LIMIT 1);
-    UPDATE message SET state = 2 WHERE old.state IN (2, 5, 6) AND new.state NOT IN (2, 5, 6)
-        AND place = (
-        SELECT place FROM message WHERE line = old.line AND state = 4 ORDER BY at, place LIMIT 1)
-        AND NOT EXISTS (SELECT 1 FROM message first WHERE first.line = old.line
-            AND first.state IN (2, 5, 6) AND (first.at, first.place) < (message.at, message.place));
-END;
 
 -- serial never repeats, so that whoever waits for results reads only those after the last it saw.
 CREATE TABLE IF NOT EXISTS result (

@@ -11,8 +11,8 @@ from . import transitions as sqlite_transitions
 
 _KEEP = "INSERT OR REPLACE INTO value VALUES (?, ?, ?, ?, ?)"
 _DELETE = "DELETE FROM value WHERE queue = ? AND kind = ? AND name = ?"
-_FORGET = """DELETE FROM value WHERE (queue, kind, name) IN
-    (SELECT queue, kind, name FROM value WHERE expires <= ? ORDER BY expires LIMIT 10)"""
+_FORGET = """DELETE FROM value WHERE rowid IN
+    (SELECT rowid FROM value WHERE expires <= ? ORDER BY expires LIMIT 10)"""
 
 
 def get_all(db: Connection, queue: str, kind: str) -> dict[str, bytes]:
