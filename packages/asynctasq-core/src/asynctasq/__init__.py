@@ -40,6 +40,7 @@ from .errors import (
     UnsavedModelError,
     UnsupportedVersion,
 )
+from .events import listen, unlisten
 from .sending.commits import DeferredSends, send_together, send_together_async
 from .sending.handle import TaskHandle, TaskStatus
 from .supervision.run import run_worker
@@ -113,12 +114,14 @@ __all__ = [
     "hookimpl",
     "hookspec",
     "init",
+    "listen",
     "load_config",
     "register_type",
     "run_worker",
     "send_together",
     "send_together_async",
     "task",
+    "unlisten",
 ]
 
 __version__ = "0.1.0"

@@ -15,6 +15,7 @@ from ..brokers import Broker
 from ..errors import BrokerError
 from ..sending import tables
 from ..sending.outbox import Outbox
+from ..sending.telling import tell_dispatched
 
 logger = logging.getLogger(__name__)
 
@@ -69,8 +70,9 @@ class Relay:
             messages = [tables.message(row) for row in rows]
             if not messages:
                 return
-            await self._broker.put(messages)
+            refused = await self._broker.put(messages)
             await run(tables.deletion([m.id for m in messages]))
+        tell_dispatched(messages, refused)
         logger.info("sent from the outbox", extra={"messages": len(messages)})
 
     def _note_failure(self, adapter: Adapter, database: Database) -> None:

@@ -47,7 +47,7 @@ class Verdict:
         word: `succeeded`, `skipped`, `retried`, `postponed`, `released` or `dead`.
         error: What went wrong, as text; empty when nothing.
         value: What the task returned, if it succeeded.
-        exception: Why it is dead.
+        exception: What went wrong, where there is more than text.
     """
 
     outcome: Outcome
@@ -142,7 +142,7 @@ def _why_not_again(job: Job, error: BaseException, may_retry: bool) -> str:
 def skipped(app: App, job: Job, error: BaseException) -> Verdict:
     """The verdict on a task whose row is gone and that is to be passed over then."""
     verdict = succeeded(app, job, None)
-    return replace(verdict, word="skipped", error=_text(error))
+    return replace(verdict, word="skipped", error=_text(error), exception=error)
 
 
 def released(job: Job) -> Verdict:
@@ -198,16 +198,15 @@ def _retried(app: App, job: Job, error: BaseException) -> Verdict:
     again = replace(message, attempt=message.attempt + 1, postponed=0)
     body = again.encode(app.config.signing_key)
     outcome = Outcome(job.delivery, Action.RETRY, body=body, delay=delay)
-    return Verdict(outcome, "retried", _text(error))
+    return Verdict(outcome, "retried", _text(error), exception=error)
 
 
 def _postponed(app: App, job: Job, error: BaseException) -> Verdict:
     again = replace(job.message, postponed=job.message.postponed + 1)
     delay = postponement_delay(again.postponed)
     body = again.encode(app.config.signing_key)
-    return Verdict(
-        Outcome(job.delivery, Action.RETRY, body=body, delay=delay), "postponed", _text(error)
-    )
+    outcome = Outcome(job.delivery, Action.RETRY, body=body, delay=delay)
+    return Verdict(outcome, "postponed", _text(error), exception=error)
 
 
 def dead(app: App, job: Job, error: BaseException, reason: str) -> Verdict:

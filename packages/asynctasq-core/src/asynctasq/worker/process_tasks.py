@@ -17,6 +17,7 @@ import msgpack
 
 from ..brokers import Action, Delivery, Outcome
 from ..errors import MessageError, TaskCrashed, TaskTimeout
+from ..wire.results import encode_error, error_in, read_result
 from . import outcomes
 from .child_logs import log_here
 from .jobs import Job
@@ -53,12 +54,16 @@ class ProcessTasks:
         except (TaskCrashed, TaskTimeout) as e:
             error = type(e)(f"{job.task.name}: {e}")
             return outcomes.failed(self._app, job, error)
-        word, error_text, *outcome = msgpack.unpackb(reply)
-        if not outcome:
+        word, error_text, *rest = msgpack.unpackb(reply)
+        if not rest:
             refusal = MessageError(f"{job.task.name}: its process refused it: {error_text}")
             return outcomes.failed(self._app, job, refusal)
-        action, *rest = outcome
-        return Verdict(Outcome(job.delivery, Action(action), *rest), word, error_text)
+        raised, action, *outcome = rest
+        verdict = Verdict(Outcome(job.delivery, Action(action), *outcome), word, error_text)
+        if raised is not None:
+            message_id = job.message.id
+            verdict.exception = error_in(read_result(raised, (), message_id, job.task.name))
+        return verdict
 
     def kill(self) -> None:
         """Kill the children and what they started; called in any thread."""
@@ -99,17 +104,18 @@ async def _serve(request: bytes, modules: tuple[str, ...]) -> bytes:
         try:
             wanted = wanted_by(job)
         except Exception as e:  # noqa: BLE001 - whatever the bytes did is their own fault
-            return _packed(outcomes.dead(app, job, e, "the message cannot be run"))
+            return _packed(app, outcomes.dead(app, job, e, "the message cannot be run"))
         fetched = (await fetch(app.adapters, [wanted]))[0] if wanted is not None else None
-        return _packed(await runner.run(job, wanted, fetched))
+        return _packed(app, await runner.run(job, wanted, fetched))
 
 
-def _packed(verdict: Verdict) -> bytes:
+def _packed(app: App, verdict: Verdict) -> bytes:
     outcome = verdict.outcome
     packed: bytes = msgpack.packb(
         [
             verdict.word,
             verdict.error,
+            _raised(app, verdict),
             outcome.action.value,
             outcome.body,
             outcome.delay,
@@ -120,3 +126,12 @@ def _packed(verdict: Verdict) -> bytes:
         unicode_errors="backslashreplace",
     )
     return packed
+
+
+def _raised(app: App, verdict: Verdict) -> bytes | None:
+    """What went wrong, for listeners in the worker."""
+    error, message_id = verdict.exception, verdict.outcome.delivery.id
+    if error is None:
+        return None
+    trace, most = outcomes.traceback_text(error), app.config.max_payload_bytes
+    return encode_error(error, trace, app.adapters.plain_form, (), message_id, most)
