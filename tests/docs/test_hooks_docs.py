@@ -16,7 +16,7 @@ from typing import Any
 
 import asynctasq
 import pytest
-from asynctasq import TaskStatus, Worker
+from asynctasq import TaskStatus, Worker, events
 from asynctasq.adapters import hookspecs, plugins
 from asynctasq.cli import cli
 from asynctasq.loading import load_modules
@@ -256,6 +256,17 @@ async def test_hook_run_ended(toy: ModuleType, caplog: pytest.LogCaptureFixture)
     handle = await run_one(give, 1, result_ttl=60)
     assert await handle.result() == 1
     assert "run_ended of an adapter failed" in caplog.text
+
+
+async def test_hook_on_event(toy: ModuleType) -> None:
+    async def do() -> None: ...
+
+    await run_one(do)
+    asynctasq.init(driver="memory")  # again, and nothing is heard twice
+    await run_one(do)
+    assert events.flush()
+    calls = [kind for kind in toy.events if not kind.startswith("Worker")]
+    assert calls == ["Dispatched", "RunStarted", "RunSucceeded"] * 2
 
 
 async def test_hook_is_pending_write(toyorm: ModuleType) -> None:

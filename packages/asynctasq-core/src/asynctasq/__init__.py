@@ -41,6 +41,7 @@ from .errors import (
     UnsavedModelError,
     UnsupportedVersion,
 )
+from .events import listen, unlisten
 from .sending.commits import DeferredSends, send_together, send_together_async
 from .sending.handle import TaskHandle, TaskStatus
 from .supervision.run import run_worker
@@ -117,6 +118,7 @@ __all__ = [
     "hookimpl",
     "hookspec",
     "init",
+    "listen",
     "load_config",
     "register_type",
     "run_worker",
@@ -124,6 +126,7 @@ __all__ = [
     "send_together_async",
     "task",
     "uninterrupted",
+    "unlisten",
 ]
 
 __version__ = "0.1.0"

@@ -13,6 +13,7 @@ from .brokers import Broker, Outgoing
 from .brokers.opening import installed_drivers, open_broker
 from .config import Config
 from .errors import ConfigurationError
+from .events import is_listening, listen, unlisten
 from .sending.commits import Deferred, open_atomic
 from .sending.connections import Connections
 from .sending.handle import TaskHandle
@@ -162,7 +163,6 @@ def init(config: Mapping[str, Any] | None = None, /, **options: Any) -> Config:
         ConfigurationError: An unknown key or variable, a value that cannot be one, or a key of an
             adapter that is not installed, blocked or broken.
     """
-    global _current
     loaded = load_config({**(config or {}), **options})
     adapters = installed()
     adapters.configure(loaded.adapter_options)
@@ -170,7 +170,7 @@ def init(config: Mapping[str, Any] | None = None, /, **options: Any) -> Config:
     with _lock:
         if _current is not None:
             _current.connections.leave_portal()
-        _current = App(loaded, adapters)
+        _use(App(loaded, adapters))
     return loaded
 
 
@@ -199,11 +199,23 @@ def load_config(options: Mapping[str, Any]) -> Config:
 
 def adopt(config: Config) -> None:
     """Use a parent process's configuration, unless this one's modules have made their own."""
-    global _current
     with _lock:
         if _current is None:
             allow_packages(config.model_modules)
-            _current = App(config, installed())
+            _use(App(config, installed()))
+
+
+def _use(app: App) -> None:
+    """Make it the current application, whose plugins hear of events from now on."""
+    global _current
+    former = [] if _current is None else _current.adapters.event_hooks()
+    _current = app
+    for hook in app.adapters.event_hooks():
+        if not is_listening(hook):
+            listen(hook)
+    for hook in former:
+        if hook not in app.adapters.event_hooks():
+            unlisten(hook)
 
 
 def current() -> App:

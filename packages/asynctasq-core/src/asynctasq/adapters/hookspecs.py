@@ -15,6 +15,7 @@ import pluggy
 
 if TYPE_CHECKING:
     from ..brokers import Finding
+    from ..events import Event
     from ..wire.message import Message
     from ..wire.reference import Ref
     from ..worker.worker import Worker
@@ -196,6 +197,16 @@ def run_ended(
 
 
 @hookspec
+def on_event(event: Event) -> object:
+    """Called with each event of `asynctasq.events`, in every process of the application.
+
+    In a thread of its own, as a function that `asynctasq.listen` was given: it delays no task, and
+    what it raises is logged. With this hook events are made that nobody else may want, so leave it
+    out of a plugin that only needs some of them now and then, and `listen` to those.
+    """
+
+
+@hookspec
 def is_pending_write(obj: object) -> bool:
     """Called at dispatch for each model instance: was its row written in a transaction still open?
 
@@ -300,6 +311,7 @@ HOOKS: Iterable[str] = (
     "task_scope",
     "thread_scope",
     "run_ended",
+    "on_event",
     "is_pending_write",
     "after_commit",
     "owns_transaction",

@@ -18,6 +18,7 @@ import pluggy
 
 from ..config.settings import DISTRIBUTION_OF
 from ..errors import InvalidReference, PluginError
+from ..events import Event
 from ..wire.reference import Ref
 from . import hookspecs
 from .statements import Database, Run, Transaction
@@ -59,6 +60,7 @@ class Adapter:
     )
     thread_scope: Callable[[object], AbstractContextManager[object] | None] | None
     run_ended: Callable[[object, str, object, BaseException | None], Awaitable[None] | None] | None
+    on_event: Callable[[Event], object] | None
     is_pending_write: Callable[[object], bool] | None
     after_commit: Callable[[object, object], None] | None
     owns_transaction: Callable[[object], bool | None] | None
@@ -221,6 +223,11 @@ class Adapters:
     def with_hook(self, hook: str) -> list[Adapter]:
         """Those that implement the hook."""
         return [a for a in self.loaded.values() if getattr(a, hook, None) is not None]
+
+    def event_hooks(self) -> list[Callable[[Event], object]]:
+        """What plugins want to hear events with."""
+        hooks = (adapter.on_event for adapter in self.loaded.values())
+        return [hook for hook in hooks if hook is not None]
 
     def option_names(self) -> set[str]:
         """Every option that an adapter claims.

@@ -14,7 +14,7 @@ from .kinds import (
     WorkerStarted,
     WorkerStopped,
 )
-from .listening import dropped_events, flush, listen, tell, unlisten, wanted
+from .listening import dropped_events, flush, is_listening, listen, tell, unlisten, wanted
 
 __all__ = [
     "Called",
@@ -31,6 +31,7 @@ __all__ = [
     "WorkerStopped",
     "dropped_events",
     "flush",
+    "is_listening",
     "listen",
     "tell",
     "unlisten",

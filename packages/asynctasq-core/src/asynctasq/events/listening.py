@@ -8,24 +8,28 @@ not fit into its queue is dropped and counted.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import inspect
 import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from time import monotonic
 from typing import Any, TypeVar
 
 from .kinds import Event
 
 E = TypeVar("E", bound=Event)
-Listener = Callable[[E], Awaitable[None] | None]
+Listener = Callable[[E], object]
 
 logger = logging.getLogger(__name__)
 
 #: How many events wait for one listener at most.
 QUEUE_LENGTH = 10_000
+
+#: What listeners have at the end of a process to hear what has been told.
+LAST_SECONDS = 2.0
 
 
 class _Listening:
@@ -34,10 +38,15 @@ class _Listening:
     def __init__(self, function: Callable[[Any], Any], kinds: tuple[type[Event], ...]) -> None:
         self.function = function
         self.kinds = kinds
+        self._is_over = False
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Without a thread: at first, and in a fork, where what the parent heard is not heard."""
         self.dropped = 0
         self._events: deque[Event] = deque()
         self._changed = threading.Condition()
-        self._pid = 0
+        self._has_thread = False
         self._is_busy = False
 
     def put(self, event: Event) -> None:
@@ -48,9 +57,15 @@ class _Listening:
                 self.dropped += 1
                 return
             self._events.append(event)
-            if self._pid != os.getpid():  # a fork inherits no thread
-                self._pid = os.getpid()
+            if not self._has_thread:
+                self._has_thread = True
                 threading.Thread(target=self._run, name="asynctasq-events", daemon=True).start()
+            self._changed.notify_all()
+
+    def end(self) -> None:
+        """Let the thread end once it has heard everything."""
+        with self._changed:
+            self._is_over = True
             self._changed.notify_all()
 
     def flush(self, deadline: float) -> bool:
@@ -70,7 +85,9 @@ class _Listening:
     def _hear(self, hear: Callable[[Event], object]) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._events)
+                self._changed.wait_for(lambda: self._events or self._is_over)
+                if not self._events:
+                    return
                 event = self._events.popleft()
                 self._is_busy = True
             try:
@@ -86,6 +103,7 @@ class _Listening:
         return {"listener": getattr(self.function, "__qualname__", repr(self.function))}
 
 
+_lock = threading.Lock()
 _listening: list[_Listening] = []
 
 #: The listeners of each kind of event that anybody listens to; whoever tells of an event looks here
@@ -106,15 +124,25 @@ def listen(function: Listener[E], *kinds: type[E]) -> Listener[E]:
     Returns:
         The function, for `unlisten`.
     """
-    _listening.append(_Listening(function, kinds or (Event,)))
-    _renew_wanted()
+    with _lock:
+        _listening.append(_Listening(function, kinds or (Event,)))
+        _renew_wanted()
     return function
 
 
 def unlisten(function: Callable[[Any], Any]) -> None:
     """Call the function no more; what it has not heard yet it still hears."""
-    _listening[:] = [each for each in _listening if each.function is not function]
-    _renew_wanted()
+    with _lock:
+        # Equal and not the same: each access of a method makes another object.
+        for listening in [each for each in _listening if each.function == function]:
+            _listening.remove(listening)
+            listening.end()
+        _renew_wanted()
+
+
+def is_listening(function: Callable[[Any], Any]) -> bool:
+    """Whether the function listens to anything."""
+    return any(each.function == function for each in _listening)
 
 
 def tell(event: Event) -> None:
@@ -127,7 +155,7 @@ def flush(timeout_seconds: float = 5.0) -> bool:
     """Wait until every listener has heard what has been told; whether they all have."""
     deadline = monotonic() + timeout_seconds
     is_flushed = True
-    for listening in _listening:
+    for listening in tuple(_listening):
         is_flushed &= listening.flush(deadline)
     return is_flushed
 
@@ -146,3 +174,18 @@ def _renew_wanted() -> None:
 
 def _all_kinds(kind: type[Event]) -> set[type[Event]]:
     return {kind}.union(*(_all_kinds(sub) for sub in kind.__subclasses__()))
+
+
+# Its threads end with the interpreter, whatever they have not heard by then.
+atexit.register(flush, LAST_SECONDS)
+
+
+def _begin_anew() -> None:
+    global _lock
+    _lock = threading.Lock()
+    for listening in _listening:
+        listening.begin_anew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)

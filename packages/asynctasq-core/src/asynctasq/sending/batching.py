@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 
 from ..brokers import Broker, Outgoing
 from ..errors import BrokerError, BrokerUnavailable
+from ..events import Dispatched, wanted
+from .telling import tell_dispatched
 
 
 @dataclass(slots=True, eq=False)
@@ -68,14 +70,18 @@ class Batcher:
 
     async def _send(self, batch: Sequence[_Put]) -> None:
         error: BaseException | None = None
+        refused: Mapping[str, str] | None = None
+        messages = [message for put in batch for message in put.messages]
         try:
-            await self.broker.put([message for put in batch for message in put.messages])
+            refused = await self.broker.put(messages)
         except BaseException as e:  # noqa: BLE001 - whoever dispatched gets it
             error = e
         if len(batch) > 1 and isinstance(error, BrokerError) and not _concerns_all(error):
             for part in batch:  # one is to blame; what the broker has is left as it is
                 await self._send([part])
             return
+        if error is None and Dispatched in wanted:
+            tell_dispatched(messages, refused)
         for put in batch:
             if put.future.done():  # whoever waited was cancelled, or told that it took too long
                 continue

@@ -16,6 +16,7 @@ from ..brokers import Broker, Outgoing
 from ..errors import BrokerError, BrokerUnavailable
 from ..sending import tables
 from ..sending.outbox import Outbox
+from ..sending.telling import tell_dispatched
 
 logger = logging.getLogger(__name__)
 
@@ -72,13 +73,13 @@ class Relay:
                 return
             sent = await self._put(messages)
             if sent:
-                await run(tables.deletion(sent))
+                await run(tables.deletion([message.id for message in sent]))
         logger.info("sent from the outbox", extra={"messages": len(sent)})
 
-    async def _put(self, messages: Sequence[Outgoing]) -> list[str]:
-        """Send; ids of those that the broker has taken."""
+    async def _put(self, messages: Sequence[Outgoing]) -> list[Outgoing]:
+        """Send; those that the broker has taken."""
         try:
-            await self._broker.put(messages)
+            refused = await self._broker.put(messages)
         except BrokerUnavailable:
             raise
         except BrokerError as e:
@@ -89,4 +90,5 @@ class Relay:
                 return []
             # The server refuses one of them, and perhaps no other.
             return [sent for one in messages for sent in await self._put([one])]
-        return [message.id for message in messages]
+        tell_dispatched(messages, refused)
+        return list(messages)

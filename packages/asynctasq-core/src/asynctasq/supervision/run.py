@@ -13,6 +13,8 @@ from types import FrameType
 from typing import Any
 
 from ..errors import BrokerError
+from ..events import flush
+from ..events.listening import LAST_SECONDS
 from ..loading import load_application
 from ..tasks.task import check_annotations, registry
 from ..worker import signals
@@ -132,6 +134,7 @@ def _leave() -> None:
 
 def _flush() -> None:
     """Write out what would be lost with a process that ends without its exit handlers."""
+    flush(LAST_SECONDS)
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # closed

@@ -67,7 +67,7 @@ class Message:
 
     id: str
     task: str
-    payload: bytes
+    payload: bytes = field(repr=False)  # for what collects the variables of a traceback
     enqueued_at: float
     attempt: int = 1
     options: Mapping[str, Any] = field(default_factory=dict)

@@ -145,7 +145,7 @@ def _why_not_again(job: Job, error: BaseException, may_retry: bool) -> str:
 def skipped(app: App, job: Job, error: BaseException) -> Verdict:
     """The verdict on a task whose row is gone and that is to be passed over then."""
     verdict = succeeded(app, job, None)
-    return replace(verdict, word="skipped", error=_text(error))
+    return replace(verdict, word="skipped", error=_text(error), exception=error)
 
 
 def released(job: Job) -> Verdict:
@@ -208,9 +208,8 @@ def _postponed(app: App, job: Job, error: BaseException) -> Verdict:
     again = replace(job.message, postponed=job.message.postponed + 1)
     delay = postponement_delay(again.postponed)
     body = again.encode(app.config.signing_key)
-    return Verdict(
-        Outcome(job.delivery, Action.RETRY, body=body, delay=delay), "postponed", _text(error)
-    )
+    outcome = Outcome(job.delivery, Action.RETRY, body=body, delay=delay)
+    return Verdict(outcome, "postponed", _text(error), exception=error)
 
 
 def dead(app: App, job: Job, error: BaseException, reason: str) -> Verdict:

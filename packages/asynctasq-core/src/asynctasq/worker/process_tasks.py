@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import msgpack
 
 from ..brokers import Action, Delivery, Outcome
-from ..errors import MessageError, RemoteTraceback, TaskCrashed, TaskFailed, TaskTimeout
+from ..errors import MessageError, TaskCrashed, TaskTimeout
+from ..wire.results import encode_error, error_in, read_result
 from . import outcomes
 from .atomic import verdict_if_done_anywhere
 from .child_logs import log_here
@@ -56,15 +57,15 @@ class ProcessTasks:
             if job.options.atomic and (known := await verdict_if_done_anywhere(self._app, job)):
                 return known
             return outcomes.failed(self._app, job, error)
-        word, error_text, trace, *outcome = msgpack.unpackb(reply)
-        if not outcome:
+        word, error_text, *rest = msgpack.unpackb(reply)
+        if not rest:
             refusal = MessageError(f"{job.task.name}: its process refused it: {error_text}")
             return outcomes.failed(self._app, job, refusal)
-        action, *rest = outcome
-        verdict = Verdict(Outcome(job.delivery, Action(action), *rest), word, error_text)
-        if trace:
-            verdict.exception = TaskFailed(error_text)
-            verdict.exception.__cause__ = RemoteTraceback(trace)
+        raised, action, *outcome = rest
+        verdict = Verdict(Outcome(job.delivery, Action(action), *outcome), word, error_text)
+        if raised is not None:
+            message_id = job.message.id
+            verdict.exception = error_in(read_result(raised, (), message_id, job.task.name))
         return verdict
 
     def kill(self) -> None:
@@ -106,18 +107,18 @@ async def _serve(request: bytes, modules: tuple[str, ...]) -> bytes:
         try:
             wanted = wanted_by(job)
         except Exception as e:  # noqa: BLE001 - whatever the bytes did is their own fault
-            return _packed(outcomes.dead(app, job, e, "the message cannot be run"))
+            return _packed(app, outcomes.dead(app, job, e, "the message cannot be run"))
         fetched = (await fetch(app.adapters, [wanted]))[0] if wanted is not None else None
-        return _packed(await runner.run(job, wanted, fetched))
+        return _packed(app, await runner.run(job, wanted, fetched))
 
 
-def _packed(verdict: Verdict) -> bytes:
+def _packed(app: App, verdict: Verdict) -> bytes:
     outcome = verdict.outcome
     packed: bytes = msgpack.packb(
         [
             verdict.word,
             verdict.error,
-            outcomes.traceback_text(verdict.exception) if verdict.exception else "",
+            _raised(app, verdict),
             outcome.action.value,
             outcome.body,
             outcome.delay,
@@ -128,3 +129,12 @@ def _packed(verdict: Verdict) -> bytes:
         unicode_errors="backslashreplace",
     )
     return packed
+
+
+def _raised(app: App, verdict: Verdict) -> bytes | None:
+    """What went wrong, for listeners in the worker."""
+    error, message_id = verdict.exception, verdict.outcome.delivery.id
+    if error is None:
+        return None
+    trace, most = outcomes.traceback_text(error), app.config.max_payload_bytes
+    return encode_error(error, trace, app.adapters.plain_form, (), message_id, most)

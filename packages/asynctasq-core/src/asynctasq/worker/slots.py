@@ -14,6 +14,7 @@ from contextlib import suppress
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from .. import events
 from ..adapters.fetching import Fetched, Wanted
 from ..brokers import Action, Delivery
 from ..errors import MessageError, TaskCrashed, TaskTimeout
@@ -24,6 +25,7 @@ from .outcomes import Verdict
 from .prefetching import Ahead
 from .rows import Rows
 from .settling import Settler
+from .telling import tell_ended, tell_started
 from .threads import are_alive, outlast
 from .waiting_parents import WaitingParents
 
@@ -128,6 +130,8 @@ class Slots:
             job.waiting = self._parents
             if job.options.timeout is not None:
                 job.deadline = self._loop.time() + job.options.timeout
+            if events.RunStarted in events.wanted:
+                tell_started(job)
             if wanted is None:
                 self._start(job)
             else:
@@ -250,6 +254,8 @@ class Slots:
         self._ended.set()
         if job is not None and seconds is not None:
             self._ahead.note(perf_counter() - job.slot_since)
+        if events.wanted:
+            tell_ended(verdict, job, self._app.config)
         if logger.isEnabledFor(verdict.level):
             fields = verdict.fields(job, seconds or 0.0)
             error = verdict.exception

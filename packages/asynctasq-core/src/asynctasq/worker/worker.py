@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from ..app import current
 from ..brokers import Backoff, Consumer, ConsumerOptions, Delivery, WorkerInfo
 from ..errors import BrokerUnavailable
+from ..events import WorkerStarted, WorkerStopped, flush, tell, wanted
 from ..services.offered import services_of
 from ..services.running import run_services
 from ..tasks.task import check_annotations, registry
@@ -45,8 +46,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: How long the last settling may take at shutdown.
-LAST_SETTLE_SECONDS = 5.0
+#: How long the last settling may take at shutdown, and how long listeners to hear the last events.
+LAST_SETTLE_SECONDS, LAST_EVENTS_SECONDS = 5.0, 5.0
 
 
 class Worker:
@@ -186,6 +187,9 @@ class Worker:
         settling = asyncio.create_task(self._settler.run())
         try:
             await self._call_adapters("worker_started")
+            if WorkerStarted in wanted:
+                queues, concurrency = self.queues, self.concurrency
+                tell(WorkerStarted(worker=self.id, queues=queues, concurrency=concurrency))
             self._keeper.start()
             watch.start()
             await self._take_until_stopped(settling)
@@ -313,6 +317,10 @@ class Worker:
         """Let go of everything once nothing runs any more."""
         loop = asyncio.get_running_loop()
         # Not in a thread of the default executor: tasks may have filled that for ever.
+        if wanted:
+            if WorkerStopped in wanted:
+                tell(WorkerStopped(worker=self.id))
+            await loop.run_in_executor(self._threads, flush, LAST_EVENTS_SECONDS)
         await loop.run_in_executor(self._threads, self._keeper.stop)
         self._threads.shutdown(wait=False, cancel_futures=True)
         await self._consumer.stop()

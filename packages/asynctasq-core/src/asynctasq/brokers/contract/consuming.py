@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
 
@@ -20,7 +20,7 @@ class Delivery:
 
     queue: str
     id: str
-    body: bytes
+    body: bytes = field(repr=False)  # for what collects the variables of a traceback
     deliveries: int
     tag: Any
 

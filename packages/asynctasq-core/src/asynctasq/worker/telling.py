@@ -1,0 +1,77 @@
+"""Telling of the runs of one worker: each began once and ended once."""
+
+from __future__ import annotations
+
+from time import perf_counter, time
+from typing import Any
+
+from ..config.settings import Config
+from ..events import (
+    RunFailed,
+    RunPostponed,
+    RunReleased,
+    RunSkipped,
+    RunStarted,
+    RunSucceeded,
+    tell,
+    wanted,
+)
+from .jobs import Job, task_name
+from .outcomes import Verdict
+
+_Ended = RunSucceeded | RunSkipped | RunFailed | RunPostponed | RunReleased
+
+_KINDS: dict[str, type[_Ended]] = {
+    "succeeded": RunSucceeded,
+    "skipped": RunSkipped,
+    "retried": RunFailed,
+    "dead": RunFailed,
+    "postponed": RunPostponed,
+    "released": RunReleased,
+}
+
+
+def tell_started(job: Job) -> None:
+    """Tell that a run begins, if anybody listens."""
+    if RunStarted in wanted:
+        tell(RunStarted(**_call(job)))
+
+
+def tell_ended(verdict: Verdict, job: Job | None, config: Config) -> None:
+    """Tell how a run ended, if anybody listens.
+
+    Args:
+        job: `None` for a message that cannot be run.
+    """
+    kind = _KINDS[verdict.word]
+    if kind not in wanted:
+        return
+    delivery, now = verdict.outcome.delivery, time()
+    fields: dict[str, Any] = {"at": now, "started_at": now, "deliveries": delivery.deliveries}
+    if job is None:
+        task = task_name(delivery, config)
+        fields |= {"task": task, "id": delivery.id, "queue": delivery.queue}
+    else:
+        fields |= _call(job)
+        if job.slot_since:
+            fields["started_at"] = now - (perf_counter() - job.slot_since)
+    if kind is not RunSucceeded and kind is not RunReleased:
+        fields["error"] = verdict.exception
+    if kind is RunFailed:
+        fields["will_retry"] = verdict.word == "retried"
+    if kind is RunFailed or kind is RunPostponed:
+        fields |= {"reason": verdict.error, "delay_seconds": verdict.outcome.delay}
+    tell(kind(**fields))
+
+
+def _call(job: Job) -> dict[str, Any]:
+    message, delivery = job.message, job.delivery
+    return {
+        "task": message.task,
+        "id": message.id,
+        "queue": delivery.queue,
+        "headers": message.headers,
+        "attempt": message.attempt,
+        "deliveries": delivery.deliveries,
+        "enqueued_at": message.enqueued_at,
+    }
