@@ -104,7 +104,7 @@ def current_scope(what: str) -> TaskScope:
     """
     scope = _current()
     if scope is None:
-        raise ConfigurationError(f"{what} needs a running task")
+        raise ConfigurationError(f"{what} needs a running task; none is running")
     return scope
 
 
