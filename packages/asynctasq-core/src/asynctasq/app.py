@@ -191,8 +191,8 @@ def load_config(options: Mapping[str, Any]) -> Config:
         not_loaded=adapters.not_loaded(),
     )
     check_task_options(config.task_defaults, "task_defaults")
-    # Connects nothing, but refuses an address that is none, and imports the driver now, so that the
-    # first dispatch does not pay for it.
+    # Does not connect. It checks the address, and imports the driver now so that the first dispatch
+    # does not pay for it.
     open_broker(config)
     return config
 

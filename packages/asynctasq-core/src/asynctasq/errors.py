@@ -103,7 +103,7 @@ class UnknownTask(MessageError):
 
 
 class InvalidReference(MessageError):
-    """A reference names an adapter, a class or a key that is none of the application's models."""
+    """A reference names an adapter, class or key that does not belong to the application."""
 
 
 class ReferenceGone(AsynctasqError):
