@@ -22,7 +22,7 @@ class _Put:
     """
 
     messages: Sequence[Outgoing]
-    future: asyncio.Future[None]
+    future: asyncio.Future[Mapping[str, str] | None]
     deadline: float
 
 
@@ -40,11 +40,12 @@ class Batcher:
     _sending: asyncio.Task[None] | None = None
     _expiring: asyncio.TimerHandle | None = None
 
-    def put(self, messages: Sequence[Outgoing]) -> asyncio.Future[None]:
+    def put(self, messages: Sequence[Outgoing]) -> asyncio.Future[Mapping[str, str] | None]:
         """Hand over messages; the future is done when the broker has them.
 
-        It raises `BrokerUnavailable` after `Broker.timeout_seconds`; messages that still wait for
-        another round trip are not sent then.
+        Its result is that of `Sending.put`, for all messages of the round trip. It raises
+        `BrokerUnavailable` after `Broker.timeout_seconds`; messages that still wait for another
+        round trip are not sent then.
         """
         loop = asyncio.get_running_loop()
         put = _Put(messages, loop.create_future(), inf)
@@ -86,7 +87,7 @@ class Batcher:
             if put.future.done():  # its caller was cancelled, or has timed out
                 continue
             if error is None:
-                put.future.set_result(None)
+                put.future.set_result(refused)
             else:
                 put.future.set_exception(error)
         if isinstance(error, asyncio.CancelledError):
