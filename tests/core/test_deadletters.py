@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
+from datetime import timedelta
 
 import pytest
-from asynctasq import Worker, deadletters, init, task
+from asynctasq import Worker, deadletters, dispatch_many, init, task
 from asynctasq.app import current
 from asynctasq.brokers import Action, Outcome, Outgoing
 from asynctasq.cli import cli
@@ -140,3 +142,118 @@ async def test_info_of_another_kind_does_not_hide_a_letter() -> None:
     (letter,) = await deadletters.list_dead()
     assert (letter.id, letter.reason) == ("z", "")
     assert await deadletters.purge("bills", ["z"]) == 1
+
+
+@task(queue="bills", name="shop.pay", retry_on=OSError)
+async def pay(order: int, *, note: str = "") -> None:
+    raise ValueError(note)
+
+
+async def two_kinds() -> tuple[str, str]:
+    failed, paid = await fail(1).dispatch(), await pay(2, note="no money").dispatch()
+    await work()
+    return failed.id, paid.id
+
+
+async def test_each_shows_its_arguments_by_the_names_of_the_task() -> None:
+    _, paid = await two_kinds()
+    letter = await deadletters.show(paid)
+    assert letter is not None
+    assert letter.arguments == "order=2, note='no money'"
+
+
+async def test_a_setting_hides_arguments() -> None:
+    init(driver="memory", show_arguments=False)
+    await two_kinds()
+    assert {letter.arguments for letter in await deadletters.list_dead()} == {""}
+
+
+async def test_what_no_key_of_ours_signed_shows_no_arguments() -> None:
+    forged = Message("y", fail.name, b"\x92\x91\x01\x80", 0.0)
+    broker = current().open_broker()
+    await broker.put([Outgoing("bills", "y", forged.encode())])
+    await work()
+    assert (await deadletters.list_dead())[0].arguments == ""
+    await deadletters.purge()
+    await broker.put([Outgoing("bills", "y", forged.encode([KEY]))])
+    await work()
+    assert (await deadletters.list_dead())[0].arguments == "n=1"
+
+
+async def test_filters_choose_by_task_reason_and_age() -> None:
+    failed, paid = await two_kinds()
+
+    async def chosen(where: deadletters.Filter) -> list[str]:
+        return [letter.id for letter in await deadletters.list_dead(where=where)]
+
+    reasons = {letter.id: letter.reason for letter in await deadletters.list_dead()}
+    assert reasons[failed] != reasons[paid]
+    assert await chosen(deadletters.Filter(task=fail.name)) == [failed]
+    assert await chosen(deadletters.Filter(task="shop.*")) == [paid]
+    assert await chosen(deadletters.Filter(task="shop")) == []
+    assert await chosen(deadletters.Filter(reason=reasons[paid].upper())) == [paid]
+    assert await chosen(deadletters.Filter(older_than=timedelta(hours=1))) == []
+    assert await chosen(deadletters.Filter(older_than=timedelta())) == [paid, failed]
+    assert await chosen(deadletters.Filter(task="shop.*", reason=reasons[failed])) == []
+
+
+async def test_pages_count_only_what_a_filter_chooses() -> None:
+    for n in range(4):
+        for queue in ("bills", "other"):
+            await dispatch_many([fail(n).on_queue(queue), pay(n).on_queue(queue)])
+    await work()
+    where = deadletters.Filter(task="shop.*")
+    everything = await deadletters.list_dead(where=where)
+    assert [letter.task for letter in everything] == ["shop.pay"] * 8
+    paged = [(await deadletters.list_dead(limit=1, offset=i, where=where))[0] for i in range(8)]
+    assert paged == everything
+    assert await deadletters.list_dead(limit=4, offset=2, where=where) == everything[2:6]
+
+
+async def test_a_filter_chooses_what_is_retried_or_purged() -> None:
+    for n in range(600):
+        await dispatch_many([fail(n), pay(n)])
+    await work()
+    assert await deadletters.retry(where=deadletters.Filter(task="shop.*")) == 600
+    assert {letter.task for letter in await deadletters.list_dead(limit=600)} == {fail.name}
+    assert await deadletters.purge("other", where=deadletters.Filter(task=fail.name)) == 0
+    assert await deadletters.purge(where=deadletters.Filter(reason="no such reason")) == 0
+    assert await deadletters.purge(where=deadletters.Filter(task=fail.name)) == 600
+    assert await deadletters.list_dead() == []
+
+
+def test_the_command_filters_and_hides_arguments() -> None:
+    failed, paid = asyncio.run(two_kinds())
+
+    def run(*arguments: str) -> str:
+        done = CliRunner().invoke(cli, ["dead", *arguments])
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    (listed,) = json.loads(run("list", "--task", "shop.*", "--json"))
+    assert (listed["id"], listed["arguments"]) == (paid, "order=2, note='no money'")
+    (listed,) = json.loads(run("list", "--task", "shop.*", "--json", "--no-arguments"))
+    assert listed["arguments"] == ""
+    assert "n=1" in run("list")
+    assert "n=1" not in run("list", "--no-arguments")
+    assert "arguments:     n=1\n" in run("show", failed)
+    assert "n=1" not in run("show", failed, "--no-arguments")
+    assert run("retry", "--task", fail.name, "--older-than", "7d") == "retried 0 dead letters\n"
+    assert run("retry", "--task", fail.name, "--older-than", "0s") == "retried 1 dead letter\n"
+    assert run("purge", "--reason", "error") == "deleted 1 dead letter\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("purge", "--all", "--task", "x"), "give either ids"),
+        (("retry", "some-id", "--reason", "x"), "give either ids"),
+        (("list", "--older-than", "7 weeks"), "'7 weeks' is no age such as 90s"),
+        (("list", "--older-than", "-1d"), "'-1d' is no age"),
+        (("list", "--older-than", "nand"), "'nand' is no age"),
+    ],
+)
+def test_choices_that_make_no_sense_are_refused(arguments: tuple[str, ...], said: str) -> None:
+    done = CliRunner().invoke(cli, ["dead", *arguments])
+    assert done.exit_code == 2
+    assert said in done.output

@@ -75,6 +75,7 @@ class Config:
             one that only ran beside a deadly message may be given up with it.
         model_modules: Packages besides the worker's own from which models may be imported.
         imports: Modules that a worker loads besides those on its command line.
+        show_arguments: Whether dead letters show the arguments of their calls.
         adapter_options: Options claimed by adapters, by name.
     """
 
@@ -88,6 +89,7 @@ class Config:
     max_deliveries: int = 5
     model_modules: tuple[str, ...] = ()
     imports: tuple[str, ...] = ()
+    show_arguments: bool = True
     adapter_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
