@@ -399,6 +399,12 @@ def test_what_cannot_work_is_refused_where_it_is_declared(
         declare()
 
 
+def test_policies_are_no_default_of_all_tasks(configure: Callable[..., App]) -> None:
+    with pytest.raises(ConfigurationError, match="each task for itself"):
+        configure(task_defaults={"limit": Limit(1)})
+    configure(task_defaults={"priority": 5})
+
+
 def test_a_call_cannot_ask_for_what_its_task_cannot_give(app: App) -> None:
     with pytest.raises(ConfigurationError, match="no parameter 'x'"):
         once(1).unique(Unique(by="x"))

@@ -22,7 +22,7 @@ from .sending.outbox import Outbox
 from .sending.preparing import Prepared, prepare
 from .tasks import runtime
 from .tasks.call import Call, Dispatchable
-from .tasks.options import check_task_options
+from .tasks.options import check_defaults, check_task_options
 from .tasks.task import Task
 from .wire.class_paths import allow_packages
 
@@ -233,6 +233,7 @@ def load_config(options: Mapping[str, Any]) -> Config:
         not_loaded=adapters.not_loaded(),
     )
     check_task_options(config.task_defaults, "task_defaults")
+    check_defaults(config.task_defaults)
     # Does not connect. It checks the address, and imports the driver now so that the first dispatch
     # does not pay for it.
     open_broker(config)

@@ -148,3 +148,14 @@ def check_task_options(options: Mapping[str, Any], where: str) -> None:
         holds, words = _RULES[name]
         if not holds(value):
             raise ConfigurationError(f"{where}: {name} must be {words}, not {value!r:.200}")
+
+
+def check_defaults(options: Mapping[str, Any]) -> None:
+    """Refuse, as a default of all tasks, what names parameters or counts the calls of one.
+
+    Raises:
+        ConfigurationError: Names the option.
+    """
+    for name in ("unique", "limit", "rate"):
+        if options.get(name):
+            raise ConfigurationError(f"task_defaults: {name} is declared by each task for itself")
