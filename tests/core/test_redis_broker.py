@@ -17,7 +17,6 @@ from ..servers import redis_url
 
 class TestRedisBroker(BrokerSuite):
     due_goes_first = False
-    postpones = False
     coordinates = True
 
     @pytest_asyncio.fixture

@@ -26,7 +26,6 @@ from asynctasq.testing import BrokerSuite, OpenBroker
 
 class TestRedisClusterBroker(BrokerSuite):
     due_goes_first = False
-    postpones = False
     lease_seconds = 1.2  # the first renewal connects to every node
 
     @pytest_asyncio.fixture

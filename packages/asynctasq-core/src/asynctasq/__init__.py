@@ -20,6 +20,7 @@ from .errors import (
     ConfigurationError,
     DeletedModelError,
     DispatchDropped,
+    DuplicateCall,
     InvalidMessage,
     InvalidReference,
     MessageError,
@@ -50,6 +51,7 @@ from .tasks.call import Call
 from .tasks.class_based import AsyncTask, SyncTask
 from .tasks.log_filter import TaskLogFilter
 from .tasks.options import TaskConfig
+from .tasks.policies import Limit, Rate, Unique
 from .tasks.task import Task, task
 from .wire.class_paths import alias_model, class_path
 from .wire.encoding import register_type
@@ -74,14 +76,17 @@ __all__ = [
     "DeferredSends",
     "DeletedModelError",
     "DispatchDropped",
+    "DuplicateCall",
     "Finding",
     "InvalidMessage",
     "InvalidReference",
+    "Limit",
     "Message",
     "MessageError",
     "OnMissing",
     "PayloadTooLarge",
     "PluginError",
+    "Rate",
     "RedisConfig",
     "Ref",
     "ReferenceGone",
@@ -106,6 +111,7 @@ __all__ = [
     "TaskStatus",
     "TaskTimeout",
     "Transaction",
+    "Unique",
     "UnknownTask",
     "UnsavedModelError",
     "UnsupportedVersion",

@@ -21,6 +21,7 @@
     │   ├── BrokerUnavailable       the broker did not answer in time
     │   └── OutcomesRefused         what became of a task is too large for the broker
     ├── DispatchDropped             the transaction was rolled back, or the send after it failed
+    ├── DuplicateCall               its queue holds a call with the same unique key
     ├── TaskTimeout                 the task ran longer than its timeout
     ├── TaskCrashed                 the process that ran the task died
     └── ResultError
@@ -103,7 +104,7 @@ class UnknownTask(MessageError):
 
 
 class InvalidReference(MessageError):
-    """A reference names an adapter, a class or a key that is none of the application's models."""
+    """A reference names an adapter, class or key that does not belong to the application."""
 
 
 class ReferenceGone(AsynctasqError):
@@ -152,6 +153,20 @@ class OutcomesRefused(BrokerError):
 
 class DispatchDropped(AsynctasqError):
     """The transaction that a dispatch waited for was rolled back, or the broker was away then."""
+
+
+class DuplicateCall(AsynctasqError):
+    """A queue holds a call with the same unique key, and `on_conflict="raise"`.
+
+    Args:
+        task: The task's name.
+        existing_id: The id of the call that has the key.
+    """
+
+    def __init__(self, task: str, existing_id: str) -> None:
+        self.task = task
+        self.existing_id = existing_id
+        super().__init__(f"{task}: call {existing_id} has the same unique key")
 
 
 class TaskTimeout(AsynctasqError):

@@ -10,15 +10,21 @@ R = TypeVar("R")
 
 
 async def uninterrupted(work: Coroutine[Any, Any, R]) -> R:
-    """Wait for the end of something, also if whoever waits is cancelled meanwhile.
+    """Do something to its end, also if whoever waits for it is cancelled meanwhile.
 
-    For a commit: cancelled in the middle, nobody could say what has become of it. What has ended
-    well is not cancelled any more, so its result is returned then, too.
+    For a commit: stopped in the middle, nobody could say what has become of it.
+
+    Raises:
+        CancelledError: It was cancelled meanwhile; the work has ended well all the same.
     """
     task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
     while not task.done():
         try:
             await asyncio.wait([task])
-        except asyncio.CancelledError:
-            continue
-    return task.result()
+        except asyncio.CancelledError as e:
+            cancelled = e
+    result = task.result()
+    if cancelled is not None:
+        raise cancelled
+    return result

@@ -7,7 +7,7 @@ all after a rollback.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -156,12 +156,14 @@ class Deferred:
         state: `"waiting"`, then `"dropped"`, `"cancelled"` or `"sending"`, and after that `"sent"`
             or `"failed"` (the broker may have it all the same), or `"kept"` in the outbox; the
             handle shows it.
+        learn: Told the id of the call that stands for it, where its unique key was taken.
     """
 
     connections: Connections
     outgoing: Outgoing
     outbox: Outbox | None = None
     state: str = "waiting"
+    learn: Callable[[str], None] | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __call__(self) -> None:
@@ -246,11 +248,18 @@ async def _send_all(claimed: list[Deferred]) -> list[Exception]:
     return errors
 
 
+def learn(batch: Iterable[Deferred], standing: Mapping[str, str]) -> None:
+    """Tell those whose unique keys were taken what stands for them."""
+    for deferred in batch:
+        if (existing := standing.get(deferred.outgoing.id)) and deferred.learn is not None:
+            deferred.learn(existing)
+
+
 async def _send(connections: Connections, batch: list[Deferred]) -> list[Exception]:
     """Send, and return what stood in the way."""
     state = "failed"
     try:
-        await connections.put([deferred.outgoing for deferred in batch])
+        learn(batch, await connections.put_resolved([deferred.outgoing for deferred in batch]))
         state = "sent"
     except BrokerUnavailable as e:
         return [e]
@@ -351,7 +360,9 @@ class DeferredSends:
             deferred.state = "kept"
         if kept and self._database is not None and kept[0].outbox is not None:
             messages = [deferred.outgoing for deferred in kept]
-            kept[0].outbox.send_soon(self._adapter, self._database, messages)
+            kept[0].outbox.send_soon(
+                self._adapter, self._database, messages, lambda standing: learn(kept, standing)
+            )
 
     def _taken(self) -> list[DeferredSend]:
         # Emptied first: an ORM may end a transaction twice where its commit's callback raises.

@@ -70,6 +70,8 @@ class TaskHandle(Generic[R]):
         result_ttl: Seconds that the result is kept; `None` for a task that keeps none.
         outbox: The application's, if it has one.
         status_ttl: Seconds that a call without a result is known to have ended.
+        is_existing: Whether it stands for a call that was there before, as its unique key was
+            taken; after a commit it is known once the call was sent.
         was_sent_here: Whether this handle is what `dispatch` returned.
     """
 
@@ -83,6 +85,7 @@ class TaskHandle(Generic[R]):
     _deferred: Deferred | None = field(default=None, repr=False)
     outbox: Outbox | None = field(default=None, kw_only=True, repr=False)
     status_ttl: float | None = field(default=None, kw_only=True)
+    is_existing: bool = field(default=False, kw_only=True)
     was_sent_here: bool = field(default=False, kw_only=True, repr=False)
     _was_cancelled: bool = field(default=False, repr=False)
 
@@ -232,6 +235,10 @@ class TaskHandle(Generic[R]):
     def cancel_sync(self) -> bool:
         """`cancel` for synchronous code."""
         return portal.run(self.cancel())
+
+    def stand_for(self, existing_id: str) -> None:
+        """Be the handle of a call that was there before."""
+        self.id, self.is_existing = existing_id, True
 
     def drop(self) -> None:
         """Do not send, if it still waits for a commit: its dispatch failed after all."""

@@ -10,7 +10,7 @@ import asyncio
 import atexit
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,12 +35,17 @@ LAST_SECONDS = 2.0
 #: An adapter's name and one of its databases.
 Place = tuple[str, Database]
 
+#: Told what stands for the messages whose unique keys were taken.
+Learn = Callable[[Mapping[str, str]], None]
+
+_Unsent = tuple[Place, Sequence[Outgoing], Learn]
+
 
 @dataclass(slots=True)
 class _Backlog:
     """What one event loop has to do for transactions that have committed."""
 
-    unsent: list[tuple[Place, Sequence[Outgoing]]] = field(default_factory=list)
+    unsent: list[_Unsent] = field(default_factory=list)
     undeleted: dict[Place, list[str]] = field(default_factory=dict)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -72,20 +77,23 @@ class Outbox:
 
     # --- after the commit ---------------------------------------------------------------
 
-    def send_soon(self, adapter: str, database: Database, messages: Sequence[Outgoing]) -> None:
+    def send_soon(
+        self, adapter: str, database: Database, messages: Sequence[Outgoing], learn: Learn
+    ) -> None:
         """Send messages whose transaction has committed; waits for nothing and raises nothing."""
+        unsent = ((adapter, database), messages, learn)
         try:
             asyncio.get_running_loop()
         except RuntimeError:  # synchronous code
             self._flush_at_exit()
-            portal.submit(self._take_in_there((adapter, database), messages))
+            portal.submit(self._take_in_there(unsent))
         else:
-            self._take_in((adapter, database), messages)
+            self._take_in(unsent)
 
-    async def _take_in_there(self, place: Place, messages: Sequence[Outgoing]) -> None:
-        self._take_in(place, messages)
+    async def _take_in_there(self, unsent: _Unsent) -> None:
+        self._take_in(unsent)
 
-    def _take_in(self, place: Place, messages: Sequence[Outgoing]) -> None:
+    def _take_in(self, unsent: _Unsent) -> None:
         loop = asyncio.get_running_loop()
         backlog = self._backlogs.get(loop)
         if backlog is None:
@@ -93,14 +101,13 @@ class Outbox:
                 del self._backlogs[closed]
             backlog = self._backlogs[loop] = _Backlog()
         self._connections.broker()  # from now on the end of the loop flushes
-        unsent = (place, messages)
         backlog.unsent.append(unsent)
         backlog.start(self._send(backlog, unsent))
 
-    async def _send(self, backlog: _Backlog, unsent: tuple[Place, Sequence[Outgoing]]) -> None:
-        place, messages = unsent
+    async def _send(self, backlog: _Backlog, unsent: _Unsent) -> None:
+        place, messages, learn = unsent
         try:
-            await self._connections.put(messages)
+            learn(await self._connections.put_resolved(messages))
         except BrokerError as e:
             _warn(e, len(messages))
         else:
@@ -140,11 +147,11 @@ class Outbox:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-        count = sum(len(messages) for _, messages in backlog.unsent)
+        count = sum(len(messages) for _, messages, _ in backlog.unsent)
         try:
             async with asyncio.timeout(LAST_SECONDS):
-                for place, messages in backlog.unsent:
-                    await self._connections.put(messages)
+                for place, messages, learn in backlog.unsent:
+                    learn(await self._connections.put_resolved(messages))
                     _note_sent(backlog, place, messages)
                     count -= len(messages)
                 await self._delete(backlog)

@@ -10,6 +10,7 @@ from ..adapters.plugins import Adapters
 from ..brokers import Outgoing
 from ..config import Config
 from ..errors import PayloadTooLarge, SerializationError
+from ..policies.asking import policy_of
 from ..tasks.call import Call
 from ..tasks.options import TaskOptions
 from ..wire.encoding import encode_arguments
@@ -32,6 +33,7 @@ def prepare(call: Call[Any], config: Config, adapters: Adapters) -> Prepared:
     Raises:
         SerializationError: An argument cannot travel.
         PayloadTooLarge: The message is larger than `max_payload_bytes`.
+        ConfigurationError: A policy cannot be for this call.
     """
     task = call.task
     options = call.options(config.task_defaults)
@@ -55,7 +57,10 @@ def prepare(call: Call[Any], config: Config, adapters: Adapters) -> Prepared:
             f"call of {task.name}: {len(body)} bytes encoded, more than max_payload_bytes "
             f"({config.max_payload_bytes}); put large data where the task can fetch it"
         )
-    outgoing = Outgoing(call.queue or options.queue, message.id, body, call.due)
+    priority = options.priority if call.priority_given is None else call.priority_given
+    outgoing = Outgoing(call.queue or options.queue, message.id, body, call.due, priority)
+    if options.limit or options.rate or options.unique or call.unique_given:
+        outgoing.policy = policy_of(call, options, adapters)
     prepared = Prepared(outgoing, options)
     if call.wait_for is not False and (
         call.wait_for is not None or encoded.models or open_atomic() is not None

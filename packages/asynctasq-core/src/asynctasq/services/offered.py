@@ -17,7 +17,7 @@ def services_of(app: App) -> Sequence[Service]:
     defaults = app.config.task_defaults
     has_atomic_tasks = any(task.options(defaults).atomic for task in registry.values())
     if app.config.outbox or has_atomic_tasks:
-        services.append(Relay(app.outbox, app.open_broker()))
+        services.append(Relay(app.outbox, app.open_broker(), app.config.signing_key))
     if has_atomic_tasks:
         services.append(Forgetting(app.outbox, app.config.done_ttl))
     return services

@@ -15,6 +15,7 @@ from ..adapters.statements import Database
 from ..brokers import Broker, Outgoing
 from ..errors import BrokerError, BrokerUnavailable
 from ..sending import tables
+from ..sending.conflicts import resolve
 from ..sending.outbox import Outbox
 from ..sending.telling import tell_dispatched
 
@@ -30,11 +31,19 @@ class Relay:
     Args:
         outbox: The application's.
         broker: Where the messages go.
+        keys: The signing keys.
     """
 
     name = "outbox"
 
-    def __init__(self, outbox: Outbox, broker: Broker, interval_seconds: float = 5.0) -> None:
+    def __init__(
+        self,
+        outbox: Outbox,
+        broker: Broker,
+        keys: Sequence[bytes] = (),
+        interval_seconds: float = 5.0,
+    ) -> None:
+        self._keys = keys
         self.interval_seconds = interval_seconds
         self._outbox = outbox
         self._broker = broker
@@ -80,6 +89,8 @@ class Relay:
         """Send; those that the broker has taken."""
         try:
             refused = await self._broker.put(messages)
+            if refused:
+                await resolve(self._broker.put, self._keys, messages, refused)
         except BrokerUnavailable:
             raise
         except BrokerError as e:

@@ -11,6 +11,7 @@ from ..config.settings import QUEUE_RULE, is_queue_name
 from ..durations import DELAY_RULE, DURATION_RULE, is_delay, is_duration
 from ..errors import ConfigurationError
 from .annotations import Missing
+from .policies import Limit, Rate, Unique
 
 RetryStrategy = Literal["exponential", "fixed"]
 Exceptions = type[BaseException] | tuple[type[BaseException], ...]
@@ -35,6 +36,11 @@ class TaskConfig(TypedDict, total=False):
             kept; `None` keeps nothing.
         atomic: Run in one transaction that also says that the call is done: `True` for the database
             of its model instances; or a model; or a database's name.
+        unique: `True` or a `Unique`: of the same calls, one is held at a time.
+        limit: A `Limit`: how many may run at once.
+        rate: A `Rate`: how fast they may start.
+        priority: -100 to 100; a waiting call of a higher one is run before all of a lower one in
+            its queue. 0.
     """
 
     name: str
@@ -50,6 +56,10 @@ class TaskConfig(TypedDict, total=False):
     result_ttl: float | None
     status_ttl: float | None
     atomic: bool | type | str
+    unique: bool | Unique
+    limit: Limit | None
+    rate: Rate | None
+    priority: int
 
 
 class _Rule(NamedTuple):
@@ -88,6 +98,13 @@ _DURATION = _Rule(is_duration, DURATION_RULE)
 _EXCEPTIONS = _Rule(_are_exceptions, "an exception class or a tuple of them")
 _NAME = _Rule(lambda v: isinstance(v, str) and 0 < len(v) <= 500, "1 to 500 characters")
 _QUEUE = _Rule(is_queue_name, QUEUE_RULE)
+_UNIQUE = _Rule(lambda v: isinstance(v, bool | Unique), "True, False or a Unique")
+_LIMIT = _Rule(lambda v: v is None or isinstance(v, Limit), "a Limit or None")
+_RATE = _Rule(lambda v: v is None or isinstance(v, Rate), "a Rate or None")
+_PRIORITY = _Rule(
+    lambda v: isinstance(v, int) and not isinstance(v, bool) and -100 <= v <= 100,
+    "a whole number from -100 to 100",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +124,10 @@ class TaskOptions:
     result_ttl: Annotated[float | None, _DURATION] = None
     status_ttl: Annotated[float | None, _DURATION] = None
     atomic: Annotated[bool | type | str, _ATOMIC] = False
+    unique: Annotated[bool | Unique, _UNIQUE] = False
+    limit: Annotated[Limit | None, _LIMIT] = None
+    rate: Annotated[Rate | None, _RATE] = None
+    priority: Annotated[int, _PRIORITY] = 0
 
 
 _RULES: dict[str, _Rule] = {
@@ -127,3 +148,14 @@ def check_task_options(options: Mapping[str, Any], where: str) -> None:
         holds, words = _RULES[name]
         if not holds(value):
             raise ConfigurationError(f"{where}: {name} must be {words}, not {value!r:.200}")
+
+
+def check_defaults(options: Mapping[str, Any]) -> None:
+    """Refuse, as a default of all tasks, what names parameters or counts the calls of one.
+
+    Raises:
+        ConfigurationError: Names the option.
+    """
+    for name in ("unique", "limit", "rate"):
+        if options.get(name):
+            raise ConfigurationError(f"task_defaults: {name} is declared by each task for itself")

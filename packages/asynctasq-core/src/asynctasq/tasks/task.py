@@ -29,6 +29,7 @@ from .call import Call
 from .declaration import Declaration, declaration, function_name, register
 from .declaration import registry as registry
 from .options import TaskConfig, TaskOptions, check_task_options
+from .policies import Keyed, Unique, check_policies, check_shared_names
 
 if TYPE_CHECKING:
     from ..sending.handle import TaskHandle
@@ -77,6 +78,10 @@ class Task(Generic[P, R]):
         self.__name__ = getattr(function, "__name__", self.name)
         self.__module__ = function.__module__
         self.__wrapped__ = function
+        if self.policies:
+            if cls is None:
+                check_policies(self, self.policies)
+            check_shared_names(self, registry.values())
         register(self)
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
@@ -110,6 +115,27 @@ class Task(Generic[P, R]):
             queue: Where it was sent, if not to the task's own queue.
         """
         return runtime.current().handle(self, message_id, queue)
+
+    @property
+    def policies(self) -> Sequence[Keyed]:
+        """What was declared of when its calls may run."""
+        unique = self._given.get("unique")
+        policies = (
+            Unique() if unique is True else unique or None,
+            self._given.get("limit"),
+            self._given.get("rate"),
+        )
+        return [policy for policy in policies if policy is not None]
+
+    @property
+    def given_queue(self) -> str | None:
+        """The queue that it was declared with; `None` for that of the configuration."""
+        return self._given.get("queue")
+
+    @cached_property
+    def signature(self) -> inspect.Signature:
+        """Of what takes its arguments; not before a class's decorators have run."""
+        return inspect.signature(self.function)
 
     @cached_property
     def parameter_names(self) -> tuple[str, ...]:
@@ -161,7 +187,7 @@ class Task(Generic[P, R]):
     @cached_property
     def _check(self) -> Callable[[Sequence[Any], dict[str, Any]], None]:
         # Made at first use: a decorator of a class may give it another `__init__`.
-        return argument_check(inspect.signature(self.function))
+        return argument_check(self.signature)
 
 
 def _default_name(function: Callable[..., Any]) -> str:
@@ -187,9 +213,12 @@ def check_annotations(tasks: Iterable[Task[Any, Any]]) -> None:
     Raises:
         ConfigurationError: Names each task and parameter whose annotation cannot be told.
     """
+    tasks = [*tasks]  # importing what they name may add to them
+    for task in tasks:
+        check_policies(task, task.policies)
     problems = [
         f"task {task.name}: the annotation of {parameter!r} cannot be told: {problem}"
-        for task in [*tasks]  # importing what they name may add to them
+        for task in tasks
         for parameter, problem in task.unknown_annotations().items()
     ]
     if problems:

@@ -99,7 +99,7 @@ async def _serve(request: bytes, modules: tuple[str, ...]) -> bytes:
     try:
         job = recognise(Delivery(queue, message_id, body, deliveries, None), app.config)
     except MessageError as e:  # its modules are not those of the worker, or its keys
-        refusal: bytes = msgpack.packb(["refused", f"{type(e).__name__}: {e}", ""])
+        refusal: bytes = msgpack.packb(["refused", f"{type(e).__name__}: {e}"])
         return refusal
     job.options = replace(job.options, timeout=None)  # the worker keeps the time
     with ThreadPoolExecutor(1, "asynctasq") as threads:

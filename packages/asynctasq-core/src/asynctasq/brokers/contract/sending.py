@@ -1,4 +1,4 @@
-"""What a broker does for whoever sends a message and asks what became of it."""
+"""What a broker does for senders: taking messages, and telling what became of them."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Sending(Protocol):
 
         Returns:
             For each message that was not added because its unique key is taken, by the id of the
-            one that was put, the id of the one that has the key; or `None` if there are none such.
+            one that was put, the id of the one that has the key; or `None` if all were added.
             Both ids are the same where a message of this id has the key and is done already, or is
             not to be replaced any more.
 

@@ -12,8 +12,8 @@ local stream, ids, delayed, bodies, result_key = unpack(KEYS)
 local id = ARGV[1]
 local state, entry = locate(stream, ids, id)
 if state == 'delayed' then
-  redis.call('ZREM', delayed, id)
-  redis.call('HDEL', bodies, id)
+  redis.call('ZREM', delayed, id, MARKED .. id)
+  redis.call('HDEL', bodies, id, MARKED .. id)
 elseif state == 'waiting' then
   redis.pcall('XACK', stream, GROUP, entry)
   redis.call('XDEL', stream, entry)

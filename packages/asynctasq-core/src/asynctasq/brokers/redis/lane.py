@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 _BYTES_AT_ONCE, _FIRST_COUNT = 1024 * 1024, 32
 #: Ours have 32; a dead letter is found by its id, so a longer one is worth no keeping.
 _LONGEST_ID_BYTES = 200
+#: What an entry holds; `lease.lua` says what is extra.
+_FIELDS = ([b"id", b"body"], [b"id", b"body", b"extra"])
 
 
 @dataclass(slots=True)
@@ -150,7 +152,9 @@ class Lane:
 
 def _delivery(queue: str, entry: Sequence[Any], deliveries: int) -> Delivery:
     tag, fields = entry
-    if fields and fields[::2] == [b"id", b"body"] and len(fields[1]) <= _LONGEST_ID_BYTES:
+    if fields and fields[::2] in _FIELDS and len(fields[1]) <= _LONGEST_ID_BYTES:
+        if len(fields) > 4:
+            deliveries += int.from_bytes(fields[5][:4], "big")
         return Delivery(queue, fields[1].decode("utf-8", "replace"), fields[3], deliveries, tag)
     # Not written by us: handed on under the entry's own id, to end among the dead letters.
     return Delivery(queue, tag.decode(), b"", deliveries, tag)

@@ -111,6 +111,52 @@ local function locate(stream, ids, message)
   return 'waiting', entry
 end
 
+-- What a message carries besides its id and body, in one string: how often it was delivered before it
+-- came to where it is (4 bytes, big-endian). Most carry nothing. In the stream it is a third field,
+-- `extra`; in `delayed` and `bodies` such a message stands under MARKED .. id, which is no id, and its
+-- body is the length of the extra (4 bytes, big-endian), the extra, and the body.
+local MARKED = '\1'
+
+local function is_marked(member)
+  return string.sub(member, 1, 1) == MARKED
+end
+
+-- The id of a message by its member of `delayed`.
+local function id_of(member)
+  return is_marked(member) and string.sub(member, 2) or member
+end
+
+local function to_record(extra, body)
+  return struct.pack('>I4', #extra) .. extra .. body
+end
+
+-- The extra and the body of a record; anybody may have written it.
+local function from_record(record)
+  local length = #record >= 4 and struct.unpack('>I4', record) or #record
+  if 4 + length > #record then
+    return '', record
+  end
+  return string.sub(record, 5, 4 + length), string.sub(record, 5 + length)
+end
+
+-- How often a message was delivered before.
+local function earlier(extra)
+  return #extra >= 4 and struct.unpack('>I4', extra) or 0
+end
+
+-- The extra for so many deliveries.
+local function to_extra(deliveries)
+  return deliveries > 0 and struct.pack('>I4', math.min(deliveries, 1e9)) or ''
+end
+
+-- Add a message to the stream; returns its entry.
+local function add(stream, id, body, extra)
+  if extra == '' then
+    return redis.call('XADD', stream, '*', 'id', id, 'body', body)
+  end
+  return redis.call('XADD', stream, '*', 'id', id, 'body', body, 'extra', extra)
+end
+
 -- Keep a result and wake those who wait for it on the channel of the same name as the key.
 local function keep_result(key, result, ttl_ms)
   redis.call('SET', key, result, 'PX', ttl_ms)

@@ -19,6 +19,9 @@ local later = redis.call('ZRANGE', delayed, 0, PAGE - 1)
 if #later > 0 then
   redis.call('ZREM', delayed, unpack(later))
   redis.call('HDEL', bodies, unpack(later))
+  for i, member in ipairs(later) do
+    later[i] = id_of(member)
+  end
   redis.call('HDEL', ids, unpack(later))
   purged = #later
 end

@@ -1,6 +1,6 @@
 -- Add messages to a queue; one that the queue holds already is left as it is.
 --
--- KEYS[1] stream    ready and running messages, fields `id` and `body`
+-- KEYS[1] stream    ready and running messages, fields `id` and `body` (and `extra`, see lease.lua)
 -- KEYS[2] ids       hash: message id -> its stream entry, 'delayed' or 'dead'
 -- KEYS[3] delayed   sorted set: message id by the time in ms at which it is due
 -- KEYS[4] bodies    hash: message id -> body of a delayed message

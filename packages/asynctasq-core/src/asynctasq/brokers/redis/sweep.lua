@@ -33,11 +33,15 @@ local function promote(now, stream, ids, delayed, bodies)
     redis.call('ZREM', delayed, unpack(page))
     redis.call('HDEL', bodies, unpack(page))
     local places, bytes = {}, 0
-    for i, id in ipairs(page) do
+    for i, member in ipairs(page) do
       if found[i] then
         bytes = bytes + #found[i]
-        places[#places + 1] = id
-        places[#places + 1] = redis.call('XADD', stream, '*', 'id', id, 'body', found[i])
+        local extra, body = '', found[i]
+        if is_marked(member) then
+          extra, body = from_record(body)
+        end
+        places[#places + 1] = id_of(member)
+        places[#places + 1] = add(stream, id_of(member), body, extra)
       end
     end
     if #places > 0 then

@@ -17,6 +17,8 @@ from .policies import PolicedFixtures, limited, run_all
 class Limits(PolicedFixtures):
     """Never more than so many, in order, and nobody else waits for those that do."""
 
+    needs = "polices"
+
     async def test_no_more_messages_of_a_key_are_delivered_than_its_limit(
         self, broker: Broker, other_broker: Broker, queue: str, start_consumer: StartConsumer
     ) -> None:

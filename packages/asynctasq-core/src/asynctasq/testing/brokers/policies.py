@@ -7,8 +7,6 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-import pytest
-
 from asynctasq.brokers import (
     Broker,
     Consumer,
@@ -26,12 +24,7 @@ from .fixtures import BrokerFixtures, OpenBroker, ids, message
 
 
 class PolicedFixtures(BrokerFixtures):
-    """The tests of a subclass need a broker that is `Policing`."""
-
-    @pytest.fixture(autouse=True)
-    def _needs_policing(self, broker: Broker) -> None:
-        self.need("polices")
-        assert isinstance(broker, Policing)
+    """What tests of a broker that is `Policing` look at."""
 
     async def key(self, broker: Broker, queue: str, key: str) -> KeyInUse | None:
         """The key, if it is in use."""

@@ -11,6 +11,8 @@ from .policies import PolicedFixtures, limited, run_all, unique
 class Priorities(PolicedFixtures):
     """Strict between levels, first in first out inside one."""
 
+    needs = "polices"
+
     async def test_a_higher_priority_is_taken_first_and_equals_in_order(
         self, broker: Broker, queue: str, start_consumer: StartConsumer
     ) -> None:

@@ -18,6 +18,8 @@ _CLOCK_SECONDS = 0.005
 class Rates(PolicedFixtures):
     """GCRA: a burst, then one each interval; nothing is late, and a backlog saves nothing up."""
 
+    needs = "polices"
+
     async def test_a_burst_is_delivered_and_then_one_each_interval(
         self, broker: Broker, other_broker: Broker, queue: str, start_consumer: StartConsumer
     ) -> None:

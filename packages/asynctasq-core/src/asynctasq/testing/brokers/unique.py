@@ -16,6 +16,8 @@ from .policies import PolicedFixtures, in_threads, unique
 class Unique(PolicedFixtures):
     """A put with a taken key adds nothing and says who has it, whoever races with it."""
 
+    needs = "polices"
+
     async def test_a_put_with_a_taken_key_adds_nothing_and_names_the_message_that_has_it(
         self, broker: Broker, other_broker: Broker, queue: str, start_consumer: StartConsumer
     ) -> None:
