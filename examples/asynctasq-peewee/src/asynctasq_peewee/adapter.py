@@ -178,11 +178,13 @@ def _note(watched: Any, event: Any) -> None:
 @hookimpl
 @contextmanager
 def thread_scope() -> Iterator[None]:
-    """Close what a `def` task has connected in its thread."""
-    yield
-    for db in list(_watched):
-        if not db.is_closed():
-            db.close()
+    """Close what a `def` task has connected in its thread, however it ends."""
+    try:
+        yield
+    finally:
+        for db in list(_watched):
+            if not db.is_closed():
+                db.close()
 
 
 @hookimpl
