@@ -58,9 +58,7 @@ class Adapter:
     task_scope: (
         Callable[[object, Sequence[object]], AbstractAsyncContextManager[object] | None] | None
     )
-    thread_scope: (
-        Callable[[object, Sequence[object]], AbstractContextManager[object] | None] | None
-    )
+    thread_scope: Callable[[object, Sequence[object]], AbstractContextManager[object] | None] | None
     run_ended: Callable[[object, str, object, BaseException | None], Awaitable[None] | None] | None
     on_event: Callable[[Event], object] | None
     is_pending_write: Callable[[object], bool] | None
