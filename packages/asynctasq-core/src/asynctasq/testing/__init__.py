@@ -13,9 +13,11 @@ pytest.register_assert_rewrite(
     "asynctasq.testing.adapter_suite",
     "asynctasq.testing.brokers",
     "asynctasq.testing.broker_suite",
+    "asynctasq.testing.adapter_report",
+    "asynctasq.testing.mutants",
 )
 
-from .adapter_run import run_adapter_suite  # noqa: E402
+from .adapter_run import check_adapter_suite, run_adapter_suite  # noqa: E402
 from .adapter_suite import AdapterSuite, logged  # noqa: E402
 from .broker_suite import BrokerSuite, OpenBroker, StartConsumer  # noqa: E402
 
@@ -24,6 +26,7 @@ __all__ = [
     "BrokerSuite",
     "OpenBroker",
     "StartConsumer",
+    "check_adapter_suite",
     "logged",
     "run_adapter_suite",
 ]

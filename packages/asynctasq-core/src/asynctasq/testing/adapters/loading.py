@@ -9,7 +9,7 @@ from uuid import uuid4
 from asynctasq import task
 
 from .application import Application, Seen, needs
-from .sharing import shared
+from .sharing import assert_not_shared
 
 
 class Loading(Application):
@@ -54,7 +54,7 @@ class Loading(Application):
     async def test_two_instances_of_one_row_share_none_of_the_rows_they_load(self) -> None:
         ref = await self.reference(await self.call(self.save_loadable, "Ada"), self.loading())
         one, other = await self.fetch([ref, ref])
-        assert shared(one, other, self.is_model) == []
+        assert_not_shared(one, other, self.is_model)
 
     @needs("declared_loading")
     async def test_tasks_taken_together_share_the_queries_of_what_they_load(self) -> None:
