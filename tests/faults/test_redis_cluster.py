@@ -26,6 +26,7 @@ from asynctasq.testing import BrokerSuite, OpenBroker
 
 class TestRedisClusterBroker(BrokerSuite):
     due_goes_first = False
+    remembers = True
     lease_seconds = 1.2  # the first renewal connects to every node
 
     @pytest_asyncio.fixture

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar, cast
 
 from ...config.settings import is_queue_name
@@ -37,9 +37,13 @@ from .scripts import (
     PURGE_DEAD,
     PUT,
     REGISTER,
+    REPLACE_VALUE,
     RETRY_DEAD,
+    SET_VALUE,
     STATE,
     STATS,
+    VALUE,
+    VALUES,
     Command,
     Script,
 )
@@ -218,6 +222,67 @@ class RedisBroker:
         key = self._keys.lead(name)
         await self._server.insist(key, LEAD((key,), holder, 0))
 
+    async def values(self, queue: str, kind: str) -> Mapping[str, bytes]:
+        """All values of a kind; see `Remembering.values`."""
+        key = self._keys.of(queue).kind(kind)
+        found = await self._server.insist(key, VALUES((key,)))
+        pairs = zip(found[::2], found[1::2], strict=True)
+        return {name.decode("utf-8", "replace"): value for name, value in pairs}
+
+    async def value(self, queue: str, kind: str, name: str) -> bytes | None:
+        """One value; see `Remembering.value`."""
+        key = self._keys.of(queue).kind(kind)
+        value: bytes | None = await self._server.insist(key, VALUE((key,), name))
+        return value
+
+    async def set_value(
+        self,
+        queue: str,
+        kind: str,
+        name: str,
+        value: bytes | None,
+        *,
+        ttl_seconds: float | None = None,
+    ) -> None:
+        """Keep a value, or delete it; see `Remembering.set_value`."""
+        key = self._keys.of(queue).kind(kind)
+        ttl_ms = 0 if ttl_seconds is None else max(1, round(ttl_seconds * 1000))
+        command = SET_VALUE((key,), name, int(value is not None), value or b"", ttl_ms)
+        await self._server.insist(key, command)
+
+    async def replace_value(
+        self,
+        queue: str,
+        kind: str,
+        name: str,
+        value: bytes | None,
+        *,
+        expected: bytes | None,
+        messages: Sequence[Outgoing] = (),
+    ) -> bool:
+        """Keep a value if the one there is `expected`; see `Remembering.replace_value`.
+
+        It is sent once: were it repeated after a lost answer, it would find its own value there.
+        """
+        keys = self._keys.of(queue)
+        command = REPLACE_VALUE(
+            (*keys[:4], keys.kind(kind)),
+            name,
+            int(value is not None),
+            value or b"",
+            int(expected is not None),
+            expected or b"",
+            *_arguments(messages),
+        )
+        calls: list[Call] = [(keys.stream, command)]
+        queues = {queue} if messages else set()
+        if not queues <= self._known_queues:
+            registry = self._keys.queues
+            calls.append((registry, REGISTER((registry,), queue)))
+        replaced, *refusal = await self._server.call_many(calls)
+        self._note_registered(queues, *refusal)
+        return bool(replaced)
+
     async def check(self) -> list[Finding]:
         """What `asynctasq doctor` says of the server."""
         return await check_server(self._server, self._keys)
@@ -235,10 +300,7 @@ class RedisBroker:
     def _puts(self, queue: str, messages: Sequence[Outgoing]) -> Iterator[Call]:
         keys = self._keys.of(queue)
         for page in _pages(messages, lambda message: len(message.body)):
-            arguments: list[bytes | str | int] = []
-            for message in page:
-                arguments += (message.id, message.body, _due_ms(message.due))
-            yield keys.stream, PUT(keys[:4], *arguments)
+            yield keys.stream, PUT(keys[:4], *_arguments(page))
 
     async def _put_and_register(self, calls: list[Call], queues: set[str]) -> None:
         """In one round trip. A registry that refuses leaves the queues unlisted, and no more."""
@@ -246,6 +308,9 @@ class RedisBroker:
         *_, refusal = await self._server.insist_many(
             [*calls, (registry, REGISTER((registry,), *sorted(queues)))]
         )
+        self._note_registered(queues, refusal)
+
+    def _note_registered(self, queues: set[str], refusal: bytes = b"") -> None:
         if refusal:
             text = refusal.decode("utf-8", "replace")
             logger.error("queues are not listed: %s", text, extra={"queues": sorted(queues)})
@@ -258,6 +323,13 @@ class RedisBroker:
             if not count:
                 return total
             total += count
+
+
+def _arguments(messages: Sequence[Outgoing]) -> list[bytes | str | int]:
+    arguments: list[bytes | str | int] = []
+    for message in messages:
+        arguments += (message.id, message.body, _due_ms(message.due))
+    return arguments
 
 
 def _due_ms(due: float | None) -> bytes | int:

@@ -14,6 +14,7 @@ local calls = {
   {'XGROUP', 'CREATE', probe, GROUP, '0'}, {'XGROUP', 'DELCONSUMER', probe, GROUP, RELEASED},
   {'XINFO', 'CONSUMERS', probe, GROUP}, {'XINFO', 'GROUPS', probe},
   {'HGET', probe, 'id'}, {'HMGET', probe, 'id'}, {'HSET', probe, 'id', ''}, {'HDEL', probe, 'id'},
+  {'HGETALL', probe}, {'HRANDFIELD', probe, 1},
   {'ZADD', probe, 'XX', 0, 'id'}, {'ZREM', probe, 'id'}, {'ZCARD', probe}, {'ZSCORE', probe, 'id'},
   {'ZMSCORE', probe, 'id'}, {'ZRANGE', probe, 0, 0}, {'ZREVRANGE', probe, 0, 0},
   {'ZRANGEBYSCORE', probe, 0, 0}, {'SMEMBERS', probe},
