@@ -22,6 +22,7 @@ class QueueKeys(NamedTuple):
     results: bytes
     look: bytes
     values: bytes
+    admitted: bytes
 
     def result(self, message_id: str) -> bytes:
         """Key of a message's result, also the channel that wakes those who wait for it."""
@@ -70,6 +71,7 @@ class Keys:
                         "result:",
                         "look",
                         "values:",
+                        "admitted",
                     )
                 )
             )
