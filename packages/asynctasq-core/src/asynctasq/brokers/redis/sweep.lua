@@ -6,12 +6,13 @@
 -- has been silent for long will have lost its own.
 --
 -- KEYS    for each queue: stream, ids, delayed, bodies (as in put.lua), look (string: time in ms
---         before which nobody need look for leases that ran out)
+--         before which nobody need look for leases that ran out); further ones in lines.lua
 -- ARGV[1] consumer   `<worker id>~<lease in ms>`
 -- ARGV[2] limit      most messages to lease; 0 leases none
 -- Returns {ms until the next sweep is worth while or -1, {indices from 0 of queues that hold keys of
 -- another type, left as they are}, {queue index from 0, claimed entries, their delivery counts, new
--- entries}, ...}.
+-- entries}, ...}. Of a queue whose messages ask for something (see lines.lua), there may be several such
+-- parts, each with a fifth element: 1 if its new entries are of `admitted`, else 0.
 
 local PAGE = 500
 local MOST_DUE = 200
@@ -19,15 +20,25 @@ local FORGET_CONSUMER_AFTER_MS = 3600 * 1000
 -- Larger numbers lose their last digits on the way back to the server.
 local LONGEST_LEASE_MS = 1e12
 local BRIEFEST_LOOK_MS = 50
+-- Open messages that one call judges.
+local MOST_JUDGED = 500
 
 local consumer, room = ARGV[1], math.min(tonumber(ARGV[2]), 250)
 local own_lease = math.min(tonumber(string.match(ARGV[1], '~(%d+)$')), LONGEST_LEASE_MS)
 
--- Make what is due ready; whether more is. Removing comes first: with memory exhausted Redis refuses
+-- Make what is due ready; whether more is, and whether any message of the queue asks for something. Removing comes first: with memory exhausted Redis refuses
 -- the first write of a script if it can grow memory, and a queue that cannot be emptied would keep
 -- memory exhausted.
 local function promote(now, stream, ids, delayed, bodies)
-  local due = redis.call('ZRANGEBYSCORE', delayed, '-inf', now, 'LIMIT', 0, MOST_DUE)
+  local found = redis.call('ZRANGEBYSCORE', delayed, '-inf', now, 'LIMIT', 0, MOST_DUE)
+  local due, are_asking, lines = {}, false, nil
+  for _, member in ipairs(found) do
+    if member == MARKED then
+      are_asking = true
+    else
+      due[#due + 1] = member
+    end
+  end
   local moved = in_pages(due, function(page)
     local found = redis.call('HMGET', bodies, unpack(page))
     redis.call('ZREM', delayed, unpack(page))
@@ -40,8 +51,14 @@ local function promote(now, stream, ids, delayed, bodies)
         if is_marked(member) then
           extra, body = from_record(body)
         end
-        places[#places + 1] = id_of(member)
-        places[#places + 1] = add(stream, id_of(member), body, extra)
+        if is_asking(extra) then
+          are_asking, lines = true, lines or lines_of(stream, ids, delayed, bodies)
+          local ask = asked(extra)
+          enter(lines, id_of(member), ask, extra, body, new_order(lines, ask, 1, now, 0))
+        else
+          places[#places + 1] = id_of(member)
+          places[#places + 1] = add(stream, id_of(member), body, extra)
+        end
       end
     end
     if #places > 0 then
@@ -49,7 +66,7 @@ local function promote(now, stream, ids, delayed, bodies)
     end
     return bytes
   end)
-  return moved < #due or #due == MOST_DUE
+  return moved < #due or #found == MOST_DUE, are_asking
 end
 
 -- Entries that were given back, oldest first. Creates a missing group.
@@ -159,24 +176,154 @@ local now, next_ms = now_ms(), -1
 local spoilt = {}
 local reply = {next_ms, spoilt}
 
+local function reply_with(index, claimed, counts, new, admitted)
+  room = room - #claimed - #new
+  if #claimed + #new > 0 or admitted then
+    reply[#reply + 1] = {index, claimed, counts, new, admitted}
+  end
+end
+
+-- Give back what was released or whose lease ran out.
+local function take_back(lines)
+  for _, entry in ipairs(unowned(now, lines.admitted, lines.look, MOST_DUE)) do
+    local found = redis.call('XRANGE', lines.admitted, entry[1], entry[1])[1]
+    if not found then
+      redis.call('XACK', lines.admitted, GROUP, entry[1])
+    elseif budget > 0 then
+      budget = budget - size_of(found)
+      give_back(lines, entry[1], found[2], entry[4])
+    end
+  end
+end
+
+-- The first entry that nobody has read: its id, ms and number.
+local function first_unread(stream)
+  local after = '-'
+  local groups = redis.pcall('XINFO', 'GROUPS', stream)
+  for _, fields in ipairs(groups.err and {} or groups) do
+    for i = 1, #fields, 2 do
+      if fields[i] == 'last-delivered-id' and fields[i + 1] ~= '0-0' then
+        after = '(' .. fields[i + 1]
+      end
+    end
+  end
+  return function(most)
+    return redis.call('XRANGE', stream, after, '+', 'COUNT', most)
+  end
+end
+
+-- Whether an open message goes before an unread entry of the stream.
+local function goes_before(order, entry)
+  local priority = string.sub(order, 1, 3)
+  if not entry or priority ~= PRIORITY_0 then
+    return not entry or priority < PRIORITY_0
+  end
+  local ms, number = string.match(entry[1], '^(%d+)-(%d+)$')
+  local own_ms, own_number = tonumber(string.sub(order, 19, 31)), tonumber(string.sub(order, 32, 37))
+  return own_ms < tonumber(ms) or (own_ms == tonumber(ms) and own_number < tonumber(number))
+end
+
+local judged = 0
+
+-- Admit the open message at the head; whether it may pass.
+local function admit(lines, order, id)
+  local record = redis.call('HGET', lines.bodies, MARKED .. id)
+  judged = judged + 1
+  if not record then
+    redis.call('ZREM', lines.judging, 'O' .. order .. id)
+    return false
+  end
+  local extra, body = from_record(record)
+  local ask = asked(extra)
+  if not may_pass(lines, id, ask, order, is_counted(extra), now) then
+    return false
+  end
+  redis.call('HDEL', lines.bodies, MARKED .. id)
+  leave(lines, id, ask, 'O', order)
+  extra = to_asking(earlier(extra), true, ask.text)
+  local entry = redis.call(
+    'XADD', lines.admitted, '*', 'id', id, 'body', body, 'extra', extra)
+  redis.call('HSET', lines.ids, id, '*' .. entry)
+  if ask.until_started then
+    free_key(lines, id, ask)
+  end
+  budget = budget - #body
+  return true
+end
+
+-- Admit open messages in their order, as long as they go before the entry.
+local function admit_some(index, lines, entry)
+  local admitted = 0
+  while admitted < room and judged < MOST_JUDGED and budget > 0 do
+    local member = first_of(lines, 'O')[1]
+    local order, id = parts_of(member or '', 'O')
+    if not member or not goes_before(order, entry) then
+      break
+    end
+    if admit(lines, order, id) then
+      admitted = admitted + 1
+    end
+  end
+  if admitted > 0 then
+    local read = redis.call('XREADGROUP', 'GROUP', GROUP, consumer, 'COUNT', admitted, 'STREAMS',
+      lines.admitted, '>')
+    reply_with(index, {}, {}, read and read[1][2] or {}, 1)
+  end
+end
+
+-- Lease what the queue has in the order of priorities and then of arrival, of which that of the
+-- stream's entries is told by their ids.
+local function lease_asking(index, lines, stream, look)
+  take_back(lines)
+  drop_wake_up(lines)
+  pass_time(lines, now)
+  local most = room
+  admit_some(index, lines, {'0-0'})
+  local claimed, counts, more = claim(now, stream, look, room)
+  reply_with(index, claimed, counts, {}, 0)
+  local unread = first_unread(stream)
+  while room > 0 and budget > 0 and judged < MOST_JUDGED do
+    local head = first_of(lines, 'O')[1]
+    local entries, count = unread(8), 0
+    while entries[count + 1] and not (head and goes_before(string.sub(head, 2), entries[count + 1])) do
+      count = count + 1
+    end
+    local left = room
+    if count > 0 then
+      reply_with(index, {}, {}, read_new(stream, consumer, math.min(room, count)), 0)
+      unread = first_unread(stream)
+    else
+      admit_some(index, lines, entries[1])
+    end
+    if room == left and (count > 0 or first_of(lines, 'O')[1] == head) then
+      break
+    end
+  end
+  look_again(lines, now)
+  return more
+end
+
 local function look_after(index, stream, ids, delayed, bodies, look)
   local nearest = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2]
+  local are_asking, more = false, false
   if nearest and tonumber(nearest) <= now then
-    local more = promote(now, stream, ids, delayed, bodies)
-    nearest = more and now or redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2]
+    more, are_asking = promote(now, stream, ids, delayed, bodies)
+  end
+  if are_asking then
+    more = lease_asking(index, lines_of(stream, ids, delayed, bodies), stream, look) or more
+  else
+    local claimed, counts, more_unowned = claim(now, stream, look, room)
+    more = more or more_unowned
+    reply_with(index, claimed, counts, read_new(stream, consumer, room - #claimed))
+  end
+  if nearest and tonumber(nearest) <= now then
+    nearest = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2]
   end
   if nearest and (next_ms < 0 or nearest - now < next_ms) then
     next_ms = math.max(0, nearest - now)
   end
-  local claimed, counts, more = claim(now, stream, look, room)
-  room = room - #claimed
   if more then
     next_ms = 0
-  end
-  local new = read_new(stream, consumer, room)
-  room = room - #new
-  if #claimed + #new > 0 then
-    reply[#reply + 1] = {index, claimed, counts, new}
   end
 end
 
