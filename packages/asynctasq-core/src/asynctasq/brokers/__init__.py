@@ -1,5 +1,6 @@
 """What authors of brokers see: the contract, and the brokers that come with core."""
 
+from ..errors import OutcomesRefused
 from .backoff import Backoff
 from .contract import (
     Action,
@@ -43,6 +44,7 @@ __all__ = [
     "Looking",
     "MessageState",
     "Outcome",
+    "OutcomesRefused",
     "Outgoing",
     "Policing",
     "Policy",
