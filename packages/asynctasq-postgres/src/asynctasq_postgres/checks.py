@@ -17,7 +17,7 @@ from .server import Server
 _OLDEST = 130000
 #: Due times are the sender's, all else is measured by the server's clock.
 _MOST_SKEW_SECONDS = 1.0
-#: Rows deleted since the oldest open transaction began cannot be vacuumed, but are passed each time.
+#: Rows deleted since the oldest open transaction began are not vacuumed, but passed each time.
 _LONG_SECONDS = 300
 _NOTIFICATION_SECONDS = 2.0
 

@@ -10,8 +10,8 @@ from asynctasq import BrokerError
 
 from .address import Address
 
-#: Of the tables and functions. Functions are replaced while workers run that expect the former; where
-#: these cannot go on, raise `UNDERSTOOD_FROM`.
+#: Of the tables and functions. These are replaced while workers run that expect the former; where
+#: such cannot go on, raise `UNDERSTOOD_FROM`.
 VERSION = 1
 UNDERSTOOD_FROM = 1
 #: From each version to the next one; nothing is older than the first.
