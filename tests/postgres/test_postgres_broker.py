@@ -10,6 +10,7 @@ from .brokers import OpenPostgres
 
 class TestPostgresBroker(BrokerSuite):
     coordinates = True
+    remembers = True
 
     @pytest_asyncio.fixture
     async def open_broker(self, open_postgres: OpenPostgres) -> OpenBroker:

@@ -7,7 +7,7 @@ server's, but for due times, which are the sender's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from asynctasq import BrokerError
@@ -52,14 +52,8 @@ class PostgresBroker:
             if len(m.body) > MOST_VALUE_BYTES:
                 raise BrokerError(f"{self._address.name} takes no message of {len(m.body)} bytes")
         for page in pages(messages, lambda m: len(m.body)):
-            await self._server.insist(
-                f"SELECT {self._schema}.put($1, $2, $3, $4, $5)",
-                [m.queue for m in page],
-                [m.id for m in page],
-                [m.body for m in page],
-                [m.due for m in page],
-                [m.priority for m in page],
-            )
+            sql = f"SELECT {self._schema}.put($1, $2, $3, $4, $5)"
+            await self._server.insist(sql, *columns(page))
             self._wakes.tell({queue_topic(m.queue) for m in page})
 
     def consumer(self, options: ConsumerOptions) -> PostgresConsumer:
@@ -77,7 +71,14 @@ class PostgresBroker:
     ) -> bool:
         """Remove a message that has not started."""
         sql = "SELECT {schema}.cancel($1, $2, $3, $4)"
-        is_cancelled = await self._value(sql, queue, message_id, result, float(result_ttl))
+        is_cancelled = await self._server.value(
+            sql.format(schema=self._schema),
+            queue,
+            message_id,
+            result,
+            float(result_ttl),
+            is_repeatable=False,
+        )
         if is_cancelled and result is not None:
             self._wakes.tell([result_topic(queue)])
         return bool(is_cancelled)
@@ -102,10 +103,10 @@ class PostgresBroker:
         rows = await self._insist(queries.DEAD_LETTERS, queue, limit, offset)
         return [DeadLetter(**row) for row in rows]
 
-    async def dead_letter(self, queue: str, message_id: str) -> DeadLetter | None:
-        """One dead letter."""
-        rows = await self._insist(queries.DEAD_LETTER, queue, message_id)
-        return DeadLetter(**rows[0]) if rows else None
+    async def find_dead(self, queue: str, message_ids: Sequence[str]) -> list[DeadLetter]:
+        """Those of these dead letters that there are."""
+        rows = await self._insist(queries.FIND_DEAD, queue, list(message_ids))
+        return [DeadLetter(**row) for row in rows]
 
     async def retry_dead(self, queue: str, bodies: Sequence[tuple[str, bytes]]) -> int:
         """Move dead letters back to waiting."""
@@ -143,6 +144,54 @@ class PostgresBroker:
             "DELETE FROM {schema}.lead WHERE name = $1 AND holder = $2", name, holder
         )
 
+    async def values(self, queue: str, kind: str) -> Mapping[str, bytes]:
+        """All values of a kind."""
+        rows = await self._insist(queries.VALUES, queue, kind)
+        return {row["name"]: row["value"] for row in rows}
+
+    async def value(self, queue: str, kind: str, name: str) -> bytes | None:
+        """One value."""
+        rows = await self._insist(queries.VALUE, queue, kind, name)
+        return rows[0]["value"] if rows else None
+
+    async def set_value(
+        self,
+        queue: str,
+        kind: str,
+        name: str,
+        value: bytes | None,
+        *,
+        ttl_seconds: float | None = None,
+    ) -> None:
+        """Keep a value, or delete it."""
+        sql = "SELECT {schema}.set_value($1, $2, $3, $4, $5)"
+        await self._insist(sql, queue, kind, name, value, ttl_seconds)
+
+    async def replace_value(
+        self,
+        queue: str,
+        kind: str,
+        name: str,
+        value: bytes | None,
+        *,
+        expected: bytes | None,
+        messages: Sequence[Outgoing] = (),
+    ) -> bool:
+        """Replace a value and put messages in one step."""
+        replaced = await self._server.value(
+            f"SELECT {self._schema}.replace_value($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+            queue,
+            kind,
+            name,
+            value,
+            expected,
+            *columns(messages)[1:],
+            is_repeatable=False,
+        )
+        if replaced and messages:
+            self._wakes.tell([queue_topic(queue)])
+        return bool(replaced)
+
     async def check(self) -> list[Finding]:
         """What can lose messages or stop workers."""
         return await check_server(self._server)
@@ -178,3 +227,14 @@ class PostgresBroker:
         while some := await self._value(sql, *arguments, _CHUNK):
             deleted += some
         return deleted
+
+
+def columns(messages: Sequence[Outgoing]) -> tuple[list[Any], ...]:
+    """Messages as the function `put` takes them."""
+    return (
+        [m.queue for m in messages],
+        [m.id for m in messages],
+        [m.body for m in messages],
+        [m.due for m in messages],
+        [m.priority for m in messages],
+    )

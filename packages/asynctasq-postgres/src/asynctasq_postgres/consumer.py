@@ -45,7 +45,7 @@ class PostgresConsumer:
         self._full_at = 0.0
         self._attempts: set[asyncio.Task[Any]] = set()
         schema = server.address.schema
-        self._announce = f"SELECT {schema}.announce($1, $2, $3, $4, $5, $6, $7, $8)"
+        self._announce = f"SELECT {schema}.announce($1, $2, $3, $4, $5, $6, $7, $8, $9)"
         self._take = f"SELECT * FROM {schema}.take($1, $2, $3, $4, $5, $6)"
         self._finish = f"SELECT {schema}.finish($1, $2, $3)"
         self._settle = f"SELECT {schema}.settle($1, $2, $3, $4, $5, $6, $7, $8, $9)"
@@ -131,6 +131,7 @@ class PostgresConsumer:
                 list(info.queues),
                 info.concurrency,
                 info.started_at,
+                info.is_blocked,
                 lease_seconds,
                 list(self._options.queues),
             )

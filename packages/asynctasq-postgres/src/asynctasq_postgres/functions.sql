@@ -224,7 +224,8 @@ $$;
 -- Make a worker and its queues known, and give its number; workers that lapsed long ago are forgotten.
 CREATE OR REPLACE FUNCTION @schema@.announce(
     worker_id text, host text, pid bigint, queues text[], concurrency bigint,
-    started_at double precision, lease_seconds double precision, takes_from text[]
+    started_at double precision, is_blocked boolean, lease_seconds double precision,
+    takes_from text[]
 ) RETURNS integer
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column
@@ -239,7 +240,8 @@ BEGIN
         FOR UPDATE SKIP LOCKED));
     INSERT INTO @schema@.worker AS w VALUES (
         nextval('@schema@.worker_number'), worker_id, announce.host, announce.pid,
-        announce.queues, announce.concurrency, announce.started_at, until_, false)
+        announce.queues, announce.concurrency, announce.started_at,
+        announce.is_blocked, until_, false)
     ON CONFLICT (id) DO UPDATE SET alive_until = until_, lapsed = false
     RETURNING w.number INTO number_;
     RETURN number_;
@@ -250,7 +252,7 @@ END $$;
 -- there knows of it.
 CREATE OR REPLACE FUNCTION @schema@.renew(
     who integer, lease_seconds double precision, messages bigint[], leases bigint[],
-    others_too boolean
+    others_too boolean, is_blocked_ boolean
 ) RETURNS bigint[]
 LANGUAGE plpgsql
 SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off
@@ -260,6 +262,8 @@ DECLARE
     lost bigint[];
 BEGIN
     PERFORM @schema@.give_sign_of_life(who, lease_seconds, 0);
+    UPDATE @schema@.worker SET is_blocked = is_blocked_
+        WHERE number = who AND is_blocked <> is_blocked_;
     IF others_too THEN
         WITH freed AS (
             DELETE FROM @schema@.running r
@@ -280,10 +284,13 @@ END $$;
 -- Forget deliveries that are done; returns which were current, by their turn, or null for all.
 CREATE OR REPLACE FUNCTION @schema@.finish(who integer, messages bigint[], leases bigint[])
 RETURNS bigint[]
-LANGUAGE sql
+LANGUAGE plpgsql
 SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off
 SET enable_hashjoin = off SET enable_mergejoin = off
 AS $$
+DECLARE
+    applied bigint[];
+BEGIN
     WITH ended AS (
         DELETE FROM @schema@.running r
         USING unnest(messages, leases) WITH ORDINALITY AS given (message, lease, turn)
@@ -293,8 +300,9 @@ AS $$
         DELETE FROM @schema@.message m USING ended WHERE m.number = ended.message
     )
     SELECT CASE WHEN count(*) < cardinality(messages) THEN coalesce(array_agg(turn), '{}') END
-    FROM ended
-$$;
+        INTO applied FROM ended;
+    RETURN applied;
+END $$;
 
 -- Apply outcomes of every kind; returns as `finish` does.
 -- `actions` are done, retry, dead, release, postpone; arrays that have nothing may be null.
@@ -512,3 +520,51 @@ AS $$
         JOIN @schema@.queue q ON q.number = l.queue
         WHERE q.name = ANY (queues))
 $$;
+
+-- Keep a value, for so long if that is said, or delete it if it is null; a few whose time is over are
+-- forgotten.
+CREATE OR REPLACE FUNCTION @schema@.set_value(
+    queue_ text, kind_ text, name_ text, value_ bytea, ttl_seconds double precision
+) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF value_ IS NULL THEN
+        DELETE FROM @schema@.value WHERE queue = queue_ AND kind = kind_ AND name = name_;
+    ELSE
+        INSERT INTO @schema@.value (queue, kind, name, value, expires)
+        VALUES (queue_, kind_, name_, value_,
+            clock_timestamp() + CASE WHEN ttl_seconds IS NOT NULL THEN make_interval(secs => least(ttl_seconds, 1e10)) END)
+        ON CONFLICT (queue, kind, name) DO UPDATE
+            SET value = excluded.value, expires = excluded.expires;
+    END IF;
+    DELETE FROM @schema@.value WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM @schema@.value WHERE expires <= clock_timestamp()
+        LIMIT 10 FOR UPDATE SKIP LOCKED));
+END $$;
+
+-- Keep a value and put messages if the one there is `expected`, null for none; whether it was.
+CREATE OR REPLACE FUNCTION @schema@.replace_value(
+    queue_ text, kind_ text, name_ text, value_ bytea, expected bytea,
+    ids text[], bodies bytea[], dues double precision[], priorities smallint[]
+) RETURNS boolean
+LANGUAGE plpgsql AS $$
+DECLARE
+    is_expected boolean;
+BEGIN
+    -- Whoever replaces the same at the same time waits for this one, and then sees what it did.
+    PERFORM pg_advisory_xact_lock(hashtextextended(
+        '@name@' || chr(31) || queue_ || chr(31) || kind_ || chr(31) || name_, 0));
+    SELECT v.value IS NOT DISTINCT FROM expected INTO is_expected
+        FROM (SELECT) AS one LEFT JOIN @schema@.value v
+            ON v.queue = queue_ AND v.kind = kind_ AND v.name = name_
+            AND (v.expires IS NULL OR v.expires > clock_timestamp());
+    IF NOT is_expected THEN
+        RETURN false;
+    END IF;
+    PERFORM @schema@.set_value(queue_, kind_, name_, value_, NULL);
+    IF cardinality(ids) > 0 THEN
+        PERFORM @schema@.put(
+            array_fill(queue_, ARRAY[cardinality(ids)]), ids, bodies, dues, priorities);
+    END IF;
+    RETURN true;
+END $$;

@@ -41,7 +41,7 @@ ORDER BY q.name COLLATE "C"
 """
 
 WORKERS = """
-SELECT id, host, pid, queues, concurrency, started_at,
+SELECT id, host, pid, queues, concurrency, started_at, is_blocked,
     (SELECT count(*) FROM {schema}.running r WHERE r.worker = w.number) AS running
 FROM {schema}.worker w WHERE alive_until > clock_timestamp() ORDER BY started_at
 """
@@ -54,4 +54,8 @@ WHERE q.name = $1
 """
 
 DEAD_LETTERS = f"{_DEAD} ORDER BY d.died_at DESC, d.message DESC LIMIT $2 OFFSET $3"
-DEAD_LETTER = f"{_DEAD} AND m.id = $2"
+FIND_DEAD = f"{_DEAD} AND m.id = ANY ($2)"
+
+_KEPT = "(expires IS NULL OR expires > clock_timestamp())"
+VALUES = f"SELECT name, value FROM {{schema}}.value WHERE queue = $1 AND kind = $2 AND {_KEPT}"
+VALUE = f"{VALUES} AND name = $3"

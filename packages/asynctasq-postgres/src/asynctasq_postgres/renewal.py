@@ -33,7 +33,8 @@ class Renewal:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._server: Server
         self._seldom_at = 0.0
-        self._sql = f"SELECT {address.schema}.renew($1, $2, $3, $4, $5)"
+        self._was_blocked = options.worker.is_blocked
+        self._sql = f"SELECT {address.schema}.renew($1, $2, $3, $4, $5, $6)"
 
     def renew(self, worker: int, held: Sequence[Delivery]) -> list[Delivery]:
         """Renew these leases and give a sign of life; returns those whose lease was lost.
@@ -42,16 +43,18 @@ class Renewal:
             BrokerUnavailable: The server cannot be reached; the next call reconnects.
         """
         now, lease_seconds = time.monotonic(), self._options.lease_seconds
+        is_blocked = self._options.worker.is_blocked
         is_time = now >= self._seldom_at
-        if not held and not is_time:
+        if not held and not is_time and is_blocked == self._was_blocked:
             return []
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
             self._server = Server(self._address, pool_size=3)
         messages = [delivery.tag.message for delivery in held]
         leases = [delivery.tag.lease for delivery in held]
-        arguments = (worker, lease_seconds, messages, leases, is_time)
+        arguments = (worker, lease_seconds, messages, leases, is_time, is_blocked)
         lost = self._loop.run_until_complete(self._first_answer(arguments))
+        self._was_blocked = is_blocked
         if is_time:
             self._seldom_at = now + lease_seconds * _SELDOM
         return [held[turn - 1] for turn in lost or ()]

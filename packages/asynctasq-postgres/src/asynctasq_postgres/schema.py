@@ -27,7 +27,8 @@ def script(address: Address) -> str:
     """The SQL that makes everything where there is nothing."""
     return "\n".join(
         (
-            _filled(f"CREATE SCHEMA IF NOT EXISTS {address.schema};", address),
+            f"-- {address.name}",
+            f"CREATE SCHEMA IF NOT EXISTS {address.schema};",
             _filled(_read("tables.sql"), address),
             _filled(_read("functions.sql"), address),
             f"INSERT INTO {address.schema}.version VALUES ({VERSION}, {UNDERSTOOD_FROM});",

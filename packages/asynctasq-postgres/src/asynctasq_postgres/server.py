@@ -62,7 +62,11 @@ class Server:
         self._is_prepared = True
 
     async def ask(
-        self, sql: str, *arguments: Any, timeout_seconds: float | None = None
+        self,
+        sql: str,
+        *arguments: Any,
+        timeout_seconds: float | None = None,
+        is_repeatable: bool = True,
     ) -> list[Any]:
         """Run a statement once; returns its rows.
 
@@ -70,6 +74,8 @@ class Server:
 
         Args:
             timeout_seconds: Instead of the configured limit.
+            is_repeatable: Whether it may be run once more where it is not known to have been, since
+                the connection had lain idle and was lost.
 
         Raises:
             BrokerUnavailable: No answer, or a refusal that passes.
@@ -77,15 +83,15 @@ class Server:
         """
         limit = self.timeout_seconds if timeout_seconds is None else timeout_seconds
         opened = self._opened.get()
-        running = asyncio.create_task(self._run(opened, sql, arguments, limit))
+        running = asyncio.create_task(self._run(opened, sql, arguments, limit, is_repeatable))
         opened.running.add(running)
         running.add_done_callback(opened.running.discard)
         running.add_done_callback(_retrieved)
         return await asyncio.shield(running)
 
-    async def value(self, sql: str, *arguments: Any, timeout_seconds: float | None = None) -> Any:
+    async def value(self, sql: str, *arguments: Any, **how: Any) -> Any:
         """`ask` for the one value of one row."""
-        ((value,),) = await self.ask(sql, *arguments, timeout_seconds=timeout_seconds)
+        ((value,),) = await self.ask(sql, *arguments, **how)
         return value
 
     async def insist(self, sql: str, *arguments: Any) -> list[Any]:
@@ -147,7 +153,12 @@ class Server:
             await connection.close(timeout=self.timeout_seconds)
 
     async def _run(
-        self, opened: _Open, sql: str, arguments: Sequence[Any], limit: float
+        self,
+        opened: _Open,
+        sql: str,
+        arguments: Sequence[Any],
+        limit: float,
+        is_repeatable: bool,
     ) -> list[Any]:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + limit
@@ -160,23 +171,28 @@ class Server:
                 f"raise postgres.pool_size, or look for what holds up the server"
             ) from e
         try:
-            return await self._run_on_some(opened, sql, arguments, deadline)
+            return await self._run_on_some(opened, sql, arguments, deadline, is_repeatable)
         finally:
             opened.room.release()
 
     async def _run_on_some(
-        self, opened: _Open, sql: str, arguments: Sequence[Any], deadline: float
+        self,
+        opened: _Open,
+        sql: str,
+        arguments: Sequence[Any],
+        deadline: float,
+        is_repeatable: bool,
     ) -> list[Any]:
         """Run on a connection; once more on a new one if that one had died while it lay idle."""
         while True:
-            connection = opened.free.pop() if opened.free else None
-            is_stale = connection is not None
+            connection = _first_open(opened.free)
+            may_run_again = is_repeatable and connection is not None
             try:
                 if connection is None:
                     connection = await self._connect(deadline)
                 rows = await self._fetch(connection, sql, arguments, deadline)
             except ERRORS as e:
-                if self._failed(opened, connection, e) and is_stale:
+                if self._failed(opened, connection, e) and may_run_again:
                     continue
                 if asyncio.get_running_loop().time() >= deadline:
                     raise broker_error(TimeoutError(), self.address.name) from e
@@ -228,6 +244,15 @@ class Server:
         else:
             opened.free.append(connection)
         return is_gone or is_unprepared
+
+
+def _first_open(connections: list[Any]) -> Any | None:
+    """Take one that is not known to be gone."""
+    while connections:
+        connection = connections.pop()
+        if not connection.is_closed():
+            return connection
+    return None
 
 
 async def bounded(connection: Any, doing: Awaitable[T], deadline: float) -> T:

@@ -87,6 +87,7 @@ CREATE TABLE @schema@.worker (
     queues text[] NOT NULL,
     concurrency bigint NOT NULL,
     started_at double precision NOT NULL,
+    is_blocked boolean NOT NULL,
     alive_until timestamptz NOT NULL,
     lapsed boolean NOT NULL
 ) WITH (fillfactor = 50);
@@ -97,6 +98,17 @@ CREATE TABLE @schema@.listener (
     topics text[] NOT NULL,
     until timestamptz NOT NULL
 ) WITH (fillfactor = 50);
+
+-- Small named values.
+CREATE TABLE @schema@.value (
+    queue text NOT NULL,
+    kind text NOT NULL,
+    name text NOT NULL,
+    value bytea NOT NULL,
+    expires timestamptz,
+    PRIMARY KEY (queue, kind, name)
+);
+CREATE INDEX value_expires ON @schema@.value (expires) WHERE expires IS NOT NULL;
 
 -- Leases by name.
 CREATE TABLE @schema@.lead (
