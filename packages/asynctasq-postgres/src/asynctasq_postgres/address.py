@@ -20,6 +20,7 @@ class Address:
 
     Attributes:
         options: Arguments of every connection.
+        settings: Those of the server that a connection asks for, unless a pooler refuses.
         listen_options: Arguments of the one that gets notifications.
         schema: The schema's quoted name.
         name: For log lines and errors; without credentials.
@@ -39,6 +40,11 @@ class Address:
         self.listen_options = {
             "dsn": _plain(config.listen_url or config.url, "listen_url"),
             **common,
+        }
+        # What this side has given up shall not go on over there, and lease messages to nobody.
+        self.settings = {
+            "application_name": "asynctasq",
+            "statement_timeout": str(max(1, round(config.timeout * 1000))),
         }
         self.name = f"postgres {_place(config.url)} schema {config.schema}"
 

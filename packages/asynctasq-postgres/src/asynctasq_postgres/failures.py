@@ -104,6 +104,11 @@ def is_withdrawn(error: BrokerError) -> bool:
     return getattr(error.__cause__, "sqlstate", None) == "AQ001"
 
 
+def is_about_settings(error: asyncpg.PostgresError) -> bool:
+    """Whether a pooler refuses what a connection asks for, as pgbouncer does."""
+    return "startup parameter" in str(error)
+
+
 def is_read_only(error: BaseException) -> bool:
     """Whether the server is no longer the primary, so that others are to be looked for."""
     return isinstance(error, exceptions.ReadOnlySQLTransactionError)

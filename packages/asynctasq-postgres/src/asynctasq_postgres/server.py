@@ -19,7 +19,14 @@ from asynctasq.brokers import Backoff
 
 from . import schema
 from .address import Address
-from .failures import ERRORS, MISSING, broker_error, is_lost, is_read_only
+from .failures import (
+    ERRORS,
+    MISSING,
+    broker_error,
+    is_about_settings,
+    is_lost,
+    is_read_only,
+)
 from .loops import PerLoop
 
 T = TypeVar("T")
@@ -60,6 +67,7 @@ class Server:
         self._opened = PerLoop(lambda: _Open(asyncio.Semaphore(pool_size)))
         self._has_tables = False
         self._is_prepared = True
+        self._takes_settings = True
 
     async def ask(
         self,
@@ -205,11 +213,20 @@ class Server:
             return rows
 
     async def _connect(self, deadline: float) -> Any:
-        options = self.address.options
+        options = dict(self.address.options)
         if not self._is_prepared:
-            options = {**options, "statement_cache_size": 0}
+            options["statement_cache_size"] = 0
+        if self._takes_settings:
+            options["server_settings"] = self.address.settings
         left = deadline - asyncio.get_running_loop().time()
-        connection = await asyncpg.connect(**options | {"timeout": min(left, options["timeout"])})
+        options["timeout"] = min(left, options["timeout"])
+        try:
+            connection = await asyncpg.connect(**options)
+        except asyncpg.PostgresError as e:
+            if not self._takes_settings or not is_about_settings(e):
+                raise
+            self._takes_settings = False
+            return await self._connect(deadline)
         if not self._has_tables:
             try:
                 await bounded(connection, schema.ensure(connection, self.address), deadline)
