@@ -226,14 +226,15 @@ async def test_hook_task_scope(toy: ModuleType, toyorm: ModuleType) -> None:
     assert toy.given.get() == ()
 
 
-async def test_hook_thread_scope(toy: ModuleType) -> None:
+async def test_hook_thread_scope(toy: ModuleType, toyorm: ModuleType) -> None:
     seen = []
 
-    def look() -> None:
-        seen.append(list(toy.threads))
+    def look(user: Any) -> None:
+        ((_, instance),) = toy.threads
+        seen.append(instance is user)
 
-    await run_one(look)
-    assert len(seen[0]) == 1
+    await run_one(look, await saved(toyorm, name="Ada"))
+    assert seen == [True]
     assert toy.threads == []
 
 

@@ -180,8 +180,14 @@ def task_scope(
 
 
 @hookspec
-def thread_scope(message: Message) -> AbstractContextManager[object] | None:
-    """Called for each run of a `def` task, in the thread that runs it, inside `task_scope`."""
+def thread_scope(
+    message: Message, instances: Sequence[object]
+) -> AbstractContextManager[object] | None:
+    """Called for each run of a `def` task, in the thread that runs it, inside `task_scope`.
+
+    `instances` are as for `task_scope`, with those that `in_task_scope` options have brought. An
+    exception of the task passes through the context manager.
+    """
 
 
 @hookspec

@@ -58,7 +58,7 @@ class Adapter:
     task_scope: (
         Callable[[object, Sequence[object]], AbstractAsyncContextManager[object] | None] | None
     )
-    thread_scope: Callable[[object], AbstractContextManager[object] | None] | None
+    thread_scope: Callable[[object, Sequence[object]], AbstractContextManager[object] | None] | None
     run_ended: Callable[[object, str, object, BaseException | None], Awaitable[None] | None] | None
     on_event: Callable[[Event], object] | None
     is_pending_write: Callable[[object], bool] | None
@@ -106,6 +106,10 @@ def _direct(hook: str, implementation: pluggy.HookImpl) -> Callable[..., Any]:
     return lambda *args: function(*[args[i] for i in places])
 
 
+#: What a class may be asked without running any code of its metaclass.
+_BASES_OF_CLASS: Callable[[Any], tuple[type, ...]] = type.__dict__["__mro__"].__get__
+_DICT_OF_CLASS: Callable[[Any], Mapping[str, object]] = type.__dict__["__dict__"].__get__
+
 _never_deleted: list[object] = []
 
 
@@ -120,6 +124,7 @@ class Adapters:
         self.reports: list[PluginReport] = []
         self.loaded: dict[str, Adapter] = {}
         self._owners: dict[type, Adapter | None] = {}
+        self._owners_of_classes: dict[int, tuple[type, Adapter | None]] = {}
         self._plain: dict[type, Callable[[Any], object] | None] = {}
         if plugins is None:
             found, chosen = _entry_points(), _chosen()
@@ -155,6 +160,7 @@ class Adapters:
         relay.check_pending()
         self.loaded[name] = Adapter(name, plugin, relay)
         self._owners.clear()
+        self._owners_of_classes.clear()
         self._plain.clear()
 
     def owner_of(self, obj: object) -> Adapter | None:
@@ -206,17 +212,21 @@ class Adapters:
         return self.owner_of_class(cls) is not None
 
     def owner_of_class(self, cls: type) -> Adapter | None:
-        """The adapter whose model the class is."""
-        if cls in self._owners:
-            return self._owners[cls]
+        """The adapter whose model the class is.
+
+        A message may name any class. None of its code is run, nor its metaclass's, which may say
+        how classes are compared and hashed: so they are told apart by identity.
+        """
+        if (known := self._owners_of_classes.get(id(cls))) is not None:
+            return known[1]
         try:
             # `is_model` depends on the type alone, so a bare object stands for the class.
             bare: object = object.__new__(cls)
         except TypeError:
             return None
-        owner = self.owner_of(bare)
-        if hasattr(cls, "__del__"):
-            # A message must not run the code of a class that it names; one object of each is kept.
+        owner = self._ask(bare)
+        self._owners_of_classes[id(cls)] = (cls, owner)
+        if any("__del__" in _DICT_OF_CLASS(base) for base in _BASES_OF_CLASS(cls)):
             _never_deleted.append(bare)
         return owner
 

@@ -15,7 +15,7 @@ from uuid import UUID
 import msgpack
 
 from ..errors import AsynctasqError, InvalidMessage, SerializationError
-from . import scalars
+from . import known_orms, scalars
 from .forms import class_name, form_of, plain, plain_base
 from .reference import Ref
 
@@ -172,6 +172,8 @@ class Encoder:
         form = form_of(cls)
         if form is not None and (known := self._known.get(cls)) is not None:
             return [known, form.dump(value)]
+        if orm := known_orms.advice(cls):
+            raise SerializationError(f"{class_name(cls)} cannot be put on the queue; {orm}")
         advice = [f"pass {base.__name__}(...)"] if (base := plain_base(cls)) is not None else []
         if form is not None:
             advice.append("annotate the parameter with it")

@@ -157,12 +157,12 @@ class Runner:
         await self._fetch_in_scope(wanted, fetched)
         instances = wanted.instances(fetched.rows)
         if not fetched.is_lazy:
-            return await self._call(job, instances)
+            return await self._call(job, instances, fetched)
         from ..adapters.lazy import drive
 
         async def call() -> Any:
             # Decoding inside: a set of lazy objects hashes them, which fetches them.
-            return await self._call(job, instances)
+            return await self._call(job, instances, fetched)
 
         return await drive(call())
 
@@ -175,9 +175,11 @@ class Runner:
         fetched.is_lazy |= inside.is_lazy
         for i, row in enumerate(inside.rows):
             if row is not None:
-                fetched.rows[i] = row
+                fetched.rows[i], fetched.owners[i] = row, inside.owners[i]
 
-    def _call(self, job: Job, instances: Sequence[object]) -> Awaitable[Any]:
+    def _call(
+        self, job: Job, instances: Sequence[object], fetched: Fetched | None = None
+    ) -> Awaitable[Any]:
         """Decode the arguments and start the task; one coroutine less than if this were one."""
         task = job.task
         args, kwargs = decode_arguments(job.message.payload, task.annotations.types, instances)
@@ -189,10 +191,15 @@ class Runner:
         if task.cls is not None:
             job.instance = task.cls(*args, **kwargs)
             function, args, kwargs = job.instance.execute, [], {}
-        return self._started(job, function, args, kwargs)
+        return self._started(job, function, args, kwargs, fetched)
 
     def _started(
-        self, job: Job, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
+        self,
+        job: Job,
+        function: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: dict[str, Any],
+        fetched: Fetched | None = None,
     ) -> Awaitable[Any]:
         job.has_begun = True
         if job.task.is_async:
@@ -203,7 +210,8 @@ class Runner:
         def run() -> Any:
             with ExitStack() as stack:
                 for adapter in entered:
-                    scope = adapter.thread_scope(job.message)  # type: ignore[misc]
+                    rows = fetched.of(adapter) if fetched is not None else ()
+                    scope = adapter.thread_scope(job.message, rows)  # type: ignore[misc]
                     if scope is not None:
                         stack.enter_context(scope)
                 value = function(*args, **kwargs)
