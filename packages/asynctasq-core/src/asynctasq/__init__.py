@@ -47,6 +47,7 @@ from .supervision.run import run_worker
 from .tasks.annotations import OnMissing
 from .tasks.call import Call
 from .tasks.class_based import AsyncTask, SyncTask
+from .tasks.current import runs_for_caller
 from .tasks.options import TaskConfig
 from .tasks.task import Task, task
 from .wire.class_paths import alias_model, class_path
@@ -118,6 +119,7 @@ __all__ = [
     "load_config",
     "register_type",
     "run_worker",
+    "runs_for_caller",
     "send_together",
     "send_together_async",
     "task",

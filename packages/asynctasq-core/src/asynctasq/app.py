@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -42,8 +43,9 @@ class App:
     def __init__(self, config: Config, adapters: Adapters) -> None:
         self.config = config
         self.adapters = adapters
-        self.connections = Connections(lambda: open_broker(config))
-        self.outbox = Outbox(adapters, self.connections) if config.outbox else None
+        self.connections = Connections(_instead or (lambda: open_broker(config)))
+        keeps = config.outbox and _instead is None
+        self.outbox = Outbox(adapters, self.connections) if keeps else None
 
     def open_broker(self) -> Broker:
         """The broker of the running event loop, closed when the loop is shut down."""
@@ -136,6 +138,7 @@ class App:
 
 
 _current: App | None = None
+_instead: Callable[[], Broker] | None = None
 _lock = threading.RLock()
 
 
@@ -206,6 +209,27 @@ def _use(app: App) -> None:
     for hook in former:
         if hook not in app.adapters.event_hooks():
             unlisten(hook)
+
+
+@contextmanager
+def broker_instead(open_one: Callable[[], Broker]) -> Iterator[None]:
+    """Meanwhile use this broker and no outbox, whatever is configured or will be; for tests."""
+    global _current, _instead
+    with _lock:
+        former, outer = _current, _instead
+        _instead = open_one
+        begun = _current = None if former is None else App(former.config, former.adapters)
+    try:
+        yield
+    finally:
+        with _lock:
+            _instead = outer
+            if _current is not None:
+                _current.connections.leave_portal()
+            if _current is None or _current is begun:
+                _current = former
+            else:  # `init` was called meanwhile
+                _current = App(_current.config, _current.adapters)
 
 
 def current() -> App:
