@@ -409,8 +409,10 @@ def test_all_public_names_are_there() -> None:
 
 @pytest.mark.parametrize(
     "sentinel",
-    ["host", "host:", ":26379", "host:port", "host:0", "host:65536", "host:²", "::1:26379"]
-    + ["redis://host:26379", "user@host:26379", "a host:26379", "[::1:26379", "[]:26379"],
+    [
+        *("host", "host:", ":26379", "host:port", "host:0", "host:65536", "host:²", "::1:26379"),
+        *("redis://host:26379", "user@host:26379", "a host:26379", "[::1:26379", "[]:26379"),
+    ],
 )
 def test_a_sentinel_that_is_no_address_is_refused_where_it_is_given(
     sentinel: str, monkeypatch: pytest.MonkeyPatch

@@ -95,7 +95,7 @@ async def test_a_server_that_restarts_loses_nothing_and_is_used_again(
             ):
                 started = time.monotonic()
                 with pytest.raises(BrokerUnavailable):
-                    await call()  # type: ignore[no-untyped-call]
+                    await call()
                 assert time.monotonic() - started < TIMEOUT + 1
             server.start()
             assert await eventually(lambda: asyncio.to_thread(consumer.renew, [held])) == []
@@ -188,7 +188,7 @@ def alter(url: str, what: str) -> None:
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("SET default_transaction_read_only = off")
         name = connection.info.dbname
-        connection.execute(f"ALTER DATABASE {name} {what}")  # type: ignore[arg-type]
+        connection.execute(f"ALTER DATABASE {name} {what}")
 
 
 @asynccontextmanager

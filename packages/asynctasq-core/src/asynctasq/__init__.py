@@ -49,6 +49,7 @@ from .supervision.run import run_worker
 from .tasks.annotations import OnMissing
 from .tasks.call import Call
 from .tasks.class_based import AsyncTask, SyncTask
+from .tasks.current import runs_for_caller
 from .tasks.log_filter import TaskLogFilter
 from .tasks.options import TaskConfig
 from .tasks.policies import Limit, Rate, Unique
@@ -128,6 +129,7 @@ __all__ = [
     "load_config",
     "register_type",
     "run_worker",
+    "runs_for_caller",
     "send_together",
     "send_together_async",
     "task",

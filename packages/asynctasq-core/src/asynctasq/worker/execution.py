@@ -30,7 +30,7 @@ from ..brokers import Delivery
 from ..errors import InvalidMessage, TaskTimeout
 from ..tasks import runtime
 from ..tasks.annotations import Annotations, Declared
-from ..tasks.current import current_message, current_run
+from ..tasks.current import caller_waits, current_message, current_run
 from ..wire.decoding import collect_references, decode_arguments, holds_references
 from ..wire.message import Message, new_id
 from ..wire.reference import Ref
@@ -313,11 +313,12 @@ async def execute_call(call: Call[Any]) -> Any:
     message = Message(new_id(), task.name, b"", time(), headers=call.headers or {})
     delivery = Delivery("", message.id, b"", 1, None)
     job = Job(message, delivery, task, call.options(app.config.task_defaults))
-    token = current_run.set(job)
+    token, waits = current_run.set(job), caller_waits.set(True)
     try:
         with ThreadPoolExecutor(1, "asynctasq-execute") as threads:
             return await _executed(call, job, Runner(app, threads, scoped_adapters(app)))
     finally:
+        caller_waits.reset(waits)
         current_run.reset(token)
 
 
