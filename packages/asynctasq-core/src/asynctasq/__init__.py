@@ -43,6 +43,15 @@ from .errors import (
     UnsupportedVersion,
 )
 from .events import listen, unlisten
+from .scheduling import (
+    Schedule,
+    schedule,
+    schedule_sync,
+    schedules,
+    schedules_sync,
+    unschedule,
+    unschedule_sync,
+)
 from .sending.commits import DeferredSends, send_together, send_together_async
 from .sending.handle import TaskHandle, TaskStatus
 from .supervision.run import run_worker
@@ -52,6 +61,7 @@ from .tasks.class_based import AsyncTask, SyncTask
 from .tasks.log_filter import TaskLogFilter
 from .tasks.options import TaskConfig
 from .tasks.policies import Limit, Rate, Unique
+from .tasks.schedule import Cron, Every
 from .tasks.task import Task, task
 from .wire.class_paths import alias_model, class_path
 from .wire.encoding import register_type
@@ -71,12 +81,14 @@ __all__ = [
     "Call",
     "Config",
     "ConfigurationError",
+    "Cron",
     "Database",
     "DeferredSend",
     "DeferredSends",
     "DeletedModelError",
     "DispatchDropped",
     "DuplicateCall",
+    "Every",
     "Finding",
     "InvalidMessage",
     "InvalidReference",
@@ -98,6 +110,7 @@ __all__ = [
     "Retry",
     "Run",
     "SQLiteConfig",
+    "Schedule",
     "SerializationError",
     "Statement",
     "SyncTask",
@@ -128,11 +141,17 @@ __all__ = [
     "load_config",
     "register_type",
     "run_worker",
+    "schedule",
+    "schedule_sync",
+    "schedules",
+    "schedules_sync",
     "send_together",
     "send_together_async",
     "task",
     "uninterrupted",
     "unlisten",
+    "unschedule",
+    "unschedule_sync",
 ]
 
 __version__ = "0.1.0"
