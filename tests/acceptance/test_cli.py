@@ -365,3 +365,38 @@ def install_fake(folder: Path, name: str, version: str, entry_points: str = "") 
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
     (info / "entry_points.txt").write_text(entry_points)
+
+
+SCHEDULED = """
+from datetime import timedelta
+from asynctasq import task
+
+@task(every=timedelta(milliseconds=300), catch_up="all")
+async def tick():
+    with open("ticks", "a") as file:
+        file.write("tick\\n")
+"""
+
+
+@one_broker
+def test_schedules_are_listed_run_paused_and_resumed(place: Place) -> None:
+    place.write("plan.py", SCHEDULED)
+    with place.start("worker", "plan"):
+        eventually(lambda: len(place.lines("ticks")) >= 3)
+        listed = finished(place.run("schedule", "list", "-m", "plan", "--json"))
+        (one,) = json.loads(listed)
+        assert (one["name"], one["timetable"]) == ("plan.tick", "every 0:00:00.300000")
+        assert "in code" in finished(place.run("schedule", "list", "-m", "plan"))
+        ticks = finished(place.run("schedule", "next", "plan.tick", "-n", "3"))
+        assert len(ticks.splitlines()) == 3
+        finished(place.run("schedule", "pause", "plan.tick"))
+        assert "paused" in finished(place.run("schedule", "list"))
+        finished(place.run("schedule", "resume", "plan.tick"))
+        before = len(place.lines("ticks"))
+        eventually(lambda: len(place.lines("ticks")) > before)
+    finished(place.run("schedule", "pause", "plan.tick"))
+    before = len(place.lines("ticks"))
+    assert len(finished(place.run("schedule", "run", "plan.tick")).strip()) == 32
+    finished(place.run("worker", "plan", "--burst"))
+    assert len(place.lines("ticks")) > before
+    assert "no schedule 'other'" in place.run("schedule", "run", "other").stderr

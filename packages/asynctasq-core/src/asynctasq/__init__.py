@@ -43,6 +43,15 @@ from .errors import (
     UnsupportedVersion,
 )
 from .events import listen, unlisten
+from .scheduling import (
+    Schedule,
+    schedule,
+    schedule_sync,
+    schedules,
+    schedules_sync,
+    unschedule,
+    unschedule_sync,
+)
 from .sending.commits import DeferredSends, send_together, send_together_async
 from .sending.handle import TaskHandle, TaskStatus
 from .supervision.run import run_worker
@@ -53,6 +62,7 @@ from .tasks.current import runs_for_caller
 from .tasks.log_filter import TaskLogFilter
 from .tasks.options import TaskConfig
 from .tasks.policies import Limit, Rate, Unique
+from .tasks.schedule import Cron, Every
 from .tasks.task import Task, task
 from .wire.class_paths import alias_model, class_path
 from .wire.encoding import register_type
@@ -72,12 +82,14 @@ __all__ = [
     "Call",
     "Config",
     "ConfigurationError",
+    "Cron",
     "Database",
     "DeferredSend",
     "DeferredSends",
     "DeletedModelError",
     "DispatchDropped",
     "DuplicateCall",
+    "Every",
     "Finding",
     "InvalidMessage",
     "InvalidReference",
@@ -99,6 +111,7 @@ __all__ = [
     "Retry",
     "Run",
     "SQLiteConfig",
+    "Schedule",
     "SerializationError",
     "Statement",
     "SyncTask",
@@ -130,11 +143,17 @@ __all__ = [
     "register_type",
     "run_worker",
     "runs_for_caller",
+    "schedule",
+    "schedule_sync",
+    "schedules",
+    "schedules_sync",
     "send_together",
     "send_together_async",
     "task",
     "uninterrupted",
     "unlisten",
+    "unschedule",
+    "unschedule_sync",
 ]
 
 __version__ = "0.1.0"

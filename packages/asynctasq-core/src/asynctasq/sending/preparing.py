@@ -16,6 +16,7 @@ from ..tasks.options import TaskOptions
 from ..wire.encoding import encode_arguments
 from ..wire.message import Message, new_id
 from .commits import Registration, open_atomic, what_to_wait_for
+from .scheduled import Template
 
 
 @dataclass(slots=True)
@@ -67,6 +68,33 @@ def prepare(call: Call[Any], config: Config, adapters: Adapters) -> Prepared:
     ):
         prepared.defer = what_to_wait_for(call.wait_for, encoded.models, adapters)
     return prepared
+
+
+def prepare_template(call: Call[Any], config: Config, adapters: Adapters) -> Template:
+    """Encode a call that a schedule is to make again and again.
+
+    Raises:
+        ValueError: It has a time of its own, or an argument that is not committed yet.
+        SerializationError: As from `prepare`.
+    """
+    if call.due is not None:
+        raise ValueError(f"call of {call.task.name}: a schedule says when, not delay() or at()")
+    prepared = prepare(call, config, adapters)
+    if prepared.defer is not None:
+        raise ValueError(
+            f"call of {call.task.name}: schedule it after the commit, or with on_commit(False)"
+        )
+    sent = prepared.outgoing
+    message = Message.decode(sent.body, config.signing_key)
+    return Template(
+        sent.queue,
+        message.task,
+        message.payload,
+        message.options,
+        message.headers,
+        sent.priority,
+        sent.policy,
+    )
 
 
 def _with_adapters_that_failed(error: SerializationError, adapters: Adapters) -> SerializationError:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Annotated, Any, Literal, NamedTuple, TypedDict, get_args, get_type_hints
 
 from ..config.fields import unknown_name
@@ -12,6 +13,7 @@ from ..durations import DELAY_RULE, DURATION_RULE, is_delay, is_duration
 from ..errors import ConfigurationError
 from .annotations import Missing
 from .policies import Limit, Rate, Unique
+from .schedule import SCHEDULING, CatchUp, Cron, Every
 
 RetryStrategy = Literal["exponential", "fixed"]
 Exceptions = type[BaseException] | tuple[type[BaseException], ...]
@@ -41,6 +43,12 @@ class TaskConfig(TypedDict, total=False):
         rate: A `Rate`: how fast they may start.
         priority: -100 to 100; a waiting call of a higher one is run before all of a lower one in
             its queue. 0.
+        cron: Call it without arguments at the matches of this cron expression.
+        timezone: Whose clocks `cron` means; by default `"UTC"`.
+        every: Call it without arguments at the multiples of this interval.
+        catch_up: Which ticks are made up for that no worker was there for: the `"last"`, which is
+            the default, `"all"` or `"none"`.
+        schedule: Several schedules, with arguments: `Cron` and `Every`.
     """
 
     name: str
@@ -60,6 +68,11 @@ class TaskConfig(TypedDict, total=False):
     limit: Limit | None
     rate: Rate | None
     priority: int
+    cron: str
+    timezone: str
+    every: timedelta
+    catch_up: CatchUp
+    schedule: Sequence[Cron | Every]
 
 
 class _Rule(NamedTuple):
@@ -135,6 +148,9 @@ _RULES: dict[str, _Rule] = {
     for name, hint in get_type_hints(TaskOptions, include_extras=True).items()
 }
 
+#: What a task may be given: when it is called is no option of its calls.
+_KNOWN = (*_RULES, *SCHEDULING)
+
 
 def check_task_options(options: Mapping[str, Any], where: str) -> None:
     """Refuse task options that do not exist or cannot work.
@@ -144,7 +160,7 @@ def check_task_options(options: Mapping[str, Any], where: str) -> None:
     """
     for name, value in options.items():
         if name not in _RULES:
-            raise ConfigurationError(f"{where}: {unknown_name(name, _RULES, 'task option')}")
+            raise ConfigurationError(f"{where}: {unknown_name(name, _KNOWN, 'task option')}")
         holds, words = _RULES[name]
         if not holds(value):
             raise ConfigurationError(f"{where}: {name} must be {words}, not {value!r:.200}")

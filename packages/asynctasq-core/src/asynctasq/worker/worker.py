@@ -23,7 +23,7 @@ from ..app import current
 from ..brokers import Backoff, Consumer, ConsumerOptions, Delivery, WorkerInfo
 from ..errors import BrokerUnavailable
 from ..events import WorkerStarted, WorkerStopped, flush, tell, wanted
-from ..services.offered import services_of
+from ..services.offered import check_schedules, services_of
 from ..services.running import run_services
 from ..tasks.task import check_annotations, registry
 from ..wire.message import new_id
@@ -146,8 +146,8 @@ class Worker:
         the worker's, so that it knows what its tasks still do in threads.
 
         Raises:
-            ConfigurationError: An annotation of a task cannot be told, or no adapter can run an
-                atomic task.
+            ConfigurationError: An annotation of a task cannot be told, no adapter can run an
+                atomic task, or a schedule cannot be honoured.
             BrokerError: The broker refuses at the start, and would again. Later refusals are waited
                 for too, as somebody may be changing a password.
             RuntimeError: It has run already.
@@ -157,6 +157,7 @@ class Worker:
         self._has_run = True
         check_annotations(registry.values())
         check_atomic_tasks(self._app, registry.values())
+        check_schedules(self._app)
         self._loop = asyncio.get_running_loop()
         life = asyncio.create_task(self._live())
         cancelled: asyncio.CancelledError | None = None
