@@ -31,7 +31,7 @@ from ..errors import InvalidMessage, TaskTimeout
 from ..tasks import runtime
 from ..tasks.annotations import Annotations, Declared
 from ..tasks.current import current_message, current_run
-from ..wire.decoding import collect_references, decode_arguments, holds_references
+from ..wire.decoding import decode_arguments, holds_references, read_arguments
 from ..wire.message import Message, new_id
 from ..wire.reference import Ref
 from . import outcomes
@@ -61,7 +61,8 @@ def wanted_by(job: Job) -> Wanted | None:
     if not holds_references(payload):
         return None
     annotations, rule, wanted = job.task.annotations, job.options.on_missing, Wanted()
-    named = [(annotations.parameter(a), refs) for a, refs in collect_references(payload)]
+    job.arguments = read_arguments(payload)
+    named = [(annotations.parameter(a), refs) for a, refs in job.arguments.references]
     try:
         _choose(annotations, named)
     except Exception as e:  # noqa: BLE001 - finding a class may import the application's code
@@ -179,8 +180,11 @@ class Runner:
 
     def _call(self, job: Job, instances: Sequence[object]) -> Awaitable[Any]:
         """Decode the arguments and start the task; one coroutine less than if this were one."""
-        task = job.task
-        args, kwargs = decode_arguments(job.message.payload, task.annotations.types, instances)
+        task, known = job.task, job.task.annotations.types
+        if job.arguments is not None:
+            args, kwargs = job.arguments.with_instances(known, instances)
+        else:
+            args, kwargs = decode_arguments(job.message.payload, known)
         try:
             task.check_arguments(args, kwargs)
         except TypeError as e:
