@@ -120,6 +120,8 @@ class Fetched:
 
     def of(self, adapter: Adapter) -> list[object]:
         """The instances that are this adapter's, without lazy and missing ones."""
+        if adapter not in self.owners:
+            return []
         rows = zip(self.rows, self.owners, strict=True)
         return [r for r, owner in rows if owner is adapter and r is not None and r is not GONE]
 
