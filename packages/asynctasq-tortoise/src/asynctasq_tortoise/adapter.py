@@ -10,10 +10,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import wrapt
 from asynctasq import DeferredSend, Finding, Ref, hookimpl
+
+if TYPE_CHECKING:
+    from .lifecycle import TaskScope
 
 
 @wrapt.when_imported("tortoise")
@@ -80,11 +84,15 @@ async def worker_stopped() -> None:
 @hookimpl
 def task_scope() -> AbstractAsyncContextManager[object] | None:
     """Ends the transaction of locked rows, and closes what the task itself initialised."""
-    if "tortoise" not in sys.modules:
-        return None
-    from . import lifecycle
+    return _scope_class()() if "tortoise" in sys.modules else None
 
-    return lifecycle.task_scope()
+
+@cache
+def _scope_class() -> type[TaskScope]:
+    """Found once, and not imported for each run."""
+    from .lifecycle import TaskScope
+
+    return TaskScope
 
 
 @hookimpl

@@ -120,6 +120,8 @@ class Fetched:
 
     def of(self, adapter: Adapter) -> list[object]:
         """The instances that are this adapter's, without lazy and missing ones."""
+        if adapter not in self.owners:
+            return []
         rows = zip(self.rows, self.owners, strict=True)
         return [r for r, owner in rows if owner is adapter and r is not None and r is not GONE]
 
@@ -200,9 +202,11 @@ def grouped(
         rows = [(j, r) for j, r in enumerate(wanted.rows) if r.in_task_scope == in_task_scope]
         try:
             for j, ref in rows:
-                adapter = found[i].owners[j] = adapters.owner_of_reference(ref)
                 options = ref.options and _known_value(ref.options, values)
-                group = groups.setdefault((ref.orm, ref.model, ref.db, options), Group(adapter))
+                key = (ref.orm, ref.model, ref.db, options)
+                if (group := groups.get(key)) is None:
+                    group = groups[key] = Group(adapters.owner_of_reference(ref))
+                found[i].owners[j] = group.adapter
                 group.refs.append(ref)
                 group.targets.append((i, j))
         except Exception as e:  # noqa: BLE001 - importing a model's module runs the application's code

@@ -103,6 +103,11 @@ def _direct(hook: str, implementation: pluggy.HookImpl) -> Callable[..., Any]:
     places = [all_names.index(name) for name in implementation.argnames]
     if places == list(range(len(all_names))):
         return function
+    if not places:
+        return lambda *_: function()
+    if len(places) == 1:
+        (only,) = places
+        return lambda *args: function(args[only])
     return lambda *args: function(*[args[i] for i in places])
 
 

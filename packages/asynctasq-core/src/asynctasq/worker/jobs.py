@@ -16,6 +16,7 @@ from ..errors import ConfigurationError, InvalidMessage, MessageError, UnknownTa
 from ..tasks.current import Run
 from ..tasks.options import TaskOptions, check_task_options
 from ..tasks.task import Task, registry
+from ..wire.decoding import Arguments
 from ..wire.message import Message
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class Job(Run):
     Attributes:
         deadline: When its `timeout` is over, by the clock of the event loop.
         slot_since: When it got its slot, by `perf_counter`.
+        arguments: Its arguments, where they hold references.
         instance: The instance of a class-based task, once its `__init__` has run.
         has_begun: Whether the task's own code runs, or has: what it raises is its own.
         atomic: The run of an atomic task, once its transaction has begun.
@@ -46,6 +48,7 @@ class Job(Run):
     options: TaskOptions
     deadline: float | None = None
     slot_since: float = 0.0
+    arguments: Arguments | None = None
     instance: Any = None
     has_begun: bool = False
     atomic: AtomicRun | None = None
