@@ -128,8 +128,7 @@ class Adapters:
     def __init__(self, plugins: Mapping[str, object] | None = None) -> None:
         self.reports: list[PluginReport] = []
         self.loaded: dict[str, Adapter] = {}
-        self._owners: dict[type, Adapter | None] = {}
-        self._owners_of_classes: dict[int, tuple[type, Adapter | None]] = {}
+        self._owners: dict[int, tuple[type, Adapter | None]] = {}
         self._plain: dict[type, Callable[[Any], object] | None] = {}
         if plugins is None:
             found, chosen = _entry_points(), _chosen()
@@ -165,7 +164,6 @@ class Adapters:
         relay.check_pending()
         self.loaded[name] = Adapter(name, plugin, relay)
         self._owners.clear()
-        self._owners_of_classes.clear()
         self._plain.clear()
 
     def owner_of(self, obj: object) -> Adapter | None:
@@ -175,11 +173,11 @@ class Adapters:
             PluginError: Two adapters claim the type.
         """
         cls = type(obj)
-        try:
-            return self._owners[cls]
-        except KeyError:
-            owner = self._owners[cls] = self._ask(obj)
-            return owner
+        if (known := self._owners.get(id(cls))) is not None:
+            return known[1]
+        owner = self._ask(obj)
+        self._owners[id(cls)] = (cls, owner)
+        return owner
 
     def _ask(self, obj: object) -> Adapter | None:
         owners = [a for a in self.loaded.values() if a.is_model is not None and a.is_model(obj)]
@@ -222,7 +220,7 @@ class Adapters:
         A message may name any class. None of its code is run, nor its metaclass's, which may say
         how classes are compared and hashed: so they are told apart by identity.
         """
-        if (known := self._owners_of_classes.get(id(cls))) is not None:
+        if (known := self._owners.get(id(cls))) is not None:
             return known[1]
         try:
             # `is_model` depends on the type alone, so a bare object stands for the class.
@@ -230,7 +228,7 @@ class Adapters:
         except TypeError:
             return None
         owner = self._ask(bare)
-        self._owners_of_classes[id(cls)] = (cls, owner)
+        self._owners[id(cls)] = (cls, owner)
         if any("__del__" in _DICT_OF_CLASS(base) for base in _BASES_OF_CLASS(cls)):
             _never_deleted.append(bare)
         return owner
