@@ -5,7 +5,7 @@ from typing import Any
 from .adapters.hookspecs import DeferredSend, hookimpl, hookspec
 from .adapters.statements import Database, Run, Statement
 from .app import dispatch_many, dispatch_many_sync, init, load_config
-from .brokers import Finding
+from .brokers import Finding, QueueStats
 from .brokers.redis.config import RedisConfig
 from .brokers.sqlite.config import SQLiteConfig
 from .config import Config
@@ -81,6 +81,7 @@ __all__ = [
     "OnMissing",
     "PayloadTooLarge",
     "PluginError",
+    "QueueStats",
     "RedisConfig",
     "Ref",
     "ReferenceGone",

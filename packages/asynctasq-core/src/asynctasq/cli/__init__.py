@@ -20,6 +20,7 @@ FAILED = 1
 _COMMANDS = {
     "worker": "worker",
     "status": "status",
+    "health": "health",
     "dead": "dead",
     "plugins": "plugins",
     "doctor": "doctor",

@@ -45,20 +45,29 @@ def prepare(call: Call[Any], config: Config, adapters: Adapters) -> Prepared:
         )
     except SerializationError as e:
         raise _with_adapters_that_failed(e, adapters) from e.__cause__
-    message = Message(
-        new_id(), task.name, encoded.payload, time(), 1, call.overrides or {}, call.headers or {}
-    )
+    queue = call.queue or options.queue
+    message = Message(new_id(), task.name, encoded.payload, time(), 1, call.overrides or {})
+    message.headers = call.headers or {}
+    if adapters.header_hooks:
+        message.headers = _with_headers(message, queue, adapters)
     body = message.encode(config.signing_key)
     if len(body) > config.max_payload_bytes:
         raise PayloadTooLarge(
             f"call of {task.name}: {len(body)} bytes encoded, more than max_payload_bytes "
             f"({config.max_payload_bytes}); put large data where the task can fetch it"
         )
-    outgoing = Outgoing(call.queue or options.queue, message.id, body, call.due)
+    outgoing = Outgoing(queue, message.id, body, call.due)
     prepared = Prepared(outgoing, options.result_ttl)
     if call.wait_for is not False and (call.wait_for is not None or encoded.models):
         prepared.defer = what_to_wait_for(call.wait_for, encoded.models, adapters)
     return prepared
+
+
+def _with_headers(message: Message, queue: str, adapters: Adapters) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for hook in adapters.header_hooks:
+        headers |= hook(message.task, queue, message.id) or {}
+    return headers | dict(message.headers)
 
 
 def _with_adapters_that_failed(error: SerializationError, adapters: Adapters) -> SerializationError:
