@@ -6,7 +6,7 @@ from .adapters.hookspecs import DeferredSend, hookimpl, hookspec
 from .adapters.shielding import uninterrupted
 from .adapters.statements import Database, Run, Statement, Transaction
 from .app import dispatch_many, dispatch_many_sync, init, load_config
-from .brokers import Finding
+from .brokers import Finding, QueueStats
 from .brokers.redis.config import RedisConfig
 from .brokers.sqlite.config import SQLiteConfig
 from .config import Config
@@ -99,6 +99,7 @@ __all__ = [
     "OnMissing",
     "PayloadTooLarge",
     "PluginError",
+    "QueueStats",
     "Rate",
     "RedisConfig",
     "Ref",

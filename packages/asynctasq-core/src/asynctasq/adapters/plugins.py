@@ -61,6 +61,8 @@ class Adapter:
     thread_scope: Callable[[object, Sequence[object]], AbstractContextManager[object] | None] | None
     run_ended: Callable[[object, str, object, BaseException | None], Awaitable[None] | None] | None
     on_event: Callable[[Event], object] | None
+    metrics_page: Callable[[bool], hookspecs.MetricsPage] | None
+    message_headers: Callable[[str, str, str], Mapping[str, str] | None] | None
     is_pending_write: Callable[[object], bool] | None
     after_commit: Callable[[object, object], None] | None
     owns_transaction: Callable[[object], bool | None] | None
@@ -128,6 +130,7 @@ class Adapters:
     def __init__(self, plugins: Mapping[str, object] | None = None) -> None:
         self.reports: list[PluginReport] = []
         self.loaded: dict[str, Adapter] = {}
+        self.header_hooks: list[Callable[[str, str, str], Mapping[str, str] | None]] = []
         self._owners: dict[int, tuple[type, Adapter | None]] = {}
         self._plain: dict[type, Callable[[Any], object] | None] = {}
         if plugins is None:
@@ -162,7 +165,9 @@ class Adapters:
         relay.add_hookspecs(hookspecs)
         relay.register(plugin, name=name)
         relay.check_pending()
-        self.loaded[name] = Adapter(name, plugin, relay)
+        adapter = self.loaded[name] = Adapter(name, plugin, relay)
+        if adapter.message_headers is not None:
+            self.header_hooks.append(adapter.message_headers)
         self._owners.clear()
         self._plain.clear()
 

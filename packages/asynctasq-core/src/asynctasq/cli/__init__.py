@@ -20,6 +20,7 @@ FAILED = 1
 _COMMANDS = {
     "worker": "worker",
     "status": "status",
+    "health": "health",
     "dead": "dead",
     "schedule": "schedule",
     "plugins": "plugins",

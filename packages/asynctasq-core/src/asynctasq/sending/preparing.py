@@ -49,9 +49,11 @@ def prepare(call: Call[Any], config: Config, adapters: Adapters) -> Prepared:
         )
     except SerializationError as e:
         raise _with_adapters_that_failed(e, adapters) from e.__cause__
-    message = Message(
-        new_id(), task.name, encoded.payload, time(), 1, call.overrides or {}, call.headers or {}
-    )
+    queue = call.queue or options.queue
+    message = Message(new_id(), task.name, encoded.payload, time(), 1, call.overrides or {})
+    message.headers = call.headers or {}
+    if adapters.header_hooks:
+        message.headers = _with_headers(message, queue, adapters)
     body = message.encode(config.signing_key)
     if len(body) > config.max_payload_bytes:
         raise PayloadTooLarge(
@@ -59,7 +61,7 @@ def prepare(call: Call[Any], config: Config, adapters: Adapters) -> Prepared:
             f"({config.max_payload_bytes}); put large data where the task can fetch it"
         )
     priority = options.priority if call.priority_given is None else call.priority_given
-    outgoing = Outgoing(call.queue or options.queue, message.id, body, call.due, priority)
+    outgoing = Outgoing(queue, message.id, body, call.due, priority)
     if options.limit or options.rate or options.unique or call.unique_given:
         outgoing.policy = policy_of(call, options, adapters)
     prepared = Prepared(outgoing, options)
@@ -95,6 +97,13 @@ def prepare_template(call: Call[Any], config: Config, adapters: Adapters) -> Tem
         sent.priority,
         sent.policy,
     )
+
+
+def _with_headers(message: Message, queue: str, adapters: Adapters) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for hook in adapters.header_hooks:
+        headers |= hook(message.task, queue, message.id) or {}
+    return headers | dict(message.headers)
 
 
 def _with_adapters_that_failed(error: SerializationError, adapters: Adapters) -> SerializationError:

@@ -63,6 +63,7 @@ class Message:
         options: Task options that this call overrides.
         headers: For tracing; text to text.
         postponed: How often a run was put off because a database could not answer.
+        queue: Where it was taken from; empty where it was not. Not on the wire.
     """
 
     id: str
@@ -73,6 +74,7 @@ class Message:
     options: Mapping[str, Any] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     postponed: int = 0
+    queue: str = ""
 
     def encode(self, keys: Sequence[bytes] = ()) -> bytes:
         """The bytes for a queue, signed by the first key if there is one."""

@@ -68,6 +68,7 @@ def recognise(delivery: Delivery, config: Config) -> Job:
     message = Message.decode(delivery.body, config.signing_key, config.max_payload_bytes)
     if message.id != delivery.id:
         raise InvalidMessage(f"the message says that its id is {message.id[:64]!r}")
+    message.queue = delivery.queue
     task = registry.get(message.task)
     if task is None:
         raise UnknownTask(

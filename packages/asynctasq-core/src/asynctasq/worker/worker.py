@@ -121,6 +121,16 @@ class Worker:
         """How many tasks are running."""
         return len(self._slots) if self._slots is not None else 0
 
+    @property
+    def renewed_at(self) -> float | None:
+        """When leases were last renewed, by `time.monotonic`; `None` before it has started."""
+        return self._keeper.renewed_at if self._slots is not None else None
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it takes nothing more."""
+        return self._stop.is_set()
+
     def stop(self) -> None:
         """Take nothing more and end once running tasks have; called again, do not wait for them.
 
@@ -180,7 +190,9 @@ class Worker:
         if not await self._connect():
             return
         self._settler = Settler(self._consumer, partial(instead_of_refused, self._app))
-        self._slots = slots = self._furnish()
+        slots = self._furnish()
+        self._keeper = self._lease_keeper(slots)
+        self._slots = slots
         watch = LoopWatch(slots.fields_of, self._note_blocked)
         services = asyncio.create_task(
             run_services(self._app.open_broker(), self.id, services_of(self._app))
@@ -245,7 +257,6 @@ class Worker:
             self.concurrency,
             burst=self.burst,
         )
-        self._keeper = self._lease_keeper(slots)
         return slots
 
     def _new_processes(self) -> ProcessTasks:
