@@ -44,6 +44,13 @@ local function lines_of(stream, ids, delayed, bodies)
   }
 end
 
+-- Whether the further keys hold what they should.
+local function lines_are_sound(lines)
+  return is_of_type({'XLEN', lines.admitted}) and is_of_type({'ZCARD', lines.judging})
+    and is_of_type({'ZCARD', lines.timers}) and is_of_type({'HGET', lines.rates, ''})
+    and is_of_type({'HGET', lines.unique, ''})
+end
+
 -- What a message asks for, by its extra; nothing where that is damaged.
 local function asked(extra)
   local text = string.sub(extra, 6)

@@ -8,6 +8,9 @@
 local stream, ids, delayed, bodies = unpack(KEYS, 1, 4)
 local lines, now = lines_of(stream, ids, delayed, bodies), now_ms()
 local after_ms, after_number = now - 1, 999999
+if not (is_sound(stream, ids, delayed, bodies) and lines_are_sound(lines)) then
+  return redis.error_reply('WRONGTYPE a key of the queue holds another type')
+end
 
 local function add_plain(id, body, due)
   local place

@@ -18,7 +18,7 @@ local entries = {}
 for i = 5, #ARGV, WIDTH do
   entries[#entries + 1] = ARGV[i + 1]
 end
-if not (is_sound(stream, ids, delayed, bodies) and is_of_type({'ZCARD', dead})
+if not (is_sound(stream, ids, delayed, bodies) and lines_are_sound(lines) and is_of_type({'ZCARD', dead})
     and is_of_type({'HGET', letters, ''})) then
   return entries
 end

@@ -26,16 +26,19 @@ local MOST_JUDGED = 500
 local consumer, room = ARGV[1], math.min(tonumber(ARGV[2]), 250)
 local own_lease = math.min(tonumber(string.match(ARGV[1], '~(%d+)$')), LONGEST_LEASE_MS)
 
--- Make what is due ready; whether more is, and whether any message of the queue asks for something. Removing comes first: with memory exhausted Redis refuses
--- the first write of a script if it can grow memory, and a queue that cannot be emptied would keep
--- memory exhausted.
+-- Make what is due ready; returns whether more is, whether messages of the queue ask for something, and
+-- their lines, or nil while keys of these hold another type: they wait for that to be mended. Removing
+-- comes first: with memory exhausted Redis refuses the first write of a script if it can grow memory,
+-- and a queue that cannot be emptied would keep memory exhausted.
 local function promote(now, stream, ids, delayed, bodies)
   local found = redis.call('ZRANGEBYSCORE', delayed, '-inf', now, 'LIMIT', 0, MOST_DUE)
   local due, are_asking, lines = {}, false, nil
   for _, member in ipairs(found) do
-    if member == MARKED then
-      are_asking = true
-    else
+    if is_marked(member) and not are_asking then
+      are_asking, lines = true, lines_of(stream, ids, delayed, bodies)
+      lines = lines_are_sound(lines) and lines or nil
+    end
+    if member ~= MARKED and (lines or not is_marked(member)) then
       due[#due + 1] = member
     end
   end
@@ -52,7 +55,6 @@ local function promote(now, stream, ids, delayed, bodies)
           extra, body = from_record(body)
         end
         if is_asking(extra) then
-          are_asking, lines = true, lines or lines_of(stream, ids, delayed, bodies)
           local ask = asked(extra)
           enter(lines, id_of(member), ask, extra, body, new_order(lines, ask, 1, now, 0))
         else
@@ -66,7 +68,7 @@ local function promote(now, stream, ids, delayed, bodies)
     end
     return bytes
   end)
-  return moved < #due or #found == MOST_DUE, are_asking
+  return moved < #due or #found == MOST_DUE, are_asking, lines
 end
 
 -- Entries that were given back, oldest first. Creates a missing group.
@@ -274,10 +276,11 @@ end
 -- Lease what the queue has in the order of priorities and then of arrival, of which that of the
 -- stream's entries is told by their ids.
 local function lease_asking(index, lines, stream, look)
+  -- A write that removes nothing comes first, as above.
+  redis.call('XDEL', stream, '0-1')
   take_back(lines)
   drop_wake_up(lines)
   pass_time(lines, now)
-  local most = room
   admit_some(index, lines, {'0-0'})
   local claimed, counts, more = claim(now, stream, look, room)
   reply_with(index, claimed, counts, {}, 0)
@@ -305,12 +308,15 @@ end
 
 local function look_after(index, stream, ids, delayed, bodies, look)
   local nearest = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2]
-  local are_asking, more = false, false
+  local are_asking, more, lines = false, false, nil
   if nearest and tonumber(nearest) <= now then
-    more, are_asking = promote(now, stream, ids, delayed, bodies)
+    more, are_asking, lines = promote(now, stream, ids, delayed, bodies)
   end
-  if are_asking then
-    more = lease_asking(index, lines_of(stream, ids, delayed, bodies), stream, look) or more
+  if are_asking and not lines then
+    spoilt[#spoilt + 1] = index
+    return
+  elseif are_asking then
+    more = lease_asking(index, lines, stream, look) or more
   else
     local claimed, counts, more_unowned = claim(now, stream, look, room)
     more = more or more_unowned
