@@ -230,7 +230,7 @@ async def test_a_run_that_fails_leaves_nothing(app: App, way: str) -> None:
             raise LookupError("no")
         if way == "timeout":
             await asyncio.Event().wait()
-        await tortoise.connections.get("default").commit()  # type: ignore[attr-defined]
+        await tortoise.connections.get("default").commit()
 
     await add(await new_user()).dispatch()
     await work(app)
