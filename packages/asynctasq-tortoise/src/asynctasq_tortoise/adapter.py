@@ -8,13 +8,13 @@ application imports Tortoise.
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import wrapt
-from asynctasq import DeferredSend, Finding, Ref, hookimpl
+from asynctasq import Database, DeferredSend, Finding, Ref, Run, Transaction, hookimpl
 
 if TYPE_CHECKING:
     from .lifecycle import TaskScope
@@ -129,6 +129,34 @@ def open_transaction() -> object | None:
     from . import commits
 
     return commits.open_transaction()
+
+
+@hookimpl
+def databases() -> Iterable[Database]:
+    """The connections of Tortoise's configuration."""
+    if "tortoise" not in sys.modules:
+        return ()
+    from . import outbox
+
+    return outbox.databases()
+
+
+@hookimpl
+def own_transaction(database: Database) -> AbstractAsyncContextManager[Run]:
+    """A block of `in_transaction` that is in no other."""
+    from . import outbox
+
+    return outbox.own_transaction(database)
+
+
+@hookimpl
+def atomic_transaction(
+    target: object, refs: Sequence[Ref]
+) -> AbstractAsyncContextManager[Transaction]:
+    """A block of `in_transaction` round the task."""
+    from . import atomic
+
+    return atomic.atomic_transaction(target, refs)
 
 
 @hookimpl

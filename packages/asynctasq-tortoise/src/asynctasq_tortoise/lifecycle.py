@@ -167,6 +167,12 @@ async def close() -> None:
     _process.context = None
 
 
+async def close_unless_working() -> None:
+    """Close what a command has initialised, on the event loop that used it."""
+    if not _process.is_worker:
+        await close()
+
+
 class TaskScope:
     """Round one run of a task; costs next to nothing until there is something to close."""
 

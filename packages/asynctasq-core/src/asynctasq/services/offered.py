@@ -14,6 +14,7 @@ from ..sending.scheduled import Definition, Scheduled
 from ..sending.schedules import Schedules
 from ..tasks.schedule import Declared
 from ..tasks.task import Task, registry
+from .backlog import has_atomic_tasks
 from .forgetting import Forgetting
 from .relay import Relay
 from .running import Service
@@ -25,11 +26,10 @@ _STARTED_MS = int(time() * 1000)
 def services_of(app: App) -> Sequence[Service]:
     """What the workers of this application do for all, for the running event loop."""
     services: list[Service] = []
-    defaults = app.config.task_defaults
-    has_atomic_tasks = any(task.options(defaults).atomic for task in registry.values())
-    if app.config.outbox or has_atomic_tasks:
+    is_atomic = has_atomic_tasks(app)
+    if app.config.outbox or is_atomic:
         services.append(Relay(app.outbox, app.open_broker(), app.config.signing_key))
-    if has_atomic_tasks:
+    if is_atomic:
         services.append(Forgetting(app.outbox, app.config.done_ttl))
     return [*services, *_of_schedules(app)]
 
