@@ -75,6 +75,8 @@ class Config:
             one that only ran beside a deadly message may be given up with it.
         model_modules: Packages besides the worker's own from which models may be imported.
         imports: Modules that a worker loads besides those on its command line.
+        gc_tuning: Whether a worker's process leaves what was loaded before its first task out of
+            garbage collections, and collects less often.
         adapter_options: Options claimed by adapters, by name.
     """
 
@@ -88,6 +90,7 @@ class Config:
     max_deliveries: int = 5
     model_modules: tuple[str, ...] = ()
     imports: tuple[str, ...] = ()
+    gc_tuning: bool = True
     adapter_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
