@@ -158,7 +158,8 @@ class Runner:
     ) -> Any:
         if wanted is None or fetched is None:
             return await self._call(job, ())
-        await self._fetch_in_scope(wanted, fetched)
+        if wanted.in_task_scope:
+            await self._fetch_in_scope(wanted, fetched)
         instances = wanted.instances(fetched.rows)
         if not fetched.is_lazy:
             return await self._call(job, instances, fetched)
@@ -171,8 +172,6 @@ class Runner:
         return await drive(call())
 
     async def _fetch_in_scope(self, wanted: Wanted, fetched: Fetched) -> None:
-        if not any(ref.in_task_scope for ref in wanted.rows):
-            return
         inside = await fetch_in_scope(self.app.adapters, wanted)
         if inside.error is not None:
             raise inside.error
