@@ -30,6 +30,7 @@ class TaskConfig(TypedDict, total=False):
         retry_strategy: `"exponential"` (doubling, at most a day) or `"fixed"`.
         retry_jitter: Whether a random part of up to half the delay is added to it.
         retry_on: Exception classes that are retried; all others go to the dead letters at once.
+        max_snoozes: How often the task may put a call off by `Snooze`; `None` for no limit.
         timeout: Seconds that one run may take; `None` for no limit.
         process: Run a `def` task in a process of its own pool.
         on_missing: What happens when a row is gone: `"fail"`, `"skip"` or `"none"`.
@@ -58,6 +59,7 @@ class TaskConfig(TypedDict, total=False):
     retry_strategy: RetryStrategy
     retry_jitter: bool
     retry_on: Exceptions | None
+    max_snoozes: int | None
     timeout: float | None
     process: bool
     on_missing: Missing
@@ -106,6 +108,7 @@ _COUNT = _Rule(
     lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= 1,
     "a whole number of at least 1",
 )
+_MOST = _Rule(lambda v: v is None or _COUNT.holds(v), f"{_COUNT.words}, or None")
 _DELAY = _Rule(is_delay, DELAY_RULE)
 _DURATION = _Rule(is_duration, DURATION_RULE)
 _EXCEPTIONS = _Rule(_are_exceptions, "an exception class or a tuple of them")
@@ -131,6 +134,7 @@ class TaskOptions:
     retry_strategy: Annotated[RetryStrategy, _one_of(RetryStrategy)] = "exponential"
     retry_jitter: Annotated[bool, _BOOL] = True
     retry_on: Annotated[Exceptions | None, _EXCEPTIONS] = None
+    max_snoozes: Annotated[int | None, _MOST] = None
     timeout: Annotated[float | None, _DURATION] = None
     process: Annotated[bool, _BOOL] = False
     on_missing: Annotated[Missing, _one_of(Missing)] = "fail"

@@ -236,10 +236,12 @@ class Runner:
             known = await verdict_if_done(self.app, job, error)
             if known is not None:
                 return known
-        may_retry = True
-        if job.instance is not None and outcomes.will_retry(job, error):
-            may_retry = await self._ask(job, "should_retry", error, default=True)
-        verdict = outcomes.failed(self.app, job, error, may_retry=may_retry)
+        verdict = outcomes.postponed(self.app, job, error)
+        if verdict is None:
+            may_retry = True
+            if job.instance is not None and outcomes.will_retry(job, error):
+                may_retry = await self._ask(job, "should_retry", error, default=True)
+            verdict = outcomes.ended(self.app, job, error, may_retry=may_retry)
         if job.instance is not None and verdict.word == "dead":
             await self._ask(job, "failed", error, default=None)
         return verdict

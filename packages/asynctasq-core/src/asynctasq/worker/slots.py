@@ -258,7 +258,7 @@ class Slots:
             tell_ended(verdict, job, self._app.config)
         if logger.isEnabledFor(verdict.level):
             fields = verdict.fields(job, seconds or 0.0)
-            error = verdict.exception
+            error = None if verdict.is_expected else verdict.exception
             logger.log(verdict.level, "task %s", verdict.word, extra=fields, exc_info=error)
 
     # --- ending -------------------------------------------------------------------------
@@ -295,4 +295,4 @@ class Slots:
 
 
 #: After these a message may be run by anyone, at once or later.
-_RUN_AGAIN = frozenset({Action.RETRY, Action.RELEASE})
+_RUN_AGAIN = frozenset({Action.RETRY, Action.RELEASE, Action.POSTPONE})
