@@ -14,10 +14,11 @@ from contextlib import suppress
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from .. import events
 from ..adapters.fetching import Fetched, Wanted
 from ..brokers import Action, Delivery
 from ..errors import MessageError, TaskCrashed, TaskTimeout
+from ..events import RunStarted
+from ..events import wanted as listened_to
 from . import outcomes
 from .execution import Runner, wanted_by
 from .jobs import Job, Key, recognise, task_name
@@ -130,7 +131,7 @@ class Slots:
             job.waiting = self._parents
             if job.options.timeout is not None:
                 job.deadline = self._loop.time() + job.options.timeout
-            if events.RunStarted in events.wanted:
+            if RunStarted in listened_to:
                 tell_started(job)
             if wanted is None:
                 self._start(job)
@@ -254,7 +255,7 @@ class Slots:
         self._ended.set()
         if job is not None and seconds is not None:
             self._ahead.note(perf_counter() - job.slot_since)
-        if events.wanted:
+        if wanted:
             tell_ended(verdict, job, self._app.config)
         if logger.isEnabledFor(verdict.level):
             fields = verdict.fields(job, seconds or 0.0)
