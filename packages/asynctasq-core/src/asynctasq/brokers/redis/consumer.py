@@ -81,9 +81,9 @@ class RedisConsumer:
             while True:
                 found = await self._look(limit)
                 if not found:
+                    self._note_wake_ups()
                     wait = min(deadline, self._sweep_at) - loop.time()
                     found = await self._wait(limit, wait)
-                    self._note_wake_ups()
                 if len(found) > limit:
                     await self._release(found[limit:])
                 if found or loop.time() >= deadline:
@@ -212,6 +212,7 @@ class RedisConsumer:
 
     async def _look(self, limit: int) -> list[Delivery]:
         found, self._arrived = self._arrived, []
+        self._note_wake_ups()
         if asyncio.get_running_loop().time() >= self._sweep_at:
             await self._sweep(limit, found)
         elif len(self._options.queues) > 1:
@@ -219,6 +220,7 @@ class RedisConsumer:
         return found
 
     def _note_wake_ups(self) -> None:
+        """Sweep next if a read has met an entry that only wakes."""
         for lane in self._lanes:
             if lane.is_woken:
                 lane.is_woken = False

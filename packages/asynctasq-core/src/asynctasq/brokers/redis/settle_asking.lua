@@ -34,24 +34,23 @@ local function wait(id, ask, extra, body, delay)
   end
 end
 
-local function apply(action, entry, id, delay, body, info)
-  local fields = (redis.call('XRANGE', lines.admitted, entry, entry)[1] or {})[2] or {'id', id}
+-- What an outcome needs to know of its message: the fields of its entry, in a table by name.
+local function message_of(entry)
+  local fields = (redis.call('XRANGE', lines.admitted, entry, entry)[1] or {})[2] or {}
   local extra = fields[6] or ''
-  local ask = asked(extra)
-  body = body or fields[4] or ''
-  if action == 'release' then
-    give_back(lines, entry, {'id', id, 'body', body, 'extra', extra}, deliveries[entry] - 1)
-    return
-  end
-  redis.call('XACK', lines.admitted, GROUP, entry)
-  redis.call('XDEL', lines.admitted, entry)
-  redis.call('HDEL', ids, id)
+  return {extra = extra, ask = asked(extra), body = fields[4] or ''}
+end
+
+local function apply(action, message, id, count, delay, info)
+  local ask, extra, body = message.ask, message.extra, message.body
   free_place(lines, id, ask)
-  if action == 'retry' then
+  if action == 'release' then
+    local again = to_asking(earlier(extra) + count - 1, is_counted(extra), ask.text)
+    enter(lines, id, ask, again, body, new_order(lines, ask, 0, 0, 0))
+  elseif action == 'retry' then
     wait(id, ask, to_asking(0, false, ask.text), body, delay)
   elseif action == 'postpone' then
-    local count = earlier(extra) + deliveries[entry] - 1
-    wait(id, ask, to_asking(count, false, ask.text), body, delay)
+    wait(id, ask, to_asking(earlier(extra) + count - 1, false, ask.text), body, delay)
   else
     free_key(lines, id, ask)
   end
@@ -62,18 +61,37 @@ local function apply(action, entry, id, delay, body, info)
   end
 end
 
-local lost = {}
+local lost, removed, forgotten, messages = {}, {}, {}, {}
 for i = 5, #ARGV, WIDTH do
   local entry = ARGV[i + 1]
-  if deliveries[entry] then
-    local body = ARGV[i + 4] == '1' and ARGV[i + 5] or nil
-    apply(ARGV[i], entry, ARGV[i + 2], tonumber(ARGV[i + 3]), body, ARGV[i + 6])
+  if deliveries[entry] and not messages[entry] then
+    messages[entry] = message_of(entry)
+    removed[#removed + 1] = entry
+    forgotten[#forgotten + 1] = ARGV[i + 2]
+  elseif not deliveries[entry] then
+    lost[#lost + 1] = entry
+  end
+end
+
+-- Removing comes first, as in settle.lua.
+if #removed > 0 then
+  redis.call('XACK', lines.admitted, GROUP, unpack(removed))
+  redis.call('XDEL', lines.admitted, unpack(removed))
+  redis.call('HDEL', ids, unpack(forgotten))
+end
+
+for i = 5, #ARGV, WIDTH do
+  local entry, id = ARGV[i + 1], ARGV[i + 2]
+  local message = messages[entry]
+  if message then
+    messages[entry] = nil
+    if ARGV[i + 4] == '1' then
+      message.body = ARGV[i + 5]
+    end
+    apply(ARGV[i], message, id, deliveries[entry], tonumber(ARGV[i + 3]), ARGV[i + 6])
     if ARGV[i + 7] ~= '0' then
       keep_result(KEYS[6 + tonumber(ARGV[i + 7])], ARGV[i + 8], ARGV[i + 9])
     end
-    deliveries[entry] = nil
-  else
-    lost[#lost + 1] = entry
   end
 end
 look_again(lines, now)

@@ -227,47 +227,50 @@ end
 
 local judged = 0
 
--- Admit the open message at the head; whether it may pass.
+-- Admit the open message at the head: its entry; nil if it may not pass.
 local function admit(lines, order, id)
   local record = redis.call('HGET', lines.bodies, MARKED .. id)
   judged = judged + 1
   if not record then
     redis.call('ZREM', lines.judging, 'O' .. order .. id)
-    return false
+    return nil
   end
   local extra, body = from_record(record)
   local ask = asked(extra)
   if not may_pass(lines, id, ask, order, is_counted(extra), now) then
-    return false
+    return nil
   end
-  redis.call('HDEL', lines.bodies, MARKED .. id)
   leave(lines, id, ask, 'O', order)
   extra = to_asking(earlier(extra), true, ask.text)
   local entry = redis.call(
     'XADD', lines.admitted, '*', 'id', id, 'body', body, 'extra', extra)
-  redis.call('HSET', lines.ids, id, '*' .. entry)
   if ask.until_started then
     free_key(lines, id, ask)
   end
   budget = budget - #body
-  return true
+  return entry
 end
 
 -- Admit open messages in their order, as long as they go before the entry.
 local function admit_some(index, lines, entry)
-  local admitted = 0
-  while admitted < room and judged < MOST_JUDGED and budget > 0 do
+  local places, records = {}, {}
+  while #records < room and judged < MOST_JUDGED and budget > 0 do
     local member = first_of(lines, 'O')[1]
     local order, id = parts_of(member or '', 'O')
     if not member or not goes_before(order, entry) then
       break
     end
-    if admit(lines, order, id) then
-      admitted = admitted + 1
+    local place = admit(lines, order, id)
+    if place then
+      places[#places + 1] = id
+      places[#places + 1] = '*' .. place
+      records[#records + 1] = MARKED .. id
     end
   end
-  if admitted > 0 then
-    local read = redis.call('XREADGROUP', 'GROUP', GROUP, consumer, 'COUNT', admitted, 'STREAMS',
+  if #records > 0 then
+    redis.call('HDEL', lines.bodies, unpack(records))
+    redis.call('HSET', lines.ids, unpack(places))
+    local read = redis.call('XREADGROUP', 'GROUP', GROUP, consumer, 'COUNT', #records, 'STREAMS',
       lines.admitted, '>')
     reply_with(index, {}, {}, read and read[1][2] or {}, 1)
   end
