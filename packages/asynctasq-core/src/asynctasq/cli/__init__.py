@@ -21,6 +21,7 @@ _COMMANDS = {
     "worker": "worker",
     "status": "status",
     "dead": "dead",
+    "cancel": "cancel",
     "schedule": "schedule",
     "plugins": "plugins",
     "doctor": "doctor",
