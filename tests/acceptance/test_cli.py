@@ -9,6 +9,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from ..redis_servers import free_port
@@ -400,3 +401,35 @@ def test_schedules_are_listed_run_paused_and_resumed(place: Place) -> None:
     finished(place.run("worker", "plan", "--burst"))
     assert len(place.lines("ticks")) > before
     assert "no schedule 'other'" in place.run("schedule", "run", "other").stderr
+
+
+@pytest.mark.parametrize("kind", ["wait", "spin"])
+@one_broker
+def test_cancel_ends_what_runs_and_removes_what_waits(place: Place, kind: str) -> None:
+    place.write(
+        "long.py",
+        JOBS + "import subprocess\n"
+        "@task(process=True)\n"
+        "def spin():\n"
+        "    child = subprocess.Popen(['sleep', '60'])\n"
+        "    open('child', 'w').write(str(child.pid))\n"
+        "    open('begun', 'w').close()\n"
+        "    child.wait()\n",
+    )
+    dispatched = (
+        "import asyncio\nfrom long import *\n"
+        "handle = {}().dispatch_sync()\nprint(handle.id, handle.status_sync())"
+    )
+    running = place.python(dispatched.format(kind)).split()[0]
+    with place.start("worker", "long"):
+        eventually((place.path / "begun").exists)
+        assert "cancelled 1" in finished(place.run("cancel", running))
+        eventually(lambda: place.counts() == {})
+        if kind == "spin":
+            child = int((place.path / "child").read_text())
+            eventually(lambda: not psutil.pid_exists(child))
+    waiting = place.python(dispatched.format("wait")).split()[0]
+    done = place.run("cancel", waiting, running)
+    assert (done.returncode, done.stdout.strip()) == (1, "cancelled 1")
+    assert f"neither waiting nor running: {running}" in done.stderr
+    assert place.counts() == {}

@@ -199,9 +199,9 @@ def run_ended(
 ) -> Awaitable[None] | None:
     """Called on the event loop after each run, outside of its scopes, once its outcome is decided.
 
-    `outcome` is `succeeded`, `skipped` or `dead`, which are final, or `retried`, `postponed` or
-    `released`. `value` is what a task that succeeded has returned, `error` why one is dead. The
-    outcome goes to the broker after this; an error here is logged.
+    `outcome` is `succeeded`, `skipped`, `cancelled` or `dead`, which are final, or `retried`,
+    `postponed` or `released`. `value` is what a task that succeeded has returned, `error` why one
+    is dead. The outcome goes to the broker after this; an error here is logged.
     """
 
 

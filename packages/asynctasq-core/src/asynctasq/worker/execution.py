@@ -21,7 +21,7 @@ from ..adapters.fetching import Fetched, Wanted, fetch_in_scope
 from ..adapters.plugins import Adapter, installed
 from ..app import current
 from ..brokers import Delivery
-from ..errors import InvalidMessage, TaskTimeout
+from ..errors import InvalidMessage, TaskCancelled, TaskTimeout
 from ..tasks import runtime
 from ..tasks.annotations import Annotations, Declared
 from ..tasks.current import caller_waits, current_message, current_run
@@ -29,7 +29,7 @@ from ..wire.decoding import decode_arguments, holds_references, read_arguments
 from ..wire.message import Message, new_id
 from ..wire.reference import Ref
 from . import outcomes
-from .atomic import atomic_run, executed, verdict_if_done
+from .atomic import atomic_run, executed, verdict_if_done, verdict_if_done_anywhere
 from .jobs import Job
 from .outcomes import Verdict
 from .rows import is_being_cancelled
@@ -245,6 +245,15 @@ class Runner:
         if job.instance is not None and verdict.word == "dead":
             await self._ask(job, "failed", error, default=None)
         return verdict
+
+    async def cancelled(self, job: Job) -> Verdict:
+        """End a run whose call was cancelled, unless an atomic task's commit was quicker."""
+        if job.options.atomic and (known := await verdict_if_done_anywhere(self.app, job)):
+            return known
+        if job.instance is not None:
+            error = TaskCancelled(f"{job.task.name} was cancelled while it ran")
+            await self._ask(job, "failed", error, default=None)
+        return outcomes.cancelled(self.app, job)
 
     async def _ask(self, job: Job, hook: str, error: BaseException, default: Any) -> Any:
         """Call a hook of a class-based task; its own failure is logged and changes nothing."""

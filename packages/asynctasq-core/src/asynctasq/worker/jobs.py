@@ -40,6 +40,7 @@ class Job(Run):
         instance: The instance of a class-based task, once its `__init__` has run.
         has_begun: Whether the task's own code runs, or has: what it raises is its own.
         atomic: The run of an atomic task, once its transaction has begun.
+        is_cancelled: Whether somebody cancelled the call while it ran.
     """
 
     message: Message
@@ -52,6 +53,7 @@ class Job(Run):
     instance: Any = None
     has_begun: bool = False
     atomic: AtomicRun | None = None
+    is_cancelled: bool = False
 
     @property
     def key(self) -> Key:

@@ -26,8 +26,9 @@ from ..errors import (
     SerializationError,
     Snooze,
 )
+from ..sending.ending import RECORD_SECONDS
 from ..wire.message import Message
-from ..wire.results import encode_end, encode_error, encode_result
+from ..wire.results import encode_cancelled, encode_end, encode_error, encode_result
 from .jobs import Job, recognise
 from .retry import postponement_delay, retry_delay
 
@@ -46,7 +47,8 @@ class Verdict:
 
     Attributes:
         outcome: For the broker.
-        word: `succeeded`, `skipped`, `retried`, `postponed`, `released` or `dead`.
+        word: `succeeded`, `skipped`, `retried`, `postponed`, `released`, `cancelled` or
+            `dead`.
         error: What went wrong, as text; empty when nothing.
         value: What the task returned, if it succeeded.
         exception: What the run failed with, if it did not succeed.
@@ -90,6 +92,7 @@ _LEVELS = {
     "retried": logging.WARNING,
     "postponed": logging.WARNING,
     "released": logging.INFO,
+    "cancelled": logging.INFO,
     "dead": logging.ERROR,
 }
 
@@ -169,6 +172,15 @@ def skipped(app: App, job: Job, error: BaseException) -> Verdict:
 def released(job: Job) -> Verdict:
     """The verdict on a task that shutdown interrupted: as if it had not been taken."""
     return Verdict(Outcome(job.delivery, Action.RELEASE), "released")
+
+
+def cancelled(app: App, job: Job) -> Verdict:
+    """The verdict on a run that was ended because its call was cancelled."""
+    outcome = Outcome(job.delivery)
+    outcome.result = encode_cancelled(app.config.signing_key, job.message.id)
+    options = job.options
+    outcome.result_ttl = options.result_ttl or options.status_ttl or RECORD_SECONDS
+    return Verdict(outcome, "cancelled")
 
 
 def will_retry(job: Job, error: BaseException) -> bool:

@@ -87,6 +87,10 @@ class Slots:
                 return {"task": job.message.task, "id": job.message.id}
         return {}
 
+    def keys(self) -> frozenset[Key]:
+        """What runs."""
+        return frozenset(self._running)
+
     # --- waiting ------------------------------------------------------------------------
 
     def watch(self) -> None:
@@ -207,7 +211,9 @@ class Slots:
         except Exception as e:
             logger.exception("running a task failed outside of it", extra={"id": job.message.id})
             verdict = outcomes.failed(self._app, job, e)
-        if job.threads and verdict.outcome.action in _RUN_AGAIN:
+        if job.is_cancelled and verdict.outcome.action is not Action.DONE:
+            verdict = await self._ended_by_call(job)
+        if job.threads and (verdict.outcome.action in _RUN_AGAIN or job.is_cancelled):
             await outlast(job)
         await self._conclude(job, verdict, perf_counter() - started)
 
@@ -237,9 +243,15 @@ class Slots:
             # Whoever cancels all tasks of an event loop also cancels the worker, in any order.
             with suppress(asyncio.CancelledError):
                 await asyncio.sleep(0)
-        if self._is_stopping():
+        if self._is_stopping() or job.is_cancelled:
             return outcomes.released(job)
         return outcomes.failed(self._app, job, error)
+
+    async def _ended_by_call(self, job: Job) -> Verdict:
+        try:
+            return await self._runner.cancelled(job)
+        except asyncio.CancelledError:  # the worker's shutdown, while a hook of the task ran
+            return outcomes.cancelled(self._app, job)
 
     def _process_tasks(self) -> ProcessTasks:
         if self._processes is None:
@@ -263,6 +275,25 @@ class Slots:
             logger.log(verdict.level, "task %s", verdict.word, extra=fields, exc_info=error)
 
     # --- ending -------------------------------------------------------------------------
+
+    def cancel_call(self, key: Key) -> None:
+        """End a run for good, once: its call was cancelled. What it has done by then stands."""
+        job = self._jobs.get(key)
+        if job is None or job.is_cancelled:
+            return
+        job.is_cancelled = True
+        running = self._running[key]
+        if running is not None:
+            running.add_done_callback(lambda ended: self._note_unbegun(job, ended))
+            running.cancel()
+        elif self._rows.drop(key):
+            verdict = outcomes.cancelled(self._app, job)
+            self._running[key] = self._loop.create_task(self._conclude(job, verdict, None))
+
+    def _note_unbegun(self, job: Job, ended: asyncio.Task[None]) -> None:
+        """A run that was cancelled before its first step has no end of its own."""
+        if self._running.get(job.key) is ended:
+            self._finish(job.key, outcomes.cancelled(self._app, job))
 
     async def cancel(self) -> None:
         """Cancel what runs and release what has ended; what ignores it is still there then."""

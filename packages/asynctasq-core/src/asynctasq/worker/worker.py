@@ -28,6 +28,7 @@ from ..services.running import run_services
 from ..tasks.task import check_annotations, registry
 from ..wire.message import new_id
 from .atomic import check_atomic_tasks
+from .cancelling import end_cancelled
 from .execution import Runner, scoped_adapters
 from .jobs import declared_queues
 from .leases import LeaseKeeper
@@ -198,6 +199,7 @@ class Worker:
             run_services(self._app.open_broker(), self.id, services_of(self._app))
         )
         settling = asyncio.create_task(self._settler.run())
+        cancelling = asyncio.create_task(end_cancelled(self._app.open_broker(), slots))
         try:
             await self._call_adapters("worker_started")
             if WorkerStarted in wanted:
@@ -209,9 +211,9 @@ class Worker:
         finally:
             self._stop.set()
             await self._wind_down(slots)
-            services.cancel()
-            settling.cancel()
-            await asyncio.wait({services, settling})
+            for beside in (services, settling, cancelling):
+                beside.cancel()
+            await asyncio.wait({services, settling, cancelling})
             await self._settle_the_last()
             watch.stop()
             self.left_running = bool(slots)
