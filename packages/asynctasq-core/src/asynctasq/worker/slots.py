@@ -267,7 +267,7 @@ class Slots:
         self._ended.set()
         if job is not None and seconds is not None:
             self._ahead.note(perf_counter() - job.slot_since)
-        if wanted:
+        if listened_to:
             tell_ended(verdict, job, self._app.config)
         if logger.isEnabledFor(verdict.level):
             fields = verdict.fields(job, seconds or 0.0)

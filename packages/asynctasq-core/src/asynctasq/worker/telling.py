@@ -20,7 +20,7 @@ from ..events import (
 from .jobs import Job, task_name
 from .outcomes import Verdict
 
-_Ended = RunSucceeded | RunSkipped | RunFailed | RunPostponed | RunReleased
+_Ended = RunSucceeded | RunSkipped | RunFailed | RunPostponed | RunReleased | RunCancelled
 
 _KINDS: dict[str, type[_Ended]] = {
     "succeeded": RunSucceeded,
