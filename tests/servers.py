@@ -11,14 +11,18 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
+from uuid import uuid4
 
 import psycopg
 import pymysql
 import redis
+from psycopg.sql import SQL, Identifier
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -84,6 +88,22 @@ def _find_postgres() -> _Server:
             return _Server(problem=f"no PostgreSQL at {_POSTGRES_URL}, and none to start: {e}")
         return _start(PostgresProcess(programs, _folder("postgres")))
     return _Server(_POSTGRES_URL)
+
+
+@contextmanager
+def postgres_database(prefix: str) -> Iterator[str]:
+    """The URL of a database on the PostgreSQL server, which is removed in the end."""
+    server, name = postgres_url(), f"{prefix}_{uuid4().hex[:12]}"
+    with psycopg.connect(server, autocommit=True, connect_timeout=3) as connection:
+        connection.execute(SQL("CREATE DATABASE {}").format(Identifier(name)))
+        # Nothing is to survive the machine.
+        off = SQL("ALTER DATABASE {} SET synchronous_commit = off")
+        connection.execute(off.format(Identifier(name)))
+    try:
+        yield urlsplit(server)._replace(path=f"/{name}").geturl()
+    finally:
+        with psycopg.connect(server, autocommit=True, connect_timeout=3) as connection:
+            connection.execute(SQL("DROP DATABASE {} WITH (FORCE)").format(Identifier(name)))
 
 
 def mysql_url() -> str:

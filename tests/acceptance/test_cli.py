@@ -9,6 +9,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from ..redis_servers import free_port
@@ -365,3 +366,70 @@ def install_fake(folder: Path, name: str, version: str, entry_points: str = "") 
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
     (info / "entry_points.txt").write_text(entry_points)
+
+
+SCHEDULED = """
+from datetime import timedelta
+from asynctasq import task
+
+@task(every=timedelta(milliseconds=300), catch_up="all")
+async def tick():
+    with open("ticks", "a") as file:
+        file.write("tick\\n")
+"""
+
+
+@one_broker
+def test_schedules_are_listed_run_paused_and_resumed(place: Place) -> None:
+    place.write("plan.py", SCHEDULED)
+    with place.start("worker", "plan"):
+        eventually(lambda: len(place.lines("ticks")) >= 3)
+        listed = finished(place.run("schedule", "list", "-m", "plan", "--json"))
+        (one,) = json.loads(listed)
+        assert (one["name"], one["timetable"]) == ("plan.tick", "every 0:00:00.300000")
+        assert "in code" in finished(place.run("schedule", "list", "-m", "plan"))
+        ticks = finished(place.run("schedule", "next", "plan.tick", "-n", "3"))
+        assert len(ticks.splitlines()) == 3
+        finished(place.run("schedule", "pause", "plan.tick"))
+        assert "paused" in finished(place.run("schedule", "list"))
+        finished(place.run("schedule", "resume", "plan.tick"))
+        before = len(place.lines("ticks"))
+        eventually(lambda: len(place.lines("ticks")) > before)
+    finished(place.run("schedule", "pause", "plan.tick"))
+    before = len(place.lines("ticks"))
+    assert len(finished(place.run("schedule", "run", "plan.tick")).strip()) == 32
+    finished(place.run("worker", "plan", "--burst"))
+    assert len(place.lines("ticks")) > before
+    assert "no schedule 'other'" in place.run("schedule", "run", "other").stderr
+
+
+@pytest.mark.parametrize("kind", ["wait", "spin"])
+@one_broker
+def test_cancel_ends_what_runs_and_removes_what_waits(place: Place, kind: str) -> None:
+    place.write(
+        "long.py",
+        JOBS + "import subprocess\n"
+        "@task(process=True)\n"
+        "def spin():\n"
+        "    child = subprocess.Popen(['sleep', '60'])\n"
+        "    open('child', 'w').write(str(child.pid))\n"
+        "    open('begun', 'w').close()\n"
+        "    child.wait()\n",
+    )
+    dispatched = (
+        "import asyncio\nfrom long import *\n"
+        "handle = {}().dispatch_sync()\nprint(handle.id, handle.status_sync())"
+    )
+    running = place.python(dispatched.format(kind)).split()[0]
+    with place.start("worker", "long"):
+        eventually((place.path / "begun").exists)
+        assert "cancelled 1" in finished(place.run("cancel", running))
+        eventually(lambda: place.counts() == {})
+        if kind == "spin":
+            child = int((place.path / "child").read_text())
+            eventually(lambda: not psutil.pid_exists(child))
+    waiting = place.python(dispatched.format("wait")).split()[0]
+    done = place.run("cancel", waiting, running)
+    assert (done.returncode, done.stdout.strip()) == (1, "cancelled 1")
+    assert f"neither waiting nor running: {running}" in done.stderr
+    assert place.counts() == {}

@@ -13,7 +13,7 @@ import asynctasq
 import django
 import pytest
 from asgiref.sync import SyncToAsync, async_to_sync, sync_to_async
-from asynctasq import Call, Message, Worker, task
+from asynctasq import Call, Worker, task
 from asynctasq_django import (
     adapter,
     defer,
@@ -531,7 +531,7 @@ def test_a_lane_says_whether_it_is_busy() -> None:
 
 async def test_a_task_that_makes_no_query_pays_for_few_calls() -> None:
     async def run() -> None:
-        scope = adapter.task_scope(Message("id", "task", b"payload", 0.0))
+        scope = adapter.task_scope()
         assert scope is not None
         async with scope:
             pass

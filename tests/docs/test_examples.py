@@ -25,6 +25,7 @@ ELSEWHERE = {
     # The first block only shows how a call looks; the second is the program.
     "README.md": ("tests/acceptance/test_readme.py::test_the_complete_example_runs_as_printed", 2),
     "docs/hooks.md": ("tests/docs/test_hooks_docs.py::folder", 0),
+    "docs/testing.md": ("tests/docs/test_testing_page.py::folder", 0),
     "docs/writing-an-adapter.md": (
         "tests/docs/test_writing_an_adapter.py::test_the_blocks_put_together_are_the_example",
         0,

@@ -6,8 +6,11 @@ import asyncio
 import inspect
 import os
 import re
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -110,6 +113,24 @@ async def saved(toyorm: ModuleType, **values: Any) -> Any:
     user = toyorm.User(**values)
     await user.save()
     return user
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def eventually_got(url: str) -> str:
+    """The page, once it is not empty."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        with suppress(OSError), urllib.request.urlopen(url, timeout=5) as answer:
+            if content := answer.read().decode():
+                return str(content)
+        time.sleep(0.05)
+    raise AssertionError(f"nothing at {url}")
 
 
 async def run_one(function: Callable[..., Any], *args: Any, **options: Any) -> asynctasq.TaskHandle:  # type: ignore[type-arg]
@@ -268,6 +289,40 @@ async def test_hook_on_event(toy: ModuleType) -> None:
     assert events.flush()
     calls = [kind for kind in toy.events if not kind.startswith("Worker")]
     assert calls == ["Dispatched", "RunStarted", "RunSucceeded"] * 2
+
+
+def test_hook_metrics_page(folder: Path) -> None:
+    port = free_port()
+    program = folder / "app_with_metrics.py"
+    program.write_text("import asynctasq\n\n@asynctasq.task\nasync def f(): ...\n")
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "asynctasq", "worker", program.name, "--metrics-port", str(port)],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(folder), "ASYNCTASQ_PLUGINS": "toy"},
+    )
+    with worker:
+        try:
+            url = f"http://127.0.0.1:{port}/metrics"
+            answer = eventually_got(url)
+        finally:
+            worker.terminate()
+    assert answer == 'toy_waiting{queue="default"} 0\ntoy_waiting{queue="toys"} 0\n'
+
+
+async def test_hook_message_headers(toy: ModuleType) -> None:
+    seen: list[Any] = []
+
+    async def look() -> None:
+        seen.append(dict(asynctasq.current_message().headers))
+
+    task = asynctasq.task(name="look")(look)
+    token = toy.caller.set("a view")
+    await task().dispatch()
+    await task().with_headers({"toy-caller": "me"}).dispatch()
+    toy.caller.reset(token)
+    await task().dispatch()
+    await Worker(burst=True).run()
+    assert seen == [{"toy-caller": "a view"}, {"toy-caller": "me"}, {}]
 
 
 async def test_hook_is_pending_write(toyorm: ModuleType) -> None:

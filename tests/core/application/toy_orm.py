@@ -12,7 +12,7 @@ from contextlib import (
     contextmanager,
 )
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from asynctasq import (
     AdapterNotReady,
@@ -36,6 +36,9 @@ class Row:
         self.pk = pk
         self.name = name
         self.db = db
+
+
+R = TypeVar("R", bound=Row)
 
 
 class User(Row):
@@ -81,7 +84,7 @@ class Toy:
         self.transaction: object | None = None
         self.meeting: asyncio.Barrier | None = None
 
-    def save(self, row: Row) -> Row:
+    def save(self, row: R) -> R:
         """Write the row to the database."""
         self.rows[type(row), row.db, row.pk] = row.name
         return row

@@ -6,7 +6,7 @@ from .adapters.hookspecs import DeferredSend, hookimpl, hookspec
 from .adapters.shielding import uninterrupted
 from .adapters.statements import Database, Run, Statement, Transaction
 from .app import dispatch_many, dispatch_many_sync, init, load_config
-from .brokers import Finding
+from .brokers import Finding, QueueStats
 from .brokers.redis.config import RedisConfig
 from .brokers.sqlite.config import SQLiteConfig
 from .config import Config
@@ -34,6 +34,7 @@ from .errors import (
     ResultTimeout,
     Retry,
     SerializationError,
+    Snooze,
     TaskCancelled,
     TaskCrashed,
     TaskFailed,
@@ -43,15 +44,26 @@ from .errors import (
     UnsupportedVersion,
 )
 from .events import listen, unlisten
+from .scheduling import (
+    Schedule,
+    schedule,
+    schedule_sync,
+    schedules,
+    schedules_sync,
+    unschedule,
+    unschedule_sync,
+)
 from .sending.commits import DeferredSends, send_together, send_together_async
 from .sending.handle import TaskHandle, TaskStatus
 from .supervision.run import run_worker
 from .tasks.annotations import OnMissing
 from .tasks.call import Call
 from .tasks.class_based import AsyncTask, SyncTask
+from .tasks.current import runs_for_caller
 from .tasks.log_filter import TaskLogFilter
 from .tasks.options import TaskConfig
 from .tasks.policies import Limit, Rate, Unique
+from .tasks.schedule import Cron, Every
 from .tasks.task import Task, task
 from .wire.class_paths import alias_model, class_path
 from .wire.encoding import register_type
@@ -71,12 +83,14 @@ __all__ = [
     "Call",
     "Config",
     "ConfigurationError",
+    "Cron",
     "Database",
     "DeferredSend",
     "DeferredSends",
     "DeletedModelError",
     "DispatchDropped",
     "DuplicateCall",
+    "Every",
     "Finding",
     "InvalidMessage",
     "InvalidReference",
@@ -86,6 +100,7 @@ __all__ = [
     "OnMissing",
     "PayloadTooLarge",
     "PluginError",
+    "QueueStats",
     "Rate",
     "RedisConfig",
     "Ref",
@@ -98,7 +113,9 @@ __all__ = [
     "Retry",
     "Run",
     "SQLiteConfig",
+    "Schedule",
     "SerializationError",
+    "Snooze",
     "Statement",
     "SyncTask",
     "Task",
@@ -128,11 +145,18 @@ __all__ = [
     "load_config",
     "register_type",
     "run_worker",
+    "runs_for_caller",
+    "schedule",
+    "schedule_sync",
+    "schedules",
+    "schedules_sync",
     "send_together",
     "send_together_async",
     "task",
     "uninterrupted",
     "unlisten",
+    "unschedule",
+    "unschedule_sync",
 ]
 
 __version__ = "0.1.0"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -46,8 +47,10 @@ class App:
     def __init__(self, config: Config, adapters: Adapters) -> None:
         self.config = config
         self.adapters = adapters
-        self.connections = Connections(lambda: open_broker(config), config.signing_key)
+        opening = _instead or (lambda: open_broker(config))
+        self.connections = Connections(opening, config.signing_key)
         self.outbox = Outbox(adapters, self.connections)
+        self._keeps_calls = config.outbox and _instead is None
         self._polices: bool | None = None
 
     def open_broker(self) -> Broker:
@@ -184,10 +187,11 @@ class App:
 
     def _outbox_in_use(self) -> Outbox | None:
         """The outbox if the configuration, or the atomic task that runs here, keeps calls in it."""
-        return self.outbox if self.config.outbox or open_atomic() is not None else None
+        return self.outbox if self._keeps_calls or open_atomic() is not None else None
 
 
 _current: App | None = None
+_instead: Callable[[], Broker] | None = None
 _lock = threading.RLock()
 
 
@@ -259,6 +263,27 @@ def _use(app: App) -> None:
     for hook in former:
         if hook not in app.adapters.event_hooks():
             unlisten(hook)
+
+
+@contextmanager
+def broker_instead(open_one: Callable[[], Broker]) -> Iterator[None]:
+    """Meanwhile use this broker and no outbox, whatever is configured or will be; for tests."""
+    global _current, _instead
+    with _lock:
+        former, outer = _current, _instead
+        _instead = open_one
+        begun = _current = None if former is None else App(former.config, former.adapters)
+    try:
+        yield
+    finally:
+        with _lock:
+            _instead = outer
+            if _current is not None:
+                _current.connections.leave_portal()
+            if _current is None or _current is begun:
+                _current = former
+            else:  # `init` was called meanwhile
+                _current = App(_current.config, _current.adapters)
 
 
 def current() -> App:

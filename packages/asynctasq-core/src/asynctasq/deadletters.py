@@ -204,7 +204,7 @@ def _renewed(body: bytes) -> bytes:
         message = Message.decode(body, keys)
     except MessageError:
         return body
-    return replace(message, attempt=1, postponed=0).encode(keys)
+    return replace(message, attempt=1, postponed=0, snoozes=0).encode(keys)
 
 
 def _readable(letter: brokers.DeadLetter) -> DeadLetter:

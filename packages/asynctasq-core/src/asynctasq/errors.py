@@ -30,7 +30,7 @@
         ├── TaskCancelled           the task was cancelled before it started
         └── TaskFailed              the task failed with an error that cannot be raised again here
 
-`Retry` is no error but a request: a task raises it to be run again.
+`Retry` and `Snooze` are no errors but requests: a task raises them to be run again.
 """
 
 from __future__ import annotations
@@ -232,3 +232,21 @@ class Retry(Exception):
             raise ValueError(f"Retry(delay={delay}): it must be {DELAY_RULE}")
         self.delay = delay
         super().__init__(reason)
+
+
+class Snooze(Exception):
+    """Raised by a task to be run later, without using up an attempt.
+
+    `current_message().snoozes` says how often the call was put off like this; after `max_snoozes`
+    of the task's options, the message goes to the dead letters.
+
+    Args:
+        seconds: Until the next run.
+        reason: Shown in the log.
+    """
+
+    def __init__(self, seconds: float, reason: str = "") -> None:
+        if not is_delay(seconds):
+            raise ValueError(f"Snooze({seconds}): it must be {DELAY_RULE}")
+        self.seconds = seconds
+        super().__init__(*([reason] if reason else []))

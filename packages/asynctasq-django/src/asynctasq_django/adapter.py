@@ -121,9 +121,9 @@ async def worker_stopped() -> None:
 
 
 @hookimpl
-def task_scope(message: Message) -> AbstractAsyncContextManager[object] | None:
+def task_scope() -> AbstractAsyncContextManager[object] | None:
     """A thread of its own for the ORM calls of each task."""
-    return _scope_class()(message) if _is_in_use() else None
+    return _scope_class()() if _is_in_use() else None
 
 
 @cache

@@ -10,7 +10,7 @@ from types import TracebackType
 from weakref import WeakKeyDictionary
 
 from asgiref.sync import AsyncToSync, SyncToAsync, sync_to_async
-from asynctasq import ConfigurationError, Message, Ref
+from asynctasq import ConfigurationError, Ref, runs_for_caller
 from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
@@ -23,9 +23,8 @@ from .options import Loading
 class TaskScope(LaneContext):
     """One run of one task; costs no thread and no connection until the task uses the ORM."""
 
-    def __init__(self, message: Message) -> None:
+    def __init__(self) -> None:
         super().__init__(borrow())
-        self._is_executed = not message.payload
         self._transactions: list[AbstractContextManager[object]] = []
         self._borrowed: ExitStack | None = None
         self.connections: dict[str, BaseDatabaseWrapper] = {}
@@ -33,7 +32,7 @@ class TaskScope(LaneContext):
 
     async def __aenter__(self) -> TaskScope:
         # Only then can synchronous code wait for the task.
-        if self._is_executed or AsyncToSync.loop_thread_executors:
+        if runs_for_caller() or AsyncToSync.loop_thread_executors:
             self._borrow(connections_of_caller())
         self.enter()
         return self
@@ -88,6 +87,8 @@ class TaskScope(LaneContext):
 async def fetch_many(refs: Sequence[Ref]) -> Sequence[object | None]:
     """The rows of these references, in the task's thread where they are locked for the task."""
     if not any(isinstance(o, Loading) and o.in_task_scope for o in refs[0].options):
+        if runs_for_caller() or AsyncToSync.loop_thread_executors:
+            return await call_loader(_load_on, connections_of_caller(), refs)
         return await call_loader(load, refs)
     scope = current_scope("select_for_update() in an annotation")
     return await sync_to_async(scope.lock)(refs)
@@ -106,6 +107,13 @@ def current_scope(what: str) -> TaskScope:
     if scope is None:
         raise ConfigurationError(f"{what} needs a running task; none is running")
     return scope
+
+
+def _load_on(
+    shared: dict[str, BaseDatabaseWrapper], refs: Sequence[Ref]
+) -> Sequence[object | None]:
+    with lent(shared):
+        return load(refs)
 
 
 def _current() -> TaskScope | None:

@@ -16,6 +16,7 @@ from typing import Any
 from asynctasq import ConfigurationError, DeferredSend
 
 from .lifecycle import is_initialised
+from .outbox import database_of, run
 from .transactions import Level, Transaction
 
 _MARK = "_asynctasq_transaction"
@@ -38,7 +39,7 @@ def follow(client: Any, is_known_from_start: bool = True) -> Transaction:
     """Learn of the end of a transaction, and of its nested blocks."""
     transaction = Transaction(is_known_from_start)
     setattr(client, _MARK, transaction)
-    _wrap(client, "commit", _ending(transaction))
+    _wrap(client, "commit", _ending(transaction, weakref.ref(client)))
     _wrap(client, "rollback", _finally(transaction.undo))
     _wrap_nested_blocks(client, transaction)
     # A block that fails in a way that Tortoise neither commits nor rolls back.
@@ -75,10 +76,18 @@ def _wrap(client: Any, name: str, wrapper: Callable[[Step], Step]) -> None:
     setattr(client, name, wrapper(getattr(client, name)))
 
 
-def _ending(transaction: Transaction) -> Callable[[Step], Step]:
+def _ending(transaction: Transaction, known: weakref.ref[Any]) -> Callable[[Step], Step]:
     def wrapper(commit: Step) -> Step:
         async def commit_and_note() -> None:
+            if transaction.is_atomic:
+                raise ConfigurationError(
+                    "an atomic task cannot commit its transaction: the worker does, when the task "
+                    "has ended; use in_transaction() for a part that may fail"
+                )
             try:
+                client = known()
+                for statement in transaction.keep(database_of(client)):
+                    await run(client, statement)
                 await commit()
             except BaseException:
                 transaction.undo()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pluggy
 
 if TYPE_CHECKING:
-    from ..brokers import Finding
+    from ..brokers import Finding, QueueStats
     from ..events import Event
     from ..wire.message import Message
     from ..wire.reference import Ref
@@ -36,6 +36,9 @@ class DeferredSend(Protocol):
 
     def drop(self) -> None:
         """Forget it: the transaction, or the savepoint it belongs to, was rolled back."""
+
+
+MetricsPage = Callable[["Sequence[QueueStats] | None"], tuple[str, bytes]]
 
 
 # The bodies are empty, so mypy would want each to return something.
@@ -196,9 +199,9 @@ def run_ended(
 ) -> Awaitable[None] | None:
     """Called on the event loop after each run, outside of its scopes, once its outcome is decided.
 
-    `outcome` is `succeeded`, `skipped` or `dead`, which are final, or `retried`, `postponed` or
-    `released`. `value` is what a task that succeeded has returned, `error` why one is dead. The
-    outcome goes to the broker after this; an error here is logged.
+    `outcome` is `succeeded`, `skipped`, `cancelled` or `dead`, which are final, or `retried`,
+    `postponed` or `released`. `value` is what a task that succeeded has returned, `error` why one
+    is dead. The outcome goes to the broker after this; an error here is logged.
     """
 
 
@@ -209,6 +212,26 @@ def on_event(event: Event) -> object:
     In a thread of its own, as a function that `asynctasq.listen` was given: it delays no task, and
     what it raises is logged. With this hook events are made that nobody else may want, so leave it
     out of a plugin that only needs some of them now and then, and `listen` to those.
+    """
+
+
+@hookspec
+def metrics_page(has_processes: bool) -> MetricsPage:
+    """Called for `asynctasq worker --metrics-port`: what makes the page `/metrics`.
+
+    Called once, before the worker starts, or, if it `has_processes`, in their parent before they
+    start; they inherit its environment. The function that it returns is called in a thread
+    for each request, with the counts of all queues, or `None` while they cannot be had, and gives
+    the page's content type and its content.
+    """
+
+
+@hookspec
+def message_headers(task: str, queue: str, message_id: str) -> Mapping[str, str] | None:
+    """Called at each dispatch, in the code that dispatches: headers that travel with the call.
+
+    Also for one that waits for a commit: the trace in which it was called is known here alone. What
+    `with_headers` gave wins.
     """
 
 
@@ -318,6 +341,8 @@ HOOKS: Iterable[str] = (
     "thread_scope",
     "run_ended",
     "on_event",
+    "metrics_page",
+    "message_headers",
     "is_pending_write",
     "after_commit",
     "owns_transaction",

@@ -21,6 +21,7 @@ from ..errors import InvalidReference, PluginError
 from ..events import Event
 from ..wire.reference import Ref
 from . import hookspecs
+from .lazy import unfetched_reference
 from .statements import Database, Run, Transaction
 
 GROUP = "asynctasq"
@@ -61,6 +62,8 @@ class Adapter:
     thread_scope: Callable[[object, Sequence[object]], AbstractContextManager[object] | None] | None
     run_ended: Callable[[object, str, object, BaseException | None], Awaitable[None] | None] | None
     on_event: Callable[[Event], object] | None
+    metrics_page: Callable[[bool], hookspecs.MetricsPage] | None
+    message_headers: Callable[[str, str, str], Mapping[str, str] | None] | None
     is_pending_write: Callable[[object], bool] | None
     after_commit: Callable[[object, object], None] | None
     owns_transaction: Callable[[object], bool | None] | None
@@ -90,7 +93,8 @@ class Adapter:
         """The adapter's reference for the instance, carrying the adapter's name."""
         if self._to_ref is None:
             raise PluginError(f"adapter {self.name!r} has no to_ref hook")
-        return self._to_ref(obj)
+        # One that was not fetched yet, perhaps because it cannot be here, is passed on as it came.
+        return unfetched_reference(obj) or self._to_ref(obj)
 
 
 def _direct(hook: str, implementation: pluggy.HookImpl) -> Callable[..., Any]:
@@ -103,6 +107,11 @@ def _direct(hook: str, implementation: pluggy.HookImpl) -> Callable[..., Any]:
     places = [all_names.index(name) for name in implementation.argnames]
     if places == list(range(len(all_names))):
         return function
+    if not places:
+        return lambda *_: function()
+    if len(places) == 1:
+        (only,) = places
+        return lambda *args: function(args[only])
     return lambda *args: function(*[args[i] for i in places])
 
 
@@ -123,8 +132,8 @@ class Adapters:
     def __init__(self, plugins: Mapping[str, object] | None = None) -> None:
         self.reports: list[PluginReport] = []
         self.loaded: dict[str, Adapter] = {}
-        self._owners: dict[type, Adapter | None] = {}
-        self._owners_of_classes: dict[int, tuple[type, Adapter | None]] = {}
+        self.header_hooks: list[Callable[[str, str, str], Mapping[str, str] | None]] = []
+        self._owners: dict[int, tuple[type, Adapter | None]] = {}
         self._plain: dict[type, Callable[[Any], object] | None] = {}
         if plugins is None:
             found, chosen = _entry_points(), _chosen()
@@ -158,9 +167,10 @@ class Adapters:
         relay.add_hookspecs(hookspecs)
         relay.register(plugin, name=name)
         relay.check_pending()
-        self.loaded[name] = Adapter(name, plugin, relay)
+        adapter = self.loaded[name] = Adapter(name, plugin, relay)
+        if adapter.message_headers is not None:
+            self.header_hooks.append(adapter.message_headers)
         self._owners.clear()
-        self._owners_of_classes.clear()
         self._plain.clear()
 
     def owner_of(self, obj: object) -> Adapter | None:
@@ -170,11 +180,11 @@ class Adapters:
             PluginError: Two adapters claim the type.
         """
         cls = type(obj)
-        try:
-            return self._owners[cls]
-        except KeyError:
-            owner = self._owners[cls] = self._ask(obj)
-            return owner
+        if (known := self._owners.get(id(cls))) is not None:
+            return known[1]
+        owner = self._ask(obj)
+        self._owners[id(cls)] = (cls, owner)
+        return owner
 
     def _ask(self, obj: object) -> Adapter | None:
         owners = [a for a in self.loaded.values() if a.is_model is not None and a.is_model(obj)]
@@ -217,7 +227,7 @@ class Adapters:
         A message may name any class. None of its code is run, nor its metaclass's, which may say
         how classes are compared and hashed: so they are told apart by identity.
         """
-        if (known := self._owners_of_classes.get(id(cls))) is not None:
+        if (known := self._owners.get(id(cls))) is not None:
             return known[1]
         try:
             # `is_model` depends on the type alone, so a bare object stands for the class.
@@ -225,7 +235,7 @@ class Adapters:
         except TypeError:
             return None
         owner = self._ask(bare)
-        self._owners_of_classes[id(cls)] = (cls, owner)
+        self._owners[id(cls)] = (cls, owner)
         if any("__del__" in _DICT_OF_CLASS(base) for base in _BASES_OF_CLASS(cls)):
             _never_deleted.append(bare)
         return owner

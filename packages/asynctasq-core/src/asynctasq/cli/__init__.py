@@ -20,7 +20,10 @@ FAILED = 1
 _COMMANDS = {
     "worker": "worker",
     "status": "status",
+    "health": "health",
     "dead": "dead",
+    "cancel": "cancel",
+    "schedule": "schedule",
     "plugins": "plugins",
     "doctor": "doctor",
     "tables": "tables",

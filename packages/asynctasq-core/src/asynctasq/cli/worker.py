@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Callable
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,9 @@ from ..worker import signals
 from . import logs
 
 if TYPE_CHECKING:
+    from ..config import Config
     from ..supervision.link import Announcement, Link
+    from ..supervision.probes import Probe
     from ..worker.worker import Worker
 
 _NO_MODULES = (
@@ -54,6 +56,8 @@ class Settings:
     log_level: str
     log_format: str
     link: int | None
+    health_port: int | None
+    metrics_port: int | None
 
     def child_arguments(self) -> list[str]:
         """The same for one worker process under a supervisor, but for `--link`."""
@@ -133,6 +137,16 @@ def _split(ctx: click.Context, parameter: click.Parameter, value: str | None) ->
     help="`info` logs every finished task, `warning` only what went wrong.",
 )
 @click.option("--log-format", type=click.Choice(logs.FORMATS), default="text", show_default=True)
+@click.option(
+    "--health-port",
+    type=click.IntRange(1, 65535),
+    help="Serve /live and /ready over HTTP on this port.",
+)
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(1, 65535),
+    help="Serve /metrics over HTTP on this port; needs asynctasq-prometheus.",
+)
 @click.option("--link", type=int, hidden=True)
 def command(**options: Any) -> None:
     """Run the tasks of MODULEs (module names or script paths).
@@ -151,7 +165,9 @@ def command(**options: Any) -> None:
 
 
 def _work(settings: Settings) -> None:
+    from ..app import current
     from ..supervision.link import Link
+    from ..supervision.probes import WorkerProbe
     from ..supervision.run import run_worker
 
     link = None if settings.link is None else Link(settings.link)
@@ -161,6 +177,9 @@ def _work(settings: Settings) -> None:
         _refuse_without_tasks(worker)
         if link is None:
             _say(_address(), worker.queues, settings)
+            _open_to_others(
+                settings, WorkerProbe(worker), lambda: current().config, has_processes=False
+            )
         else:
             _join_supervisor(worker, link)
 
@@ -180,6 +199,33 @@ def _work(settings: Settings) -> None:
         if link is not None:
             link.refused()
         raise
+
+
+def _open_to_others(
+    settings: Settings,
+    probe: Probe,
+    config: Callable[[], Config | None],
+    *,
+    has_processes: bool,
+) -> None:
+    """Let others see from outside how the worker is.
+
+    Args:
+        config: Where the queues are, once that is known.
+    """
+    from ..adapters.plugins import installed
+    from ..supervision.pages import Page, health_pages, metrics_pages, serve
+    from ..supervision.systemd import notify_systemd
+
+    pages: dict[int, dict[str, Page]] = {}
+    if settings.health_port is not None:
+        pages.setdefault(settings.health_port, {}).update(health_pages(probe))
+    if settings.metrics_port is not None:
+        pages.setdefault(settings.metrics_port, {}).update(
+            metrics_pages(installed(), config, has_processes=has_processes)
+        )
+    serve(pages)
+    notify_systemd(probe)
 
 
 def _refuse_without_tasks(worker: Worker) -> None:
@@ -231,6 +277,7 @@ def _join_supervisor(worker: Worker, link: Link) -> None:
 
 
 def _supervise(settings: Settings) -> int:
+    from ..supervision.probes import FamilyProbe
     from ..supervision.supervisor import Supervisor, worker_command
 
     def ready(first: Announcement) -> None:
@@ -244,6 +291,13 @@ def _supervise(settings: Settings) -> int:
         on_ready=ready,
         changes=_changes() if settings.reload else None,
     )
+    processes, lease = settings.processes, settings.lease
+    probe = FamilyProbe(lambda: supervisor.announcements, processes, lease)
+
+    def config() -> Config | None:
+        return next((a.config for a in supervisor.announcements), None)
+
+    _open_to_others(settings, probe, config, has_processes=True)
     return asyncio.run(supervisor.run())
 
 

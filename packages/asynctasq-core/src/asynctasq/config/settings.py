@@ -76,6 +76,8 @@ class Config:
         model_modules: Packages besides the worker's own from which models may be imported.
         imports: Modules that a worker loads besides those on its command line.
         show_arguments: Whether dead letters show the arguments of their calls.
+        gc_tuning: Whether a worker's process leaves what was loaded before its first task out of
+            garbage collections, and collects less often.
         adapter_options: Options claimed by adapters, by name.
     """
 
@@ -90,6 +92,7 @@ class Config:
     model_modules: tuple[str, ...] = ()
     imports: tuple[str, ...] = ()
     show_arguments: bool = True
+    gc_tuning: bool = True
     adapter_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property

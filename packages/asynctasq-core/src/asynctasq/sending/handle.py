@@ -17,6 +17,7 @@ from ..tasks.task import Task
 from ..wire.results import decode_stored, encode_cancelled, error_in, read_result, references_in
 from .commits import Deferred
 from .connections import Connections
+from .ending import RECORD_SECONDS, end, remove
 from .outbox import Outbox
 from .portal import portal
 
@@ -88,6 +89,7 @@ class TaskHandle(Generic[R]):
     is_existing: bool = field(default=False, kw_only=True)
     was_sent_here: bool = field(default=False, kw_only=True, repr=False)
     _was_cancelled: bool = field(default=False, repr=False)
+    _is_to_end: bool = field(default=False, repr=False)
 
     def __str__(self) -> str:
         return self.id
@@ -106,7 +108,7 @@ class TaskHandle(Generic[R]):
         state = await broker.state(self.queue, self.id)
         if state is not None:
             return TaskStatus(state)
-        if self._record_ttl is not None:
+        if self._record_ttl is not None or self._is_to_end:
             stored = await broker.result(self.queue, self.id, 0)
             if stored is not None:
                 return _recorded(self._read(stored))
@@ -213,28 +215,38 @@ class TaskHandle(Generic[R]):
             raise TaskCancelled(f"{self._name} was cancelled")
         return state in ("sent", "kept", "failed")
 
-    async def cancel(self) -> bool:
+    async def cancel(self, *, running: bool = False) -> bool:
         """Remove the call if it has not started.
 
+        Args:
+            running: Also end it if it runs: within a second its worker cancels the coroutine,
+                interrupts the thread or kills the processes. `status` is `CANCELLED` once that has
+                ended; what the task had finished by then stands.
+
         Returns:
-            Whether it was removed; `False` when it is being sent after a commit, running, finished
-            or dead.
+            Whether it was removed, or runs and is told to end; `False` when it is being sent after
+            a commit, finished or dead, and without `running` when it runs.
+
+        Raises:
+            ConfigurationError: With `running`: the broker cannot reach calls that run.
         """
         if self._deferred is not None and self._deferred.cancel():
             return True
         if self._sending() in _DEFERRED:
             return False
-        result = None
-        if self._record_ttl is not None:
-            result = encode_cancelled(self._keys, self.id)
-        broker = self._connections.broker()
-        is_removed = await broker.cancel(self.queue, self.id, result, self._record_ttl or 0)
-        self._was_cancelled |= is_removed
-        return is_removed
+        broker, ttl = self._connections.broker(), self._record_ttl or 0.0
+        record = encode_cancelled(self._keys, self.id)
+        if await remove(broker, self.queue, self.id, record, ttl):
+            self._was_cancelled = True
+            return True
+        if not running:
+            return False
+        self._is_to_end = await end(broker, self.queue, self.id, record, ttl or RECORD_SECONDS)
+        return self._is_to_end
 
-    def cancel_sync(self) -> bool:
+    def cancel_sync(self, *, running: bool = False) -> bool:
         """`cancel` for synchronous code."""
-        return portal.run(self.cancel())
+        return portal.run(self.cancel(running=running))
 
     def stand_for(self, existing_id: str) -> None:
         """Be the handle of a call that was there before."""

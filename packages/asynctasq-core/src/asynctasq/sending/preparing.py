@@ -16,6 +16,7 @@ from ..tasks.options import TaskOptions
 from ..wire.encoding import encode_arguments
 from ..wire.message import Message, new_id
 from .commits import Registration, open_atomic, what_to_wait_for
+from .scheduled import Template
 
 
 @dataclass(slots=True)
@@ -48,9 +49,11 @@ def prepare(call: Call[Any], config: Config, adapters: Adapters) -> Prepared:
         )
     except SerializationError as e:
         raise _with_adapters_that_failed(e, adapters) from e.__cause__
-    message = Message(
-        new_id(), task.name, encoded.payload, time(), 1, call.overrides or {}, call.headers or {}
-    )
+    queue = call.queue or options.queue
+    message = Message(new_id(), task.name, encoded.payload, time(), 1, call.overrides or {})
+    message.headers = call.headers or {}
+    if adapters.header_hooks:
+        message.headers = _with_headers(message, queue, adapters)
     body = message.encode(config.signing_key)
     if len(body) > config.max_payload_bytes:
         raise PayloadTooLarge(
@@ -58,7 +61,7 @@ def prepare(call: Call[Any], config: Config, adapters: Adapters) -> Prepared:
             f"({config.max_payload_bytes}); put large data where the task can fetch it"
         )
     priority = options.priority if call.priority_given is None else call.priority_given
-    outgoing = Outgoing(call.queue or options.queue, message.id, body, call.due, priority)
+    outgoing = Outgoing(queue, message.id, body, call.due, priority)
     if options.limit or options.rate or options.unique or call.unique_given:
         outgoing.policy = policy_of(call, options, adapters)
     prepared = Prepared(outgoing, options)
@@ -67,6 +70,40 @@ def prepare(call: Call[Any], config: Config, adapters: Adapters) -> Prepared:
     ):
         prepared.defer = what_to_wait_for(call.wait_for, encoded.models, adapters)
     return prepared
+
+
+def prepare_template(call: Call[Any], config: Config, adapters: Adapters) -> Template:
+    """Encode a call that a schedule is to make again and again.
+
+    Raises:
+        ValueError: It has a time of its own, or an argument that is not committed yet.
+        SerializationError: As from `prepare`.
+    """
+    if call.due is not None:
+        raise ValueError(f"call of {call.task.name}: a schedule says when, not delay() or at()")
+    prepared = prepare(call, config, adapters)
+    if prepared.defer is not None:
+        raise ValueError(
+            f"call of {call.task.name}: schedule it after the commit, or with on_commit(False)"
+        )
+    sent = prepared.outgoing
+    message = Message.decode(sent.body, config.signing_key)
+    return Template(
+        sent.queue,
+        message.task,
+        message.payload,
+        message.options,
+        message.headers,
+        sent.priority,
+        sent.policy,
+    )
+
+
+def _with_headers(message: Message, queue: str, adapters: Adapters) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for hook in adapters.header_hooks:
+        headers |= hook(message.task, queue, message.id) or {}
+    return headers | dict(message.headers)
 
 
 def _with_adapters_that_failed(error: SerializationError, adapters: Adapters) -> SerializationError:

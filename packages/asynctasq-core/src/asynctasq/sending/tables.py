@@ -29,7 +29,7 @@ _COLUMNS = ("id", "queue", "body", "due", "priority", "policy")
 _TYPES: dict[Dialect, dict[str, str]] = {
     "postgresql": {"bytes": "bytea", "float": "double precision", "int": "smallint"},
     "mysql": {"bytes": "longblob", "float": "double", "int": "smallint"},
-    "sqlite": {"bytes": "blob", "float": "double precision", "int": "smallint"},
+    "sqlite": {"bytes": "blob", "float": "double", "int": "smallint"},
 }
 
 
@@ -112,6 +112,14 @@ def oldest(after: str) -> Statement:
 def count_and_oldest() -> Statement:
     """How many messages there are, and the id of the oldest, whose time it begins with."""
     return Statement(f"SELECT count(*), min(id) FROM {OUTBOX}")
+
+
+def dispatched_at(message_id: str) -> float:
+    """Unix time of a message's dispatch, with which its id begins."""
+    try:
+        return int(message_id[:12], 16) / 1000
+    except ValueError:  # not one of ours
+        return 0.0
 
 
 def holding(message_id: str) -> Statement:

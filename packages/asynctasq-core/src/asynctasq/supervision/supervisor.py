@@ -114,6 +114,11 @@ class Supervisor:
         self._skipping_grace = False
         self._exit_code = 0
 
+    @property
+    def announcements(self) -> list[Announcement]:
+        """Those of the workers that are ready and run; called in any thread."""
+        return [child.announcement for child in tuple(self._children) if child.announcement]
+
     async def run(self) -> int:
         """Run until stopped, or until every worker has ended by itself (`--burst`).
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ..config.settings import is_queue_name
 from ..durations import DELAY_RULE, is_delay
+from ..wire.message import RESERVED_HEADERS
 from . import runtime
 from .options import TaskOptions, check_task_options
 from .policies import Unique, check_policies
@@ -116,6 +117,8 @@ class Dispatchable(Generic[R_co]):
         for name, value in headers.items():
             if not isinstance(name, str) or not isinstance(value, str):
                 raise TypeError(f"with_headers() takes texts, not {name!r:.100}: {value!r:.100}")
+            if name in RESERVED_HEADERS:
+                raise ValueError(f"with_headers(): {name} is set by workers only")
         call = self._as_call()
         return call._changed(headers={**(call.headers or {}), **headers})
 

@@ -43,6 +43,19 @@ class Run:
 
 current_run: ContextVar[Run] = ContextVar("asynctasq_run")
 
+#: Whether whoever wants the runs here waits for them, as `Call.execute` and tests do; nobody waits
+#: for a worker.
+caller_waits: ContextVar[bool] = ContextVar("asynctasq_caller_waits", default=False)
+
+
+def runs_for_caller() -> bool:
+    """Whether the code that asked for this run waits for it, in this process.
+
+    Then the run may share what is the caller's, such as an open transaction: `Call.execute()` and
+    tests run so, a worker never.
+    """
+    return caller_waits.get()
+
 
 def current_message() -> Message:
     """The message of the task that is running here: its id, attempt and headers.

@@ -30,6 +30,7 @@ from .declaration import Declaration, declaration, function_name, register
 from .declaration import registry as registry
 from .options import TaskConfig, TaskOptions, check_task_options
 from .policies import Keyed, Unique, check_policies, check_shared_names
+from .schedule import SCHEDULING, declared_schedules
 
 if TYPE_CHECKING:
     from ..sending.handle import TaskHandle
@@ -52,6 +53,7 @@ class Task(Generic[P, R]):
         function: The function itself, to call it directly.
         is_async: Whether it runs on the event loop; otherwise in a thread or a process.
         declared: Where it is declared.
+        schedules: When it is called, besides by whoever dispatches it.
     """
 
     def __init__(
@@ -62,14 +64,16 @@ class Task(Generic[P, R]):
         declared: Declaration | None = None,
     ) -> None:
         self.name = options.get("name") or _default_name(function)
-        check_task_options(options, f"task {self.name}")
+        own: dict[str, Any] = {k: v for k, v in options.items() if k not in SCHEDULING}
+        check_task_options(own, f"task {self.name}")
         self.function = function
         self.cls = cls
         self.is_async = _is_async(cls.execute if cls else function, self.name)
         if self.is_async and options.get("process"):
             raise ConfigurationError(f"task {self.name}: process=True is for `def` functions")
+        self.schedules = declared_schedules(self.name, options)
         self.declared = declared or declaration()
-        self._given = options
+        self._given = own
         self._options: tuple[object, TaskOptions] | None = None
         self._annotations: tuple[Annotations, Annotations] | None = None
         self._adapters: object = None

@@ -1,32 +1,65 @@
-"""Conformance suites for what others add to asynctasq, as pytest classes to subclass.
+"""For tests: of an application (`Calls`), and of what others add to asynctasq (the suites).
 
-Needs pytest and pytest-asyncio, which nothing else of asynctasq imports: install
-`asynctasq-core[testing]`.
+The conformance suites are pytest classes to subclass, and need pytest and pytest-asyncio: install
+`asynctasq-core[testing]`. `Calls` needs neither.
 """
 
 from __future__ import annotations
 
-import pytest
+import sys
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
-pytest.register_assert_rewrite(
-    "asynctasq.testing.adapters",
-    "asynctasq.testing.adapter_suite",
-    "asynctasq.testing.brokers",
-    "asynctasq.testing.broker_suite",
-    "asynctasq.testing.adapter_report",
-    "asynctasq.testing.mutants",
-)
+from .calls import Calls
+from .sent import Sent
 
-from .adapter_run import check_adapter_suite, run_adapter_suite  # noqa: E402
-from .adapter_suite import AdapterSuite, logged  # noqa: E402
-from .broker_suite import BrokerSuite, OpenBroker, StartConsumer  # noqa: E402
+if TYPE_CHECKING:
+    from .adapter_run import check_adapter_suite, run_adapter_suite
+    from .adapter_suite import AdapterSuite, logged
+    from .broker_suite import BrokerSuite, OpenBroker, StartConsumer
 
 __all__ = [
     "AdapterSuite",
     "BrokerSuite",
+    "Calls",
     "OpenBroker",
+    "Sent",
     "StartConsumer",
     "check_adapter_suite",
     "logged",
     "run_adapter_suite",
 ]
+
+_SUITES = {
+    "AdapterSuite": "adapter_suite",
+    "BrokerSuite": "broker_suite",
+    "OpenBroker": "broker_suite",
+    "StartConsumer": "broker_suite",
+    "check_adapter_suite": "adapter_run",
+    "logged": "adapter_suite",
+    "run_adapter_suite": "adapter_run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """The suites, imported by whoever has pytest."""
+    if name not in _SUITES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if find_spec("pytest") is not None:
+        _rewrite_assertions()
+    return getattr(import_module(f".{_SUITES[name]}", __name__), name)
+
+
+@cache
+def _rewrite_assertions() -> None:
+    import pytest
+
+    modules = ("adapters", "adapter_suite", "brokers", "broker_suite")
+    pytest.register_assert_rewrite(*(f"{__name__}.{module}" for module in modules))
+
+
+# Also where somebody imports a part of a suite by its own module.
+if "pytest" in sys.modules:
+    _rewrite_assertions()

@@ -1,15 +1,17 @@
-"""A plugin of pytest: after a run, what the tested adapters can do and what was not tested."""
+"""A plugin of pytest: after a run, what the tested adapters can do and what was not tested.
+
+Functions import the suite, which comes first so that its assertions are rewritten.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
-from .adapters.application import Application
-
-#: Every capability.
-FLAGS = tuple(name for name, value in vars(Application).items() if isinstance(value, bool))
+if TYPE_CHECKING:
+    from .adapters.application import Application
 
 #: Which capability tests a hook; the other hooks are always tested, or by no flag.
 _FLAG_OF_HOOK = {
@@ -26,6 +28,8 @@ _suites = pytest.StashKey[list[type[Application]]]()
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Remember the classes whose tests run."""
+    from .adapters.application import Application
+
     classes = {item.cls for item in session.items if isinstance(item, pytest.Function)}
     suites = [c for c in classes if c is not None and issubclass(c, Application)]
     session.config.stash[_suites] = sorted(suites, key=lambda c: c.__qualname__)
@@ -37,10 +41,16 @@ def pytest_terminal_summary(
     """Print the matrix of capabilities, and hooks that no test looks at."""
     for suite in config.stash.get(_suites, []):
         terminalreporter.section(f"capabilities of {suite.adapter} in {suite.__qualname__}")
-        for flag in FLAGS:
+        for flag in _flags():
             terminalreporter.line(f"{flag:<22} {'yes' if getattr(suite, flag) else '-'}")
         for line in untested(suite):
             terminalreporter.line(line)
+
+
+def _flags() -> list[str]:
+    from .adapters.application import Application
+
+    return [name for name, value in vars(Application).items() if isinstance(value, bool)]
 
 
 def untested(suite: type[Application]) -> Iterator[str]:

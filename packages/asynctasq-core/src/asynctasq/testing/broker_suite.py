@@ -77,7 +77,6 @@ class BrokerSuite(
 
     Capabilities are class attributes too. A test of one that is absent is skipped and names it:
 
-    * `postpones` (true): whether `settle` knows `Action.POSTPONE`.
     * `coordinates` (false): whether it has the methods of `asynctasq.brokers.Coordinating`.
     * `polices` (false): whether it is `asynctasq.brokers.Policing`: policies and priorities.
     * `remembers` (false): whether it has the methods of `asynctasq.brokers.Remembering`.

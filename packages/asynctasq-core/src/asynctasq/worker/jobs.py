@@ -16,6 +16,7 @@ from ..errors import ConfigurationError, InvalidMessage, MessageError, UnknownTa
 from ..tasks.current import Run
 from ..tasks.options import TaskOptions, check_task_options
 from ..tasks.task import Task, registry
+from ..wire.decoding import Arguments
 from ..wire.message import Message
 
 if TYPE_CHECKING:
@@ -35,9 +36,11 @@ class Job(Run):
     Attributes:
         deadline: When its `timeout` is over, by the clock of the event loop.
         slot_since: When it got its slot, by `perf_counter`.
+        arguments: Its arguments, where they hold references.
         instance: The instance of a class-based task, once its `__init__` has run.
         has_begun: Whether the task's own code runs, or has: what it raises is its own.
         atomic: The run of an atomic task, once its transaction has begun.
+        is_cancelled: Whether somebody cancelled the call while it ran.
     """
 
     message: Message
@@ -46,9 +49,11 @@ class Job(Run):
     options: TaskOptions
     deadline: float | None = None
     slot_since: float = 0.0
+    arguments: Arguments | None = None
     instance: Any = None
     has_begun: bool = False
     atomic: AtomicRun | None = None
+    is_cancelled: bool = False
 
     @property
     def key(self) -> Key:
@@ -65,6 +70,7 @@ def recognise(delivery: Delivery, config: Config) -> Job:
     message = Message.decode(delivery.body, config.signing_key, config.max_payload_bytes)
     if message.id != delivery.id:
         raise InvalidMessage(f"the message says that its id is {message.id[:64]!r}")
+    message.queue = delivery.queue
     task = registry.get(message.task)
     if task is None:
         raise UnknownTask(

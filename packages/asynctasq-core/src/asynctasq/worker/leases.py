@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from time import monotonic
 
 from ..brokers import Backoff, Consumer, Delivery
 from ..errors import BrokerError
@@ -29,6 +30,9 @@ class LeaseKeeper:
         lease_seconds: How long a lease lasts.
         held: The deliveries held at the moment; called in the thread.
         lost: Called in the thread with deliveries whose lease was lost.
+
+    Attributes:
+        renewed_at: When it last renewed, by `time.monotonic`; `None` before the first time.
     """
 
     def __init__(
@@ -43,6 +47,7 @@ class LeaseKeeper:
         self._held = held
         self._lost = lost
         self._is_failing = False
+        self.renewed_at: float | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="asynctasq-leases", daemon=True)
 
@@ -81,6 +86,7 @@ class LeaseKeeper:
             self._is_failing = True
             return False
         self._is_failing = False
+        self.renewed_at = monotonic()
         if lost:
             self._lost(lost)
         return True

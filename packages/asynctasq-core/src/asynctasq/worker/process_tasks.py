@@ -61,8 +61,9 @@ class ProcessTasks:
         if not rest:
             refusal = MessageError(f"{job.task.name}: its process refused it: {error_text}")
             return outcomes.failed(self._app, job, refusal)
-        raised, action, *outcome = rest
+        raised, is_expected, action, *outcome = rest
         verdict = Verdict(Outcome(job.delivery, Action(action), *outcome), word, error_text)
+        verdict.is_expected = is_expected
         if raised is not None:
             message_id = job.message.id
             verdict.exception = error_in(read_result(raised, (), message_id, job.task.name))
@@ -119,6 +120,7 @@ def _packed(app: App, verdict: Verdict) -> bytes:
             verdict.word,
             verdict.error,
             _raised(app, verdict),
+            verdict.is_expected,
             outcome.action.value,
             outcome.body,
             outcome.delay,

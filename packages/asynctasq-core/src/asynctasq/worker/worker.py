@@ -23,11 +23,12 @@ from ..app import current
 from ..brokers import Backoff, Consumer, ConsumerOptions, Delivery, WorkerInfo
 from ..errors import BrokerUnavailable
 from ..events import WorkerStarted, WorkerStopped, flush, tell, wanted
-from ..services.offered import services_of
+from ..services.offered import check_schedules, services_of
 from ..services.running import run_services
 from ..tasks.task import check_annotations, registry
 from ..wire.message import new_id
 from .atomic import check_atomic_tasks
+from .cancelling import end_cancelled
 from .execution import Runner, scoped_adapters
 from .jobs import declared_queues
 from .leases import LeaseKeeper
@@ -121,6 +122,16 @@ class Worker:
         """How many tasks are running."""
         return len(self._slots) if self._slots is not None else 0
 
+    @property
+    def renewed_at(self) -> float | None:
+        """When leases were last renewed, by `time.monotonic`; `None` before it has started."""
+        return self._keeper.renewed_at if self._slots is not None else None
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it takes nothing more."""
+        return self._stop.is_set()
+
     def stop(self) -> None:
         """Take nothing more and end once running tasks have; called again, do not wait for them.
 
@@ -146,8 +157,8 @@ class Worker:
         the worker's, so that it knows what its tasks still do in threads.
 
         Raises:
-            ConfigurationError: An annotation of a task cannot be told, or no adapter can run an
-                atomic task.
+            ConfigurationError: An annotation of a task cannot be told, no adapter can run an
+                atomic task, or a schedule cannot be honoured.
             BrokerError: The broker refuses at the start, and would again. Later refusals are waited
                 for too, as somebody may be changing a password.
             RuntimeError: It has run already.
@@ -157,6 +168,7 @@ class Worker:
         self._has_run = True
         check_annotations(registry.values())
         check_atomic_tasks(self._app, registry.values())
+        check_schedules(self._app)
         self._loop = asyncio.get_running_loop()
         life = asyncio.create_task(self._live())
         cancelled: asyncio.CancelledError | None = None
@@ -179,12 +191,15 @@ class Worker:
         if not await self._connect():
             return
         self._settler = Settler(self._consumer, partial(instead_of_refused, self._app))
-        self._slots = slots = self._furnish()
+        slots = self._furnish()
+        self._keeper = self._lease_keeper(slots)
+        self._slots = slots
         watch = LoopWatch(slots.fields_of, self._note_blocked)
         services = asyncio.create_task(
             run_services(self._app.open_broker(), self.id, services_of(self._app))
         )
         settling = asyncio.create_task(self._settler.run())
+        cancelling = asyncio.create_task(end_cancelled(self._app.open_broker(), slots))
         try:
             await self._call_adapters("worker_started")
             if WorkerStarted in wanted:
@@ -196,9 +211,9 @@ class Worker:
         finally:
             self._stop.set()
             await self._wind_down(slots)
-            services.cancel()
-            settling.cancel()
-            await asyncio.wait({services, settling})
+            for beside in (services, settling, cancelling):
+                beside.cancel()
+            await asyncio.wait({services, settling, cancelling})
             await self._settle_the_last()
             watch.stop()
             self.left_running = bool(slots)
@@ -244,7 +259,6 @@ class Worker:
             self.concurrency,
             burst=self.burst,
         )
-        self._keeper = self._lease_keeper(slots)
         return slots
 
     def _new_processes(self) -> ProcessTasks:

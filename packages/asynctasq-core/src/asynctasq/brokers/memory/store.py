@@ -126,6 +126,12 @@ class MemoryStore:
             opening = [queue.lines.next_opening() - now for queue in current]
             return min(expiring + due + opening, default=float("inf"))
 
+    def next_due(self) -> float:
+        """The time at which the next delayed message of any queue is due; infinite without one."""
+        with self._lock:
+            queues = [self._current(name) for name in self._queues]
+            return min((q.delayed[0][0] for q in queues if q.delayed), default=float("inf"))
+
     def settle(self, outcomes: Iterable[Outcome]) -> list[Outcome]:
         """Apply the outcomes; returns those whose lease was lost."""
         lost: list[Outcome] = []

@@ -95,20 +95,28 @@ local function release_some(stream, consumer, taken_back, most)
   return #page
 end
 
--- Where a message is: 'waiting', 'running', 'delayed', 'dead' or nil; and its stream entry.
+-- Where a message is: 'waiting', 'running', 'delayed', 'dead' or nil; and its place in `ids`, which is
+-- its stream entry where it asks for nothing (else see lines.lua).
 local function locate(stream, ids, message)
-  local entry = redis.call('HGET', ids, message)
-  if not entry then
+  local place = redis.call('HGET', ids, message)
+  if not place then
     return nil
   end
-  if entry == 'delayed' or entry == 'dead' then
-    return entry
+  local first = string.sub(place, 1, 1)
+  if first == 'd' then
+    return string.sub(place, 1, 4) == 'dead' and 'dead' or 'delayed', place
+  elseif first == '@' then
+    return 'waiting', place
   end
-  local lease = pending(stream, entry, entry, 1)[1]
+  local leased, entry = stream, place
+  if first == '*' then
+    leased, entry = string.sub(stream, 1, -7) .. 'admitted', string.sub(place, 2)
+  end
+  local lease = pending(leased, entry, entry, 1)[1]
   if lease and lease[2] ~= RELEASED then
-    return 'running', entry
+    return 'running', place
   end
-  return 'waiting', entry
+  return 'waiting', place
 end
 
 -- What a message carries besides its id and body, in one string: how often it was delivered before it

@@ -1,4 +1,5 @@
--- Apply the outcomes of deliveries that the consumer still holds.
+-- Apply the outcomes of deliveries that the consumer still holds; settle_asking.lua does for messages
+-- that ask for something.
 --
 -- KEYS[1..4] stream, ids, delayed, bodies (as in put.lua)
 -- KEYS[5] dead       sorted set: message id by the time in ms at which it died

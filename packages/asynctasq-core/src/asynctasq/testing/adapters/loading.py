@@ -104,6 +104,28 @@ class Loading(Application):
         assert seen.names == ["Ada"]
         assert types != [object]
 
+    @needs("lazy")
+    async def test_an_argument_that_was_not_fetched_is_passed_on_as_it_came(self) -> None:
+        seen = Seen()
+
+        async def read(row: Any) -> None:
+            await self.call(self.set_up)
+            seen.note(row)
+
+        read_task = task(name=f"read-{uuid4().hex}", max_attempts=1)(read)
+
+        async def pass_on(row: Any) -> None:
+            await self.dispatch(read_task(row))
+
+        row = await self.call(self.save, "Ada")
+        with self.statements() as statements:
+            await self.send(task(name=f"pass-{uuid4().hex}", max_attempts=1)(pass_on)(row))
+            await self.call(self.forget_setup)
+            await self.work()
+        await self.call(self.set_up)
+        assert seen.names == ["Ada"]
+        assert self.count(statements) == 1
+
 
 def _annotated(function: Any, metadata: Any) -> Any:
     """The function as a task whose parameter `row` has this metadata."""

@@ -36,7 +36,6 @@ class BrokerFixtures:
     lease_seconds = 0.6
     due_goes_first = True
     bulk = 5000
-    postpones = True
     coordinates = False
     polices = False
     remembers = False

@@ -1,0 +1,61 @@
+"""Telling systemd of a unit with `Type=notify` how its worker is, and feeding its watchdog.
+
+Speaks its protocol, sd_notify(3): one datagram for each message, to the socket in `NOTIFY_SOCKET`.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Mapping
+
+from .probes import Probe
+
+#: How often it is looked whether the worker is ready yet.
+_LOOK_SECONDS = 0.5
+
+
+def notify_systemd(probe: Probe, environ: Mapping[str, str] = os.environ) -> None:
+    """Say when the worker is ready and, again and again, that it lives; nothing outside of systemd.
+
+    With a watchdog, `WatchdogSec=`, systemd kills a worker that does not live any more.
+    """
+    address = environ.get("NOTIFY_SOCKET")
+    if address:
+        watchdog = _watchdog_seconds(environ)
+        threading.Thread(
+            target=_run, args=(probe, address, watchdog), name="asynctasq-systemd", daemon=True
+        ).start()
+
+
+def _watchdog_seconds(environ: Mapping[str, str]) -> float | None:
+    """How often systemd wants to hear; `None` if it does not, or not of this process."""
+    if environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return None
+    microseconds = environ.get("WATCHDOG_USEC", "")
+    return int(microseconds) / 1e6 if microseconds.isdecimal() else None
+
+
+def _run(probe: Probe, address: str, watchdog: float | None) -> None:
+    pause = threading.Event()  # never set: the thread ends with the process
+    while probe.not_ready():
+        # Its start may take longer than the watchdog allows, and is bounded by another setting.
+        _tell(address, "WATCHDOG=1")
+        pause.wait(_LOOK_SECONDS)
+    _tell(address, "READY=1")
+    while watchdog is not None:
+        if not (problem := probe.not_live()):
+            _tell(address, "WATCHDOG=1")
+        else:
+            _tell(address, f"STATUS={problem}")
+        pause.wait(watchdog / 3)
+
+
+def _tell(address: str, text: str) -> None:
+    path = "\0" + address[1:] if address.startswith("@") else address
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        try:
+            sender.sendto(text.encode(), path)
+        except OSError:
+            return  # systemd is gone, or was never there

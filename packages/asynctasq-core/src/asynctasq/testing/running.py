@@ -1,0 +1,125 @@
+"""The queues of a test, and the worker that empties them.
+
+The worker is the one that production has; what it takes from moves the time where only time is
+missing, and children for `process=True` tasks are this process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import inf
+from typing import TYPE_CHECKING, Any, cast
+
+from ..adapters.fetching import fetch
+from ..brokers import Broker, ConsumerOptions, Delivery, Outgoing
+from ..brokers.memory.broker import MemoryBroker, MemoryConsumer
+from ..brokers.memory.store import MemoryStore
+from ..brokers.waiters import wait
+from ..worker.execution import Runner, scoped_adapters, wanted_by
+from ..worker.jobs import Job
+from ..worker.outcomes import Verdict
+from ..worker.worker import Worker
+from .clock import Clock
+
+if TYPE_CHECKING:
+    from ..worker.process_tasks import ProcessTasks
+
+#: After so long a run is looked at again, in case nobody said that it has ended.
+_LOOK_SECONDS = 0.05
+
+
+class Queues:
+    """The queues of one test.
+
+    Attributes:
+        put: Every message, in order, with its due time by the real clock.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self.put: list[Outgoing] = []
+        self.clock = clock
+        self.store = MemoryStore(clock)
+
+    def open(self) -> Broker:
+        """A broker over them."""
+        return _TestBroker(self)
+
+
+class _TestBroker(MemoryBroker):
+    def __init__(self, queues: Queues) -> None:
+        super().__init__(queues.store)
+        self._queues = queues
+
+    async def put(self, messages: Sequence[Outgoing]) -> Any:
+        """Add the messages, delays counted from the time of the test."""
+        self._queues.put += messages
+        clock = self._queues.clock
+        moved = [m if m.due is None else replace(m, due=clock.of(m.due)) for m in messages]
+        return await super().put(moved)
+
+    def consumer(self, options: ConsumerOptions) -> MemoryConsumer:
+        """One that moves the time."""
+        return _TestConsumer(self._queues, options)
+
+
+class _TestConsumer(MemoryConsumer):
+    def __init__(self, queues: Queues, options: ConsumerOptions) -> None:
+        super().__init__(queues.store, options)
+        self._clock = queues.clock
+        self._all = options
+
+    async def take(self, limit: int, timeout_seconds: float) -> list[Delivery]:
+        """Whatever is due in any queue, or will be next; nothing once nothing will be."""
+        with self._store.takers.waiter() as changed:
+            while True:
+                changed.clear()
+                stats = self._store.stats()
+                self._options = replace(self._all, queues=tuple(q.name for q in stats))
+                if taken := self._store.take(self._options, limit):
+                    return taken
+                if any(q.running for q in self._store.stats()):
+                    await wait(changed, _LOOK_SECONDS)
+                elif not self._has_moved():
+                    return []
+
+    def _has_moved(self) -> bool:
+        due = self._store.next_due()
+        if due == inf or due > self._clock.until:
+            return False
+        self._clock.move_to(due)
+        return True
+
+    async def idle(self) -> bool:
+        """Whether nothing is left but what is due later."""
+        return not any(q.running or q.waiting for q in self._store.stats())
+
+
+class TestWorker(Worker):
+    """A worker that ends when nothing is due, and runs `process=True` tasks here."""
+
+    __test__ = False
+
+    def _new_processes(self) -> ProcessTasks:
+        runner = Runner(self._app, self._threads, scoped_adapters(self._app))
+        return cast("ProcessTasks", _Inline(runner))
+
+
+class _Inline:
+    """In the place of child processes: runs their jobs in a thread of this one."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+
+    async def run(self, job: Job) -> Verdict:
+        wanted = wanted_by(job)
+        fetched = None
+        if wanted is not None:
+            (fetched,) = await fetch(self._runner.app.adapters, [wanted])
+        return await self._runner.run(job, wanted, fetched)
+
+    def kill(self) -> None:
+        """Nothing: the threads end with the worker."""
+
+    async def close(self) -> None:
+        """Nothing to end."""
