@@ -23,7 +23,7 @@ _FLAG_OF_HOOK = {
     "thread_scope": "counts_connections",
 }
 
-_suites = pytest.StashKey[list[type[Application]]]()
+_suites = pytest.StashKey["list[type[Application]]"]()
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
