@@ -10,6 +10,7 @@ from .brokers import OpenPostgres
 
 class TestPostgresBroker(BrokerSuite):
     coordinates = True
+    polices = True
     remembers = True
 
     @pytest_asyncio.fixture

@@ -15,6 +15,7 @@ from asynctasq.brokers import (
     ConsumerOptions,
     DeadLetter,
     Finding,
+    KeyInUse,
     MessageState,
     Outgoing,
     QueueStats,
@@ -26,6 +27,7 @@ from .address import Address
 from .checks import check_server
 from .config import PostgresConfig
 from .consumer import PostgresConsumer
+from .putting import PUT, PUT_POLICED, columns, places, policy_columns
 from .results import AwaitedResults
 from .server import Server
 from .sizes import MOST_VALUE_BYTES, pages
@@ -46,15 +48,20 @@ class PostgresBroker:
         self._results = AwaitedResults(self._server, self._wakes)
         self._schema = self._address.schema
 
-    async def put(self, messages: Sequence[Outgoing]) -> None:
+    async def put(self, messages: Sequence[Outgoing]) -> Mapping[str, str] | None:
         """Add the messages, in one statement unless there are thousands, or they are large."""
+        conflicts: dict[str, str] = {}
         for m in messages:
             if len(m.body) > MOST_VALUE_BYTES:
                 raise BrokerError(f"{self._address.name} takes no message of {len(m.body)} bytes")
         for page in pages(messages, lambda m: len(m.body)):
-            sql = f"SELECT {self._schema}.put($1, $2, $3, $4, $5)"
-            await self._server.insist(sql, *columns(page))
+            if any(m.policy is not None for m in page):
+                rows = await self._insist(PUT_POLICED, *columns(page), *policy_columns(page))
+                conflicts.update((row["id"], row["holder"]) for row in rows)
+            else:
+                await self._insist(PUT, *columns(page))
             self._wakes.tell({queue_topic(m.queue) for m in page})
+        return conflicts or None
 
     def consumer(self, options: ConsumerOptions) -> PostgresConsumer:
         """A consumer that has not started yet."""
@@ -144,6 +151,11 @@ class PostgresBroker:
             "DELETE FROM {schema}.lead WHERE name = $1 AND holder = $2", name, holder
         )
 
+    async def keys_in_use(self, queue: str, *, limit: int = 100) -> list[KeyInUse]:
+        """The keys that are taken or have messages."""
+        rows = await self._insist(queries.KEYS, queue, limit)
+        return [KeyInUse(**{**row, "holders": tuple(row["holders"])}) for row in rows]
+
     async def values(self, queue: str, kind: str) -> Mapping[str, bytes]:
         """All values of a kind."""
         rows = await self._insist(queries.VALUES, queue, kind)
@@ -179,13 +191,14 @@ class PostgresBroker:
     ) -> bool:
         """Replace a value and put messages in one step."""
         replaced = await self._server.value(
-            f"SELECT {self._schema}.replace_value($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+            f"SELECT {self._schema}.replace_value({places(1, 18)})",
             queue,
             kind,
             name,
             value,
             expected,
             *columns(messages)[1:],
+            *policy_columns(messages),
             is_repeatable=False,
         )
         if replaced and messages:
@@ -227,14 +240,3 @@ class PostgresBroker:
         while some := await self._value(sql, *arguments, _CHUNK):
             deleted += some
         return deleted
-
-
-def columns(messages: Sequence[Outgoing]) -> tuple[list[Any], ...]:
-    """Messages as the function `put` takes them."""
-    return (
-        [m.queue for m in messages],
-        [m.id for m in messages],
-        [m.body for m in messages],
-        [m.due for m in messages],
-        [m.priority for m in messages],
-    )

@@ -26,10 +26,15 @@ _PART_OF_FULL_LOOKS = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Tag:
-    """Locates one delivery."""
+    """Locates one delivery.
+
+    Attributes:
+        has_line: Whether the end of it may let another message go on.
+    """
 
     message: int
     lease: int
+    has_line: bool
 
 
 class PostgresConsumer:
@@ -175,8 +180,9 @@ class PostgresConsumer:
             return [], ready_in if is_full else min(ready_in, max(0.0, self._full_at - started))
         for row in rows:
             # What was given back comes to the head of its lane, in any order.
-            if row["lane"] % 4:
+            if row["lane"] % 8:
                 self._since[row["lane"]] = row["place"]
+        rows.sort(key=lambda row: (row["turn"], row["place"]))
         return [_delivery(row) for row in rows], 0.0
 
     def _give_back(self, attempt: asyncio.Task[tuple[list[Delivery], float]]) -> None:
@@ -224,13 +230,15 @@ class PostgresConsumer:
 
 
 def _delivery(row: Any) -> Delivery:
-    tag = Tag(row["message"], row["lease"])
+    tag = Tag(row["message"], row["lease"], row["line"] is not None)
     return Delivery(row["queue"], row["id"], row["body"], row["deliveries"], tag)
 
 
 def _topics(outcome: Outcome) -> Iterator[str]:
     """Who may be glad to hear of an outcome."""
     queue, action = outcome.delivery.queue, outcome.action
+    if outcome.delivery.tag.has_line:
+        yield queue_topic(queue)
     if action in (Action.DONE, Action.DEAD):
         if outcome.result is not None:
             yield result_topic(queue)

@@ -28,9 +28,11 @@ BEGIN
 END $$;
 
 -- Add messages, in order; those whose queue holds their id already are left out.
--- `dues` are in seconds of Unix time, null for at once.
+-- `dues` are in seconds of Unix time, null for at once. The last three are for `put_policed`.
 CREATE OR REPLACE FUNCTION @schema@.put(
-    queues text[], ids text[], bodies bytea[], dues double precision[], priorities smallint[]
+    queues text[], ids text[], bodies bytea[], dues double precision[], priorities smallint[],
+    lines integer[] DEFAULT NULL, unique_keys text[] DEFAULT NULL,
+    untils_started boolean[] DEFAULT NULL
 ) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -50,25 +52,30 @@ BEGIN
     SELECT array_agg(nextval('@schema@.message_number')) INTO numbers
         FROM generate_series(1, cardinality(ids));
     WITH added AS (
-        INSERT INTO @schema@.message (number, queue, id, body)
-        SELECT given.number, l.queue, given.id, given.body
-        FROM unnest(numbers, lanes, ids, bodies) AS given (number, lane, id, body)
+        INSERT INTO @schema@.message (number, queue, id, body, line, unique_key, until_started)
+        SELECT given.number, l.queue, given.id, given.body, given.line, given.key, given.until
+        FROM unnest(numbers, lanes, ids, bodies, lines, unique_keys, untils_started)
+            AS given (number, lane, id, body, line, key, until)
         JOIN @schema@.lane l ON l.number = given.lane
         ON CONFLICT (queue, id) DO NOTHING
         RETURNING number
     )
-    INSERT INTO @schema@.pending (lane, place, message, deliveries)
-    SELECT given.lane * 4 + CASE WHEN is_later THEN 1 ELSE 2 END,
+    INSERT INTO @schema@.pending (lane, place, message, deliveries, line)
+    SELECT given.lane * 8
+            + CASE WHEN is_later THEN 1 ELSE 2 END
+            + CASE WHEN given.line IS NULL THEN 0 WHEN is_later THEN 4 ELSE 2 END,
         CASE WHEN is_later THEN due ELSE given.number END,
-        given.number, 0
+        given.number, 0, given.line
     FROM added
-    JOIN unnest(numbers, lanes, dues) AS given (number, lane, due_at) ON given.number = added.number,
+    JOIN unnest(numbers, lanes, dues, lines) AS given (number, lane, due_at, line)
+        ON given.number = added.number,
     LATERAL (SELECT CASE WHEN given.due_at IS NOT NULL
         THEN least(given.due_at * 1000000, 9e18)::bigint END AS due) AS d,
     LATERAL (SELECT coalesce(due > now_us, false) AS is_later) AS l;
 END $$;
 
--- Lease up to `most` messages to a worker, and give it a sign of life if there are any.
+-- Lease up to `most` messages to a worker, and give it a sign of life if there are any. They are to be
+-- run in the order of `turn` and `place`.
 --
 -- `since_lanes` and `since_places` are where to begin in lanes whose former entries the caller knows
 -- to be gone: those would be passed one by one while a transaction that is open elsewhere keeps them.
@@ -79,8 +86,8 @@ CREATE OR REPLACE FUNCTION @schema@.take(
     taker integer, queues text[], most integer, lease_seconds double precision,
     since_lanes integer[], since_places bigint[]
 ) RETURNS TABLE (
-    queue text, id text, body bytea, deliveries integer,
-    message bigint, lease bigint, lane integer, place bigint
+    queue text, id text, body bytea, deliveries integer, message bigint, lease bigint,
+    lane integer, turn bigint, place bigint, line integer
 )
 LANGUAGE plpgsql
 SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off
@@ -88,15 +95,96 @@ SET enable_hashjoin = off SET enable_mergejoin = off
 AS $$
 #variable_conflict use_column
 DECLARE
-    now_ timestamptz := clock_timestamp();
-    now_us bigint := @schema@.microseconds(now_);
     lease_ bigint;
+    policed_ integer[];
+    is_locked boolean := false;
+    is_any boolean := false;
+    one record;
 BEGIN
     PERFORM @schema@.give_back_lapsed();
     lease_ := nextval('@schema@.lease_number');
+    SELECT array_agg(q.number) INTO policed_
+        FROM @schema@.queue q WHERE q.name = ANY (queues) AND q.policed;
+    IF policed_ IS NULL THEN
+        RETURN QUERY
+            SELECT c.queue, c.id, c.body, c.deliveries, c.message, c.lease, c.lane, c.turn, c.place,
+                c.line
+            FROM @schema@.claim(taker, lease_, queues, most, since_lanes, since_places) c;
+        is_any := FOUND;
+    ELSE
+        PERFORM @schema@.admit(policed_, most);
+        FOR one IN SELECT * FROM @schema@.claim(
+            taker, lease_, queues, most, since_lanes, since_places) AS c
+        LOOP
+            queue := one.queue;
+            lease := lease_;
+            lane := one.lane;
+            turn := one.turn;
+            place := one.place;
+            line := one.line;
+            IF line IS NULL THEN
+                id := one.id;
+                body := one.body;
+                deliveries := one.deliveries;
+                message := one.message;
+                is_any := true;
+                RETURN NEXT;
+                CONTINUE;
+            END IF;
+            IF NOT is_locked THEN
+                PERFORM @schema@.lock_lines();
+                is_locked := true;
+            END IF;
+            -- A place for the ticket, and what nobody has claimed: those of later tickets are theirs.
+            FOR id, body, deliveries, message IN
+                SELECT m.id, m.body, r.deliveries, r.message
+                FROM @schema@.run_line(one.line, 1 + greatest(0, most - one.claimed::integer),
+                    taker, lease_) r
+                JOIN @schema@.message m ON m.number = r.message
+            LOOP
+                is_any := true;
+                most := most - 1;
+                RETURN NEXT;
+            END LOOP;
+            most := most + 1;
+        END LOOP;
+        DELETE FROM @schema@.taken t
+            USING @schema@.running r JOIN @schema@.message m ON m.number = r.message
+            WHERE r.worker = taker AND r.lease = lease_ AND m.until_started
+                AND t.queue = m.queue AND t.key = m.unique_key AND t.holder = m.id
+                AND t.expires IS NULL;
+    END IF;
+    IF is_any THEN
+        PERFORM @schema@.give_sign_of_life(taker, lease_seconds, lease_seconds * 0.1);
+    ELSE
+        queue := NULL;
+        id := NULL;
+        message := NULL;
+        line := NULL;
+        place := @schema@.ready_in(queues, since_lanes, since_places);
+        RETURN NEXT;
+    END IF;
+END $$;
+
+-- Move messages from `pending` to `running`; a ticket of a line is only taken away. `claimed` is how
+-- many there are in all.
+CREATE OR REPLACE FUNCTION @schema@.claim(
+    taker integer, lease_ bigint, queues text[], most integer,
+    since_lanes integer[], since_places bigint[]
+) RETURNS TABLE (
+    queue text, id text, body bytea, deliveries integer, message bigint, lease bigint,
+    lane integer, turn bigint, place bigint, line integer, claimed bigint
+)
+LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    now_ timestamptz := clock_timestamp();
+    now_us bigint := @schema@.microseconds(now_);
+BEGIN
     RETURN QUERY
     WITH lanes AS MATERIALIZED (
-        SELECT given.name, l.number * 4 + kind AS lane, given.turn, l.priority, kind,
+        SELECT given.name, l.number * 8 + kind AS lane,
+            row_number() OVER (ORDER BY given.turn, l.priority DESC, kind) AS turn,
             coalesce(since.place, -9223372036854775808) AS since,
             CASE WHEN kind = 1 THEN now_us ELSE 9223372036854775807 END AS until
         FROM unnest(queues) WITH ORDINALITY AS given (name, turn)
@@ -104,13 +192,13 @@ BEGIN
         JOIN @schema@.lane l ON l.queue = q.number
         CROSS JOIN generate_series(0, 2) AS kind
         LEFT JOIN unnest(since_lanes, since_places) AS since (lane, place)
-            ON since.lane = l.number * 4 + kind
+            ON since.lane = l.number * 8 + kind
         ORDER BY given.turn, l.priority DESC, kind
     ), chosen AS MATERIALIZED (
-        SELECT lanes.name, p.*
+        SELECT lanes.name, lanes.turn, p.*
         FROM lanes CROSS JOIN LATERAL (
             SELECT pending.ctid AS at, pending.lane, pending.place, pending.message,
-                pending.deliveries + 1 AS deliveries
+                pending.deliveries + 1 AS deliveries, pending.line
             FROM @schema@.pending
             WHERE pending.lane = lanes.lane
                 AND pending.place >= lanes.since AND pending.place <= lanes.until
@@ -123,42 +211,52 @@ BEGIN
         DELETE FROM @schema@.pending WHERE ctid = ANY (ARRAY(SELECT chosen.at FROM chosen))
     ), begun AS (
         INSERT INTO @schema@.running (worker, message, lease, lane, deliveries, taken_at)
-        SELECT taker, chosen.message, lease_, chosen.lane, chosen.deliveries, now_ FROM chosen
+        SELECT taker, chosen.message, lease_, chosen.lane, chosen.deliveries, now_
+        FROM chosen WHERE chosen.line IS NULL
     )
-    SELECT chosen.name, m.id, m.body, chosen.deliveries,
-        chosen.message, lease_, chosen.lane, chosen.place
-    FROM chosen JOIN @schema@.message m ON m.number = chosen.message;
-    IF FOUND THEN
-        PERFORM @schema@.give_sign_of_life(taker, lease_seconds, lease_seconds * 0.1);
-    ELSE
-        RETURN QUERY
-        SELECT NULL::text, NULL::text, NULL::bytea, NULL::integer,
-            NULL::bigint, NULL::bigint, NULL::integer,
-            @schema@.ready_in(queues, since_lanes, since_places);
-    END IF;
+    SELECT chosen.name, m.id, m.body, chosen.deliveries, chosen.message, lease_,
+        chosen.lane, chosen.turn, chosen.place, chosen.line, count(*) OVER ()
+    FROM chosen LEFT JOIN @schema@.message m
+        ON m.number = chosen.message AND chosen.line IS NULL;
 END $$;
 
--- Microseconds until something is due or a lease may run out; null for never.
+-- Microseconds until something is due, a rate opens or a lease may run out; null for never.
 CREATE OR REPLACE FUNCTION @schema@.ready_in(
     queues text[], since_lanes integer[], since_places bigint[]
 ) RETURNS bigint
-LANGUAGE sql
+LANGUAGE plpgsql
 SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off
 AS $$
-    SELECT greatest(0, least(
+DECLARE
+    now_us bigint := @schema@.microseconds(clock_timestamp());
+    at bigint;
+BEGIN
+    SELECT least(
         (SELECT min(first.place)
             FROM @schema@.queue q
             JOIN @schema@.lane l ON l.queue = q.number
+            CROSS JOIN unnest('{1,5}'::integer[]) AS kind
             LEFT JOIN unnest(since_lanes, since_places) AS since (lane, place)
-                ON since.lane = l.number * 4 + 1,
-            LATERAL (SELECT place FROM @schema@.pending
-                WHERE lane = l.number * 4 + 1
-                    AND place >= coalesce(since.place, -9223372036854775808)
-                ORDER BY lane, place LIMIT 1) AS first
+                ON since.lane = l.number * 8 + kind,
+            LATERAL (SELECT p.place FROM @schema@.pending p
+                WHERE p.lane = l.number * 8 + kind
+                    AND p.place >= coalesce(since.place, -9223372036854775808)
+                ORDER BY p.lane, p.place LIMIT 1) AS first
             WHERE q.name = ANY (queues)),
-        (SELECT @schema@.microseconds(min(alive_until)) FROM @schema@.worker WHERE NOT lapsed)
-    ) - @schema@.microseconds(clock_timestamp()))
-$$;
+        (SELECT @schema@.microseconds(min(w.alive_until)) FROM @schema@.worker w
+            WHERE NOT w.lapsed)) INTO at;
+    IF EXISTS (SELECT FROM @schema@.queue q WHERE q.name = ANY (queues) AND q.policed) THEN
+        SELECT least(at, min(r.opens)) INTO at
+            FROM @schema@.queue q JOIN @schema@.rate r ON r.queue = q.number
+            WHERE q.name = ANY (queues) AND r.opens IS NOT NULL;
+        IF @schema@.has_mail(ARRAY(
+            SELECT q.number FROM @schema@.queue q WHERE q.name = ANY (queues) AND q.policed))
+        THEN
+            at := now_us;
+        END IF;
+    END IF;
+    RETURN greatest(0, at - now_us);
+END $$;
 
 -- Let a worker's lease last from now on. With `unless_younger_seconds` a lease that was renewed so
 -- short a time ago is left as it is, but kept from lapsing until this transaction ends.
@@ -198,10 +296,12 @@ BEGIN
         UPDATE @schema@.worker w SET lapsed = true FROM past WHERE w.number = past.number
     ), freed AS (
         DELETE FROM @schema@.running r USING past WHERE r.worker = past.number
-        RETURNING r.lane, r.message, r.deliveries
+        RETURNING r.lane, r.message, r.deliveries, r.line
     )
-    INSERT INTO @schema@.pending (lane, place, message, deliveries)
-    SELECT lane / 4 * 4, message, message, deliveries FROM freed;
+    INSERT INTO @schema@.pending (lane, place, message, deliveries, line, counted)
+    SELECT lane / 8 * 8 + CASE WHEN line IS NULL THEN 0 ELSE 3 END, message, message, deliveries,
+        line, line IS NOT NULL
+    FROM freed;
 END $$;
 
 -- Give back what a worker holds, and forget it. `undone` is 1 if its deliveries do not count.
@@ -213,10 +313,12 @@ LANGUAGE sql AS $$
     ), freed AS (
         DELETE FROM @schema@.running r USING withdrawn
         WHERE r.worker = withdrawn.number
-        RETURNING r.lane, r.message, r.deliveries
+        RETURNING r.lane, r.message, r.deliveries, r.line
     ), back AS (
-        INSERT INTO @schema@.pending (lane, place, message, deliveries)
-        SELECT lane / 4 * 4, message, message, deliveries - undone FROM freed
+        INSERT INTO @schema@.pending (lane, place, message, deliveries, line, counted)
+        SELECT lane / 8 * 8 + CASE WHEN line IS NULL THEN 0 ELSE 3 END, message, message,
+            deliveries - undone, line, line IS NOT NULL
+        FROM freed
     )
     SELECT count(*) FROM freed
 $$;
@@ -269,10 +371,12 @@ BEGIN
             DELETE FROM @schema@.running r
             WHERE r.worker = who AND NOT r.message = ANY (messages)
                 AND r.taken_at < clock_timestamp() - make_interval(secs => lease_seconds)
-            RETURNING r.lane, r.message, r.deliveries
+            RETURNING r.lane, r.message, r.deliveries, r.line
         )
-        INSERT INTO @schema@.pending (lane, place, message, deliveries)
-        SELECT lane / 4 * 4, message, message, deliveries FROM freed;
+        INSERT INTO @schema@.pending (lane, place, message, deliveries, line, counted)
+        SELECT lane / 8 * 8 + CASE WHEN line IS NULL THEN 0 ELSE 3 END, message, message,
+            deliveries, line, line IS NOT NULL
+        FROM freed;
     END IF;
     SELECT array_agg(given.turn) INTO lost
     FROM unnest(messages, leases) WITH ORDINALITY AS given (message, lease, turn)
@@ -324,7 +428,7 @@ BEGIN
             WITH ORDINALITY
             AS given (message, lease, action, delay, body, info, result, ttl, turn)
         WHERE r.worker = who AND r.message = given.message AND r.lease = given.lease
-        RETURNING r.message, r.lane, r.deliveries, given.action, given.delay, given.body,
+        RETURNING r.message, r.lane, r.deliveries, r.line, given.action, given.delay, given.body,
             given.info, given.result, given.ttl, given.turn
     ), kept AS (
         INSERT INTO @schema@.result (queue, id, body, expires)
@@ -343,14 +447,23 @@ BEGIN
         SELECT e.message, m.queue, e.lane, now_, e.info
         FROM ended e JOIN @schema@.message m ON m.number = e.message
         WHERE e.action = 'dead'
+    ), freed AS (
+        DELETE FROM @schema@.taken t
+        USING ended e JOIN @schema@.message m ON m.number = e.message
+        WHERE e.action = 'dead' AND m.unique_key IS NOT NULL
+            AND t.queue = m.queue AND t.key = m.unique_key AND t.holder = m.id
+            AND t.expires IS NULL
     ), back AS (
-        INSERT INTO @schema@.pending (lane, place, message, deliveries)
+        INSERT INTO @schema@.pending (lane, place, message, deliveries, line, counted)
         SELECT
-            e.lane / 4 * 4 + CASE WHEN e.action = 'release' THEN 0 ELSE 1 END,
+            e.lane / 8 * 8 + CASE WHEN e.action = 'release' THEN 0 ELSE 1 END
+                + CASE WHEN e.line IS NULL THEN 0 WHEN e.action = 'release' THEN 3 ELSE 4 END,
             CASE WHEN e.action = 'release' THEN e.message
                 ELSE least(@schema@.microseconds(now_) + e.delay * 1000000, 9e18)::bigint END,
             e.message,
-            CASE WHEN e.action = 'retry' THEN 0 ELSE e.deliveries - 1 END
+            CASE WHEN e.action = 'retry' THEN 0 ELSE e.deliveries - 1 END,
+            e.line,
+            e.line IS NOT NULL AND e.action = 'release'
         FROM ended e WHERE e.action IN ('release', 'retry', 'postpone')
     )
     SELECT CASE WHEN count(*) < cardinality(messages) THEN coalesce(array_agg(e.turn), '{}') END
@@ -384,8 +497,7 @@ BEGIN
     SELECT m.queue, m.number INTO queue_, number_
         FROM @schema@.queue q JOIN @schema@.message m ON m.queue = q.number
         WHERE q.name = queue_name AND m.id = message_id;
-    DELETE FROM @schema@.pending WHERE message = number_;
-    IF NOT FOUND THEN
+    IF number_ IS NULL OR NOT @schema@.take_back(number_) THEN
         RETURN false;
     END IF;
     DELETE FROM @schema@.message WHERE number = number_;
@@ -398,7 +510,7 @@ BEGIN
 END $$;
 
 -- Delete at most so many waiting and delayed messages of a queue; returns how many there were.
-CREATE OR REPLACE FUNCTION @schema@.purge_some(queue_name text, most integer) RETURNS bigint
+CREATE OR REPLACE FUNCTION @schema@.purge_some(queue_name text, at_once integer) RETURNS bigint
 LANGUAGE plpgsql
 SET jit = off SET enable_seqscan = off
 AS $$
@@ -409,16 +521,30 @@ BEGIN
     WITH part AS MATERIALIZED (
         SELECT p.ctid AS at, p.message
         FROM @schema@.queue q JOIN @schema@.lane l ON l.queue = q.number
-        JOIN @schema@.pending p ON p.lane BETWEEN l.number * 4 AND l.number * 4 + 3
-        WHERE q.name = queue_name
-        LIMIT most
+        JOIN @schema@.pending p ON p.lane BETWEEN l.number * 8 AND l.number * 8 + 7
+        WHERE q.name = queue_name AND (p.line IS NULL OR p.lane % 8 >= 3)
+        LIMIT at_once
         FOR UPDATE OF p SKIP LOCKED
     ), gone AS (
         DELETE FROM @schema@.pending WHERE ctid = ANY (ARRAY(SELECT part.at FROM part))
+    ), in_line AS MATERIALIZED (
+        SELECT s.ctid AS at, s.message, s.line, q.number AS queue
+        FROM @schema@.queue q JOIN @schema@.line l ON l.queue = q.number
+        JOIN @schema@.standing s ON s.line = l.number
+        WHERE q.name = queue_name
+        LIMIT at_once
+        FOR UPDATE OF s SKIP LOCKED
+    ), left_ AS (
+        DELETE FROM @schema@.standing WHERE ctid = ANY (ARRAY(SELECT in_line.at FROM in_line))
+    ), told AS (
+        INSERT INTO @schema@.signal (queue, line) SELECT DISTINCT queue, line FROM in_line
     ), forgotten AS (
-        DELETE FROM @schema@.message m USING part WHERE m.number = part.message
+        DELETE FROM @schema@.message m
+        USING (SELECT message FROM part UNION ALL SELECT message FROM in_line) AS g
+        WHERE m.number = g.message
+        RETURNING 1
     )
-    SELECT count(*) INTO deleted FROM part;
+    SELECT count(*) INTO deleted FROM forgotten;
     RETURN deleted;
 END $$;
 
@@ -459,8 +585,10 @@ LANGUAGE sql AS $$
         UPDATE @schema@.message m SET body = revived.body
         FROM revived WHERE m.number = revived.message
     ), back AS (
-        INSERT INTO @schema@.pending (lane, place, message, deliveries)
-        SELECT lane / 4 * 4 + 2, message, message, 0 FROM revived
+        INSERT INTO @schema@.pending (lane, place, message, deliveries, line)
+        SELECT r.lane / 8 * 8 + CASE WHEN m.line IS NULL THEN 2 ELSE 4 END, r.message, r.message, 0,
+            m.line
+        FROM revived r JOIN @schema@.message m ON m.number = r.message
     )
     SELECT count(*) FROM revived
 $$;
@@ -513,10 +641,14 @@ AS $$
     SELECT NOT EXISTS (
         SELECT FROM @schema@.queue q JOIN @schema@.lane l ON l.queue = q.number,
         LATERAL (SELECT FROM @schema@.pending p
-            WHERE p.lane BETWEEN l.number * 4 AND l.number * 4 + 3 LIMIT 1) AS first
+            WHERE p.lane BETWEEN l.number * 8 AND l.number * 8 + 7
+                AND (p.line IS NULL OR p.lane % 8 >= 3) LIMIT 1) AS first
         WHERE q.name = ANY (queues)
     ) AND NOT EXISTS (
-        SELECT FROM @schema@.running r JOIN @schema@.lane l ON l.number = r.lane / 4
+        SELECT FROM @schema@.queue q JOIN @schema@.line l ON l.queue = q.number
+        JOIN @schema@.standing s ON s.line = l.number WHERE q.name = ANY (queues)
+    ) AND NOT EXISTS (
+        SELECT FROM @schema@.running r JOIN @schema@.lane l ON l.number = r.lane / 8
         JOIN @schema@.queue q ON q.number = l.queue
         WHERE q.name = ANY (queues))
 $$;
@@ -545,7 +677,10 @@ END $$;
 -- Keep a value and put messages if the one there is `expected`, null for none; whether it was.
 CREATE OR REPLACE FUNCTION @schema@.replace_value(
     queue_ text, kind_ text, name_ text, value_ bytea, expected bytea,
-    ids text[], bodies bytea[], dues double precision[], priorities smallint[]
+    ids text[], bodies bytea[], dues double precision[], priorities smallint[],
+    unique_keys text[], untils_started boolean[], lasts_seconds double precision[],
+    replacing boolean[], limit_keys text[], mosts integer[], rate_keys text[],
+    intervals double precision[], bursts integer[]
 ) RETURNS boolean
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -563,8 +698,10 @@ BEGIN
     END IF;
     PERFORM @schema@.set_value(queue_, kind_, name_, value_, NULL);
     IF cardinality(ids) > 0 THEN
-        PERFORM @schema@.put(
-            array_fill(queue_, ARRAY[cardinality(ids)]), ids, bodies, dues, priorities);
+        PERFORM @schema@.put_policed(
+            array_fill(queue_, ARRAY[cardinality(ids)]), ids, bodies, dues, priorities,
+            unique_keys, untils_started, lasts_seconds, replacing, limit_keys, mosts, rate_keys,
+            intervals, bursts);
     END IF;
     RETURN true;
 END $$;

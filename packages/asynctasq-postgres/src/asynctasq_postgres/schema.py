@@ -31,6 +31,7 @@ def script(address: Address) -> str:
             f"CREATE SCHEMA IF NOT EXISTS {address.schema};",
             _filled(_read("tables.sql"), address),
             _filled(_read("functions.sql"), address),
+            _filled(_read("policies.sql"), address),
             f"INSERT INTO {address.schema}.version VALUES ({VERSION}, {UNDERSTOOD_FROM});",
         )
     )
@@ -106,7 +107,8 @@ async def upgrade(connection: Any, address: Address) -> None:
                 return
         for step in range(number, VERSION):
             await connection.execute(_filled(_UPGRADES[step], address))
-        await connection.execute(_filled(_read("functions.sql"), address))
+        for name in ("functions.sql", "policies.sql"):
+            await connection.execute(_filled(_read(name), address))
         await connection.execute(
             f"UPDATE {schema}.version SET number = $1, understood_from = $2",
             VERSION,

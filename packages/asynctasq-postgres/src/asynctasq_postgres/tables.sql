@@ -13,14 +13,17 @@ CREATE TABLE @schema@.version (
 -- Every queue that was ever named.
 CREATE TABLE @schema@.queue (
     number integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    name text NOT NULL UNIQUE
+    name text NOT NULL UNIQUE,
+    -- Whether a message with a policy was ever put into it.
+    policed boolean NOT NULL DEFAULT false
 );
 
--- The priorities in use in a queue. `pending.lane` is four times the number, plus
+-- The priorities in use in a queue. `pending.lane` is eight times the number, plus
 --   0 for what was given back: place is the message's number
 --   1 for what has a due time: place is that, in microseconds of Unix time
 --   2 for all else:            place is the message's number
--- so that each is a range of one index, in the order in which it is taken.
+-- so that each is a range of one index, in the order in which it is taken; and for messages that have a
+-- limit or a rate 3, 5 and 4, from where they are sorted into lines (`policies.sql`).
 CREATE TABLE @schema@.lane (
     number integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     queue integer NOT NULL,
@@ -37,14 +40,21 @@ CREATE TABLE @schema@.message (
     queue integer NOT NULL,
     id text NOT NULL,
     body bytea NOT NULL,
+    line integer,
+    unique_key text,
+    until_started boolean,
     UNIQUE (queue, id)
 );
+CREATE INDEX message_line ON @schema@.message (line) WHERE line IS NOT NULL;
 
 CREATE TABLE @schema@.pending (
     lane integer NOT NULL,
     place bigint NOT NULL,
     message bigint NOT NULL,
     deliveries integer NOT NULL,
+    line integer,
+    -- Whether its rate has counted it already.
+    counted boolean NOT NULL DEFAULT false,
     PRIMARY KEY (lane, place, message)
 );
 CREATE UNIQUE INDEX pending_message ON @schema@.pending (message);
@@ -57,8 +67,68 @@ CREATE TABLE @schema@.running (
     lane integer NOT NULL,
     deliveries integer NOT NULL,
     taken_at timestamptz NOT NULL,
+    line integer,
     PRIMARY KEY (worker, message)
 );
+CREATE INDEX running_line ON @schema@.running (line) WHERE line IS NOT NULL;
+
+-- Messages of a queue with the same limit and rate stand in one line; empty and 0 where there is none.
+CREATE TABLE @schema@.line (
+    number integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    queue integer NOT NULL,
+    limit_key text NOT NULL,
+    most integer NOT NULL,
+    rate_key text NOT NULL,
+    interval_us double precision NOT NULL,
+    burst integer NOT NULL,
+    -- 0 nobody stands in it; 1 its first has a ticket; it waits for 2 its limit, 3 its rate.
+    state smallint NOT NULL,
+    UNIQUE (queue, limit_key, most, rate_key, interval_us, burst)
+);
+CREATE INDEX line_rate ON @schema@.line (queue, rate_key, state) WHERE burst > 0;
+
+-- In their order: rank is -2 * priority, plus 1 unless it was given back.
+CREATE TABLE @schema@.standing (
+    line integer NOT NULL,
+    rank smallint NOT NULL,
+    place bigint NOT NULL,
+    message bigint NOT NULL UNIQUE,
+    deliveries integer NOT NULL,
+    -- The lane's number.
+    lane integer NOT NULL,
+    counted boolean NOT NULL,
+    PRIMARY KEY (line, rank, place, message)
+);
+
+-- Lines of which a message has ended, or gone.
+CREATE TABLE @schema@.signal (
+    queue integer NOT NULL,
+    line integer NOT NULL
+);
+CREATE INDEX signal_queue ON @schema@.signal (queue);
+
+-- What the last delivery of a rate left; without a row, a whole burst may pass. Times are
+-- microseconds of Unix time; `opens` is when the first of the lines that wait may go on.
+CREATE TABLE @schema@.rate (
+    queue integer NOT NULL,
+    key text NOT NULL,
+    tat double precision NOT NULL,
+    opens bigint,
+    PRIMARY KEY (queue, key)
+);
+CREATE INDEX rate_opens ON @schema@.rate (queue, opens) WHERE opens IS NOT NULL;
+CREATE INDEX rate_tat ON @schema@.rate (tat) WHERE opens IS NULL;
+
+-- Unique keys; `expires` is null where the message frees it.
+CREATE TABLE @schema@.taken (
+    queue integer NOT NULL,
+    key text NOT NULL,
+    holder text NOT NULL,
+    until_started boolean NOT NULL,
+    expires timestamptz,
+    PRIMARY KEY (queue, key)
+);
+CREATE INDEX taken_expires ON @schema@.taken (expires) WHERE expires IS NOT NULL;
 
 CREATE TABLE @schema@.dead (
     message bigint PRIMARY KEY,
@@ -122,6 +192,10 @@ CREATE TABLE @schema@.lead (
 ALTER TABLE @schema@.pending SET (autovacuum_vacuum_scale_factor = 0.02,
     autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 1, vacuum_truncate = false);
 ALTER TABLE @schema@.running SET (autovacuum_vacuum_scale_factor = 0.02,
+    autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 1, vacuum_truncate = false);
+ALTER TABLE @schema@.standing SET (autovacuum_vacuum_scale_factor = 0.02,
+    autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 1, vacuum_truncate = false);
+ALTER TABLE @schema@.signal SET (autovacuum_vacuum_scale_factor = 0.02,
     autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 1, vacuum_truncate = false);
 ALTER TABLE @schema@.message SET (autovacuum_vacuum_scale_factor = 0.05,
     autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 1, vacuum_truncate = false,

@@ -70,7 +70,8 @@ class Connections:
 
     def put_blocking(self, messages: Sequence[Outgoing]) -> Mapping[str, str]:
         """`put_resolved` for synchronous code, in any thread."""
-        return portal.run(self.put_resolved(messages))
+        conflicts = portal.wait_for(lambda: self.put(messages))
+        return portal.run(self.resolve(messages, conflicts)) if conflicts else {}
 
     async def close(self) -> None:
         """Close what the running event loop has open; its next use opens it again."""

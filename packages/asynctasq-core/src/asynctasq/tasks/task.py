@@ -184,7 +184,7 @@ class Task(Generic[P, R]):
     def check_arguments(self, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
         """Raise `TypeError` unless the arguments fit."""
         self._check(args, kwargs)
-        annotations = self.annotations
+        annotations, _ = self._read_annotations()
         if annotations.models:
             check_models(annotations, args, kwargs)
 

@@ -298,6 +298,10 @@ def _collect_one(
         found.append((argument, decoder.refs))
 
 
+#: Those of very many calls.
+_NO_ARGUMENTS: bytes = msgpack.packb([[], {}])
+
+
 def decode_arguments(
     payload: bytes, known: Mapping[str, type], instances: Sequence[object] = ()
 ) -> tuple[list[Any], dict[str, Any]]:
@@ -306,6 +310,8 @@ def decode_arguments(
     Raises:
         InvalidMessage: The payload is damaged, or holds what the task's annotations do not name.
     """
+    if payload == _NO_ARGUMENTS:
+        return [], {}
     value = decode_value(payload, known, instances)
     if not (
         isinstance(value, list)
