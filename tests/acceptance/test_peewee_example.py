@@ -75,13 +75,19 @@ def commands() -> list[list[str]]:
     return lines[1:]
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("command", commands(), ids=" ".join)
 def test_the_commands_of_the_guide_work(
     environment: Environment, command: list[str], tmp_path: Path
 ) -> None:
-    output = finished(environment.run(*command, cwd=tmp_path, timeout=110))
+    output = finished(environment.run(*command, cwd=tmp_path, timeout=280))
     if command[1] == "plugins":
         assert re.search(r"peewee .*asynctasq-peewee .*0\.1\.0 .*loaded", output)
+    elif "--self-check" in command:
+        lines = output.splitlines()
+        assert [line for line in lines if not line.startswith("found ")] == [
+            "not tested   a call waits for a transaction that has ended"  # it owns none
+        ]
     else:
         passed = re.search(r"(\d+) passed", output)
         assert passed

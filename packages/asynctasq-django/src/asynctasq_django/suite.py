@@ -150,6 +150,7 @@ class TestDjango(AdapterSuite):
     composite_keys = django.VERSION >= (5, 2)
     other_keys = several_databases = hidden_rows = knows_deleted = stale_instances = True
     transactions = savepoints = context_transactions = declared_loading = outages = True
+    missing_table = knows_limits = True
     #: What makes the database unreachable.
     away: ClassVar[dict[str, str]] = {"NAME": "/nowhere/suite.db"}
 
@@ -199,6 +200,15 @@ class TestDjango(AdapterSuite):
 
     def delete(self, row: Any) -> None:
         row.delete()
+
+    @contextmanager
+    def without_table(self) -> Iterator[None]:
+        there, away = map(connection.ops.quote_name, (User._meta.db_table, "asynctasq_away"))
+        with connection.cursor() as cursor:
+            cursor.execute(f"ALTER TABLE {there} RENAME TO {away}")
+        yield
+        with connection.cursor() as cursor:
+            cursor.execute(f"ALTER TABLE {away} RENAME TO {there}")
 
     @contextmanager
     def statements(self) -> Iterator[list[str]]:

@@ -7,7 +7,7 @@ import datetime
 import enum
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from decimal import Decimal
 from typing import Any
 
@@ -25,6 +25,7 @@ from sqlalchemy import (
     create_engine,
     event,
     make_url,
+    text,
     update,
 )
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
@@ -150,12 +151,17 @@ class Release(Base):
     version: Mapped[tuple[int, ...]] = mapped_column(Version(), primary_key=True)
 
 
+_HIDE = text("ALTER TABLE suite_users RENAME TO suite_users_away")
+_SHOW = text("ALTER TABLE suite_users_away RENAME TO suite_users")
+
+
 class _Suite(AdapterSuite):
     """What is the same for asynchronous and synchronous sessions."""
 
     adapter = "sqlalchemy"
     composite_keys = other_keys = knows_deleted = stale_instances = True
-    transactions = savepoints = declared_loading = outages = True
+    transactions = savepoints = declared_loading = outages = missing_table = knows_limits = True
+    transactions_end = False  # a session begins the next one
     factory: Any
     session_class: type[Any] = AsyncSession
 
@@ -297,6 +303,15 @@ class TestSQLAlchemy(_Suite):
             session.add(row)
             await session.delete(row)
 
+    @asynccontextmanager
+    async def without_table(self) -> AsyncIterator[None]:
+        engine = self.factory.kw["bind"]
+        async with engine.begin() as connection:
+            await connection.execute(_HIDE)
+        yield
+        async with engine.begin() as connection:
+            await connection.execute(_SHOW)
+
     async def stale(self, row: User) -> User:
         async with self.factory() as session:
             found: User = await session.get_one(User, row.id)
@@ -375,6 +390,15 @@ class TestSynchronousSessions(_Suite):
         with self.factory.begin() as session:
             session.add(row)
             session.delete(row)
+
+    @contextmanager
+    def without_table(self) -> Iterator[None]:
+        engine = self.factory.kw["bind"]
+        with engine.begin() as connection:
+            connection.execute(_HIDE)
+        yield
+        with engine.begin() as connection:
+            connection.execute(_SHOW)
 
     def stale(self, row: User) -> User:
         with self.factory() as session:

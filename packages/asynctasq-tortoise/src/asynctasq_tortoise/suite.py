@@ -128,6 +128,7 @@ class TestTortoise(AdapterSuite):
     adapter = "tortoise"
     other_keys = several_databases = hidden_rows = knows_deleted = stale_instances = True
     transactions = context_transactions = declared_loading = locking = lazy = outages = True
+    missing_table = True
     savepoints = not tortoise.__version__.startswith("0.21.")
 
     @pytest.fixture(scope="class")
@@ -256,6 +257,15 @@ class TestTortoise(AdapterSuite):
         yield
         await client.close()
         setattr(client, name, before)
+
+    @asynccontextmanager
+    async def without_table(self) -> AsyncIterator[None]:
+        client = tortoise.connections.get("default")
+        quote = "`" if client.capabilities.dialect == "mysql" else '"'
+        there, away = f"{quote}{User._meta.db_table}{quote}", f"{quote}away{quote}"
+        await client.execute_script(f"ALTER TABLE {there} RENAME TO {away}")
+        yield
+        await client.execute_script(f"ALTER TABLE {away} RENAME TO {there}")
 
 
 async def _create_tables(url: str) -> None:

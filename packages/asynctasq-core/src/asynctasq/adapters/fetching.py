@@ -299,4 +299,4 @@ def _lazy(adapter: Adapter, ref: Ref, rule: Missing) -> object:
             raise _gone(ref, rule)
         return row
 
-    return lazy_instance(ref.model_class(), fetch_row)
+    return lazy_instance(ref.model_class(), fetch_row, ref)

@@ -19,6 +19,7 @@ from functools import cache
 from typing import Any, TypeVar, cast
 
 from ..errors import AsynctasqError, PluginError
+from ..wire.reference import Ref
 
 R = TypeVar("R")
 Fetch = Callable[[], Awaitable[object]]
@@ -31,7 +32,7 @@ _STRUCTURAL = {
 }
 
 
-def lazy_instance(cls: type, fetch: Fetch) -> object:
+def lazy_instance(cls: type, fetch: Fetch, ref: Ref | None = None) -> object:
     """An instance of `cls` that becomes the row at its first use; call it on the event loop.
 
     Use is reading, setting or deleting an attribute, calling a method, comparing, printing; taking
@@ -43,11 +44,20 @@ def lazy_instance(cls: type, fetch: Fetch) -> object:
         fetch: Awaited on this loop; gives the row. What it raises is raised by the use, and the
             next use asks again. For a row that is gone it raises `ReferenceGone`, also under
             `on_missing="none"`: what has been passed as an object can no longer become `None`.
+        ref: What `unfetched_reference` gives for it.
     """
     placeholder: object = object.__new__(_unfetched(cls))
     state = object.__getattribute__(placeholder, "__dict__")
-    state.update(fetch=fetch, loop=asyncio.get_running_loop())
+    state.update(fetch=fetch, loop=asyncio.get_running_loop(), ref=ref)
     return placeholder
+
+
+def unfetched_reference(obj: object) -> Ref | None:
+    """The reference of a lazy instance that was not used yet, and is not by this; else `None`."""
+    if not issubclass(type(obj), _Unfetched):
+        return None
+    ref: Ref | None = object.__getattribute__(obj, "__dict__")["ref"]
+    return ref
 
 
 async def drive(coroutine: Coroutine[Any, Any, R]) -> R:

@@ -21,6 +21,7 @@ from ..errors import InvalidReference, PluginError, UnknownModel
 from ..events import Event
 from ..wire.reference import Ref
 from . import hookspecs
+from .lazy import unfetched_reference
 from .statements import Database, Run, Transaction
 
 GROUP = "asynctasq"
@@ -92,7 +93,8 @@ class Adapter:
         """The adapter's reference for the instance, carrying the adapter's name."""
         if self._to_ref is None:
             raise PluginError(f"adapter {self.name!r} has no to_ref hook")
-        return self._to_ref(obj)
+        # One that was not fetched yet, perhaps because it cannot be here, is passed on as it came.
+        return unfetched_reference(obj) or self._to_ref(obj)
 
 
 def _direct(hook: str, implementation: pluggy.HookImpl) -> Callable[..., Any]:

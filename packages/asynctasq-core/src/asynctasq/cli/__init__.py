@@ -28,6 +28,7 @@ _COMMANDS = {
     "doctor": "doctor",
     "tables": "tables",
     "test-adapter": "adapter_test",
+    "new-adapter": "new_adapter",
 }
 
 

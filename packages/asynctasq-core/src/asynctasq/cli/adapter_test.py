@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import click
+
+from . import FAILED
 
 
 @click.command(
     "test-adapter", context_settings={"ignore_unknown_options": True, "allow_extra_args": True}
 )
+@click.option(
+    "--self-check",
+    is_flag=True,
+    help="Put one mistake after the other into the adapter, and see whether the suite finds it.",
+)
 @click.argument("name")
 @click.argument("pytest_arguments", nargs=-1, type=click.UNPROCESSED)
-def command(name: str, pytest_arguments: tuple[str, ...]) -> None:
+def command(name: str, self_check: bool, pytest_arguments: tuple[str, ...]) -> None:
     """Test the installed adapter NAME against the contract of adapters.
 
     Further arguments go to pytest.
@@ -21,4 +30,22 @@ def command(name: str, pytest_arguments: tuple[str, ...]) -> None:
         raise click.ClickException(
             f"{e.name} is not installed: pip install 'asynctasq-core[testing]'"
         ) from e
-    raise SystemExit(run_adapter_suite(name, pytest_arguments))
+    if self_check:
+        _check(name, pytest_arguments)
+    else:
+        raise SystemExit(run_adapter_suite(name, pytest_arguments))
+
+
+#: What became of a mistake, by the exit code of pytest.
+_WORDS = {0: "MISSED", 1: "found", 5: "not tested"}
+
+
+def _check(name: str, arguments: Sequence[str]) -> None:
+    from ..testing import check_adapter_suite
+
+    codes = []
+    for mutant, code in check_adapter_suite(name, arguments):
+        codes.append(code)
+        click.echo(f"{_WORDS.get(code, f'pytest failed ({code})'):<12} {mutant.what}")
+    if set(codes) - {1, 5}:
+        raise SystemExit(FAILED)

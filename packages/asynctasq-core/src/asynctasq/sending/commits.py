@@ -16,6 +16,7 @@ from operator import attrgetter
 from typing import Any, cast
 
 from ..adapters.hookspecs import DeferredSend
+from ..adapters.lazy import unfetched_reference
 from ..adapters.plugins import Adapter, Adapters
 from ..adapters.statements import Database, Statement
 from ..brokers import Outgoing
@@ -76,7 +77,9 @@ def what_to_wait_for(
     pending = [
         _after_commit(adapter, obj)
         for adapter, obj in models
-        if adapter.is_pending_write is not None and adapter.is_pending_write(obj)
+        if adapter.is_pending_write is not None
+        and unfetched_reference(obj) is None  # nothing was written through it
+        and adapter.is_pending_write(obj)
     ]
     if (atomic := open_atomic()) is not None:
         pending.append(_after_commit(atomic.adapter, atomic.target))

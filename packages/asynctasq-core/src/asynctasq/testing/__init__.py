@@ -6,6 +6,8 @@ The conformance suites are pytest classes to subclass, and need pytest and pytes
 
 from __future__ import annotations
 
+import sys
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -14,7 +16,7 @@ from .calls import Calls
 from .sent import Sent
 
 if TYPE_CHECKING:
-    from .adapter_run import run_adapter_suite
+    from .adapter_run import check_adapter_suite, run_adapter_suite
     from .adapter_suite import AdapterSuite, logged
     from .broker_suite import BrokerSuite, OpenBroker, StartConsumer
 
@@ -25,6 +27,7 @@ __all__ = [
     "OpenBroker",
     "Sent",
     "StartConsumer",
+    "check_adapter_suite",
     "logged",
     "run_adapter_suite",
 ]
@@ -34,6 +37,7 @@ _SUITES = {
     "BrokerSuite": "broker_suite",
     "OpenBroker": "broker_suite",
     "StartConsumer": "broker_suite",
+    "check_adapter_suite": "adapter_run",
     "logged": "adapter_suite",
     "run_adapter_suite": "adapter_run",
 }
@@ -48,8 +52,14 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(f".{_SUITES[name]}", __name__), name)
 
 
+@cache
 def _rewrite_assertions() -> None:
     import pytest
 
     modules = ("adapters", "adapter_suite", "brokers", "broker_suite")
     pytest.register_assert_rewrite(*(f"{__name__}.{module}" for module in modules))
+
+
+# Also where somebody imports a part of a suite by its own module.
+if "pytest" in sys.modules:
+    _rewrite_assertions()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from asynctasq.adapters.plugins import Adapter, installed
 from asynctasq.errors import PluginError
+
+from .mutants import MUTANTS, VARIABLE, Mutant
 
 #: The suite's own settings, so that those of the folder it is started in change nothing.
 CONFIGURATION = Path(__file__).with_name("adapter_run.ini")
@@ -27,10 +30,40 @@ def run_adapter_suite(name: str, arguments: Sequence[str] = ()) -> int:
     Raises:
         PluginError: No such adapter is loaded, or it names no suite.
     """
+    command = [*_command(name), "-p", "asynctasq.testing.adapter_report", *arguments]
+    return subprocess.run(command, check=False).returncode
+
+
+def check_adapter_suite(name: str, arguments: Sequence[str] = ()) -> Iterator[tuple[Mutant, int]]:
+    """Run the suite on the adapter with one mistake after the other.
+
+    Args:
+        name: The adapter's entry point.
+        arguments: Further ones for pytest.
+
+    Yields:
+        Each mistake with the exit code of pytest: `TESTS_FAILED` if the suite found it, `OK` if
+        not, `NO_TESTS_COLLECTED` if no test looked for it.
+
+    Raises:
+        PluginError: No such adapter is loaded, or it names no suite.
+    """
+    command = [*_command(name), "-p", "asynctasq.testing.mutants", "-x", "-q", *arguments]
+    for mutant_name, mutant in MUTANTS.items():
+        done = subprocess.run(
+            [*command, "-k", mutant.tests],
+            env={**os.environ, VARIABLE: mutant_name},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            check=False,
+        )
+        yield mutant, done.returncode
+
+
+def _command(name: str) -> list[str]:
     module, _, cls = _suite(_adapter(name)).partition(":")
     command = [sys.executable, "-m", "pytest", "-c", str(CONFIGURATION), "--rootdir", "."]
-    command += ["-p", "no:cacheprovider", "--pyargs", f"{module}::{cls}", *arguments]
-    return subprocess.run(command, check=False).returncode
+    return [*command, "-p", "no:cacheprovider", "--pyargs", f"{module}::{cls}"]
 
 
 def _adapter(name: str) -> Adapter:

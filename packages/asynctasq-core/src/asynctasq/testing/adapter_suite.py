@@ -71,6 +71,8 @@ class AdapterSuite(References, Fetching, Running, Missing, Commits, Loading, Imp
     * `outages`: `outage()`, a context manager while which the database does not answer.
     * `missing_table`: `without_table()`, a context manager while which the main model's table is
       not there.
-    * `unlimited_keys`: one query takes any number of keys, as one parameter.
+    * `knows_limits`: the adapter asks the database how many keys a query may have; else some
+      thousands must take several.
+    * `transactions_end` (true): what entering `transaction()` gave cannot begin another one.
     * `counts_connections`: `connections()`, as the server or the pool counts them.
     """

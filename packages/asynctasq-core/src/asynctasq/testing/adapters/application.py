@@ -68,7 +68,8 @@ class Application:
     lazy: ClassVar[bool] = False
     outages: ClassVar[bool] = False
     missing_table: ClassVar[bool] = False
-    unlimited_keys: ClassVar[bool] = False
+    knows_limits: ClassVar[bool] = False
+    transactions_end: ClassVar[bool] = True
     counts_connections: ClassVar[bool] = False
 
     # --- always given -------------------------------------------------------------------

@@ -12,7 +12,8 @@ from asynctasq.adapters.plugins import GROUP
 
 from .application import Application
 
-_PROGRAM = """
+#: Its arguments are the adapter's name and the packages that may be its ORM.
+PROGRAM = """
 import json, sys
 from asynctasq.adapters.plugins import installed
 found = installed()
@@ -28,16 +29,17 @@ class Importing(Application):
         row = await self.call(self.save, "Ada")
         orm = {base.__module__.partition(".")[0] for base in type(row).__mro__[1:]}
         ours = {"asynctasq", *map(_package, (type(self), type(row))), self._plugin()}
+        orm -= ours | set(sys.stdlib_module_names)
         process = await asyncio.create_subprocess_exec(
             sys.executable,
-            *("-c", _PROGRAM, self.adapter),
+            *("-c", PROGRAM, self.adapter, *sorted(orm)),
             env={**os.environ, "ASYNCTASQ_PLUGINS": self.adapter},
             stdout=asyncio.subprocess.PIPE,
         )
         output, _ = await process.communicate()
         assert process.returncode == 0
         imported = set(json.loads(output))
-        assert imported & orm - ours - set(sys.stdlib_module_names) == set()
+        assert imported & orm == set()
 
     def _plugin(self) -> str:
         """The package of the hooks."""

@@ -9,7 +9,7 @@ from uuid import uuid4
 from asynctasq import task
 
 from .application import Application, Seen, needs
-from .sharing import shared
+from .sharing import assert_not_shared
 
 
 class Loading(Application):
@@ -54,7 +54,7 @@ class Loading(Application):
     async def test_two_instances_of_one_row_share_none_of_the_rows_they_load(self) -> None:
         ref = await self.reference(await self.call(self.save_loadable, "Ada"), self.loading())
         one, other = await self.fetch([ref, ref])
-        assert shared(one, other, self.is_model) == []
+        assert_not_shared(one, other, self.is_model)
 
     @needs("declared_loading")
     async def test_tasks_taken_together_share_the_queries_of_what_they_load(self) -> None:
@@ -103,6 +103,28 @@ class Loading(Application):
         await self.call(self.set_up)
         assert seen.names == ["Ada"]
         assert types != [object]
+
+    @needs("lazy")
+    async def test_an_argument_that_was_not_fetched_is_passed_on_as_it_came(self) -> None:
+        seen = Seen()
+
+        async def read(row: Any) -> None:
+            await self.call(self.set_up)
+            seen.note(row)
+
+        read_task = task(name=f"read-{uuid4().hex}", max_attempts=1)(read)
+
+        async def pass_on(row: Any) -> None:
+            await self.dispatch(read_task(row))
+
+        row = await self.call(self.save, "Ada")
+        with self.statements() as statements:
+            await self.send(task(name=f"pass-{uuid4().hex}", max_attempts=1)(pass_on)(row))
+            await self.call(self.forget_setup)
+            await self.work()
+        await self.call(self.set_up)
+        assert seen.names == ["Ada"]
+        assert self.count(statements) == 1
 
 
 def _annotated(function: Any, metadata: Any) -> Any:

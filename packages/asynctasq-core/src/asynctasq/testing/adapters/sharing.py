@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import pytest
+
 _CONTAINERS = (list, dict, set)
 
 
@@ -12,6 +14,13 @@ def shared(one: object, other: object, is_model: Callable[[object], bool]) -> li
     """Containers and instances of models that can be reached from both."""
     seen, others = _reached(one, is_model), _reached(other, is_model)
     return [value for key, value in seen.items() if key in others]
+
+
+def assert_not_shared(one: object, other: object, is_model: Callable[[object], bool]) -> None:
+    """Fail if they have such in common; skip if there is none."""
+    if len(_reached(one, is_model)) == 1:
+        pytest.skip("the rows hold nothing that could be shared")
+    assert shared(one, other, is_model) == []
 
 
 def _reached(row: object, is_model: Callable[[object], bool]) -> dict[int, object]:

@@ -1,0 +1,63 @@
+"""A plugin of pytest: after a run, what the tested adapters can do and what was not tested.
+
+Functions import the suite, which comes first so that its assertions are rewritten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from .adapters.application import Application
+
+#: Which capability tests a hook; the other hooks are always tested, or by no flag.
+_FLAG_OF_HOOK = {
+    "is_pending_write": "transactions",
+    "after_commit": "transactions",
+    "owns_transaction": "transactions",
+    "open_transaction": "context_transactions",
+    "task_scope": "counts_connections",
+    "thread_scope": "counts_connections",
+}
+
+_suites = pytest.StashKey["list[type[Application]]"]()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Remember the classes whose tests run."""
+    from .adapters.application import Application
+
+    classes = {item.cls for item in session.items if isinstance(item, pytest.Function)}
+    suites = [c for c in classes if c is not None and issubclass(c, Application)]
+    session.config.stash[_suites] = sorted(suites, key=lambda c: c.__qualname__)
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Print the matrix of capabilities, and hooks that no test looks at."""
+    for suite in config.stash.get(_suites, []):
+        terminalreporter.section(f"capabilities of {suite.adapter} in {suite.__qualname__}")
+        for flag in _flags():
+            terminalreporter.line(f"{flag:<22} {'yes' if getattr(suite, flag) else '-'}")
+        for line in untested(suite):
+            terminalreporter.line(line)
+
+
+def _flags() -> list[str]:
+    from .adapters.application import Application
+
+    return [name for name, value in vars(Application).items() if isinstance(value, bool)]
+
+
+def untested(suite: type[Application]) -> Iterator[str]:
+    """What the adapter has and the suite does not look at, since a flag is off."""
+    from asynctasq.adapters.plugins import installed
+
+    adapter = installed().loaded.get(suite.adapter)
+    for hook, flag in _FLAG_OF_HOOK.items():
+        if getattr(adapter, hook, None) is not None and not getattr(suite, flag):
+            yield f"the adapter has the hook {hook}, which is not tested: {flag} is off"
