@@ -67,19 +67,12 @@ class PostgresProcess:
         return f"postgresql://postgres@127.0.0.1:{self._port}/postgres"
 
     def start(self) -> None:
-        """Make its data, run it and wait until it answers."""
-        data = str(self.folder / "data")
-        options = ("--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C")
-        subprocess.run(
-            [self._programs / "bin" / "initdb", "--no-sync", *options, data],
-            cwd=self.folder,
-            check=True,
-            capture_output=True,
-            timeout=60,
-            **self._user,
-        )
+        """Run it, on the data that it has had before, and wait until it answers."""
+        data = self.folder / "data"
+        if not data.exists():
+            self._make(data)
         settings = [part for setting in _SETTINGS for part in ("-c", setting)]
-        with (self.folder / "log").open("wb") as log:
+        with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [self._programs / "bin" / "postgres", "-D", data, "-p", str(self._port), *settings],
                 cwd=self.folder,
@@ -93,6 +86,17 @@ class PostgresProcess:
                 raise RuntimeError((self.folder / "log").read_text()[-2000:])
             time.sleep(0.02)
 
+    def _make(self, data: Path) -> None:
+        options = ("--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C")
+        subprocess.run(
+            [self._programs / "bin" / "initdb", "--no-sync", *options, data],
+            cwd=self.folder,
+            check=True,
+            capture_output=True,
+            timeout=60,
+            **self._user,
+        )
+
     def _answers(self) -> bool:
         try:
             psycopg.connect(self.url, connect_timeout=3).close()
@@ -105,3 +109,4 @@ class PostgresProcess:
         if self._process is not None:
             self._process.send_signal(signal.SIGQUIT)
             self._process.wait(10)
+            self._process = None

@@ -11,14 +11,18 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
+from uuid import uuid4
 
 import psycopg
 import pymysql
 import redis
+from psycopg.sql import SQL, Identifier
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -86,6 +90,22 @@ def _find_postgres() -> _Server:
     return _Server(_POSTGRES_URL)
 
 
+@contextmanager
+def postgres_database(prefix: str) -> Iterator[str]:
+    """The URL of a database on the PostgreSQL server, which is removed in the end."""
+    server, name = postgres_url(), f"{prefix}_{uuid4().hex[:12]}"
+    with psycopg.connect(server, autocommit=True, connect_timeout=3) as connection:
+        connection.execute(SQL("CREATE DATABASE {}").format(Identifier(name)))
+        # Nothing is to survive the machine.
+        off = SQL("ALTER DATABASE {} SET synchronous_commit = off")
+        connection.execute(off.format(Identifier(name)))
+    try:
+        yield urlsplit(server)._replace(path=f"/{name}").geturl()
+    finally:
+        with psycopg.connect(server, autocommit=True, connect_timeout=3) as connection:
+            connection.execute(SQL("DROP DATABASE {} WITH (FORCE)").format(Identifier(name)))
+
+
 def mysql_url() -> str:
     """The URL of a database of a MariaDB or MySQL server, for one who may create databases."""
     return _url(_find_mysql())
@@ -95,7 +115,7 @@ def mysql_url() -> str:
 def _find_mysql() -> _Server:
     try:
         connect_mysql().close()
-    except pymysql.err.OperationalError as e:
+    except pymysql.OperationalError as e:  # not `pymysql.err`: Django loads another
         return _Server(problem=f"no MariaDB at {_MYSQL_URL}: {e}")
     return _Server(_MYSQL_URL)
 

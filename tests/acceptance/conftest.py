@@ -29,6 +29,7 @@ PACKAGES = (
     "asynctasq-tortoise",
     "asynctasq-prometheus",
     "asynctasq-opentelemetry",
+    "asynctasq-postgres",
 )
 
 

@@ -9,6 +9,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from ..redis_servers import free_port
@@ -187,7 +188,7 @@ def test_an_unreachable_broker_is_one_line_and_exit_code_1(
 def test_a_wrong_setting_is_one_line(place: Place) -> None:
     done = place.run("status", ASYNCTASQ_DRIVER="postgres")
     assert done.returncode == 1
-    assert "driver must be one of redis, sqlite, memory, not 'postgres'" in done.stderr
+    assert "driver must be one of memory, redis, sqlite, not 'postgres'" in done.stderr
 
 
 def test_status_counts_every_state_and_shows_workers(place: Place) -> None:
@@ -306,13 +307,15 @@ def test_plugins_shows_each_adapter_and_why_one_is_broken(place: Place) -> None:
     install_fake(
         place.path, "asynctasq_broken", "1.2", "[asynctasq]\nbroken = nowhere_to_be_found\n"
     )
-    listed = json.loads(finished(place.run("plugins", "--json")))
+    done = place.run("plugins", "--json")
+    assert done.returncode == 1
+    listed = json.loads(done.stdout)
     states = {p["name"]: (p["distribution"], p["state"]) for p in listed}
     assert states["sqlalchemy"] == ("asynctasq-sqlalchemy", "loaded")
     (broken,) = (p for p in listed if p["name"] == "broken")
     assert (broken["version"], broken["state"]) == ("1.2", "failed")
     assert "nowhere_to_be_found" in broken["reason"]
-    printed = finished(place.run("plugins"))
+    printed = place.run("plugins").stdout
     assert "nowhere_to_be_found" in printed
     assert "asynctasq-sqlalchemy" in printed
 
@@ -329,7 +332,8 @@ def test_plugins_and_doctor_notice_a_foreign_distribution(place: Place) -> None:
 @one_broker
 def test_asynctasq_plugins_chooses_which_adapters_load(place: Place) -> None:
     listed = json.loads(finished(place.run("plugins", "--json", ASYNCTASQ_PLUGINS="django")))
-    assert {p["name"] for p in listed if p["state"] == "loaded"} == {"django"}
+    loaded = {p["name"] for p in listed if (p["kind"], p["state"]) == ("adapter", "loaded")}
+    assert loaded == {"django"}
     assert all(p["reason"] for p in listed if p["state"] == "blocked")
 
 
@@ -362,3 +366,70 @@ def install_fake(folder: Path, name: str, version: str, entry_points: str = "") 
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
     (info / "entry_points.txt").write_text(entry_points)
+
+
+SCHEDULED = """
+from datetime import timedelta
+from asynctasq import task
+
+@task(every=timedelta(milliseconds=300), catch_up="all")
+async def tick():
+    with open("ticks", "a") as file:
+        file.write("tick\\n")
+"""
+
+
+@one_broker
+def test_schedules_are_listed_run_paused_and_resumed(place: Place) -> None:
+    place.write("plan.py", SCHEDULED)
+    with place.start("worker", "plan"):
+        eventually(lambda: len(place.lines("ticks")) >= 3)
+        listed = finished(place.run("schedule", "list", "-m", "plan", "--json"))
+        (one,) = json.loads(listed)
+        assert (one["name"], one["timetable"]) == ("plan.tick", "every 0:00:00.300000")
+        assert "in code" in finished(place.run("schedule", "list", "-m", "plan"))
+        ticks = finished(place.run("schedule", "next", "plan.tick", "-n", "3"))
+        assert len(ticks.splitlines()) == 3
+        finished(place.run("schedule", "pause", "plan.tick"))
+        assert "paused" in finished(place.run("schedule", "list"))
+        finished(place.run("schedule", "resume", "plan.tick"))
+        before = len(place.lines("ticks"))
+        eventually(lambda: len(place.lines("ticks")) > before)
+    finished(place.run("schedule", "pause", "plan.tick"))
+    before = len(place.lines("ticks"))
+    assert len(finished(place.run("schedule", "run", "plan.tick")).strip()) == 32
+    finished(place.run("worker", "plan", "--burst"))
+    assert len(place.lines("ticks")) > before
+    assert "no schedule 'other'" in place.run("schedule", "run", "other").stderr
+
+
+@pytest.mark.parametrize("kind", ["wait", "spin"])
+@one_broker
+def test_cancel_ends_what_runs_and_removes_what_waits(place: Place, kind: str) -> None:
+    place.write(
+        "long.py",
+        JOBS + "import subprocess\n"
+        "@task(process=True)\n"
+        "def spin():\n"
+        "    child = subprocess.Popen(['sleep', '60'])\n"
+        "    open('child', 'w').write(str(child.pid))\n"
+        "    open('begun', 'w').close()\n"
+        "    child.wait()\n",
+    )
+    dispatched = (
+        "import asyncio\nfrom long import *\n"
+        "handle = {}().dispatch_sync()\nprint(handle.id, handle.status_sync())"
+    )
+    running = place.python(dispatched.format(kind)).split()[0]
+    with place.start("worker", "long"):
+        eventually((place.path / "begun").exists)
+        assert "cancelled 1" in finished(place.run("cancel", running))
+        eventually(lambda: place.counts() == {})
+        if kind == "spin":
+            child = int((place.path / "child").read_text())
+            eventually(lambda: not psutil.pid_exists(child))
+    waiting = place.python(dispatched.format("wait")).split()[0]
+    done = place.run("cancel", waiting, running)
+    assert (done.returncode, done.stdout.strip()) == (1, "cancelled 1")
+    assert f"neither waiting nor running: {running}" in done.stderr
+    assert place.counts() == {}

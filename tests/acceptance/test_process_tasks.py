@@ -158,7 +158,7 @@ def test_children_are_bounded_and_replaced(place: Place) -> None:
     pids = place.lines("ended")
     assert len(pids) == 8
     assert max(pids.count(pid) for pid in pids) == 2
-    assert len(set(pids)) == 4
+    assert 4 <= len(set(pids)) <= 5  # the last two may have two children
 
 
 def test_a_process_logs_as_its_worker_does(place: Place) -> None:

@@ -21,6 +21,7 @@ from asynctasq import (
 )
 from asynctasq.app import App, current
 from asynctasq.brokers.opening import installed_drivers
+from asynctasq.brokers.redis.address import Address
 
 KEY = "a secret of at least 16 bytes"
 DEFAULT_URL = "redis://localhost:6379/0"
@@ -404,3 +405,23 @@ def test_all_public_names_are_there() -> None:
         assert getattr(asynctasq, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = asynctasq.nothing
+
+
+@pytest.mark.parametrize(
+    "sentinel",
+    [
+        *("host", "host:", ":26379", "host:port", "host:0", "host:65536", "host:²", "::1:26379"),
+        *("redis://host:26379", "user@host:26379", "a host:26379", "[::1:26379", "[]:26379"),
+    ],
+)
+def test_a_sentinel_that_is_no_address_is_refused_where_it_is_given(
+    sentinel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asynctasq.app, "_current", None)
+    with pytest.raises(ConfigurationError, match=r"redis\.sentinels: .* is not host:port, such as"):
+        asynctasq.init(redis=RedisConfig(sentinels=("good:26379", sentinel)))
+
+
+def test_addresses_of_sentinels_are_read() -> None:
+    address = Address(RedisConfig(sentinels=("one:26379", " [::1]:5 ", "10.0.0.1:65535")))
+    assert address.sentinel_nodes == [("one", 26379), ("::1", 5), ("10.0.0.1", 65535)]

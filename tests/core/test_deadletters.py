@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import AsyncIterator
+from datetime import timedelta
 
 import pytest
-from asynctasq import Worker, deadletters, init, task
+from asynctasq import Worker, deadletters, dispatch_many, init, task
 from asynctasq.app import current
 from asynctasq.brokers import Action, Outcome, Outgoing
+from asynctasq.cli import cli
 from asynctasq.wire.message import Message
+from click.testing import CliRunner
 
 KEY = b"0123456789abcdef"
 
@@ -88,8 +93,7 @@ async def test_what_cannot_be_read_is_still_listed_retried_as_it_is_and_purged()
     assert (letter.id, letter.task) == ("x", "")
     assert await deadletters.retry(ids=["x"]) == 1
     await work()
-    raw = await broker.dead_letter("bills", "x")
-    assert raw is not None
+    [raw] = await broker.find_dead("bills", ["x"])
     assert raw.body == b"garbage"
     assert await deadletters.purge() == 1
     assert await deadletters.list_dead() == []
@@ -106,6 +110,24 @@ async def test_a_retry_never_signs_what_was_not_signed() -> None:
     assert "BadSignature" in letter.error
 
 
+def test_a_field_is_shown_in_one_line_whatever_it_holds() -> None:
+    @task(name="lines", max_attempts=1)
+    async def lines() -> None:
+        raise ValueError("first\nreason:       forged")
+
+    async def run() -> str:
+        handle = await lines().dispatch()
+        await work("default")
+        return handle.id
+
+    shown = CliRunner().invoke(cli, ["dead", "show", asyncio.run(run())])
+    assert shown.exit_code == 0
+    fields, _, traceback = shown.output.partition("\n\n")
+    assert [line.split(":")[0] for line in fields.splitlines()].count("reason") == 1
+    assert "error:         ValueError: first\\nreason:       forged" in fields
+    assert "\nreason:       forged" in traceback
+
+
 async def test_info_of_another_kind_does_not_hide_a_letter() -> None:
     from asynctasq.brokers import ConsumerOptions, WorkerInfo
 
@@ -120,3 +142,118 @@ async def test_info_of_another_kind_does_not_hide_a_letter() -> None:
     (letter,) = await deadletters.list_dead()
     assert (letter.id, letter.reason) == ("z", "")
     assert await deadletters.purge("bills", ["z"]) == 1
+
+
+@task(queue="bills", name="shop.pay", retry_on=OSError)
+async def pay(order: int, *, note: str = "") -> None:
+    raise ValueError(note)
+
+
+async def two_kinds() -> tuple[str, str]:
+    failed, paid = await fail(1).dispatch(), await pay(2, note="no money").dispatch()
+    await work()
+    return failed.id, paid.id
+
+
+async def test_each_shows_its_arguments_by_the_names_of_the_task() -> None:
+    _, paid = await two_kinds()
+    letter = await deadletters.show(paid)
+    assert letter is not None
+    assert letter.arguments == "order=2, note='no money'"
+
+
+async def test_a_setting_hides_arguments() -> None:
+    init(driver="memory", show_arguments=False)
+    await two_kinds()
+    assert {letter.arguments for letter in await deadletters.list_dead()} == {""}
+
+
+async def test_what_no_key_of_ours_signed_shows_no_arguments() -> None:
+    forged = Message("y", fail.name, b"\x92\x91\x01\x80", 0.0)
+    broker = current().open_broker()
+    await broker.put([Outgoing("bills", "y", forged.encode())])
+    await work()
+    assert (await deadletters.list_dead())[0].arguments == ""
+    await deadletters.purge()
+    await broker.put([Outgoing("bills", "y", forged.encode([KEY]))])
+    await work()
+    assert (await deadletters.list_dead())[0].arguments == "n=1"
+
+
+async def test_filters_choose_by_task_reason_and_age() -> None:
+    failed, paid = await two_kinds()
+
+    async def chosen(where: deadletters.Filter) -> list[str]:
+        return [letter.id for letter in await deadletters.list_dead(where=where)]
+
+    reasons = {letter.id: letter.reason for letter in await deadletters.list_dead()}
+    assert reasons[failed] != reasons[paid]
+    assert await chosen(deadletters.Filter(task=fail.name)) == [failed]
+    assert await chosen(deadletters.Filter(task="shop.*")) == [paid]
+    assert await chosen(deadletters.Filter(task="shop")) == []
+    assert await chosen(deadletters.Filter(reason=reasons[paid].upper())) == [paid]
+    assert await chosen(deadletters.Filter(older_than=timedelta(hours=1))) == []
+    assert await chosen(deadletters.Filter(older_than=timedelta())) == [paid, failed]
+    assert await chosen(deadletters.Filter(task="shop.*", reason=reasons[failed])) == []
+
+
+async def test_pages_count_only_what_a_filter_chooses() -> None:
+    for n in range(4):
+        for queue in ("bills", "other"):
+            await dispatch_many([fail(n).on_queue(queue), pay(n).on_queue(queue)])
+    await work()
+    where = deadletters.Filter(task="shop.*")
+    everything = await deadletters.list_dead(where=where)
+    assert [letter.task for letter in everything] == ["shop.pay"] * 8
+    paged = [(await deadletters.list_dead(limit=1, offset=i, where=where))[0] for i in range(8)]
+    assert paged == everything
+    assert await deadletters.list_dead(limit=4, offset=2, where=where) == everything[2:6]
+
+
+async def test_a_filter_chooses_what_is_retried_or_purged() -> None:
+    for n in range(600):
+        await dispatch_many([fail(n), pay(n)])
+    await work()
+    assert await deadletters.retry(where=deadletters.Filter(task="shop.*")) == 600
+    assert {letter.task for letter in await deadletters.list_dead(limit=600)} == {fail.name}
+    assert await deadletters.purge("other", where=deadletters.Filter(task=fail.name)) == 0
+    assert await deadletters.purge(where=deadletters.Filter(reason="no such reason")) == 0
+    assert await deadletters.purge(where=deadletters.Filter(task=fail.name)) == 600
+    assert await deadletters.list_dead() == []
+
+
+def test_the_command_filters_and_hides_arguments() -> None:
+    failed, paid = asyncio.run(two_kinds())
+
+    def run(*arguments: str) -> str:
+        done = CliRunner().invoke(cli, ["dead", *arguments])
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    (listed,) = json.loads(run("list", "--task", "shop.*", "--json"))
+    assert (listed["id"], listed["arguments"]) == (paid, "order=2, note='no money'")
+    (listed,) = json.loads(run("list", "--task", "shop.*", "--json", "--no-arguments"))
+    assert listed["arguments"] == ""
+    assert "n=1" in run("list")
+    assert "n=1" not in run("list", "--no-arguments")
+    assert "arguments:     n=1\n" in run("show", failed)
+    assert "n=1" not in run("show", failed, "--no-arguments")
+    assert run("retry", "--task", fail.name, "--older-than", "7d") == "retried 0 dead letters\n"
+    assert run("retry", "--task", fail.name, "--older-than", "0s") == "retried 1 dead letter\n"
+    assert run("purge", "--reason", "error") == "deleted 1 dead letter\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("purge", "--all", "--task", "x"), "give either ids"),
+        (("retry", "some-id", "--reason", "x"), "give either ids"),
+        (("list", "--older-than", "7 weeks"), "'7 weeks' is no age such as 90s"),
+        (("list", "--older-than", "-1d"), "'-1d' is no age"),
+        (("list", "--older-than", "nand"), "'nand' is no age"),
+    ],
+)
+def test_choices_that_make_no_sense_are_refused(arguments: tuple[str, ...], said: str) -> None:
+    done = CliRunner().invoke(cli, ["dead", *arguments])
+    assert done.exit_code == 2
+    assert said in done.output

@@ -20,7 +20,8 @@ from uuid import UUID
 import msgpack
 import process_jobs
 import pytest
-from asynctasq import InvalidReference, deadletters, task
+from asynctasq import InvalidReference, Ref, deadletters, task
+from asynctasq.adapters.plugins import Adapters
 from asynctasq.app import App
 from asynctasq.brokers import DeadLetter, Outgoing
 from asynctasq.brokers.memory import broker as memory
@@ -36,6 +37,7 @@ from asynctasq.wire.encoding import encode_arguments
 from asynctasq.wire.message import Message
 from asynctasq.wire.results import _loaded_error_class
 from click.testing import CliRunner
+from toy_orm import Toy
 
 Work = Callable[..., Awaitable[None]]
 
@@ -266,6 +268,43 @@ def test_a_path_runs_no_metaclass(loaded: Any) -> None:
     loaded.Watched = Watched
     woken.clear()
     assert find_class("loaded_one.Watched.Inner").__name__ == "Inner"
+    assert woken == []
+
+
+def test_no_code_of_a_metaclass_says_whether_its_class_is_a_model(loaded: Any) -> None:
+    woken: list[str] = []
+
+    class Meta(type):
+        def __getattribute__(cls, name: str) -> Any:
+            woken.append(name)
+            return super().__getattribute__(name)
+
+        def __hash__(cls) -> int:
+            woken.append("__hash__")
+            return super().__hash__()
+
+        def __eq__(cls, other: object) -> bool:
+            woken.append("__eq__")
+            return True
+
+        def __bool__(cls) -> bool:
+            woken.append("__bool__")
+            return False
+
+        def __subclasscheck__(cls, other: object) -> bool:
+            woken.append("__subclasscheck__")
+            return True
+
+    class Watched(metaclass=Meta):
+        def __del__(self) -> None:
+            woken.append("__del__")
+
+    loaded.Watched = Watched
+    woken.clear()
+    adapters = Adapters({"toy": Toy()})
+    for _ in range(2):
+        with pytest.raises(InvalidReference, match="is not a model of 'toy'"):
+            adapters.owner_of_reference(Ref("loaded_one.Watched", 1, orm="toy"))
     assert woken == []
 
 

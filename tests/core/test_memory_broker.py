@@ -14,6 +14,8 @@ from asynctasq.testing import BrokerSuite, OpenBroker
 
 class TestMemoryBroker(BrokerSuite):
     coordinates = True
+    polices = True
+    remembers = True
 
     @pytest_asyncio.fixture
     async def open_broker(self) -> AsyncIterator[OpenBroker]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import asynctasq
+import asynctasq.brokers
 import asynctasq.testing
 import pytest
 
@@ -17,6 +18,7 @@ ADAPTERS = sorted(
 )
 PUBLIC = {
     "asynctasq": asynctasq.__all__,
+    "asynctasq.brokers": asynctasq.brokers.__all__,
     "asynctasq.testing": asynctasq.testing.__all__,
     "asynctasq.cli": ["cli"],
 }

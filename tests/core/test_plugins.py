@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +17,7 @@ import pytest
 from asynctasq import PluginError, Ref, class_path, hookimpl
 from asynctasq.adapters import plugins
 from asynctasq.adapters.plugins import Adapters, PluginReport
+from asynctasq.brokers.opening import installed_drivers
 from asynctasq.cli import cli
 from click.testing import CliRunner
 from toy_orm import Toy, User
@@ -48,7 +51,13 @@ def distribute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Distribute:
     monkeypatch.setattr(plugins, "_installed", None)
     monkeypatch.setattr(asynctasq.app, "_current", None)
 
-    def install(name: str, source: str, entry_point: str = "", version: str = "1.2") -> None:
+    def install(
+        name: str,
+        source: str,
+        entry_point: str = "",
+        version: str = "1.2",
+        group: str = "asynctasq",
+    ) -> None:
         folder = tmp_path / name
         info = folder / f"asynctasq_{name}-{version}.dist-info"
         info.mkdir(parents=True)
@@ -57,7 +66,7 @@ def distribute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Distribute:
             f"Metadata-Version: 2.1\nName: asynctasq-{name}\nVersion: {version}\n"
         )
         target = entry_point or f"{name} = plugin_{name}"
-        (info / "entry_points.txt").write_text(f"[asynctasq]\n{target}\n")
+        (info / "entry_points.txt").write_text(f"[{group}]\n{target}\n")
         monkeypatch.syspath_prepend(str(folder))
 
     return install
@@ -328,6 +337,69 @@ async def test_a_scope_gets_its_rows_also_beside_lazy_ones_of_another_adapter(
     assert [type(i) for i in given] == [Thing]
 
 
+# --- without an adapter -----------------------------------------------------------------
+
+ORMS = {
+    "asynctasq-django": """
+from django.conf import settings
+settings.configure()
+import django
+django.setup()
+from django.db import models
+class Order(models.Model):
+    class Meta:
+        app_label = "shop"
+order = Order(id=5)
+""",
+    "asynctasq-sqlalchemy": """
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+class Base(DeclarativeBase):
+    pass
+class Order(Base):
+    __tablename__ = "orders"
+    id: Mapped[int] = mapped_column(primary_key=True)
+order = Order(id=5)
+""",
+    "asynctasq-tortoise": """
+from tortoise import fields, models
+class Order(models.Model):
+    id = fields.IntField(primary_key=True)
+order = Order(id=5)
+""",
+}
+
+
+@pytest.mark.parametrize("distribution", ORMS)
+def test_an_object_of_a_known_orm_says_what_to_install(distribution: str) -> None:
+    program = ORMS[distribution] + (
+        "from asynctasq import SerializationError, init, task\n"
+        "init(driver='memory')\n"
+        "@task\ndef ship(order): ...\n"
+        "try:\n    ship({'of': order}).dispatch_sync()\n"
+        "except SerializationError as e:\n    print(e)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "ASYNCTASQ_PLUGINS": ""},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert done.stdout == (
+        f"order['of']: __main__.Order cannot be put on the queue; it is a model of "
+        f"{NAMES[distribution]}: install {distribution}, or see `asynctasq plugins` for why it "
+        f"did not load\n"
+    )
+
+
+NAMES = {
+    "asynctasq-django": "Django",
+    "asynctasq-sqlalchemy": "SQLAlchemy",
+    "asynctasq-tortoise": "Tortoise",
+}
+
+
 # --- what the commands show -------------------------------------------------------------
 
 
@@ -338,7 +410,7 @@ def test_the_command_shows_every_adapter_its_version_and_what_is_wrong(
     distribute("good", GOOD, version="3.4")
     distribute("broken", "import no_such_module")
     done = CliRunner().invoke(cli, ["plugins"])
-    assert done.exit_code == 0
+    assert done.exit_code == 1
     good = next(line for line in done.output.splitlines() if "asynctasq-good" in line)
     assert [word in good for word in ("good", "3.4", "loaded")] == [True] * 3
     broken = next(line for line in done.output.splitlines() if "asynctasq-broken" in line)
@@ -346,10 +418,33 @@ def test_the_command_shows_every_adapter_its_version_and_what_is_wrong(
     assert "No module named 'no_such_module'" in broken
 
 
+def test_the_command_shows_brokers_and_fails_for_a_broken_one(
+    distribute: Distribute, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    installed_drivers.cache_clear()
+    distribute("queue", "import no_such_module", group="asynctasq.brokers")
+    try:
+        done = CliRunner().invoke(cli, ["plugins", "--json"])
+    finally:
+        installed_drivers.cache_clear()
+    assert done.exit_code == 1
+    brokers = {p["name"]: p for p in json.loads(done.stdout) if p["kind"] == "broker"}
+    assert {brokers[name]["state"] for name in ("memory", "redis", "sqlite")} == {"loaded"}
+    assert brokers["sqlite"]["distribution"] == "asynctasq-core"
+    broken = brokers["queue"]
+    assert (broken["distribution"], broken["version"]) == ("asynctasq-queue", "1.2")
+    assert broken["state"] == "failed"
+    assert "No module named 'no_such_module'" in broken["reason"]
+
+
 def test_the_command_gives_json(distribute: Distribute) -> None:
     distribute("good", GOOD)
-    found = json.loads(CliRunner().invoke(cli, ["plugins", "--json"]).stdout)
+    done = CliRunner().invoke(cli, ["plugins", "--json"])
+    assert done.exit_code == 0
+    found = json.loads(done.stdout)
     assert {
+        "kind": "adapter",
         "name": "good",
         "distribution": "asynctasq-good",
         "version": "1.2",

@@ -17,8 +17,9 @@ from ..servers import redis_url
 
 class TestRedisBroker(BrokerSuite):
     due_goes_first = False
-    postpones = False
     coordinates = True
+    remembers = True
+    polices = True
 
     @pytest_asyncio.fixture
     async def open_broker(self) -> AsyncIterator[OpenBroker]:

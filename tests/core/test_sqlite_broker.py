@@ -20,7 +20,17 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from asynctasq import ConfigurationError, SQLiteConfig
-from asynctasq.brokers import Action, ConsumerOptions, Outcome, Outgoing, WorkerInfo
+from asynctasq.brokers import (
+    Action,
+    ConsumerOptions,
+    LimitKey,
+    Outcome,
+    Outgoing,
+    Policy,
+    RateKey,
+    UniqueKey,
+    WorkerInfo,
+)
 from asynctasq.brokers.sqlite import clock
 from asynctasq.brokers.sqlite import queries as sqlite_queries
 from asynctasq.brokers.sqlite import transitions as sqlite_transitions
@@ -28,6 +38,7 @@ from asynctasq.brokers.sqlite.broker import SQLiteBroker
 from asynctasq.brokers.sqlite.consumer import SQLiteConsumer
 from asynctasq.brokers.sqlite.file import CHECKPOINT_BYTES, SQLiteFile
 from asynctasq.brokers.sqlite.results import AwaitedResults
+from asynctasq.brokers.sqlite.states import WAITING
 from asynctasq.testing import BrokerSuite, OpenBroker
 
 from ..queue_files import OpenSQLite, sqlite_brokers
@@ -67,6 +78,8 @@ async def drain(consumer: SQLiteConsumer) -> int:
 
 class TestSQLiteBroker(BrokerSuite):
     coordinates = True
+    polices = True
+    remembers = True
 
     @pytest_asyncio.fixture
     async def open_broker(self, open_sqlite: OpenSQLite) -> OpenBroker:
@@ -295,7 +308,7 @@ async def test_no_statement_looks_through_all_messages_or_sorts_them(path: Path)
         sqlite_transitions.cancel(db, "default", "00000007", b"cancelled", 60)
         sqlite_transitions.retry_dead(db, "default", [("00000002", b"")])
         sqlite_transitions.delete_dead(db, "default", ["00000002"])
-        sqlite_transitions.delete_some(db, "default", sqlite_transitions.WAITING, 0)
+        sqlite_transitions.delete_some(db, "default", WAITING, 0)
         sqlite_transitions.withdraw(db, "w", ["default"], undo=True)
         sqlite_transitions.lead(db, "name", "w", 30)
         sqlite_transitions.resign(db, "name", "w")
@@ -303,7 +316,7 @@ async def test_no_statement_looks_through_all_messages_or_sorts_them(path: Path)
         sqlite_queries.state(db, "default", "00000000")
         sqlite_queries.result(db, "default", "00000000")
         sqlite_queries.dead_letters(db, "default", 10, 10)
-        sqlite_queries.dead_letter(db, "default", "00000002")
+        sqlite_queries.find_dead(db, "default", ["00000002"])
         sqlite_queries.stats(db)
         sqlite_queries.workers(db)
         db.set_trace_callback(None)
@@ -563,3 +576,47 @@ async def test_looking_for_awaited_results_does_not_cost_by_the_results_of_other
             assert await futures[-1] == b"kept"
         assert [future for future in futures[:-1] if future.done()] == []
     file.close()
+
+
+async def test_a_file_of_an_earlier_version_learns_of_policies(path: Path) -> None:
+    path.parent.mkdir()
+    earlier = """
+        CREATE TABLE queue (number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+        CREATE TABLE message (place INTEGER PRIMARY KEY, queue INTEGER NOT NULL, id TEXT NOT NULL,
+            state INTEGER NOT NULL, at REAL NOT NULL, deliveries INTEGER NOT NULL DEFAULT 0,
+            owner TEXT, lease INTEGER, body BLOB NOT NULL, info BLOB);
+        INSERT INTO queue VALUES (1, 'default');
+        INSERT INTO message (place, queue, id, state, at, body) VALUES (1 << 40, 1, 'a', 2, 0, x'');
+        PRAGMA application_id = 1634956401; PRAGMA user_version = 2;
+    """
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript(earlier)
+    broker = SQLiteBroker(SQLiteConfig(path=str(path)))
+    policy = Policy(UniqueKey("key"), LimitKey("key", 1))
+    await broker.put([Outgoing("default", "b", b"", priority=1, policy=policy)])
+    assert await broker.put([Outgoing("default", "c", b"", policy=policy)]) == {"c": "b"}
+    consumer = broker.consumer(options())
+    await consumer.start()
+    assert [delivery.id for delivery in await consumer.take(3, 0)] == ["b", "a"]
+    await consumer.stop()
+    await broker.close()
+
+
+async def test_keys_that_are_used_no_more_leave_nothing_in_the_file(
+    broker: SQLiteBroker, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    consumer = broker.consumer(options())
+    await consumer.start()
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now)
+    for i in range(60):
+        policy = Policy(UniqueKey(f"{i}", lasts_seconds=1), LimitKey(f"{i}", 1), RateKey(f"{i}", 1))
+        await broker.put([Outgoing("default", str(i), b"", policy=policy)])
+        assert await drain(consumer) == 1
+        now += 2
+    await consumer.stop()
+    with closing(sqlite3.connect(path)) as db:
+        counts = [db.execute(f"SELECT count(*) FROM {t}").fetchone()[0] for t in ("line", "rate")]
+        assert counts[0] == 0
+        assert counts[1] <= 2
+        assert db.execute("SELECT count(*) FROM taken").fetchone()[0] <= 2

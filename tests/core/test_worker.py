@@ -327,7 +327,7 @@ async def test_a_task_that_swallows_its_cancellation_holds_its_message_and_not_t
 
 
 async def gone(handle: TaskHandle[Any]) -> bool:
-    return await handle.status() is TaskStatus.DONE
+    return await handle.status() is TaskStatus.ENDED
 
 
 async def taken_within(app: App, seconds: float) -> list[Delivery]:
@@ -389,7 +389,7 @@ async def test_a_cancelled_run_lets_tasks_finish_within_the_grace_time(any_app: 
     with pytest.raises(TimeoutError):
         await for_some_time()
     assert ran == ["finished"]
-    assert await handle.status() is TaskStatus.DONE
+    assert await handle.status() is TaskStatus.ENDED
 
 
 async def test_a_second_cancellation_skips_the_grace_time(app: App) -> None:
@@ -753,7 +753,7 @@ async def test_the_last_delivery_still_counts(any_app: App, work: Work) -> None:
     assert ran == [1]
 
 
-async def test_messages_close_to_their_limit_run_alone(any_app: App, work: Work) -> None:
+async def test_messages_at_their_last_delivery_run_alone(any_app: App, work: Work) -> None:
     running: list[str] = []
     beside: list[str] = []
 
@@ -767,7 +767,7 @@ async def test_messages_close_to_their_limit_run_alone(any_app: App, work: Work)
         ran.append(kind)
 
     await dispatch_many(watched("suspect") for _ in range(3))
-    await delivered(any_app, 3)
+    await delivered(any_app, 4)
     await dispatch_many(watched("fresh") for _ in range(5))
     await work(concurrency=4)
     assert beside == ["suspect"] * 3
@@ -800,21 +800,42 @@ async def test_a_message_chosen_to_run_keeps_its_lease_while_others_are_given_ba
     assert ran == ["suspect", "other"]
 
 
-async def test_messages_that_were_delivered_before_still_share_their_worker(
-    app: App, work: Work
+async def test_messages_share_their_worker_until_their_last_delivery(
+    any_app: App, work: Work
 ) -> None:
-    both = asyncio.Barrier(2)
+    all_of_them = asyncio.Barrier(10)
 
     @task
     async def meets() -> None:
-        async with asyncio.timeout(10):
-            await both.wait()
+        async with asyncio.timeout(20):
+            await all_of_them.wait()
         ran.append(1)
 
-    await dispatch_many([meets(), meets()])
-    await delivered(app, 1)
+    await dispatch_many(meets() for _ in range(10))
+    await delivered(any_app, 3)
     await work()
-    assert ran == [1, 1]
+    assert ran == [1] * 10
+
+
+async def test_fresh_work_goes_on_elsewhere_while_a_suspect_runs_alone(
+    any_app: App, start_worker: Start, becomes: Becomes
+) -> None:
+    begun, proceed = asyncio.Event(), asyncio.Event()
+
+    @task
+    async def suspect() -> None:
+        begun.set()
+        await proceed.wait()
+
+    await suspect().dispatch()
+    await delivered(any_app, 4)
+    start_worker()
+    async with asyncio.timeout(10):
+        await begun.wait()
+    start_worker()
+    await dispatch_many(note(i) for i in range(200))
+    await becomes(lambda: len(ran) == 200, 4)  # less than a worker takes nothing beside a suspect
+    proceed.set()
 
 
 # --- logs -------------------------------------------------------------------------------

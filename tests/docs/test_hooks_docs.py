@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import os
 import re
@@ -256,14 +257,15 @@ async def test_hook_task_scope(toy: ModuleType, toyorm: ModuleType) -> None:
     assert toy.given.get() == ()
 
 
-async def test_hook_thread_scope(toy: ModuleType) -> None:
+async def test_hook_thread_scope(toy: ModuleType, toyorm: ModuleType) -> None:
     seen = []
 
-    def look() -> None:
-        seen.append(list(toy.threads))
+    def look(user: Any) -> None:
+        ((_, instance),) = toy.threads
+        seen.append(instance is user)
 
-    await run_one(look)
-    assert len(seen[0]) == 1
+    await run_one(look, await saved(toyorm, name="Ada"))
+    assert seen == [True]
     assert toy.threads == []
 
 
@@ -405,6 +407,25 @@ async def test_hook_own_transaction(toyorm: ModuleType, sql_file: Path) -> None:
     async with begin(database) as run:
         rows = await run(asynctasq.Statement("SELECT n FROM numbers ORDER BY n"))
     assert [tuple(row) for row in rows] == [(1,), (2,)]
+
+
+async def test_hook_atomic_transaction(toyorm: ModuleType, sql_file: Path) -> None:
+    assert "created in toy" in await asyncio.to_thread(commanded, "tables", "create")
+    runs = []
+
+    async def add(name: str) -> None:
+        runs.append(name)
+        await saved(toyorm, name=name)
+        if name == "lost":
+            raise LookupError(name)
+
+    for name in ("kept", "lost"):
+        await run_one(add, name, atomic=toyorm.User, max_attempts=1)
+    assert [row["name"] for row in toyorm.User.table.values()] == ["kept"]
+    [database] = adapter().databases()  # type: ignore[misc]
+    assert adapter().own_transaction is not None
+    async with adapter().own_transaction(database) as run:  # type: ignore[misc]
+        assert len(await run(asynctasq.Statement("SELECT id FROM asynctasq_done"))) == 1
 
 
 def commanded(*arguments: str) -> str:

@@ -31,9 +31,9 @@ def test_every_block_is_of_the_example_or_a_command_that_a_test_runs(guide: Page
     assert all(block.file or block.language == "bash" for block in guide.blocks)
 
 
-def test_the_example_has_fewer_than_300_lines_of_python() -> None:
+def test_the_example_has_fewer_than_350_lines_of_python() -> None:
     modules = EXAMPLE.rglob("*.py")
-    assert sum(len(module.read_text().splitlines()) for module in modules) < 300
+    assert sum(len(module.read_text().splitlines()) for module in modules) < 350
 
 
 def test_the_example_imports_public_names_only() -> None:

@@ -19,7 +19,7 @@ import pytest_asyncio
 import redis
 
 from ..redis_servers import RedisProcess
-from ..servers import redis_url
+from ..servers import postgres_database, redis_url
 from .deployments import Deployment
 
 
@@ -191,7 +191,27 @@ def redis_deployment(tmp_path: Path) -> Iterator[Deployment]:
             client.delete(key)
 
 
-@pytest.fixture(params=["sqlite", "redis"])
+@pytest.fixture(scope="session")
+def postgres_faults_url() -> Iterator[str]:
+    """The URL of a database for all deployments of the run."""
+    with postgres_database("asynctasq_faults") as url:
+        yield url
+
+
+@pytest.fixture
+def postgres_deployment(tmp_path: Path, postgres_faults_url: str) -> Iterator[Deployment]:
+    """A deployment with a schema of its own in the database for tests."""
+    settings = {
+        "ASYNCTASQ_DRIVER": "postgres",
+        "ASYNCTASQ_POSTGRES_URL": postgres_faults_url,
+        "ASYNCTASQ_POSTGRES_SCHEMA": f"test_{uuid4().hex}",
+    }
+    deployment = Deployment(tmp_path, settings)
+    yield deployment
+    deployment.end()
+
+
+@pytest.fixture(params=["sqlite", "redis", "postgres"])
 def deployment(request: pytest.FixtureRequest) -> Deployment:
     """A deployment on each of the brokers that processes can share."""
     found: Deployment = request.getfixturevalue(f"{request.param}_deployment")

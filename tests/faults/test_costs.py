@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import asynctasq
@@ -12,7 +12,8 @@ import asynctasq.adapters.plugins
 import asynctasq.app
 import pytest
 import redis.asyncio
-from asynctasq import Worker, dispatch_many, task
+from asynctasq import Ref, Worker, class_path, dispatch_many, hookimpl, task
+from asynctasq.adapters.plugins import Adapters
 
 TASKS = 2000
 
@@ -21,9 +22,39 @@ TASKS = 2000
 MOST_CALLS_IN_WORKER = 118
 MOST_CALLS_IN_DISPATCH = 115
 
+#: The same in a worker that runs tasks with one model instance each, the adapter's own included.
+MOST_CALLS_WITH_AN_INSTANCE = 200
+
 
 @task
 async def noop() -> None: ...
+
+
+class Row:
+    """A model."""
+
+    def __init__(self, pk: int) -> None:
+        self.pk = pk
+
+
+class RowAdapter:
+    """An adapter whose queries cost nothing."""
+
+    @hookimpl
+    def is_model(self, obj: object) -> bool:
+        return isinstance(obj, Row)
+
+    @hookimpl
+    def to_ref(self, obj: Row) -> Ref:
+        return Ref(class_path(Row), obj.pk)
+
+    @hookimpl
+    async def fetch_many(self, refs: Sequence[Ref]) -> list[Row]:
+        return [Row(ref.pk) for ref in refs]
+
+
+@task
+async def take_row(row: Row) -> None: ...
 
 
 class Calls:
@@ -65,6 +96,16 @@ async def test_calls_per_task_in_a_worker_stay_few(
     configure(driver="redis", redis=start_redis().url)
     await dispatch_many(noop() for _ in range(TASKS))
     assert await _calls_of_worker() < MOST_CALLS_IN_WORKER
+
+
+async def test_calls_per_task_with_an_instance_stay_few(
+    configure: Callable[..., Any], start_redis: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapters = Adapters({"rows": RowAdapter()})
+    monkeypatch.setattr(asynctasq.adapters.plugins, "_installed", adapters)
+    configure(driver="redis", redis=start_redis().url)
+    await dispatch_many(take_row(Row(i)) for i in range(TASKS))
+    assert await _calls_of_worker() < MOST_CALLS_WITH_AN_INSTANCE
 
 
 async def test_calls_per_dispatch_stay_few(configure: Callable[..., Any], start_redis: Any) -> None:

@@ -57,6 +57,8 @@ class Round:
         settings = dict(deployment.settings)
         if settings["ASYNCTASQ_DRIVER"] == "sqlite":
             settings["ASYNCTASQ_SQLITE_PATH"] = str(path / "queue.db")
+        elif settings["ASYNCTASQ_DRIVER"] == "postgres":
+            settings["ASYNCTASQ_POSTGRES_SCHEMA"] += f"_{name.replace('-', '_')}"
         else:
             settings["ASYNCTASQ_REDIS_KEY_PREFIX"] += f"-{name}"
         self.deployment = Deployment(path, settings)

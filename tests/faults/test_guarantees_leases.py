@@ -83,7 +83,7 @@ def test_an_outcome_after_the_lease_was_lost_changes_nothing(deployment: Deploym
     slow.send_signal(signal.SIGCONT)
     # Woken, it asks for a retry of a message that another worker has finished.
     eventually(lambda: "lease lost" in deployment.log())
-    assert len(deployment.notes("late")) == 1
+    eventually(lambda: len(deployment.notes("late")) == 1)
     assert deployment.counts() == {}
 
 
@@ -167,7 +167,8 @@ def test_several_workers_run_each_due_message_once(deployment: Deployment) -> No
     for _ in range(3):
         deployment.start_worker()
     eventually(lambda: deployment.worker_count() == 3)
-    deployment.dispatch(*(f"work({n}).delay({0.3 + n % 5 / 10})" for n in range(300)))
+    # Long enough that one worker alone cannot run all before the others have looked.
+    deployment.dispatch(*(f"work({n}, 0.02).delay({0.3 + n % 5 / 10})" for n in range(300)))
     eventually(lambda: deployment.counts() == {})
     assert deployment.times("began") == dict.fromkeys(range(300), 1)
     assert len({note.pid for note in deployment.notes()}) > 1

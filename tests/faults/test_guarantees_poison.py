@@ -10,9 +10,11 @@ from contextlib import closing
 from typing import Any
 
 import msgpack
+import psycopg
 import pytest
 import redis
 from asynctasq.wire.message import Message
+from psycopg.sql import SQL, Identifier
 
 from .deployments import Deployment, eventually, reason_of
 
@@ -38,7 +40,21 @@ def put(deployment: Deployment) -> Put:
             for message_id, body in messages:
                 client.xadd(stream, {"id": message_id, "body": body})
 
-    return put_sqlite if deployment.settings["ASYNCTASQ_DRIVER"] == "sqlite" else put_redis
+    def put_postgres(messages: Sequence[tuple[Any, Any]]) -> None:
+        schema = deployment.settings["ASYNCTASQ_POSTGRES_SCHEMA"]
+        ids, bodies = zip(*messages, strict=True)
+        with psycopg.connect(deployment.settings["ASYNCTASQ_POSTGRES_URL"]) as connection:
+            connection.execute(
+                SQL(
+                    "SELECT {}.put(array_fill('default'::text, ARRAY[n]), %s, %s,"
+                    " array_fill(NULL::float8, ARRAY[n]), array_fill(0::smallint, ARRAY[n]))"
+                    " FROM (SELECT %s::int AS n) AS count"
+                ).format(Identifier(schema)),
+                (list(ids), list(bodies), len(ids)),
+            )
+
+    puts = {"sqlite": put_sqlite, "redis": put_redis, "postgres": put_postgres}
+    return puts[deployment.settings["ASYNCTASQ_DRIVER"]]
 
 
 def message(message_id: str, *args: object, **changes: Any) -> bytes:

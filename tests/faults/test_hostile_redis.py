@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -12,9 +13,22 @@ from uuid import uuid4
 
 import asynctasq
 import asynctasq.app
+import msgpack
 import pytest
 import redis
-from asynctasq import Retry, Worker, deadletters, dispatch_many, task
+from asynctasq import BrokerError, Retry, Worker, deadletters, dispatch_many, task
+from asynctasq.brokers import (
+    Action,
+    Consumer,
+    ConsumerOptions,
+    Delivery,
+    LimitKey,
+    Outcome,
+    Outgoing,
+    Policy,
+    WorkerInfo,
+)
+from asynctasq.brokers.redis.broker import RedisBroker
 from asynctasq.cli import cli
 from click.testing import CliRunner
 
@@ -79,7 +93,7 @@ async def runs_what_is_sent(seconds: float = 3) -> None:
     sent = await note(what := uuid4().hex).dispatch()
     await until(lambda: what in ran, seconds)
     async with asyncio.timeout(seconds):
-        while await sent.status() != "done":
+        while await sent.status() != "ended":
             await asyncio.sleep(0.01)
 
 
@@ -286,3 +300,97 @@ async def test_whatever_stands_in_redis_can_be_looked_at(client: redis.Redis) ->
     assert "a good host" in outputs[0]
     assert "fine" in outputs[0]
     assert len(json.loads(outputs[3])) == 5
+
+
+# --- what messages ask for ---------------------------------------------------------------
+
+
+@asynccontextmanager
+async def consuming(queue: str) -> AsyncIterator[tuple[RedisBroker, Consumer]]:
+    """The application's broker, and a consumer of a queue."""
+    broker = asynctasq.app.current().open_broker()
+    assert isinstance(broker, RedisBroker)
+    info = WorkerInfo(uuid4().hex, "host", 1, (queue,), 10, time.time())
+    consumer = broker.consumer(ConsumerOptions(info, (queue,)))
+    await consumer.start()
+    yield broker, consumer
+    await consumer.stop()
+    await broker.close()
+
+
+async def take_all(consumer: Consumer, count: int) -> list[Delivery]:
+    taken: list[Delivery] = []
+    async with asyncio.timeout(10):
+        while len(taken) < count:
+            taken += await consumer.take(count - len(taken), 1)
+    return taken
+
+
+def limited(name: str) -> Outgoing:
+    return Outgoing("bad", name, b"body", policy=Policy(limit=LimitKey("key", 1)))
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        b"",
+        b"\xff",
+        b"\xff" * 4,
+        bytes(5) + b"\xc1",
+        bytes(5) + msgpack.packb("text"),
+        bytes(5) + msgpack.packb([None, 1, "x", [], float("nan"), float("inf"), {}, -1]),
+        bytes(5) + msgpack.packb([1e308, "k\0", -1e308, "k", -5, 2, "k\0k", "x", "y", "z"]),
+        bytes(5) + b"\x91" * 60_000,
+        bytes(5) + b"\xdd\xff\xff\xff\xff",
+    ],
+)
+async def test_damaged_policies_are_none_and_stop_nobody(client: redis.Redis, extra: bytes) -> None:
+    record = len(extra).to_bytes(4, "big") + extra + b"body"
+    client.hset(key("bodies"), "\1due", record)
+    client.hset(key("ids"), "due", "delayed\1")
+    client.zadd(key("delayed"), {"\1due": 1.0})
+    client.xadd(key("stream"), {"id": "there", "body": "body", "extra": extra})
+    async with consuming("bad") as (broker, consumer):
+        await broker.put([limited("good")])
+        taken = await take_all(consumer, 3)
+        assert {delivery.id for delivery in taken} == {"due", "there", "good"}
+        actions = {"due": Action.RETRY, "there": Action.POSTPONE, "good": Action.DEAD}
+        outcomes = [Outcome(d, actions[d.id]) for d in taken]
+        assert await consumer.settle(outcomes) == []
+        assert await broker.retry_dead("bad", [("good", b"again")]) == 1
+        again = await take_all(consumer, 3)
+        assert await consumer.settle([Outcome(delivery) for delivery in again]) == []
+        assert await consumer.idle()
+
+
+@pytest.mark.parametrize("name", ["admitted", "judging", "timers", "rates", "unique"])
+async def test_overwritten_keys_of_policies_block_no_other_queue(
+    client: redis.Redis, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with consuming("bad") as (broker, consumer):
+        await broker.put([limited("a")])
+        [taken] = await take_all(consumer, 1)
+        await broker.put([limited("b")])
+        client.rename(key(name), "saved") if client.exists(key(name)) else None
+        client.set(key(name), "x")
+        assert await consumer.settle([Outcome(taken)]) == [Outcome(taken)]
+        with pytest.raises(BrokerError):
+            await broker.put([limited("c")])
+        assert await consumer.take(1, 0.1) == []
+        assert "another type" in caplog.text
+        client.delete(key(name))
+        client.rename("saved", key(name)) if client.exists("saved") else None
+        await consumer.settle([Outcome(taken)])
+        assert [delivery.id for delivery in await take_all(consumer, 1)] == ["b"]
+
+
+async def test_values_and_keys_that_anybody_wrote_are_looked_at(client: redis.Redis) -> None:
+    client.hset(key("values:kind"), mapping={b"\xff": b"short", b"x": bytes(8) + b"value"})
+    client.hset(key("rates"), mapping={b"\xff": b"x y", b"krate": b"9e15 nan"})
+    client.hset(key("unique"), b"\xff", b"\xfe")
+    client.zadd(key("judging"), {b"B\0": 0, b"Bx": 0, b"H": 0, b"Hx\0\xff": 0, b"O": 0})
+    async with consuming("bad") as (broker, consumer):
+        assert dict(await broker.values("bad", "kind")) == {"x": b"value"}
+        assert await broker.keys_in_use("bad")
+        await broker.put([limited("a")])
+        assert [delivery.id for delivery in await take_all(consumer, 1)] == ["a"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import sys
 import time
 from typing import Any
 
@@ -148,3 +150,64 @@ async def test_no_script_moves_much_more_than_a_megabyte(start_redis: Any) -> No
     for consumer in (first, second):
         await consumer.stop()
     await broker.close()
+
+
+async def fill_with_dead(broker: RedisBroker, queues: list[str], count: int) -> None:
+    """So many dead letters in each queue, named by queue and number."""
+    info = WorkerInfo("w", "host", 1, tuple(queues), 10, time.time())
+    consumer = broker.consumer(ConsumerOptions(info, tuple(queues)))
+    await consumer.start()
+    await broker.put([Outgoing(q, f"{q}-{n}", b"body") for q in queues for n in range(count)])
+    left = count * len(queues)
+    async with asyncio.timeout(60):
+        while left:
+            taken = await consumer.take(500, 1)
+            await consumer.settle([Outcome(d, Action.DEAD, info=b"why") for d in taken])
+            left -= len(taken)
+    await consumer.stop()
+
+
+async def test_many_ids_over_many_queues_are_retried_in_few_calls(
+    start_redis: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = start_redis()
+    queues = [f"q{n}" for n in range(10)]
+    monkeypatch.setattr(asynctasq.app, "_current", None)
+    asynctasq.init(driver="redis", redis=server.url)
+    broker = asynctasq.app.current().open_broker()
+    assert isinstance(broker, RedisBroker)
+    await fill_with_dead(broker, queues, 60)
+    ids = [f"{queue}-{n}" for queue in queues for n in range(50)]
+    with server.client() as client:
+        client.config_resetstat()
+        assert await deadletters.retry(ids=ids) == 500
+        stats: Any = client.info("commandstats")
+    calls = sum(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("eval", "evalsha"))
+    # Counting, finding and moving in each queue; a script that is not known yet is sent twice.
+    assert calls <= 3 * len(queues) + 15
+    assert "cmdstat_hget" not in stats
+    assert [s.dead for s in await broker.stats()] == [10] * 10
+    await broker.close()
+
+
+def test_tens_of_thousands_are_listed_as_they_come(start_redis: Any) -> None:
+    server, count = start_redis(), 20_000
+
+    async def fill() -> None:
+        broker = RedisBroker(RedisConfig(url=server.url))
+        await fill_with_dead(broker, ["q"], count)
+        await broker.close()
+
+    asyncio.run(fill())
+    environment = {**os.environ, "ASYNCTASQ_REDIS_URL": server.url, "ASYNCTASQ_PLUGINS": ""}
+    for options, lines in (([], count), (["--json"], 12 * count + 2)):
+        command = [sys.executable, "-m", "asynctasq", "dead", "list", "--limit", "50000", *options]
+        with subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, text=True
+        ) as listing:
+            assert listing.stdout is not None
+            listing.stdout.readline()
+            assert listing.poll() is None  # the first comes before the last is read
+            rest = listing.stdout.read().splitlines()
+            assert listing.wait(60) == 0
+        assert len(rest) + 1 == lines

@@ -5,7 +5,8 @@ An ACL user needs these rights, for a key prefix of `asynctasq`::
     ACL SETUSER worker reset on >password ~asynctasq:* &asynctasq:* \
         +eval +evalsha +time +get +set +publish +subscribe +unsubscribe \
         +xadd +xdel +xlen +xrange +xack +xclaim +xpending +xreadgroup +xgroup +xinfo \
-        +hget +hset +hdel +hmget +zadd +zrem +zcard +zrange +zrangebyscore +zrevrange \
+        +hget +hset +hdel +hmget +hgetall +hexists +hlen +hincrby +hrandfield +hscan \
+        +zadd +zrem +zcard +zrange +zrangebyscore +zrangebylex +zlexcount +zrevrange \
         +zscore +zmscore +sadd +smembers
 
 In a cluster it also needs `+cluster +command +readonly`, and `+info` lets `asynctasq doctor` look
@@ -30,8 +31,12 @@ from asynctasq.brokers import (
     Broker,
     ConsumerOptions,
     Delivery,
+    LimitKey,
     Outcome,
     Outgoing,
+    Policy,
+    RateKey,
+    UniqueKey,
     WorkerInfo,
 )
 from asynctasq.brokers.redis.broker import RedisBroker
@@ -44,12 +49,38 @@ RIGHTS = [
     "+eval", "+evalsha", "+time", "+get", "+set", "+publish", "+subscribe", "+unsubscribe",
     "+xadd", "+xdel", "+xlen", "+xrange", "+xack", "+xclaim", "+xpending", "+xreadgroup",
     "+xgroup", "+xinfo", "+hget", "+hset", "+hdel", "+hmget", "+zadd", "+zrem", "+zcard",
+    "+hgetall", "+hexists", "+hlen", "+hincrby", "+hrandfield", "+hscan",
+    "+zrangebylex", "+zlexcount",
     "+zrange", "+zrangebyscore", "+zrevrange", "+zscore", "+zmscore", "+sadd", "+smembers",
 ]
 # fmt: on
 CLUSTER_RIGHTS = ["+cluster", "+command", "+readonly"]
 DOCTOR_RIGHTS = ["+info"]
 SCOPE = ["reset", "~asynctasq:*", "&asynctasq:*"]
+
+
+async def use_policies(broker: Broker) -> None:
+    """Use policies, priorities and values in a queue of its own."""
+    assert isinstance(broker, RedisBroker)
+    info = WorkerInfo(f"w-{uuid4().hex[:8]}", "host", 1, ("asking",), 10, time.time())
+    consumer = broker.consumer(ConsumerOptions(info, ("asking",)))
+    await consumer.start()
+    policy = Policy(UniqueKey("u"), LimitKey("l", 1), RateKey("r", 0.001, 2))
+    sent = [Outgoing("asking", name, b"", priority=1, policy=policy) for name in ("a", "b")]
+    limited = Outgoing("asking", "c", b"", policy=Policy(limit=LimitKey("l", 1)))
+    assert await broker.put([*sent, limited]) == {"b": "a"}
+    [taken] = await consumer.take(2, 1)
+    assert {key.kind for key in await broker.keys_in_use("asking")} >= {"unique", "limit"}
+    await consumer.settle([Outcome(taken, Action.DEAD)])
+    assert await broker.retry_dead("asking", [("a", b"")]) == 1
+    assert await broker.purge("asking") == 2
+    await broker.set_value("asking", "kind", "name", b"1", ttl_seconds=60)
+    again = [Outgoing("asking", "d", b"")]
+    assert await broker.replace_value("asking", "kind", "x", b"2", expected=None, messages=again)
+    assert dict(await broker.values("asking", "kind")) == {"name": b"1", "x": b"2"}
+    assert await broker.value("asking", "kind", "name") == b"1"
+    assert await broker.purge("asking") == 1
+    await consumer.stop()
 
 
 async def use_everything(broker: Broker) -> None:
@@ -95,7 +126,7 @@ async def use_everything(broker: Broker) -> None:
     assert {(d.id, d.deliveries) for d in again} == {("3", 1), ("first", 1)}
     [letter] = await broker.dead_letters("low")
     assert (letter.id, letter.info) == ("2", b"reason")
-    assert await broker.dead_letter("low", "2") == letter
+    assert await broker.find_dead("low", ["2"]) == [letter]
     assert await broker.retry_dead("low", [("2", b"body")]) == 1
     async with asyncio.timeout(10):
         # In a cluster a read that `take` left behind may have it for a moment.
@@ -106,6 +137,7 @@ async def use_everything(broker: Broker) -> None:
     assert await broker.purge_dead("low") == 1
     assert await broker.purge_dead("high", ["first"]) == 1
     assert await broker.release_worker(info.id, ["low"]) == 1
+    await use_policies(broker)
     await consumer.stop()
     assert await broker.workers() == []
     assert await broker.state("low", "4") == "waiting"

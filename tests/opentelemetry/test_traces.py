@@ -207,7 +207,7 @@ async def test_metrics_count_and_measure(reader: InMemoryMetricReader) -> None:
     await inner_span().on_queue("mail").dispatch()
     await Worker(burst=True, queues=["default", "mail"]).run()
     points: dict[Any, Any] = {
-        (metric.name, point.attributes["asynctasq.task.name"]): point
+        (metric.name, (point.attributes or {})["asynctasq.task.name"]): point
         for resource in reader.get_metrics_data().resource_metrics  # type: ignore[union-attr]
         for scope in resource.scope_metrics
         for metric in scope.metrics

@@ -42,7 +42,7 @@ async def outbox(store: Store, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
     asynctasq.init({"driver": "memory", "outbox": True})
     yield asynctasq.app.current()
     if (opened := asynctasq.app.current().outbox) is not None:
-        await opened.drain()
+        await opened.flush()
 
 
 def _dialect(store: Store) -> Any:

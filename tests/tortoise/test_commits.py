@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import tortoise
-from asynctasq import ConfigurationError, DeletedModelError
+from asynctasq import BrokerUnavailable, ConfigurationError, DeletedModelError
 from asynctasq_tortoise import adapter
 from tortoise.transactions import atomic, in_transaction
 from tortoise_shop.models import Country, Event, Order, User
@@ -385,3 +385,26 @@ asyncio.run(main())
 """
     path = [p for p in sys.path if p.endswith("application")]
     subprocess.run([sys.executable, "-c", code, *path], check=True)
+
+
+async def test_a_send_that_fails_leaves_nothing_of_the_transaction_behind(db: str) -> None:
+    log: list[str] = []
+
+    class Watching(Send):
+        async def send_async(self) -> None:
+            async with in_transaction():  # which SQLite's one connection must be free for
+                await Country.create(code=self.name)
+            raise BrokerUnavailable("away")
+
+    async def write(name: str) -> None:
+        async with in_transaction():
+            user = await User.create(email=f"{name}@example.com")
+            adapter.after_commit(user, Watching(log, name))
+
+    for name in ("a", "b"):
+        with pytest.raises(BrokerUnavailable):
+            await write(name)
+    async with asyncio.timeout(10):
+        assert await User.all().count() == 2
+        assert await Country.all().count() == 2
+    assert adapter.open_transaction() is None

@@ -11,6 +11,7 @@ import pytest
 from asynctasq import Ref, SerializationError, UnsavedModelError
 from asynctasq_tortoise import adapter
 from asynctasq_tortoise.keys import TRAVELLING
+from asynctasq_tortoise.loading import is_0_21
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from tortoise import Tortoise, fields
@@ -76,10 +77,20 @@ async def fetch(refs: list[Ref]) -> list[Any]:
 #: Keys that a driver does not take.
 REFUSED = {("time", "sqlite")}
 
+#: Keys that Tortoise 0.21 itself does not find, since it writes values into statements otherwise.
+LOST_BY_0_21 = {
+    *(("moment", "sqlite"), ("moment_naive", "sqlite"), ("decimal", "sqlite")),
+    *(("moment", "mysql"), ("moment_naive", "mysql"), ("time", "mysql")),
+}
+
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.filterwarnings("ignore:.* received a naive:RuntimeWarning")
 def test_a_key_of_every_type_finds_its_row_fresh_and_loaded(keyed: str, kind: str) -> None:
+    case = (kind, keyed.partition(":")[0])
+    if is_0_21() and case in LOST_BY_0_21:
+        pytest.skip("Tortoise 0.21 does not find such keys")
+
     async def check(values: list[Any]) -> None:
         EXECUTOR_CACHE.clear()
         await Tortoise.init(db_url=keyed, modules=MODULES)
@@ -97,7 +108,7 @@ def test_a_key_of_every_type_finds_its_row_fresh_and_loaded(keyed: str, kind: st
 
     found: list[bool] = []
     draw()
-    assert all(found) or (kind, keyed.partition(":")[0]) in REFUSED
+    assert all(found) or case in REFUSED
 
 
 class Sealed:

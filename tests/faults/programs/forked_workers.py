@@ -19,12 +19,14 @@ for name in (
     "sqlite3",
     "uvloop",
     "redis.asyncio",
+    "asyncpg",
     "asynctasq.worker.worker",
     "asynctasq.supervision.run",
     "asynctasq.cli",
     "asynctasq.cli.worker",
     "asynctasq.brokers.redis.broker",
     "asynctasq.brokers.sqlite.broker",
+    "asynctasq_postgres.broker",
 ):
     import_module(name)
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from asynctasq.brokers.redis.consumer import RedisConsumer
 from asynctasq.brokers.sqlite.consumer import SQLiteConsumer
+from asynctasq_postgres.consumer import PostgresConsumer
 
 CALLS = ("start", "take", "settle", "renew", "idle", "stop")
 
@@ -68,6 +69,6 @@ def _deadly(method: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-for _consumer in (RedisConsumer, SQLiteConsumer):
+for _consumer in (RedisConsumer, SQLiteConsumer, PostgresConsumer):
     for _name in CALLS:
         setattr(_consumer, _name, _deadly(getattr(_consumer, _name)))

@@ -116,13 +116,18 @@ class OpenTransaction:
     """
 
     def __init__(self, db: Any, wrote: bool) -> None:
-        self.wrote, self.sends, self.savepoints = wrote, DeferredSends(), dict[str, int]()
+        self.db, self.wrote = db, wrote
+        self.sends, self.savepoints = DeferredSends(), dict[str, int]()
         db.top_transaction().asynctasq = weakref.ref(self)
         db.after_commit(self.send)
 
     def send(self) -> None:
         """Committed: all leave in one round trip."""
-        self.sends.send()
+        try:
+            self.sends.send()
+        except Exception:
+            self.db.begin()  # Peewee takes this for a failed commit, which it rolls back
+            raise
 
     def __del__(self) -> None:
         self.sends.drop()
@@ -178,11 +183,13 @@ def _note(watched: Any, event: Any) -> None:
 @hookimpl
 @contextmanager
 def thread_scope() -> Iterator[None]:
-    """Close what a `def` task has connected in its thread."""
-    yield
-    for db in list(_watched):
-        if not db.is_closed():
-            db.close()
+    """Close what a `def` task has connected in its thread, however it ends."""
+    try:
+        yield
+    finally:
+        for db in list(_watched):
+            if not db.is_closed():
+                db.close()
 
 
 @hookimpl

@@ -1,5 +1,7 @@
 """What `asynctasq test-adapter peewee` runs, on SQLite; it needs the extra `testing`."""
 
+import gc
+import sqlite3
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,6 +40,7 @@ class TestPeewee(AdapterSuite):
     adapter = "peewee"
     asynchronous = False
     composite_keys = declared_loading = transactions = savepoints = outages = True
+    missing_table = counts_connections = True
 
     @pytest.fixture
     def database(self, tmp_path: Any) -> None:
@@ -92,3 +95,20 @@ class TestPeewee(AdapterSuite):
         db.init("/nowhere/suite.db")
         yield
         db.init(name)
+
+    @contextmanager
+    def without_table(self) -> Any:
+        db.execute_sql('ALTER TABLE "user" RENAME TO "hidden"')
+        yield
+        db.execute_sql('ALTER TABLE "hidden" RENAME TO "user"')
+
+    def connections(self) -> int:
+        found = [c for c in gc.get_objects() if isinstance(c, sqlite3.Connection)]
+        return sum(map(_is_open, found))
+
+
+def _is_open(connection: sqlite3.Connection) -> bool:
+    try:
+        return connection.total_changes >= 0
+    except sqlite3.ProgrammingError:
+        return False

@@ -7,7 +7,7 @@ from dataclasses import replace
 from asynctasq import BrokerError
 from asynctasq.brokers import DeadLetter, Finding, MessageState, QueueStats, WorkerInfo
 
-from .store import WAITING, Stored, where
+from .store import WAITING, Stored
 
 
 class ToyLooking(Stored):
@@ -33,11 +33,10 @@ class ToyLooking(Stored):
         page = dead[offset : offset + limit]
         return [DeadLetter(queue, m["id"], m["body"], m["info"], m["at"]) for m in page]
 
-    async def dead_letter(self, queue: str, message_id: str) -> DeadLetter | None:
-        m = self._store.read().message(queue, message_id)
-        if m is None or where(m) != "dead":
-            return None
-        return DeadLetter(queue, m["id"], m["body"], m["info"], m["at"])
+    async def find_dead(self, queue: str, message_ids: Sequence[str]) -> list[DeadLetter]:
+        dead = self._store.read().having(queue, "dead")
+        found = [m for m in dead if m["id"] in message_ids]
+        return [DeadLetter(queue, m["id"], m["body"], m["info"], m["at"]) for m in found]
 
     async def retry_dead(self, queue: str, bodies: Sequence[tuple[str, bytes]]) -> int:
         async with self._store.change() as state:

@@ -3,7 +3,8 @@
 from typing import Any
 
 from .adapters.hookspecs import DeferredSend, hookimpl, hookspec
-from .adapters.statements import Database, Run, Statement
+from .adapters.shielding import uninterrupted
+from .adapters.statements import Database, Run, Statement, Transaction
 from .app import dispatch_many, dispatch_many_sync, init, load_config
 from .brokers import Finding, QueueStats
 from .brokers.redis.config import RedisConfig
@@ -19,6 +20,7 @@ from .errors import (
     ConfigurationError,
     DeletedModelError,
     DispatchDropped,
+    DuplicateCall,
     InvalidMessage,
     InvalidReference,
     MessageError,
@@ -32,6 +34,7 @@ from .errors import (
     ResultTimeout,
     Retry,
     SerializationError,
+    Snooze,
     TaskCancelled,
     TaskCrashed,
     TaskFailed,
@@ -41,6 +44,15 @@ from .errors import (
     UnsupportedVersion,
 )
 from .events import listen, unlisten
+from .scheduling import (
+    Schedule,
+    schedule,
+    schedule_sync,
+    schedules,
+    schedules_sync,
+    unschedule,
+    unschedule_sync,
+)
 from .sending.commits import DeferredSends, send_together, send_together_async
 from .sending.handle import TaskHandle, TaskStatus
 from .supervision.run import run_worker
@@ -48,7 +60,10 @@ from .tasks.annotations import OnMissing
 from .tasks.call import Call
 from .tasks.class_based import AsyncTask, SyncTask
 from .tasks.current import runs_for_caller
+from .tasks.log_filter import TaskLogFilter
 from .tasks.options import TaskConfig
+from .tasks.policies import Limit, Rate, Unique
+from .tasks.schedule import Cron, Every
 from .tasks.task import Task, task
 from .wire.class_paths import alias_model, class_path
 from .wire.encoding import register_type
@@ -68,20 +83,25 @@ __all__ = [
     "Call",
     "Config",
     "ConfigurationError",
+    "Cron",
     "Database",
     "DeferredSend",
     "DeferredSends",
     "DeletedModelError",
     "DispatchDropped",
+    "DuplicateCall",
+    "Every",
     "Finding",
     "InvalidMessage",
     "InvalidReference",
+    "Limit",
     "Message",
     "MessageError",
     "OnMissing",
     "PayloadTooLarge",
     "PluginError",
     "QueueStats",
+    "Rate",
     "RedisConfig",
     "Ref",
     "ReferenceGone",
@@ -93,7 +113,9 @@ __all__ = [
     "Retry",
     "Run",
     "SQLiteConfig",
+    "Schedule",
     "SerializationError",
+    "Snooze",
     "Statement",
     "SyncTask",
     "Task",
@@ -102,8 +124,11 @@ __all__ = [
     "TaskCrashed",
     "TaskFailed",
     "TaskHandle",
+    "TaskLogFilter",
     "TaskStatus",
     "TaskTimeout",
+    "Transaction",
+    "Unique",
     "UnknownTask",
     "UnsavedModelError",
     "UnsupportedVersion",
@@ -121,10 +146,17 @@ __all__ = [
     "register_type",
     "run_worker",
     "runs_for_caller",
+    "schedule",
+    "schedule_sync",
+    "schedules",
+    "schedules_sync",
     "send_together",
     "send_together_async",
     "task",
+    "uninterrupted",
     "unlisten",
+    "unschedule",
+    "unschedule_sync",
 ]
 
 __version__ = "0.1.0"

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from time import monotonic
 from typing import Any, TypeVar
 
 from .adapters.plugins import Adapters, installed
-from .brokers import Broker, Outgoing
+from .brokers import Broker, Outgoing, Policing
 from .brokers.opening import installed_drivers, open_broker
 from .config import Config
-from .errors import ConfigurationError
+from .errors import ConfigurationError, DuplicateCall
 from .events import is_listening, listen, unlisten
-from .sending.commits import Deferred
+from .policies.asking import unique_of
+from .sending.commits import Deferred, open_atomic
 from .sending.connections import Connections
 from .sending.handle import TaskHandle
 from .sending.outbox import Outbox
 from .sending.preparing import Prepared, prepare
 from .tasks import runtime
 from .tasks.call import Call, Dispatchable
-from .tasks.options import check_task_options
+from .tasks.options import check_defaults, check_task_options
 from .tasks.task import Task
 from .wire.class_paths import allow_packages
 
@@ -38,14 +39,19 @@ class App:
     Args:
         config: As loaded.
         adapters: The installed adapters.
+
+    Attributes:
+        outbox: Of atomic tasks, and with `Config.outbox` of every call that waits for a commit.
     """
 
     def __init__(self, config: Config, adapters: Adapters) -> None:
         self.config = config
         self.adapters = adapters
-        self.connections = Connections(_instead or (lambda: open_broker(config)))
-        keeps = config.outbox and _instead is None
-        self.outbox = Outbox(adapters, self.connections) if keeps else None
+        opening = _instead or (lambda: open_broker(config))
+        self.connections = Connections(opening, config.signing_key)
+        self.outbox = Outbox(adapters, self.connections)
+        self._keeps_calls = config.outbox and _instead is None
+        self._polices: bool | None = None
 
     def open_broker(self) -> Broker:
         """The broker of the running event loop, closed when the loop is shut down."""
@@ -56,7 +62,10 @@ class App:
         prepared = prepare(call, self.config, self.adapters)
         handle = self._handle(call, prepared)
         if prepared.defer is None:
-            await self.connections.put((prepared.outgoing,))
+            conflicts = await self.connections.put((prepared.outgoing,))
+            if conflicts:
+                standing = await self.connections.resolve((prepared.outgoing,), conflicts)
+                self._note_existing((call,), (handle,), standing)
         return handle
 
     def dispatch_sync(self, call: Call[R]) -> TaskHandle[R]:
@@ -64,7 +73,8 @@ class App:
         prepared = prepare(call, self.config, self.adapters)
         handle = self._handle(call, prepared)
         if prepared.defer is None:
-            self.connections.put_blocking((prepared.outgoing,))
+            standing = self.connections.put_blocking((prepared.outgoing,))
+            self._note_existing((call,), (handle,), standing)
         return handle
 
     async def dispatch_many(self, calls: Iterable[Dispatchable[Any]]) -> list[TaskHandle[Any]]:
@@ -78,7 +88,7 @@ class App:
                 since = monotonic()
         handles, now = self._registered(to_send, prepared)
         if now:
-            await self.connections.put(now)
+            self._note_existing(to_send, handles, await self.connections.put_resolved(now))
         return handles
 
     def dispatch_many_sync(self, calls: Iterable[Dispatchable[Any]]) -> list[TaskHandle[Any]]:
@@ -87,7 +97,7 @@ class App:
         prepared = [prepare(call, self.config, self.adapters) for call in to_send]
         handles, now = self._registered(to_send, prepared)
         if now:
-            self.connections.put_blocking(now)
+            self._note_existing(to_send, handles, self.connections.put_blocking(now))
         return handles
 
     def _registered(
@@ -104,6 +114,40 @@ class App:
             raise
         return handles, [ready.outgoing for ready in prepared if ready.defer is None]
 
+    def _note_existing(
+        self,
+        calls: Sequence[Call[Any]],
+        handles: Sequence[TaskHandle[Any]],
+        standing: Mapping[str, str],
+    ) -> None:
+        """Let the handles of calls whose unique keys were taken stand for the calls there are.
+
+        Raises:
+            DuplicateCall: For the first of them that is to be an error.
+        """
+        if not standing:
+            return
+        duplicates: list[DuplicateCall] = []
+        for call, handle in zip(calls, handles, strict=True):
+            if (existing := standing.get(handle.id)) is None:
+                continue
+            handle.stand_for(existing)
+            unique = unique_of(call, call.options(self.config.task_defaults))
+            if unique is not None and unique.on_conflict == "raise":
+                duplicates.append(DuplicateCall(call.task.name, existing))
+        if duplicates:
+            raise duplicates[0]
+
+    def _need_policing(self, call: Call[Any]) -> None:
+        """Refuse a policy or a priority where the broker would not honour it."""
+        if self._polices is None:
+            self._polices = isinstance(open_broker(self.config), Policing)
+        if not self._polices:
+            raise ConfigurationError(
+                f"call of {call.task.name}: driver {self.config.driver!r} knows no limits, rates, "
+                f"unique calls or priorities"
+            )
+
     def handle(self, task: Task[..., R], message_id: str, queue: str | None) -> TaskHandle[R]:
         """As `Task.handle`."""
         options = task.options(self.config.task_defaults)
@@ -115,26 +159,35 @@ class App:
             self.connections,
             self.config.signing_key,
             self.adapters,
-            outbox=self.outbox,
+            outbox=self._outbox_in_use(),
+            status_ttl=options.status_ttl,
         )
 
     def _handle(self, call: Call[R], prepared: Prepared) -> TaskHandle[R]:
         outgoing = prepared.outgoing
+        outbox = self._outbox_in_use()
+        if outgoing.policy is not None or outgoing.priority:
+            self._need_policing(call)
         handle = TaskHandle(
             outgoing.id,
             outgoing.queue,
             call.task,
-            prepared.result_ttl,
+            prepared.options.result_ttl,
             self.connections,
             self.config.signing_key,
             self.adapters,
-            outbox=self.outbox,
+            outbox=outbox,
+            status_ttl=prepared.options.status_ttl,
             was_sent_here=True,
         )
         if prepared.defer is not None:
-            handle._deferred = Deferred(self.connections, outgoing, self.outbox)
+            handle._deferred = Deferred(self.connections, outgoing, outbox, learn=handle.stand_for)
             prepared.defer(handle._deferred)
         return handle
+
+    def _outbox_in_use(self) -> Outbox | None:
+        """The outbox if the configuration, or the atomic task that runs here, keeps calls in it."""
+        return self.outbox if self._keeps_calls or open_atomic() is not None else None
 
 
 _current: App | None = None
@@ -184,8 +237,9 @@ def load_config(options: Mapping[str, Any]) -> Config:
         not_loaded=adapters.not_loaded(),
     )
     check_task_options(config.task_defaults, "task_defaults")
-    # Connects nothing, but refuses an address that is none, and imports the driver now, so that the
-    # first dispatch does not pay for it.
+    check_defaults(config.task_defaults)
+    # Does not connect. It checks the address, and imports the driver now so that the first dispatch
+    # does not pay for it.
     open_broker(config)
     return config
 

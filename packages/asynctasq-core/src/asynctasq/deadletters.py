@@ -5,8 +5,11 @@ Owns the rule that a retry is the same message under the same id, with all its a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from fnmatch import fnmatchcase
+from time import time
 from typing import Any, TypeVar
 
 import msgpack
@@ -14,6 +17,8 @@ import msgpack
 from . import brokers
 from .app import current
 from .errors import MessageError
+from .tasks.declaration import registry
+from .wire.describing import described
 from .wire.message import Message
 
 T = TypeVar("T")
@@ -28,6 +33,8 @@ class DeadLetter:
 
     Attributes:
         task: The task's name; empty when the message could not be read.
+        arguments: As text, shortened, instances by class and key: `order=Order#5`; by name where
+            the task is known. Empty where `show_arguments` is off or the message cannot be read.
         reason: Why it was given up.
         error: The error's type and text.
         attempts: How often it was run.
@@ -39,6 +46,7 @@ class DeadLetter:
     queue: str
     id: str
     task: str
+    arguments: str
     reason: str
     error: str
     traceback: str
@@ -48,59 +56,106 @@ class DeadLetter:
     payload_bytes: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filter:
+    """Which dead letters are meant; what is left out does not matter.
+
+    Attributes:
+        task: The task's name, or a pattern such as `shop.*`.
+        reason: Part of why it was given up, in capitals or not.
+        older_than: How long ago it was given up at least, counted from when this was made.
+    """
+
+    task: str | None = None
+    reason: str | None = None
+    older_than: timedelta | None = None
+    _now: float = field(default_factory=time, init=False, repr=False)
+
+    def fits(self, letter: brokers.DeadLetter) -> bool:
+        """Whether the dead letter is one of those."""
+        texts = _texts(letter)
+        if self.task is not None and not fnmatchcase(texts["task"], self.task):
+            return False
+        if self.reason is not None and self.reason.lower() not in texts["reason"].lower():
+            return False
+        age = self._now - letter.died_at
+        return self.older_than is None or age >= self.older_than.total_seconds()
+
+
 async def list_dead(
-    queue: str | None = None, *, limit: int = 100, offset: int = 0
+    queue: str | None = None, *, limit: int = 100, offset: int = 0, where: Filter | None = None
 ) -> list[DeadLetter]:
     """A page of the dead letters of a queue, or of all queues, newest first in each.
+
+    Args:
+        where: Only these; `limit` and `offset` count no others.
 
     Raises:
         BrokerUnavailable: The broker cannot be reached.
     """
-    found: list[DeadLetter] = []
+    found = pages(queue, limit=limit, offset=offset, where=where)
+    return [letter async for page in found for letter in page]
+
+
+async def pages(
+    queue: str | None = None, *, limit: int, offset: int = 0, where: Filter | None = None
+) -> AsyncIterator[list[DeadLetter]]:
+    """As `list_dead`, page by page, for more than memory should hold."""
+    broker = current().open_broker()
     for name, dead in await _queues(queue):
-        if offset >= dead:
-            offset -= dead
-            continue
-        wanted = limit - len(found)
-        page = await current().open_broker().dead_letters(name, limit=wanted, offset=offset)
-        found += map(_readable, page)
-        offset = 0
-        if len(found) >= limit:
-            break
-    return found
+        start = 0 if where else min(offset, dead)  # the broker passes over what nobody looks at
+        offset -= start
+        while start < dead and limit > 0:
+            wanted = _PAGE if where else min(limit, _PAGE)
+            page = await broker.dead_letters(name, limit=wanted, offset=start)
+            start += len(page)
+            fitting = [letter for letter in page if where is None or where.fits(letter)]
+            shown = fitting[offset : offset + limit]
+            offset = max(0, offset - len(fitting))
+            limit -= len(shown)
+            yield [_readable(letter) for letter in shown]
+            if len(page) < wanted:
+                break
 
 
 async def show(message_id: str, queue: str | None = None) -> DeadLetter | None:
     """The dead letter of this id, looked for in all queues unless one is named."""
     for name, _ in await _queues(queue):
-        letter = await current().open_broker().dead_letter(name, message_id)
-        if letter is not None:
+        for letter in await current().open_broker().find_dead(name, [message_id]):
             return _readable(letter)
     return None
 
 
-async def retry(queue: str | None = None, ids: Sequence[str] | None = None) -> int:
+async def retry(
+    queue: str | None = None, ids: Sequence[str] | None = None, where: Filter | None = None
+) -> int:
     """Put dead letters back on their queues, to be run at once with all attempts ahead.
 
     Args:
         queue: Where they are; by default in all queues.
         ids: Which ones; by default all that are there now.
+        where: Only these, instead of `ids`.
 
     Returns:
         How many there were.
     """
     if ids is None:
-        return sum([await _retry_all(name) for name, _ in await _queues(queue)])
+        return await _each(queue, where, _retry)
     broker = current().open_broker()
     count = 0
     for name, _ in await _queues(queue):
-        letters = [await broker.dead_letter(name, i) for i in ids]
-        count += await _retry(name, [letter for letter in letters if letter])
+        for first in range(0, len(ids), _PAGE):
+            letters = await broker.find_dead(name, ids[first : first + _PAGE])
+            count += await _retry(name, letters)
     return count
 
 
-async def purge(queue: str | None = None, ids: Sequence[str] | None = None) -> int:
+async def purge(
+    queue: str | None = None, ids: Sequence[str] | None = None, where: Filter | None = None
+) -> int:
     """Delete dead letters for ever; arguments and result as for `retry`."""
+    if ids is None and where is not None:
+        return await _each(queue, where, _purge)
     broker = current().open_broker()
     return sum([await broker.purge_dead(name, ids) for name, _ in await _queues(queue)])
 
@@ -111,22 +166,35 @@ async def _queues(queue: str | None) -> list[tuple[str, int]]:
     return [(s.name, s.dead) for s in stats if s.dead and queue in (None, s.name)]
 
 
-async def _retry_all(queue: str) -> int:
+async def _each(
+    queue: str | None,
+    where: Filter | None,
+    take_away: Callable[[str, Sequence[brokers.DeadLetter]], Awaitable[int]],
+) -> int:
+    """Take away the dead letters meant, page by page; returns how many there were."""
+    broker = current().open_broker()
     # A worker may give a retried one up again while this goes on; nothing is retried twice.
     seen: set[str] = set()
-    offset = count = 0
-    broker = current().open_broker()
-    while page := await broker.dead_letters(queue, limit=_PAGE, offset=offset):
-        fresh = [letter for letter in page if letter.id not in seen]
-        seen.update(letter.id for letter in fresh)
-        count += await _retry(queue, fresh)
-        offset += len(page) - len(fresh)
+    count = 0
+    for name, _ in await _queues(queue):
+        offset = 0
+        while page := await broker.dead_letters(name, limit=_PAGE, offset=offset):
+            fresh = [letter for letter in page if letter.id not in seen]
+            chosen = [letter for letter in fresh if where is None or where.fits(letter)]
+            seen.update(letter.id for letter in chosen)
+            count += await take_away(name, chosen)
+            offset += len(page) - len(chosen)
     return count
 
 
 async def _retry(queue: str, letters: Sequence[brokers.DeadLetter]) -> int:
     bodies = [(letter.id, _renewed(letter.body)) for letter in letters]
     return await current().open_broker().retry_dead(queue, bodies) if bodies else 0
+
+
+async def _purge(queue: str, letters: Sequence[brokers.DeadLetter]) -> int:
+    ids = [letter.id for letter in letters]
+    return await current().open_broker().purge_dead(queue, ids) if ids else 0
 
 
 def _renewed(body: bytes) -> bytes:
@@ -136,21 +204,35 @@ def _renewed(body: bytes) -> bytes:
         message = Message.decode(body, keys)
     except MessageError:
         return body
-    return replace(message, attempt=1, postponed=0).encode(keys)
+    return replace(message, attempt=1, postponed=0, snoozes=0).encode(keys)
 
 
 def _readable(letter: brokers.DeadLetter) -> DeadLetter:
     info = _info(letter.info)
-    texts = {k: _of(str, info.get(k), "") for k in ("task", "reason", "error", "traceback")}
     return DeadLetter(
         queue=letter.queue,
         id=letter.id,
-        **texts,
+        **_texts(letter),
+        arguments=_arguments(letter.body) if current().config.show_arguments else "",
         attempts=_of(int, info.get("attempts"), 0),
         deliveries=_of(int, info.get("deliveries"), 0),
         died_at=letter.died_at,
         payload_bytes=len(letter.body),
     )
+
+
+def _texts(letter: brokers.DeadLetter) -> dict[str, str]:
+    info = _info(letter.info)
+    return {k: _of(str, info.get(k), "") for k in ("task", "reason", "error", "traceback")}
+
+
+def _arguments(body: bytes) -> str:
+    try:
+        message = Message.decode(body, current().config.signing_key)
+    except MessageError:
+        return ""
+    task = registry.get(message.task)
+    return described(message.payload, task.parameter_names if task else ())
 
 
 def _of(cls: type[T], value: object, default: T) -> T:

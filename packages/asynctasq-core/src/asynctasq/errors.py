@@ -21,6 +21,7 @@
     │   ├── BrokerUnavailable       the broker did not answer in time
     │   └── OutcomesRefused         what became of a task is too large for the broker
     ├── DispatchDropped             the transaction was rolled back, or the send after it failed
+    ├── DuplicateCall               its queue holds a call with the same unique key
     ├── TaskTimeout                 the task ran longer than its timeout
     ├── TaskCrashed                 the process that ran the task died
     └── ResultError
@@ -29,7 +30,7 @@
         ├── TaskCancelled           the task was cancelled before it started
         └── TaskFailed              the task failed with an error that cannot be raised again here
 
-`Retry` is no error but a request: a task raises it to be run again.
+`Retry` and `Snooze` are no errors but requests: a task raises them to be run again.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ class UnknownTask(MessageError):
 
 
 class InvalidReference(MessageError):
-    """A reference names an adapter, a class or a key that is none of the application's models."""
+    """A reference names an adapter, class or key that does not belong to the application."""
 
 
 class ReferenceGone(AsynctasqError):
@@ -152,6 +153,20 @@ class OutcomesRefused(BrokerError):
 
 class DispatchDropped(AsynctasqError):
     """The transaction that a dispatch waited for was rolled back, or the broker was away then."""
+
+
+class DuplicateCall(AsynctasqError):
+    """A queue holds a call with the same unique key, and `on_conflict="raise"`.
+
+    Args:
+        task: The task's name.
+        existing_id: The id of the call that has the key.
+    """
+
+    def __init__(self, task: str, existing_id: str) -> None:
+        self.task = task
+        self.existing_id = existing_id
+        super().__init__(f"{task}: call {existing_id} has the same unique key")
 
 
 class TaskTimeout(AsynctasqError):
@@ -217,3 +232,21 @@ class Retry(Exception):
             raise ValueError(f"Retry(delay={delay}): it must be {DELAY_RULE}")
         self.delay = delay
         super().__init__(reason)
+
+
+class Snooze(Exception):
+    """Raised by a task to be run later, without using up an attempt.
+
+    `current_message().snoozes` says how often the call was put off like this; after `max_snoozes`
+    of the task's options, the message goes to the dead letters.
+
+    Args:
+        seconds: Until the next run.
+        reason: Shown in the log.
+    """
+
+    def __init__(self, seconds: float, reason: str = "") -> None:
+        if not is_delay(seconds):
+            raise ValueError(f"Snooze({seconds}): it must be {DELAY_RULE}")
+        self.seconds = seconds
+        super().__init__(*([reason] if reason else []))

@@ -12,7 +12,16 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from asynctasq import DeferredSend, Finding, Message, Ref, hookimpl
+from asynctasq import (
+    Database,
+    DeferredSend,
+    Finding,
+    Message,
+    Ref,
+    Run,
+    Transaction,
+    hookimpl,
+)
 
 if TYPE_CHECKING:
     from .scopes import TaskScope
@@ -181,6 +190,34 @@ def open_transaction() -> object | None:
     from .connections import any_open_connection
 
     return any_open_connection()
+
+
+@hookimpl
+def databases() -> Iterable[Database]:
+    """Those of `settings.DATABASES`."""
+    if not _is_in_use():
+        return ()
+    from .outbox import databases
+
+    return databases()
+
+
+@hookimpl
+def own_transaction(database: Database) -> AbstractAsyncContextManager[Run]:
+    """In a thread of its own."""
+    from .outbox import own_transaction
+
+    return own_transaction(database)
+
+
+@hookimpl
+def atomic_transaction(
+    target: object, refs: Sequence[Ref]
+) -> AbstractAsyncContextManager[Transaction]:
+    """An atomic block."""
+    from .atomic import atomic_transaction
+
+    return atomic_transaction(target, refs)
 
 
 @hookimpl

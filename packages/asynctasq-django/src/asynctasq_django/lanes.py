@@ -141,8 +141,7 @@ def _reuse(lane: Lane) -> None:
 
 async def call_loader(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     """Run a query that belongs to no task, on a connection kept for a moment afterwards."""
-    lane = _loaders.pop() if _loaders else Lane()
-    lane.stop_lingering()
+    lane = take_loader()
     context = LaneContext(lane)
     context.enter()
     try:
@@ -153,10 +152,21 @@ async def call_loader(function: Callable[P, R], *args: P.args, **kwargs: P.kwarg
         raise
     finally:
         context.leave()
-        _linger(lane)
+        give_back_loader(lane)
 
 
-def _linger(lane: Lane) -> None:
+def take_loader() -> Lane:
+    """A lane for queries that belong to no task."""
+    try:
+        lane = _loaders.pop()
+    except IndexError:
+        lane = Lane()
+    lane.stop_lingering()
+    return lane
+
+
+def give_back_loader(lane: Lane) -> None:
+    """Let others have the lane, whose connection is kept for a moment."""
     if lane.last is not None and not lane.busy:
         loop = asyncio.get_running_loop()
         lane.timer = loop.call_later(_LINGER_SECONDS, lane.submit, tidy)

@@ -57,12 +57,19 @@ def load(refs: Sequence[Ref]) -> list[object | None]:
     try:
         found = _fetch(queryset, dict(keys))
     except (OperationalError, InterfaceError) as e:
-        if any(mistake in str(e) for mistake in _MISTAKES):
+        if not gave_way(e):
             raise
         raise ReferenceUnavailable(f"database {alias!r} gave no answer: {type(e).__name__}") from e
     except (DataError, ValueError, ArithmeticError) as e:
         raise InvalidReference(f"{refs[0].model}: a key does not fit its column") from e
     return list(_each_its_own([sent for sent, _ in keys], found))
+
+
+def gave_way(error: Exception) -> bool:
+    """Whether a database could not answer or ended a transaction, so that it may be repeated."""
+    if not isinstance(error, OperationalError | InterfaceError):
+        return False
+    return not any(mistake in str(error) for mistake in _MISTAKES)
 
 
 def _model_of(ref: Ref) -> type[models.Model]:

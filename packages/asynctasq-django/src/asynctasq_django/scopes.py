@@ -44,9 +44,7 @@ class TaskScope(LaneContext):
         tb: TracebackType | None,
     ) -> None:
         try:
-            # A cancelled task may have left a query running; `give_back` then rolls back behind it.
-            if self._transactions and not (exc is not None and self.lane.busy):
-                await sync_to_async(self._end_transactions)(exc, value, tb)
+            await self.end_transactions(value)
         finally:
             self.leave()
             if self._borrowed is not None:
@@ -62,22 +60,28 @@ class TaskScope(LaneContext):
 
     def lock(self, refs: Sequence[Ref]) -> list[object | None]:
         """Fetch the rows in a transaction that lasts until the task ends; in the task's thread."""
-        alias = database_of(refs[0])
+        self.begin(database_of(refs[0]))
+        return load(refs)
+
+    def begin(self, alias: str) -> None:
+        """Begin a transaction that lasts until the task ends, if there is none; in its thread."""
         if alias not in self.connections:
             atomic = transaction.atomic(using=alias)
             atomic.__enter__()
             self._transactions.append(atomic)
             self.connections[alias] = connections[alias]
-        return load(refs)
 
-    def _end_transactions(
-        self,
-        exc: type[BaseException] | None,
-        value: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    async def end_transactions(self, error: BaseException | None) -> None:
+        """Commit them, or roll them back after an error."""
+        # A cancelled task may have left a query running; `give_back` then rolls back behind it.
+        if self._transactions and not (error is not None and self.lane.busy):
+            await sync_to_async(self._end_transactions)(error)
+
+    def _end_transactions(self, error: BaseException | None) -> None:
+        kind = None if error is None else type(error)
         while self._transactions:
-            self._transactions.pop().__exit__(exc, value, tb)
+            trace = None if error is None else error.__traceback__
+            self._transactions.pop().__exit__(kind, error, trace)
 
 
 async def fetch_many(refs: Sequence[Ref]) -> Sequence[object | None]:
@@ -86,10 +90,23 @@ async def fetch_many(refs: Sequence[Ref]) -> Sequence[object | None]:
         if runs_for_caller() or AsyncToSync.loop_thread_executors:
             return await call_loader(_load_on, connections_of_caller(), refs)
         return await call_loader(load, refs)
+    scope = current_scope("select_for_update() in an annotation")
+    return await sync_to_async(scope.lock)(refs)
+
+
+def current_scope(what: str) -> TaskScope:
+    """The scope of the task that runs here.
+
+    Args:
+        what: Is in need of it, for the error.
+
+    Raises:
+        ConfigurationError: No task runs here.
+    """
     scope = _current()
     if scope is None:
-        raise ConfigurationError("select_for_update() locks a row for a task; none is running")
-    return await sync_to_async(scope.lock)(refs)
+        raise ConfigurationError(f"{what} needs a running task; none is running")
+    return scope
 
 
 def _load_on(

@@ -12,8 +12,10 @@ import re
 from collections.abc import Iterator
 from weakref import ref
 
-from asynctasq import DeferredSend, send_together
+from asynctasq import DeferredSend, DeferredSends, send_together
 from django.db.backends.base.base import BaseDatabaseWrapper
+
+from .outbox import database_of, run
 
 _SAVEPOINT = re.compile(
     r"\s*(?P<back>ROLLBACK\b.*?\bTO\s+)?(?:SAVEPOINT\s+)?\W*(?P<name>\w+)\W*$", re.IGNORECASE
@@ -21,11 +23,20 @@ _SAVEPOINT = re.compile(
 
 
 class Waiting:
-    """The dispatches of one transaction in the order of their calls; their callbacks keep it."""
+    """The dispatches of one transaction in the order of their calls; their callbacks keep it.
+
+    Attributes:
+        kept: Those that were written into the outbox just before the commit.
+    """
 
     def __init__(self) -> None:
         self._callbacks: list[ref[OnCommit]] = []
         self._places: dict[str, int] = {}
+        self.kept: DeferredSends | None = None
+
+    def __del__(self) -> None:
+        if self.kept is not None:
+            self.kept.drop()
 
     def add(self, callback: OnCommit) -> int:
         """Put it at the end; returns its place."""
@@ -35,6 +46,15 @@ class Waiting:
     def since(self, place: int) -> Iterator[OnCommit]:
         """Those from this place on that were not rolled back."""
         return filter(None, (callback() for callback in self._callbacks[place:]))
+
+    def keep(self, connection: BaseDatabaseWrapper) -> None:
+        """Write what waits into the outbox, if there is one."""
+        self.kept = DeferredSends("django", database_of(connection))
+        for callback in self.since(0):
+            if (send := callback.take()) is not None:
+                self.kept.add(send)
+        for statement in self.kept.statements():
+            run(connection, statement)
 
     def savepoint(self, name: str) -> None:
         """A savepoint was set here."""
@@ -58,22 +78,27 @@ class OnCommit:
         self._connection = ref(connection)
         self.waiting = waiting_on(connection) or Waiting()
         self._place = self.waiting.add(self)
+        keep_before_commit(connection)
 
     def __call__(self) -> None:
+        if self.waiting.kept is not None:
+            self.waiting.kept.send()
+            return
         all_of_it = [self] if self._is_captured() else self.waiting.since(self._place)
-        sends = [send for callback in all_of_it if (send := callback._take()) is not None]
+        sends = [send for callback in all_of_it if (send := callback.take()) is not None]
         if sends:
             send_together(sends)
 
     def drop(self) -> None:
         """Forget the dispatch."""
-        if (send := self._take()) is not None:
+        if (send := self.take()) is not None:
             send.drop()
 
     def __del__(self) -> None:
         self.drop()
 
-    def _take(self) -> DeferredSend | None:
+    def take(self) -> DeferredSend | None:
+        """Its dispatch, which from now on is the caller's; `None` if that was taken before."""
         send, self._send = self._send, None
         return send
 
@@ -87,6 +112,22 @@ def waiting_on(connection: BaseDatabaseWrapper) -> Waiting | None:
     """What waits for the commit of the connection's open transaction, if anything does."""
     callbacks = (callback for _, callback, *_ in reversed(connection.run_on_commit))
     return next((c.waiting for c in callbacks if isinstance(c, OnCommit)), None)
+
+
+def keep_before_commit(connection: BaseDatabaseWrapper) -> None:
+    """Let the connection write what waits into the outbox just before each of its commits."""
+    if "commit" in vars(connection):
+        return
+    known = ref(connection)
+
+    def commit() -> None:
+        # Not the connection itself, which would then hold itself and live longer than its thread.
+        if (connection := known()) is not None:
+            if (waiting := waiting_on(connection)) is not None:
+                waiting.keep(connection)
+            type(connection).commit(connection)
+
+    connection.commit = commit  # type: ignore[method-assign]
 
 
 def note_savepoint(connection: BaseDatabaseWrapper, statement: str) -> None:

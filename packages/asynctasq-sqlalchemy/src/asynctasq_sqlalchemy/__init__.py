@@ -12,13 +12,18 @@ from .options import for_update, read_from
 
 if TYPE_CHECKING:
     from .engines import create_worker_session_factory
+    from .schema import tables
     from .sessions import task_session
 
 __version__ = "0.1.0"
 
-__all__ = ["create_worker_session_factory", "for_update", "read_from", "task_session"]
+__all__ = ["create_worker_session_factory", "for_update", "read_from", "tables", "task_session"]
 
-_HOMES = {"create_worker_session_factory": ".engines", "task_session": ".sessions"}
+_HOMES = {
+    "create_worker_session_factory": ".engines",
+    "tables": ".schema",
+    "task_session": ".sessions",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -22,6 +22,7 @@ from asynctasq import (
     Message,
     Ref,
     Run,
+    Transaction,
     hookimpl,
 )
 
@@ -172,6 +173,16 @@ def own_transaction(database: Database) -> AbstractAsyncContextManager[Run]:
     from .outbox import own_transaction as begin
 
     return begin(database)
+
+
+@hookimpl
+def atomic_transaction(
+    target: object, refs: Sequence[Ref]
+) -> AbstractAsyncContextManager[Transaction]:
+    """The transaction of the task's session."""
+    from .atomic import atomic_transaction as begin
+
+    return begin(target, refs)
 
 
 @hookimpl

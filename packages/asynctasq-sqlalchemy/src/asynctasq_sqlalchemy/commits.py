@@ -17,10 +17,17 @@ from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from asynctasq import DeferredSend, DeferredSends
+from asynctasq import ConfigurationError, DeferredSend, DeferredSends
 from sqlalchemy import Engine, event
 from sqlalchemy.exc import MissingGreenlet
-from sqlalchemy.orm import InstanceState, Mapper, ORMExecuteState, Session, SessionTransaction
+from sqlalchemy.orm import (
+    InstanceState,
+    Mapper,
+    ORMExecuteState,
+    Session,
+    SessionTransaction,
+    class_mapper,
+)
 from sqlalchemy.orm.attributes import instance_state
 from sqlalchemy.util import await_only
 
@@ -28,6 +35,7 @@ from .outbox import database_of, run
 
 _RECORD = "asynctasq_sqlalchemy.record"
 _CONNECTED = "asynctasq_sqlalchemy.connected"
+_ATOMIC = "asynctasq_sqlalchemy.atomic"
 
 #: A savepoint's transaction, or `None` for the outermost one.
 Savepoint = SessionTransaction | None
@@ -93,6 +101,19 @@ class _Record:
             self.note(savepoint, {table for state in states for table in state.mapper.tables})
 
 
+@dataclass(slots=True)
+class _Atomic:
+    """That a session's transaction is an atomic task's.
+
+    Attributes:
+        engine: Of the database that is to say that the task is done.
+        is_over: Whether the worker commits now.
+    """
+
+    engine: Engine
+    is_over: bool = False
+
+
 def watch() -> None:
     """Listen to every session of the process."""
     event.listen(Session, "after_begin", _note_connection)
@@ -142,6 +163,16 @@ def after_commit(session: Session, send: DeferredSend, mapper: Mapper[Any] | Non
     """
     waiting = _Waiting(session.get_nested_transaction(), send, mapper)
     _record(session).waiting.append(waiting)
+
+
+def bind_atomic(session: Session, engine: Engine) -> None:
+    """Note that the session's transaction is an atomic task's, in this engine's database."""
+    session.info[_ATOMIC] = _Atomic(engine)
+
+
+def release_atomic(session: Session) -> None:
+    """Let the session commit from now on."""
+    session.info[_ATOMIC].is_over = True
 
 
 def is_changed(obj: object) -> bool:
@@ -208,13 +239,21 @@ def _tables(statement: Any) -> list[Any]:
 
 def _keep(session: Session) -> None:
     """Just before the commit, write what waits into the outbox, if there is one."""
+    atomic: _Atomic | None = session.info.get(_ATOMIC)
+    if atomic is not None and not atomic.is_over and not session.in_nested_transaction():
+        raise ConfigurationError(
+            "an atomic task cannot commit its session: the worker does, when the task has ended. "
+            "Let it flush() instead, use begin_nested() for a part that may fail, or declare the "
+            "task without atomic"
+        )
     record: _Record | None = session.info.get(_RECORD)
     if record is None or not record.waiting or session.in_nested_transaction():
         return
     session.flush()  # its listeners may dispatch, too
     waiting, record.waiting = record.waiting, []
     for each in waiting:
-        engine = _engine(session, each.mapper)
+        engine = atomic.engine if atomic is not None and each.mapper is None else None
+        engine = engine or _engine(session, each.mapper)
         if engine not in record.kept:
             record.kept[engine] = DeferredSends("sqlalchemy", database_of(engine))
         record.kept[engine].add(each.send)
@@ -224,6 +263,11 @@ def _keep(session: Session) -> None:
             connection = session.connection(bind_arguments={"bind": engine})
             for statement in statements:
                 run(connection, statement)
+
+
+def engine_of(session: Session, model: type | None) -> Engine:
+    """The engine of a model's database, or of the session's only one."""
+    return _engine(session, None if model is None else class_mapper(model))
 
 
 def _engine(session: Session, mapper: Mapper[Any] | None) -> Engine:

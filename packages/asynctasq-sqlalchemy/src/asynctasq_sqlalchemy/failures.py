@@ -40,7 +40,7 @@ def explained(error: Exception, model: type) -> Exception:
     name = model.__qualname__
     if _is_wrong_key(error):
         return InvalidReference(f"a key in the message cannot be one of {name}")
-    if _is_unavailable(error):
+    if is_unavailable(error):
         original = getattr(error, "orig", None) or error
         kind = type(original).__qualname__
         return ReferenceUnavailable(f"the database of {name} could not answer ({kind})")
@@ -57,7 +57,16 @@ def _is_wrong_key(error: Exception) -> bool:
     return isinstance(cause, ValueError) or _sqlstate(error)[:2] == _DATA_CLASS
 
 
-def _is_unavailable(error: Exception) -> bool:
+def gave_way(error: Exception) -> bool:
+    """Whether a database ended the work of whatever code this comes from, which may be repeated.
+
+    An error of another kind, such as an `OSError`, may be of something else than the database.
+    """
+    return isinstance(error, exc.DBAPIError | exc.TimeoutError) and is_unavailable(error)
+
+
+def is_unavailable(error: Exception) -> bool:
+    """Whether the same may succeed later."""
     state = _sqlstate(error)
     if state:
         return state[:2] in _TRANSIENT_CLASSES or state == _LOCK_NOT_AVAILABLE

@@ -16,14 +16,15 @@ _mapped: WeakSet[type] = WeakSet()
 def watch() -> None:
     """Remember every class that is mapped from now on, and those mapped already."""
     event.listen(Mapper, "instrument_class", lambda mapper, cls: _mapped.add(cls))
-    _find_mapped(object, {type})
+    _find_mapped(object, {id(type)})
 
 
-def _find_mapped(cls: type, seen: set[type]) -> None:
+def _find_mapped(cls: type, seen: set[int]) -> None:
     children: list[type] = type.__subclasses__(cls)
     for child in children:
-        if child not in seen:
-            seen.add(child)
+        # By identity: a metaclass may compare as it likes. One of `typing` warns since Python 3.14.
+        if id(child) not in seen:
+            seen.add(id(child))
             if is_mapped(child):
                 _mapped.add(child)
             _find_mapped(child, seen)

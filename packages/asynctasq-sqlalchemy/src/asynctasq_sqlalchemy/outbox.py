@@ -30,10 +30,10 @@ def database_of(engine: Engine) -> Database | None:
 def run(connection: Connection, statement: Statement) -> Sequence[Sequence[Any]]:
     """Run a statement of core's; gives the rows of a SELECT."""
     dialect = connection.dialect
-    parameters: tuple[Any, ...] = tuple(statement.parameters)
-    if dialect.driver == "aiomysql":  # 0.3.2 cannot escape `bytes` with PyMySQL 1.2
-        parameters = tuple(bytearray(p) if type(p) is bytes else p for p in parameters)
-    result = connection.exec_driver_sql(statement.in_style(dialect.paramstyle), parameters)
+    if dialect.driver == "aiomysql":  # 0.3.2 cannot escape `bytes` with PyMySQL 1.2 and later
+        statement = statement.with_literal_bytes()
+    sql = statement.in_style(dialect.paramstyle)
+    result = connection.exec_driver_sql(sql, tuple(statement.parameters))
     return result.all() if result.returns_rows else ()
 
 
@@ -67,14 +67,21 @@ async def own_transaction(database: Database) -> AsyncIterator[Run]:
 
 def databases() -> Iterator[Database]:
     """Those behind the session factories of mapped classes, each once."""
+    return iter({database: None for _, database in _models_with_databases()})
+
+
+def model_of(name: str) -> type:
+    """A model whose rows are in the database of this name."""
+    return next(model for model, database in _models_with_databases() if database.name == name)
+
+
+def _models_with_databases() -> Iterator[tuple[type, Database]]:
     from .factories import all_factories, open_session, sync_part
 
-    seen: set[Database] = set()
     for factory, classes in all_factories().items():
         session = sync_part(open_session(factory))
         for cls in classes:
             database = database_of(session.get_bind(cls).engine)
-            if database is not None and database not in seen:
-                seen.add(database)
-                yield database
+            if database is not None:
+                yield cls, database
         session.close()

@@ -150,7 +150,8 @@ def task_session(model: type | None = None) -> Any:
 
 def _may_load_more(instance: object) -> bool:
     state = instance_state(instance)
-    return bool(state.mapper.relationships or state.unloaded)
+    # `state.unloaded` says the same but for what was changed since, and builds three sets.
+    return bool(state.mapper.relationships) or not state.manager.keys() <= state.dict.keys()
 
 
 async def close(session: AnySession) -> None:

@@ -8,12 +8,16 @@ application imports Tortoise.
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import wrapt
-from asynctasq import DeferredSend, Finding, Ref, hookimpl
+from asynctasq import Database, DeferredSend, Finding, Ref, Run, Transaction, hookimpl
+
+if TYPE_CHECKING:
+    from .lifecycle import TaskScope
 
 
 @wrapt.when_imported("tortoise")
@@ -80,11 +84,15 @@ async def worker_stopped() -> None:
 @hookimpl
 def task_scope() -> AbstractAsyncContextManager[object] | None:
     """Ends the transaction of locked rows, and closes what the task itself initialised."""
-    if "tortoise" not in sys.modules:
-        return None
-    from . import lifecycle
+    return _scope_class()() if "tortoise" in sys.modules else None
 
-    return lifecycle.task_scope()
+
+@cache
+def _scope_class() -> type[TaskScope]:
+    """Found once, and not imported for each run."""
+    from .lifecycle import TaskScope
+
+    return TaskScope
 
 
 @hookimpl
@@ -121,6 +129,34 @@ def open_transaction() -> object | None:
     from . import commits
 
     return commits.open_transaction()
+
+
+@hookimpl
+def databases() -> Iterable[Database]:
+    """The connections of Tortoise's configuration."""
+    if "tortoise" not in sys.modules:
+        return ()
+    from . import outbox
+
+    return outbox.databases()
+
+
+@hookimpl
+def own_transaction(database: Database) -> AbstractAsyncContextManager[Run]:
+    """A block of `in_transaction` that is in no other."""
+    from . import outbox
+
+    return outbox.own_transaction(database)
+
+
+@hookimpl
+def atomic_transaction(
+    target: object, refs: Sequence[Ref]
+) -> AbstractAsyncContextManager[Transaction]:
+    """A block of `in_transaction` round the task."""
+    from . import atomic
+
+    return atomic.atomic_transaction(target, refs)
 
 
 @hookimpl

@@ -16,6 +16,7 @@ from typing import Any
 from asynctasq import ConfigurationError, DeferredSend
 
 from .lifecycle import is_initialised
+from .outbox import database_of, run
 from .transactions import Level, Transaction
 
 _MARK = "_asynctasq_transaction"
@@ -38,7 +39,7 @@ def follow(client: Any, is_known_from_start: bool = True) -> Transaction:
     """Learn of the end of a transaction, and of its nested blocks."""
     transaction = Transaction(is_known_from_start)
     setattr(client, _MARK, transaction)
-    _wrap(client, "commit", _sending(transaction))
+    _wrap(client, "commit", _ending(transaction, weakref.ref(client)))
     _wrap(client, "rollback", _finally(transaction.undo))
     _wrap_nested_blocks(client, transaction)
     # A block that fails in a way that Tortoise neither commits nor rolls back.
@@ -68,26 +69,54 @@ def _follow_nested(client: Any, transaction: Transaction) -> None:
     _wrap_nested_blocks(client, transaction)
 
 
-Step = Callable[[], Awaitable[None]]
+Step = Callable[[], Awaitable[Any]]
 
 
 def _wrap(client: Any, name: str, wrapper: Callable[[Step], Step]) -> None:
     setattr(client, name, wrapper(getattr(client, name)))
 
 
-def _sending(transaction: Transaction) -> Callable[[Step], Step]:
+def _ending(transaction: Transaction, known: weakref.ref[Any]) -> Callable[[Step], Step]:
     def wrapper(commit: Step) -> Step:
-        async def commit_and_send() -> None:
+        async def commit_and_note() -> None:
+            if transaction.is_atomic:
+                raise ConfigurationError(
+                    "an atomic task cannot commit its transaction: the worker does, when the task "
+                    "has ended; use in_transaction() for a part that may fail"
+                )
             try:
+                client = known()
+                for statement in transaction.keep(database_of(client)):
+                    await run(client, statement)
                 await commit()
             except BaseException:
                 transaction.undo()
                 raise
-            await transaction.send()
+            transaction.is_committed = True
+            if not transaction.is_ending:  # by hand, inside the block
+                await transaction.send()
 
-        return commit_and_send
+        return commit_and_note
 
     return wrapper
+
+
+async def leave(client: Any, leave_block: Step) -> Any:
+    """Leave the block of a client; what waited for its commit is sent when it has been left.
+
+    Not in `commit` itself, at the end of which the connection is still held: an absent broker would
+    keep it from others, and its error would keep Tortoise 0.21 from ever giving it back.
+    """
+    transaction = transaction_of(client)
+    if transaction is None:
+        return await leave_block()
+    transaction.is_ending = True
+    try:
+        return await leave_block()
+    finally:
+        transaction.is_ending = False
+        if transaction.is_committed:
+            await transaction.send()
 
 
 def _afterwards(note: Callable[[], None]) -> Callable[[Step], Step]:

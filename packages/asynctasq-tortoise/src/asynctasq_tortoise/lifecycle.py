@@ -12,10 +12,11 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
-from contextvars import ContextVar
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from contextvars import ContextVar, Token
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any
 
 from asynctasq import AdapterNotReady, ReferenceUnavailable
@@ -23,7 +24,7 @@ from asynctasq import AdapterNotReady, ReferenceUnavailable
 from .settings import check_config, init_arguments
 
 _log = logging.getLogger(__name__)
-_scope: ContextVar[AsyncExitStack | None] = ContextVar("asynctasq_tortoise_scope", default=None)
+_scope: ContextVar[TaskScope | None] = ContextVar("asynctasq_tortoise_scope", default=None)
 
 
 @dataclass(slots=True)
@@ -130,7 +131,7 @@ def adopt(context: Any) -> None:
         _share(context)
         _process.is_made_by_task = _process.is_to_close = True
     else:
-        scope.push_async_callback(context.close_connections)
+        scope.stack.push_async_callback(context.close_connections)
 
 
 async def start_worker() -> None:
@@ -166,20 +167,49 @@ async def close() -> None:
     _process.context = None
 
 
-@asynccontextmanager
-async def task_scope() -> AsyncIterator[None]:
-    """Round one run of a task."""
-    async with AsyncExitStack() as stack:
-        token = _scope.set(stack)
-        try:
-            yield
-        finally:
-            _scope.reset(token)
+async def close_unless_working() -> None:
+    """Close what a command has initialised, on the event loop that used it."""
+    if not _process.is_worker:
+        await close()
+
+
+class TaskScope:
+    """Round one run of a task; costs next to nothing until there is something to close."""
+
+    __slots__ = ("_stack", "_token")
+
+    def __init__(self) -> None:
+        self._stack: AsyncExitStack | None = None
+        self._token: Token[TaskScope | None] | None = None
+
+    async def __aenter__(self) -> TaskScope:
+        self._token = _scope.set(self)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
+        if self._token is not None:
+            _scope.reset(self._token)
+        if self._stack is None:
+            return None
+        return await self._stack.__aexit__(kind, error, traceback)
+
+    @property
+    def stack(self) -> AsyncExitStack:
+        """What ends with the run."""
+        if self._stack is None:
+            self._stack = AsyncExitStack()
+        return self._stack
 
 
 def current_scope() -> AsyncExitStack | None:
     """What ends with the task that runs in this context; `None` outside of a run."""
-    return _scope.get()
+    scope = _scope.get()
+    return scope.stack if scope is not None else None
 
 
 #: Clients of the process that this one was forked from: to close them would end its connections.

@@ -31,11 +31,6 @@ async def fetch_many(refs: Sequence[Ref]) -> list[object | None]:
     model: Any = refs[0].model_class()
     await ensure_initialised()
     keys = [key_of(model, ref) for ref in refs]
-    if model._meta.default_connection is None:
-        raise ConfigurationError(
-            f"Tortoise does not know {refs[0].model}: list its module in `modules` of its "
-            f"configuration"
-        )
     try:
         rows = await _rows(model, dict(keys), refs[0])
     except Exception as e:
@@ -84,16 +79,36 @@ async def _connection(model: Any, ref: Ref, is_locked: bool) -> Any:
     from tortoise.connection import connections
     from tortoise.transactions import in_transaction
 
-    chosen = (o.alias for o in ref.options if isinstance(o, DatabaseOption))
-    alias = next(chosen, ref.db) or model._choose_db(True).connection_name
-    if alias not in connections.db_config:
-        raise InvalidReference(f"{ref.model}: Tortoise has no connection {alias!r} here")
+    alias = alias_of(model, ref)
     connection = connections.get(alias)
     if not is_locked or is_transaction(connection):
         return connection
     if (scope := current_scope()) is None:
         raise ConfigurationError("select_for_update() works for arguments of a running task only")
     return await scope.enter_async_context(in_transaction(alias))
+
+
+def alias_of(model: Any, ref: Ref | None = None) -> str:
+    """The name of the connection to the database of a row, or of a model's new rows.
+
+    Raises:
+        ConfigurationError: Tortoise does not know the model.
+        InvalidReference: The reference names a connection that there is not.
+    """
+    from tortoise.connection import connections
+
+    if model._meta.default_connection is None:
+        raise ConfigurationError(
+            f"Tortoise does not know {model.__module__}.{model.__qualname__}: list its module in "
+            f"`modules` of its configuration"
+        )
+    chosen = (o.alias for o in ref.options if isinstance(o, DatabaseOption)) if ref else iter(())
+    alias: str = next(chosen, ref and ref.db) or model._choose_db(True).connection_name
+    if alias not in connections.db_config:
+        raise InvalidReference(
+            f"{ref.model if ref else model}: Tortoise has no connection {alias!r} here"
+        )
+    return alias
 
 
 def _each_its_own(keys: list[Any], rows: dict[Any, Any]) -> Iterator[object | None]:

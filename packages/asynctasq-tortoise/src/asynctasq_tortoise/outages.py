@@ -36,6 +36,20 @@ def outage(error: BaseException) -> BaseException | None:
     return next((c for c in causes if isinstance(c, DBConnectionError)), None)
 
 
+def gave_way(error: BaseException) -> BaseException | None:
+    """The driver's error for which the work may be repeated, from whatever code of a task.
+
+    Not what another kind of connection raised, nor what the task was about when it raised its own.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if _is_outage(cause) and not isinstance(cause, OSError):
+            return cause
+        inner = next((a for a in cause.args if isinstance(a, BaseException)), None)
+        cause = cause.__cause__ or inner
+    return None
+
+
 def _with_causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -39,7 +40,10 @@ def install() -> None:
     wrapt.wrap_function_wrapper("tortoise", "Tortoise.init", _init)
     client = "tortoise.backends.base.client"
     wrapt.wrap_function_wrapper(client, "ConnectionWrapper.ensure_connection", _unlock_on_failure)
+    wrapt.wrap_function_wrapper(client, "TransactionContextPooled.__aexit__", _on_end)
+    wrapt.when_imported("tortoise.backends.sqlite.client")(_watch_blocks_of_sqlite)
     if is_0_21():
+        wrapt.wrap_function_wrapper(client, "TransactionContext.__aexit__", _on_end)
         for user in ("PoolConnectionWrapper", "TransactionContextPooled"):
             wrapt.wrap_function_wrapper(client, f"{user}.ensure_connection", _connect_once)
 
@@ -114,6 +118,19 @@ def _on_begin(
     if commits.is_transaction(client):
         commits.follow(client)
     return wrapped(*args, **kwargs)
+
+
+def _watch_blocks_of_sqlite(module: Any) -> None:
+    """Later versions have a class for them, in a module that is imported when it is used."""
+    if hasattr(module, "SqliteTransactionContext"):
+        wrapt.wrap_function_wrapper(module, "SqliteTransactionContext.__aexit__", _on_end)
+
+
+async def _on_end(
+    wrapped: Wrapped, block: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Any:
+    client = block.client if hasattr(block, "client") else block.connection
+    return await commits.leave(client, partial(wrapped, *args, **kwargs))
 
 
 async def _init(

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from asynctasq import DeferredSend, send_together_async
+from asynctasq import Database, DeferredSend, DeferredSends, Statement
 
 from . import identity
 
@@ -51,14 +51,19 @@ class Level:
 class Transaction:
     """One open transaction: its levels, outermost first.
 
-    Args:
+    Attributes:
         is_known_from_start: Whether every write of it was recorded.
+        is_ending: Whether its block is being left.
+        is_committed: Whether it was committed.
+        is_atomic: Whether it is an atomic task's, which must not commit it.
     """
 
     def __init__(self, is_known_from_start: bool) -> None:
         self.number = next(_numbers)
         self.is_known_from_start = is_known_from_start
+        self.is_ending = self.is_committed = self.is_atomic = False
         self.levels = [Level()]
+        self._kept: DeferredSends | None = None
 
     def wrote(self, model: type, pk: object) -> None:
         """A row was inserted or updated."""
@@ -82,22 +87,33 @@ class Transaction:
             return True
         return any((model, pk) in level.rows or model in level.models for level in self.levels)
 
+    def keep(self, database: Database | None) -> Sequence[Statement]:
+        """What keeps in the outbox what waits, if there is one; just before the commit."""
+        self._kept = self._kept or DeferredSends("tortoise", database)
+        for level in self.levels:
+            for send in level.sends:
+                self._kept.add(send)
+            level.sends.clear()
+        return self._kept.statements()
+
     async def send(self) -> None:
         """Committed: every dispatch leaves, in order and in one round trip.
 
         Raises:
             BrokerError: The first failure, when all have been tried.
         """
-        sends = [send for level in self.levels for send in level.sends]
+        sends, self._kept = self._kept, None
         self.levels = [Level()]
         if sends:
             # What is committed leaves also when the code round the transaction is cancelled.
-            await asyncio.shield(send_together_async(sends))
+            await asyncio.shield(sends.send_async())
 
     def undo(self) -> None:
         """Rolled back, or lost."""
         self.undo_from(self.levels[0])
         self.levels = [Level()]
+        if self._kept is not None:
+            self._kept.drop()
 
     def begin_savepoint(self) -> Level:
         """A nested block begins."""

@@ -40,6 +40,7 @@ class Wanted:
         places: For each reference, which of `rows` it is.
         rules: For each reference, what happens if the row is gone.
         strictest: For each row, the strictest of its rules.
+        in_task_scope: Whether some of them are fetched inside the task's scope only.
         error: Why the rows cannot be told, so that none is fetched.
     """
 
@@ -47,14 +48,13 @@ class Wanted:
     places: list[int] = field(default_factory=list)
     rules: list[Missing] = field(default_factory=list)
     strictest: list[Missing] = field(default_factory=list)
+    in_task_scope: bool = False
     error: Exception | None = None
     _known: dict[Any, int] = field(default_factory=dict)
 
     def add(self, ref: Ref, options: tuple[Any, ...], rule: Missing) -> None:
         """Take in the next reference, with what its parameter's annotation says."""
-        # `type`, since 1 == True.
-        key = (ref.orm, ref.model, ref.db, type(ref.pk), ref.pk)
-        place = self._known.setdefault(key, len(self.rows))
+        place = self._place_of(ref)
         if place == len(self.rows):
             self.rows.append(replace(ref, options=options) if options else ref)
             self.strictest.append(rule)
@@ -62,8 +62,18 @@ class Wanted:
             self.rows[place] = replace(ref, options=_united(known, options))
         if rule != self.strictest[place]:
             self.strictest[place] = min(rule, self.strictest[place], key=_STRICTEST_FIRST.index)
+        if options and not self.in_task_scope:
+            self.in_task_scope = self.rows[place].in_task_scope
         self.places.append(place)
         self.rules.append(rule)
+
+    def _place_of(self, ref: Ref) -> int:
+        """Where the row stands in `rows`, or is to be appended."""
+        if not self.rows:
+            return 0  # and nearly always no other follows, to be told from this one
+        if not self._known:
+            self._known[_row(self.rows[0])] = 0
+        return self._known.setdefault(_row(ref), len(self.rows))
 
     def instances(self, rows: Sequence[object]) -> list[object]:
         """What stands in each place: the row, or `None` where it is gone and that is allowed.
@@ -72,6 +82,11 @@ class Wanted:
             ReferenceGone: A row is gone that its parameter needs; one that fails the task comes
                 before one that only skips it.
         """
+        for row in rows:
+            if row is GONE:
+                break
+        else:
+            return [rows[place] for place in self.places]
         gone = [i for i, place in enumerate(self.places) if rows[place] is GONE]
         for i in sorted(gone, key=lambda i: _STRICTEST_FIRST.index(self.rules[i])):
             if self.rules[i] != "none":
@@ -80,6 +95,11 @@ class Wanted:
 
 
 _STRICTEST_FIRST: Sequence[Missing] = ("fail", "skip", "none")
+
+
+def _row(ref: Ref) -> Hashable:
+    """What tells rows apart; `type`, since 1 == True."""
+    return (ref.orm, ref.model, ref.db, type(ref.pk), ref.pk)
 
 
 def _gone(ref: Ref, rule: Missing) -> ReferenceGone:
@@ -120,6 +140,8 @@ class Fetched:
 
     def of(self, adapter: Adapter) -> list[object]:
         """The instances that are this adapter's, without lazy and missing ones."""
+        if adapter not in self.owners:
+            return []
         rows = zip(self.rows, self.owners, strict=True)
         return [r for r, owner in rows if owner is adapter and r is not None and r is not GONE]
 
@@ -200,9 +222,11 @@ def grouped(
         rows = [(j, r) for j, r in enumerate(wanted.rows) if r.in_task_scope == in_task_scope]
         try:
             for j, ref in rows:
-                adapter = found[i].owners[j] = adapters.owner_of_reference(ref)
                 options = ref.options and _known_value(ref.options, values)
-                group = groups.setdefault((ref.orm, ref.model, ref.db, options), Group(adapter))
+                key = (ref.orm, ref.model, ref.db, options)
+                if (group := groups.get(key)) is None:
+                    group = groups[key] = Group(adapters.owner_of_reference(ref))
+                found[i].owners[j] = group.adapter
                 group.refs.append(ref)
                 group.targets.append((i, j))
         except Exception as e:  # noqa: BLE001 - importing a model's module runs the application's code

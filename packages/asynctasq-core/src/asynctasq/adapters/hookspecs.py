@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..wire.message import Message
     from ..wire.reference import Ref
     from ..worker.worker import Worker
-    from .statements import Database, Run
+    from .statements import Database, Run, Transaction
 
 hookspec = pluggy.HookspecMarker("asynctasq")
 hookimpl = pluggy.HookimplMarker("asynctasq")
@@ -195,8 +195,14 @@ def task_scope(
 
 
 @hookspec
-def thread_scope(message: Message) -> AbstractContextManager[object] | None:
-    """Called for each run of a `def` task, in the thread that runs it, inside `task_scope`."""
+def thread_scope(
+    message: Message, instances: Sequence[object]
+) -> AbstractContextManager[object] | None:
+    """Called for each run of a `def` task, in the thread that runs it, inside `task_scope`.
+
+    `instances` are as for `task_scope`, with those that `in_task_scope` options have brought. An
+    exception of the task passes through the context manager.
+    """
 
 
 @hookspec
@@ -205,9 +211,9 @@ def run_ended(
 ) -> Awaitable[None] | None:
     """Called on the event loop after each run, outside of its scopes, once its outcome is decided.
 
-    `outcome` is `succeeded`, `skipped` or `dead`, which are final, or `retried`, `postponed` or
-    `released`. `value` is what a task that succeeded has returned, `error` why one is dead. The
-    outcome goes to the broker after this; an error here is logged.
+    `outcome` is `succeeded`, `skipped`, `cancelled` or `dead`, which are final, or `retried`,
+    `postponed` or `released`. `value` is what a task that succeeded has returned, `error` why one
+    is dead. The outcome goes to the broker after this; an error here is logged.
     """
 
 
@@ -293,6 +299,26 @@ def own_transaction(database: Database) -> AbstractAsyncContextManager[Run]:
 
 
 @hookspec
+def atomic_transaction(
+    target: object, refs: Sequence[Ref]
+) -> AbstractAsyncContextManager[Transaction]:
+    """Called for each run of an atomic task, inside `task_scope`: the transaction that it runs in.
+
+    `target` says in which database: `True`, in that of `refs`, the references to your models among
+    the task's arguments; or a model of yours; or the `name` of one of `databases()`. Entered before
+    rows are locked for the task, in the task's own asyncio task. Commits at the end, even if it is
+    cancelled meanwhile; rolls back on an exception. The task works in it as if it had begun it
+    itself, but cannot commit it.
+
+    Raises:
+        ConfigurationError: It is not clear which database is meant, or core's SQL does not fit it.
+        ReferenceUnavailable: By the context manager, also in place of an error of the task: the
+            database could not answer, or gave way to another transaction (deadlock, serialization
+            failure), so that the task is to be run again without using up an attempt.
+    """
+
+
+@hookspec
 def check() -> Iterable[Finding] | Awaitable[Iterable[Finding]]:
     """Called by `asynctasq doctor`: databases reachable, settings that will hurt in production."""
 
@@ -336,6 +362,7 @@ HOOKS: Iterable[str] = (
     "open_transaction",
     "databases",
     "own_transaction",
+    "atomic_transaction",
     "check",
     "lazy_names",
     "adapter_suite",

@@ -21,7 +21,7 @@ from ..errors import InvalidReference, PluginError
 from ..events import Event
 from ..wire.reference import Ref
 from . import hookspecs
-from .statements import Database, Run
+from .statements import Database, Run, Transaction
 
 GROUP = "asynctasq"
 State = Literal["loaded", "failed", "blocked"]
@@ -59,7 +59,7 @@ class Adapter:
     task_scope: (
         Callable[[object, Sequence[object]], AbstractAsyncContextManager[object] | None] | None
     )
-    thread_scope: Callable[[object], AbstractContextManager[object] | None] | None
+    thread_scope: Callable[[object, Sequence[object]], AbstractContextManager[object] | None] | None
     run_ended: Callable[[object, str, object, BaseException | None], Awaitable[None] | None] | None
     on_event: Callable[[Event], object] | None
     metrics_page: Callable[[bool], hookspecs.MetricsPage] | None
@@ -70,6 +70,9 @@ class Adapter:
     open_transaction: Callable[[], object | None] | None
     databases: Callable[[], Iterable[Database]] | None
     own_transaction: Callable[[Database], AbstractAsyncContextManager[Run]] | None
+    atomic_transaction: (
+        Callable[[object, Sequence[Ref]], AbstractAsyncContextManager[Transaction]] | None
+    )
     check: Callable[[], Any] | None
     lazy_names: Callable[[], Mapping[str, str]] | None
     adapter_suite: Callable[[], str] | None
@@ -103,8 +106,17 @@ def _direct(hook: str, implementation: pluggy.HookImpl) -> Callable[..., Any]:
     places = [all_names.index(name) for name in implementation.argnames]
     if places == list(range(len(all_names))):
         return function
+    if not places:
+        return lambda *_: function()
+    if len(places) == 1:
+        (only,) = places
+        return lambda *args: function(args[only])
     return lambda *args: function(*[args[i] for i in places])
 
+
+#: What a class may be asked without running any code of its metaclass.
+_BASES_OF_CLASS: Callable[[Any], tuple[type, ...]] = type.__dict__["__mro__"].__get__
+_DICT_OF_CLASS: Callable[[Any], Mapping[str, object]] = type.__dict__["__dict__"].__get__
 
 _never_deleted: list[object] = []
 
@@ -120,7 +132,7 @@ class Adapters:
         self.reports: list[PluginReport] = []
         self.loaded: dict[str, Adapter] = {}
         self.header_hooks: list[Callable[[str, str, str], Mapping[str, str] | None]] = []
-        self._owners: dict[type, Adapter | None] = {}
+        self._owners: dict[int, tuple[type, Adapter | None]] = {}
         self._plain: dict[type, Callable[[Any], object] | None] = {}
         if plugins is None:
             found, chosen = _entry_points(), _chosen()
@@ -167,11 +179,11 @@ class Adapters:
             PluginError: Two adapters claim the type.
         """
         cls = type(obj)
-        try:
-            return self._owners[cls]
-        except KeyError:
-            owner = self._owners[cls] = self._ask(obj)
-            return owner
+        if (known := self._owners.get(id(cls))) is not None:
+            return known[1]
+        owner = self._ask(obj)
+        self._owners[id(cls)] = (cls, owner)
+        return owner
 
     def _ask(self, obj: object) -> Adapter | None:
         owners = [a for a in self.loaded.values() if a.is_model is not None and a.is_model(obj)]
@@ -200,25 +212,30 @@ class Adapters:
             failed = next((r.reason for r in self.reports if r.name == ref.orm), "not installed")
             raise InvalidReference(f"no adapter {ref.orm[:50]!r}: {failed}")
         cls = ref.model_class()
-        if self._owner_of_class(cls) is not adapter:
+        if self.owner_of_class(cls) is not adapter:
             raise InvalidReference(f"{ref.model[:200]!r} is not a model of {ref.orm!r}")
         return adapter
 
     def is_model_class(self, cls: type) -> bool:
         """Whether some adapter's models include this class."""
-        return self._owner_of_class(cls) is not None
+        return self.owner_of_class(cls) is not None
 
-    def _owner_of_class(self, cls: type) -> Adapter | None:
-        if cls in self._owners:
-            return self._owners[cls]
+    def owner_of_class(self, cls: type) -> Adapter | None:
+        """The adapter whose model the class is.
+
+        A message may name any class. None of its code is run, nor its metaclass's, which may say
+        how classes are compared and hashed: so they are told apart by identity.
+        """
+        if (known := self._owners.get(id(cls))) is not None:
+            return known[1]
         try:
             # `is_model` depends on the type alone, so a bare object stands for the class.
             bare: object = object.__new__(cls)
         except TypeError:
             return None
-        owner = self.owner_of(bare)
-        if hasattr(cls, "__del__"):
-            # A message must not run the code of a class that it names; one object of each is kept.
+        owner = self._ask(bare)
+        self._owners[id(cls)] = (cls, owner)
+        if any("__del__" in _DICT_OF_CLASS(base) for base in _BASES_OF_CLASS(cls)):
             _never_deleted.append(bare)
         return owner
 

@@ -45,6 +45,21 @@ class Statement:
             return first + "".join(f"${n}{part}" for n, part in enumerate(rest, 1))
         raise ValueError(f"no such style of parameters: {style!r}")
 
+    def with_literal_bytes(self) -> Statement:
+        """The same with `bytes` written into the SQL, for drivers that cannot escape them.
+
+        As MySQL, MariaDB and SQLite write them.
+        """
+        first, *rest = self.sql.split("?")
+        pieces, remaining = [first], []
+        for parameter, text in zip(self.parameters, rest, strict=True):
+            if isinstance(parameter, bytes):
+                pieces += [f"X'{parameter.hex()}'", text]
+            else:
+                pieces += ["?", text]
+                remaining.append(parameter)
+        return Statement("".join(pieces), remaining)
+
 
 #: Runs a statement; gives the rows of a SELECT.
 Run = Callable[[Statement], Awaitable[Sequence[Sequence[Any]]]]
@@ -64,3 +79,18 @@ class Database:
     name: str
     dialect: Dialect
     handle: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """The open transaction of an atomic task.
+
+    Attributes:
+        run: Runs a statement in it, after everything that the ORM still holds back.
+        target: What `after_commit` takes for it.
+        database: Where it is.
+    """
+
+    run: Run
+    target: object
+    database: Database

@@ -1,5 +1,6 @@
 """What authors of brokers see: the contract, and the brokers that come with core."""
 
+from ..errors import OutcomesRefused
 from .backoff import Backoff
 from .contract import (
     Action,
@@ -11,6 +12,7 @@ from .contract import (
     DeadLetter,
     Delivery,
     Finding,
+    KeepingTables,
     KeyInUse,
     LimitKey,
     Looking,
@@ -38,11 +40,13 @@ __all__ = [
     "DeadLetter",
     "Delivery",
     "Finding",
+    "KeepingTables",
     "KeyInUse",
     "LimitKey",
     "Looking",
     "MessageState",
     "Outcome",
+    "OutcomesRefused",
     "Outgoing",
     "Policing",
     "Policy",

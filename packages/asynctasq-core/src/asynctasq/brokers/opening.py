@@ -94,7 +94,7 @@ def _distribution(entry_point: EntryPoint) -> str:
 
 
 def open_broker(config: Config) -> Broker:
-    """The broker that a configuration names, not connected yet; whoever opens it closes it.
+    """The broker that a configuration names, not connected yet; the caller closes it.
 
     Raises:
         PluginError: It is not installed here.

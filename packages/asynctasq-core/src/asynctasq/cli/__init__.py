@@ -22,6 +22,8 @@ _COMMANDS = {
     "status": "status",
     "health": "health",
     "dead": "dead",
+    "cancel": "cancel",
+    "schedule": "schedule",
     "plugins": "plugins",
     "doctor": "doctor",
     "tables": "tables",

@@ -79,7 +79,7 @@ def show(*renderables: Any) -> None:
 
 
 def moment(seconds: float) -> str:
-    """A Unix time as local date and time; `?` for a number that is none."""
+    """A Unix time as local date and time; `?` if it cannot be one."""
     from datetime import datetime
 
     try:

@@ -4,22 +4,58 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import asdict, replace
+from datetime import timedelta
+from textwrap import indent
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import AsynctasqError
+from .ages import age
 from .application import add_row, json_option, loaded, module_option, moment, show, table
 from .logs import printable
 
 if TYPE_CHECKING:
-    from ..deadletters import DeadLetter
+    from ..deadletters import DeadLetter, Filter
 
 _NONE = "no dead letter {}; `asynctasq dead list` shows them"
 
+#: Up to here `list` prints a table.
+_MOST_IN_TABLE = 200
+
 queue_option = click.option("-q", "--queue", metavar="QUEUE", help="Only this queue.")
+
+arguments_option = click.option(
+    "--no-arguments", "hides_arguments", is_flag=True, help="Do not show the calls' arguments."
+)
+
+
+def _filtered(function: Callable[..., None]) -> Callable[..., None]:
+    """Options that say which dead letters are meant."""
+    for option in (
+        click.option(
+            "--older-than",
+            metavar="AGE",
+            callback=age,
+            help="Only those that died so long ago: 7d, 12h.",
+        ),
+        click.option("--reason", metavar="TEXT", help="Only those with this in their reason."),
+        click.option(
+            "--task", metavar="NAME", help="Only of this task, or of tasks such as shop.*"
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def _where(task: str | None, reason: str | None, older_than: timedelta | None) -> Filter | None:
+    from ..deadletters import Filter
+
+    if task is None and reason is None and older_than is None:
+        return None
+    return Filter(task=task, reason=reason, older_than=older_than)
 
 
 @click.group("dead")
@@ -30,48 +66,99 @@ def command() -> None:
 @command.command("list")
 @module_option
 @queue_option
+@_filtered
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True)
 @click.option("--offset", type=click.IntRange(0), default=0, help="How many to pass over.")
+@arguments_option
 @json_option
 def list_command(
-    modules: tuple[str, ...], queue: str | None, limit: int, offset: int, as_json: bool
+    modules: tuple[str, ...],
+    queue: str | None,
+    limit: int,
+    offset: int,
+    hides_arguments: bool,
+    as_json: bool,
+    **chosen: Any,
 ) -> None:
     """List dead letters, newest first."""
     from .. import deadletters
 
+    where = _where(**chosen)
     loaded(modules)
-    letters = asyncio.run(deadletters.list_dead(queue, limit=limit, offset=offset))
-    if as_json:
-        click.echo(json.dumps([asdict(letter) for letter in letters], indent=2))
-    elif letters:
-        show(_table(letters))
-    else:
+    pages = deadletters.pages(queue, limit=limit, offset=offset, where=where)
+    shown = _without_arguments(pages) if hides_arguments else pages
+    asyncio.run(_print_json(shown) if as_json else _print(shown, limit))
+
+
+async def _without_arguments(
+    pages: AsyncIterator[list[DeadLetter]],
+) -> AsyncIterator[list[DeadLetter]]:
+    async for page in pages:
+        yield [replace(letter, arguments="") for letter in page]
+
+
+async def _print_json(pages: AsyncIterator[list[DeadLetter]]) -> None:
+    """One array, written as it comes."""
+    before = "["
+    async for page in pages:
+        for letter in page:
+            click.echo(f"{before}\n{indent(json.dumps(asdict(letter), indent=2), '  ')}", nl=False)
+            before = ","
+    click.echo("[]" if before == "[" else "\n]")
+
+
+async def _print(pages: AsyncIterator[list[DeadLetter]], limit: int) -> None:
+    """A table, or if there may be many lines: laying out a row takes longer than reading it."""
+    shown: list[DeadLetter] = []
+    count = 0
+    async for page in pages:
+        count += len(page)
+        if limit <= _MOST_IN_TABLE:
+            shown += page
+            continue
+        for letter in page:
+            click.echo("  ".join(map(printable, _cells(letter))))
+    if shown:
+        show(_table(shown))
+    elif not count:
         click.echo("No dead letters.")
 
 
+_COLUMNS = ("id", "queue", "task", "arguments", "attempts", "died", "reason", "error")
+
+
 def _table(letters: list[DeadLetter]) -> object:
-    shown = table("Dead letters", "id", "queue", "task", "attempts", "died", "reason", "error")
+    shown = table("Dead letters", *_COLUMNS)
     for letter in letters:
-        add_row(
-            shown,
-            letter.id,
-            letter.queue,
-            letter.task,
-            str(letter.attempts),
-            moment(letter.died_at),
-            letter.reason,
-            letter.error[:200],
-        )
+        add_row(shown, *_cells(letter))
     return shown
+
+
+def _cells(letter: DeadLetter) -> tuple[str, ...]:
+    return (
+        letter.id,
+        letter.queue,
+        letter.task,
+        letter.arguments[:200],
+        str(letter.attempts),
+        moment(letter.died_at),
+        letter.reason,
+        letter.error[:200],
+    )
 
 
 @command.command("show")
 @click.argument("message_id", metavar="ID")
 @module_option
 @queue_option
+@arguments_option
 @json_option
 def show_command(
-    message_id: str, modules: tuple[str, ...], queue: str | None, as_json: bool
+    message_id: str,
+    modules: tuple[str, ...],
+    queue: str | None,
+    hides_arguments: bool,
+    as_json: bool,
 ) -> None:
     """Show one dead letter with its traceback."""
     from .. import deadletters
@@ -80,22 +167,23 @@ def show_command(
     letter = asyncio.run(deadletters.show(message_id, queue))
     if letter is None:
         raise AsynctasqError(_NONE.format(message_id))
-    fields = asdict(letter)
+    fields = asdict(letter) | ({"arguments": ""} if hides_arguments else {})
     if as_json:
         click.echo(json.dumps(fields, indent=2))
         return
     traceback = fields.pop("traceback")
     fields["died_at"] = moment(letter.died_at)
     for name, value in fields.items():
-        click.echo(f"{name + ':':<14} {printable(str(value), lines=True)}")
+        click.echo(f"{name + ':':<14} {printable(str(value))}")
     click.echo(f"\n{printable(traceback, lines=True)}" if traceback else "")
 
 
 def _chosen(function: Callable[..., None]) -> Callable[..., None]:
-    """Arguments of the commands that change something: ids, or a deliberate `--all`."""
+    """Arguments of the commands that change something: ids, a filter, or a deliberate `--all`."""
     for option in (
         click.option("--all", "everything", is_flag=True, help="All, of all queues or of --queue."),
         queue_option,
+        _filtered,
         module_option,
         click.argument("ids", nargs=-1, metavar="[ID]..."),
     ):
@@ -103,36 +191,40 @@ def _chosen(function: Callable[..., None]) -> Callable[..., None]:
     return function
 
 
-def _ids(ids: tuple[str, ...], everything: bool) -> Sequence[str] | None:
-    if everything == bool(ids):
-        raise click.UsageError("give either ids of dead letters or --all")
-    return None if everything else ids
+def _selected(
+    ids: tuple[str, ...], everything: bool, where: Filter | None
+) -> tuple[Sequence[str] | None, Filter | None]:
+    if [bool(ids), everything, where is not None].count(True) != 1:
+        raise click.UsageError(
+            "give either ids of dead letters, or --all, or some of --task, --reason, --older-than"
+        )
+    return ids or None, where
 
 
 @command.command("retry")
 @_chosen
 def retry_command(
-    ids: tuple[str, ...], modules: tuple[str, ...], queue: str | None, everything: bool
+    ids: tuple[str, ...], modules: tuple[str, ...], queue: str | None, everything: bool, **by: Any
 ) -> None:
     """Run dead letters again, each under its id and with all attempts ahead."""
     from .. import deadletters
 
-    chosen = _ids(ids, everything)
+    chosen, where = _selected(ids, everything, _where(**by))
     loaded(modules)
-    _report("retried", asyncio.run(deadletters.retry(queue, chosen)), chosen)
+    _report("retried", asyncio.run(deadletters.retry(queue, chosen, where)), chosen)
 
 
 @command.command("purge")
 @_chosen
 def purge_command(
-    ids: tuple[str, ...], modules: tuple[str, ...], queue: str | None, everything: bool
+    ids: tuple[str, ...], modules: tuple[str, ...], queue: str | None, everything: bool, **by: Any
 ) -> None:
     """Delete dead letters for ever."""
     from .. import deadletters
 
-    chosen = _ids(ids, everything)
+    chosen, where = _selected(ids, everything, _where(**by))
     loaded(modules)
-    _report("deleted", asyncio.run(deadletters.purge(queue, chosen)), chosen)
+    _report("deleted", asyncio.run(deadletters.purge(queue, chosen, where)), chosen)
 
 
 def _report(what: str, count: int, ids: Sequence[str] | None) -> None:

@@ -16,7 +16,11 @@ from .plugins import foreign_distribution
 
 if TYPE_CHECKING:
     from ..adapters.plugins import Adapter, Adapters
+    from ..app import App
     from ..brokers import Broker, Finding
+
+#: What waits in an outbox for longer is not merely on its way.
+_LONGEST_WAIT_SECONDS = 60.0
 
 _SIGNS = {"ok": "ok     ", "warning": "warning", "error": "ERROR  "}
 _COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
@@ -33,7 +37,7 @@ def command(modules: tuple[str, ...], as_json: bool) -> None:
         found = [*_installation(app.adapters), *await _of_broker(broker)]
         for adapter in app.adapters.with_hook("check"):
             found += await _of_adapter(adapter)
-        return found
+        return [*found, *await _of_outboxes(app)]
 
     findings = with_broker(app, examine)
     if as_json:
@@ -83,6 +87,31 @@ async def _of_adapter(adapter: Adapter) -> list[Finding]:
                 "error", f"adapter {adapter.name}", f"its check failed: {type(e).__name__}: {e}"
             )
         ]
+
+
+async def _of_outboxes(app: App) -> list[Finding]:
+    """What is missing for the outbox and for atomic tasks, and what waits there."""
+    from ..brokers import Finding
+    from ..services.backlog import backlogs
+
+    found = []
+    for o in await backlogs(app):
+        subject = f"tables in {o.database}"
+        if o.missing:
+            names = " and ".join(o.missing)
+            ddl = "\n         ".join(f"{sql};" for sql in o.creation)
+            advice = f"add a migration, or run `asynctasq tables create`, or this:\n         {ddl}"
+            found.append(Finding("error", subject, f"{names} cannot be read: {o.reason}", advice))
+            continue
+        age = o.oldest_seconds or 0.0
+        text = f"{o.waiting} calls wait in the outbox"
+        if age < _LONGEST_WAIT_SECONDS:
+            found.append(Finding("ok", subject, text))
+        else:
+            text += f", the oldest for {age:.0f} s"
+            advice = "workers send them: is one running, and does the broker answer?"
+            found.append(Finding("warning", subject, text, advice))
+    return found
 
 
 def _print(finding: Finding) -> None:

@@ -11,6 +11,8 @@ import logging
 import time
 from typing import Any, TextIO
 
+from ..tasks.log_filter import TaskLogFilter
+
 LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("text", "json")
 
@@ -26,6 +28,7 @@ def configure(level: str, form: str) -> None:
     """
     output = _Output()
     output.setFormatter(JsonLines() if form == "json" else KeyValueLines())
+    output.addFilter(TaskLogFilter())
     logging.getLogger().addHandler(output)
     ours = logging.getLogger("asynctasq")
     if ours.level == logging.NOTSET and level.upper() != "WARNING":
@@ -68,6 +71,11 @@ def _time(record: logging.LogRecord) -> str:
     return f"{moment}.{int(record.msecs):03d}Z"
 
 
+def _traceback(form: logging.Formatter, record: logging.LogRecord) -> str:
+    """The traceback; of a record from a child process the text that came with it."""
+    return form.formatException(record.exc_info) if record.exc_info else record.exc_text or ""
+
+
 class KeyValueLines(logging.Formatter):
     """`time LEVEL logger: message key=value ...`, a traceback on the lines below."""
 
@@ -76,8 +84,8 @@ class KeyValueLines(logging.Formatter):
         extra = "".join(f" {k}={_word(v)}" for k, v in _extra(record).items())
         message = printable(record.getMessage())
         line = f"{_time(record)} {record.levelname} {record.name}: {message}{extra}"
-        if record.exc_info:
-            line += "\n" + printable(self.formatException(record.exc_info), lines=True)
+        if trace := _traceback(self, record):
+            line += "\n" + printable(trace, lines=True)
         return line
 
 
@@ -94,8 +102,8 @@ class JsonLines(logging.Formatter):
             "pid": record.process,
             **_extra(record),
         }
-        if record.exc_info:
-            fields["traceback"] = self.formatException(record.exc_info)
+        if trace := _traceback(self, record):
+            fields["traceback"] = trace
         return json.dumps(fields, default=str)
 
 

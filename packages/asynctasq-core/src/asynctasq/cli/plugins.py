@@ -1,14 +1,20 @@
-"""`asynctasq plugins`: the installed adapters, and why one of them does not work."""
+"""`asynctasq plugins`: the installed plugins, and why one of them does not work."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict
-from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from importlib.metadata import Distribution, PackageNotFoundError, distribution, entry_points
+from typing import TYPE_CHECKING
 
 import click
 
-from .application import json_option, show, table
+from . import FAILED
+from .application import add_row, json_option, show, table
+
+if TYPE_CHECKING:
+    from ..adapters.plugins import PluginReport, State
 
 #: `asynctasq` 1.x on the public index is another project with our import name.
 _OURS = "asynctasq-core"
@@ -17,22 +23,39 @@ _OURS = "asynctasq-core"
 @click.command("plugins")
 @json_option
 def command(as_json: bool) -> None:
-    """Show the installed adapters: version, state, and the reason of a failure."""
+    """Show the installed adapters and brokers: version, state, and the reason of a failure.
+
+    Exits with 1 if one of them failed.
+    """
     from ..adapters.plugins import installed
 
-    reports = installed().reports
-    foreign = foreign_distribution()
-    if as_json:
-        click.echo(json.dumps([asdict(r) for r in reports], indent=2))
-    elif reports:
-        shown = table("Adapters", "name", "distribution", "version", "state", "reason")
-        for r in reports:
-            shown.add_row(r.name, r.distribution, r.version, r.state, r.reason)
-        show(shown)
-    else:
+    reports = [("adapter", r) for r in installed().reports]
+    if not reports and not as_json:
         click.echo("No adapters are installed: try asynctasq-sqlalchemy, -django or -tortoise.")
-    if foreign:
+    reports += [("broker", r) for r in _brokers()]
+    if as_json:
+        click.echo(json.dumps([{"kind": kind, **asdict(r)} for kind, r in reports], indent=2))
+    else:
+        shown = table("Plugins", "kind", "name", "distribution", "version", "state", "reason")
+        for kind, r in reports:
+            add_row(shown, kind, r.name, r.distribution, r.version, r.state, r.reason)
+        show(shown)
+    if foreign := foreign_distribution():
         click.echo(f"warning: {foreign}", err=True)
+    if any(r.state == "failed" for _, r in reports):
+        raise SystemExit(FAILED)
+
+
+def _brokers() -> Iterator[PluginReport]:
+    from ..adapters.plugins import PluginReport
+    from ..brokers.opening import GROUP, installed_drivers
+
+    failed = installed_drivers().failed
+    for entry_point in sorted(entry_points(group=GROUP), key=lambda e: e.name):
+        name, of = entry_point.name, entry_point.dist
+        distribution, version = (of.name, of.version) if of else ("?", "?")
+        state: State = "failed" if name in failed else "loaded"
+        yield PluginReport(name, distribution, version, state, failed.get(name, ""))
 
 
 def foreign_distribution() -> str:

@@ -2,7 +2,7 @@
 
 Everything follows from the fields of the configuration's dataclasses and their types. Owns the
 rules that a value which cannot work is refused where it is given, and that a variable which looks
-like one of ours but is none does not go unnoticed.
+like one of ours but is not gets noticed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PREFIX = "ASYNCTASQ_"
 #: Variables that are no fields.
 _OTHERS = frozenset({"PLUGINS"})
 
-#: How alike a name must be to be taken for a misspelling. `TEST_REDIS_URL` is none of `REDIS_URL`.
+#: How similar a name must be to count as a misspelling: `TEST_REDIS_URL` is not one of `REDIS_URL`.
 _ALIKE = 0.8
 
 
@@ -92,7 +92,7 @@ def check_variables(
 
 
 def unknown_name(name: str, known: Iterable[str], kind: str) -> str:
-    """The problem with a name that is none of those known, and what to do about it."""
+    """What is wrong with an unknown name, and what to write instead."""
     near = nearest(name, known)
     advice = f"did you mean {near!r}?" if near else f"known are {', '.join(sorted(known))}"
     return f"unknown {kind} {name!r}: {advice}"
@@ -134,7 +134,7 @@ def in_form(value: Any, hint: Any) -> Any:
     is_bytes = typing.get_args(hint)[0] is bytes
     if isinstance(value, str):
         parts = [part.strip() for part in value.split(",") if part.strip()]
-        # A key that is missing must not mean that there shall be none.
+        # An empty signing key is an error, not "no signing".
         value = parts or ([value] if is_bytes else [])
     elif isinstance(value, bytes):
         value = [value]

@@ -66,6 +66,8 @@ class Config:
         task_defaults: Options of every task that does not set them, as in `TaskConfig`.
         outbox: Keep a call that waits for a commit in a table of the application's database, in the
             same transaction, until the broker has it. The tables must be there.
+        done_ttl: Seconds for which it is remembered that the call of an atomic task is done: longer
+            than a message may come again.
         signing_key: One key or several; the first signs, each verifies. Unsigned messages are
             then refused.
         max_payload_bytes: Largest encoded message.
@@ -73,6 +75,9 @@ class Config:
             one that only ran beside a deadly message may be given up with it.
         model_modules: Packages besides the worker's own from which models may be imported.
         imports: Modules that a worker loads besides those on its command line.
+        show_arguments: Whether dead letters show the arguments of their calls.
+        gc_tuning: Whether a worker's process leaves what was loaded before its first task out of
+            garbage collections, and collects less often.
         adapter_options: Options claimed by adapters, by name.
     """
 
@@ -80,11 +85,14 @@ class Config:
     sections: Mapping[str, Any] = field(default_factory=dict)
     task_defaults: Mapping[str, Any] = field(default_factory=dict)
     outbox: bool = False
+    done_ttl: float = 7 * 86_400.0
     signing_key: tuple[bytes, ...] = field(default=(), repr=False)
     max_payload_bytes: int = 1024 * 1024
     max_deliveries: int = 5
     model_modules: tuple[str, ...] = ()
     imports: tuple[str, ...] = ()
+    show_arguments: bool = True
+    gc_tuning: bool = True
     adapter_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property

@@ -1,4 +1,4 @@
-"""What has happened, for whoever listens: one stream of small values, told from one place each."""
+"""What has happened: one stream of small values, each kind emitted in one place."""
 
 from .kinds import (
     Called,

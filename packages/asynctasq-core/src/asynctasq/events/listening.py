@@ -106,8 +106,8 @@ class _Listening:
 _lock = threading.Lock()
 _listening: list[_Listening] = []
 
-#: The listeners of each kind of event that anybody listens to; whoever tells of an event looks here
-#: before making it.
+#: Listeners by kind of event. Code that emits an event looks here first and skips making it if
+#: nobody listens.
 wanted: dict[type[Event], tuple[_Listening, ...]] = {}
 
 

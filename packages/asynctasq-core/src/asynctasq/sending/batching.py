@@ -15,14 +15,14 @@ from .telling import tell_dispatched
 
 @dataclass(slots=True, eq=False)
 class _Put:
-    """Messages on their way, and who waits for them.
+    """Messages on their way, and the future that their caller awaits.
 
     Attributes:
-        deadline: When whoever waits is told that it took too long, by the clock of the event loop.
+        deadline: When its caller times out, by the clock of the event loop.
     """
 
     messages: Sequence[Outgoing]
-    future: asyncio.Future[None]
+    future: asyncio.Future[Mapping[str, str] | None]
     deadline: float
 
 
@@ -40,11 +40,12 @@ class Batcher:
     _sending: asyncio.Task[None] | None = None
     _expiring: asyncio.TimerHandle | None = None
 
-    def put(self, messages: Sequence[Outgoing]) -> asyncio.Future[None]:
+    def put(self, messages: Sequence[Outgoing]) -> asyncio.Future[Mapping[str, str] | None]:
         """Hand over messages; the future is done when the broker has them.
 
-        It raises `BrokerUnavailable` after `Broker.timeout_seconds`; messages that still wait for
-        another round trip are not sent then.
+        Its result is that of `Sending.put`, for all messages of the round trip. It raises
+        `BrokerUnavailable` after `Broker.timeout_seconds`; messages that still wait for another
+        round trip are not sent then.
         """
         loop = asyncio.get_running_loop()
         put = _Put(messages, loop.create_future(), inf)
@@ -74,7 +75,7 @@ class Batcher:
         messages = [message for put in batch for message in put.messages]
         try:
             refused = await self.broker.put(messages)
-        except BaseException as e:  # noqa: BLE001 - whoever dispatched gets it
+        except BaseException as e:  # noqa: BLE001 - re-raised to each caller
             error = e
         if len(batch) > 1 and isinstance(error, BrokerError) and not _concerns_all(error):
             for part in batch:  # one is to blame; what the broker has is left as it is
@@ -83,17 +84,17 @@ class Batcher:
         if error is None and Dispatched in wanted:
             tell_dispatched(messages, refused)
         for put in batch:
-            if put.future.done():  # whoever waited was cancelled, or told that it took too long
+            if put.future.done():  # its caller was cancelled, or has timed out
                 continue
             if error is None:
-                put.future.set_result(None)
+                put.future.set_result(refused)
             else:
                 put.future.set_exception(error)
         if isinstance(error, asyncio.CancelledError):
             raise error
 
     def _expire(self) -> None:
-        """Tell those whose time is over; what was not sent yet is not sent any more."""
+        """Time out those that are overdue; what was not sent yet will not be sent."""
         loop = asyncio.get_running_loop()
         now = loop.time()
         puts = [put for put in (*self._under_way, *self._waiting) if not put.future.done()]

@@ -7,7 +7,9 @@ all after a rollback.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
@@ -26,6 +28,40 @@ from .portal import portal
 Registration = Callable[[DeferredSend], None]
 
 
+@dataclass(slots=True)
+class Atomic:
+    """The transaction of the atomic task that runs in this context: its dispatches are part of it.
+
+    Attributes:
+        target: What the adapter's `after_commit` takes for it.
+        is_open: Not any more for what the task has left running behind it.
+    """
+
+    adapter: Adapter
+    target: object
+    is_open: bool = True
+
+
+_atomic: ContextVar[Atomic | None] = ContextVar("asynctasq_atomic", default=None)
+
+
+def open_atomic() -> Atomic | None:
+    """The open transaction of the atomic task that runs here."""
+    atomic = _atomic.get()
+    return atomic if atomic is not None and atomic.is_open else None
+
+
+@contextmanager
+def dispatching_in(atomic: Atomic) -> Iterator[None]:
+    """Let all that is dispatched here wait for this transaction."""
+    token = _atomic.set(atomic)
+    try:
+        yield
+    finally:
+        atomic.is_open = False
+        _atomic.reset(token)
+
+
 def what_to_wait_for(
     wait_for: object, models: Sequence[tuple[Any, object]], adapters: Adapters
 ) -> Registration | None:
@@ -42,6 +78,8 @@ def what_to_wait_for(
         for adapter, obj in models
         if adapter.is_pending_write is not None and adapter.is_pending_write(obj)
     ]
+    if (atomic := open_atomic()) is not None:
+        pending.append(_after_commit(atomic.adapter, atomic.target))
     if pending:
         return pending[0] if len(pending) == 1 else _after_all(pending)
     if wait_for is True:
@@ -87,6 +125,11 @@ class _Shares:
     send: Deferred
     missing: int
 
+    @property
+    def outbox(self) -> Outbox | None:
+        """As `Deferred.outbox`: the last transaction keeps it."""
+        return self.send.outbox
+
     def __call__(self) -> None:
         send_together([self])
 
@@ -113,12 +156,14 @@ class Deferred:
         state: `"waiting"`, then `"dropped"`, `"cancelled"` or `"sending"`, and after that `"sent"`
             or `"failed"` (the broker may have it all the same), or `"kept"` in the outbox; the
             handle shows it.
+        learn: Told the id of the call that stands for it, where its unique key was taken.
     """
 
     connections: Connections
     outgoing: Outgoing
     outbox: Outbox | None = None
     state: str = "waiting"
+    learn: Callable[[str], None] | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __call__(self) -> None:
@@ -203,11 +248,18 @@ async def _send_all(claimed: list[Deferred]) -> list[Exception]:
     return errors
 
 
+def learn(batch: Iterable[Deferred], standing: Mapping[str, str]) -> None:
+    """Tell those whose unique keys were taken what stands for them."""
+    for deferred in batch:
+        if (existing := standing.get(deferred.outgoing.id)) and deferred.learn is not None:
+            deferred.learn(existing)
+
+
 async def _send(connections: Connections, batch: list[Deferred]) -> list[Exception]:
     """Send, and return what stood in the way."""
     state = "failed"
     try:
-        await connections.put([deferred.outgoing for deferred in batch])
+        learn(batch, await connections.put_resolved([deferred.outgoing for deferred in batch]))
         state = "sent"
     except BrokerUnavailable as e:
         return [e]
@@ -278,16 +330,17 @@ class DeferredSends:
         """
         if self._database is None:
             return ()
-        outboxes = [s.outbox for s in self._sends if isinstance(s, Deferred) and s.outbox]
-        if not outboxes:
-            return ()
-        kept, self._sends = self._sends, []
-        for send in kept:
-            if not (isinstance(send, Deferred) and send.outbox):
+        sends, self._sends = self._sends, []
+        kept: list[Deferred] = []
+        for send in sends:
+            if not isinstance(send, Deferred | _Shares) or send.outbox is None:
                 self._sends.append(send)
-            elif send.claim() is not None:
-                self._kept.append(send)
-        return list(outboxes[0].insertion([d.outgoing for d in self._kept]))
+            elif (deferred := send.claim()) is not None:
+                kept.append(deferred)
+        self._kept += kept
+        if not kept or kept[0].outbox is None:
+            return ()
+        return list(kept[0].outbox.insertion([deferred.outgoing for deferred in kept]))
 
     def send(self) -> None:
         """Send everything after the commit, as `send_together`."""
@@ -307,7 +360,9 @@ class DeferredSends:
             deferred.state = "kept"
         if kept and self._database is not None and kept[0].outbox is not None:
             messages = [deferred.outgoing for deferred in kept]
-            kept[0].outbox.send_soon(self._adapter, self._database, messages)
+            kept[0].outbox.send_soon(
+                self._adapter, self._database, messages, lambda standing: learn(kept, standing)
+            )
 
     def _taken(self) -> list[DeferredSend]:
         # Emptied first: an ORM may end a transaction twice where its commit's callback raises.

@@ -6,11 +6,12 @@ Owns the rule that a connection lives no longer than the loop that it belongs to
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..brokers import Broker, Outgoing
 from .batching import Batcher
+from .conflicts import resolve
 from .portal import portal
 
 
@@ -28,35 +29,52 @@ class Connections:
 
     Args:
         open_broker: Makes a broker that is not connected yet.
+        keys: The signing keys.
+
+    Attributes:
+        before_closing: Uses the connections of the running event loop for the last time.
     """
 
-    def __init__(self, open_broker: Callable[[], Broker]) -> None:
+    def __init__(self, open_broker: Callable[[], Broker], keys: Sequence[bytes] = ()) -> None:
+        self.before_closing: Callable[[], Awaitable[None]] | None = None
         self._open_broker = open_broker
+        self._keys = keys
         self._open: dict[asyncio.AbstractEventLoop, _Open] = {}
 
     def broker(self) -> Broker:
         """The broker of the running event loop, closed when the loop is shut down."""
         return self._of_this_loop().broker
 
-    def put(self, messages: Sequence[Outgoing]) -> asyncio.Future[None]:
-        """Put messages in a round trip shared with others of this loop.
+    def put(self, messages: Sequence[Outgoing]) -> asyncio.Future[Mapping[str, str] | None]:
+        """Put messages in a round trip shared with others of this loop, which may conflict.
 
         Raises:
             BrokerUnavailable: From the future, as `Broker.put`.
         """
         return self._of_this_loop().batcher.put(messages)
 
-    def put_blocking(self, messages: Sequence[Outgoing]) -> None:
-        """`put` for synchronous code, in any thread."""
+    async def put_resolved(self, messages: Sequence[Outgoing]) -> Mapping[str, str]:
+        """Put messages; by the ids of those whose unique keys were taken, what stands for them.
 
-        async def put() -> None:
-            await self.put(messages)
+        Raises:
+            BrokerUnavailable: As `Broker.put`.
+        """
+        conflicts = await self.put(messages)
+        return await self.resolve(messages, conflicts) if conflicts else {}
 
-        portal.run(put())
+    async def resolve(
+        self, messages: Sequence[Outgoing], conflicts: Mapping[str, str]
+    ) -> Mapping[str, str]:
+        """As `conflicts.resolve`."""
+        return await resolve(self.put, self._keys, messages, conflicts)
+
+    def put_blocking(self, messages: Sequence[Outgoing]) -> Mapping[str, str]:
+        """`put_resolved` for synchronous code, in any thread."""
+        return portal.run(self.put_resolved(messages))
 
     async def close(self) -> None:
         """Close what the running event loop has open; its next use opens it again."""
-        opened = self._open.pop(asyncio.get_running_loop(), None)
+        opened = self._open.get(asyncio.get_running_loop())
         if opened is not None:
             await opened.closing.aclose()
 
@@ -90,8 +108,12 @@ class Connections:
         try:
             yield
         finally:
-            self._open.pop(loop, None)
-            await broker.close()
+            try:
+                if self.before_closing is not None:
+                    await self.before_closing()
+            finally:
+                self._open.pop(loop, None)
+                await broker.close()
 
 
 def _start(closing: AsyncGenerator[None, None]) -> None:

@@ -17,6 +17,7 @@ from ..tasks.task import Task
 from ..wire.results import decode_stored, encode_cancelled, error_in, read_result, references_in
 from .commits import Deferred
 from .connections import Connections
+from .ending import RECORD_SECONDS, end, remove
 from .outbox import Outbox
 from .portal import portal
 
@@ -26,14 +27,13 @@ R = TypeVar("R")
 class TaskStatus(StrEnum):
     """Where a dispatched call is.
 
-    `UNCOMMITTED` waits for a transaction's commit, or is on its way to the broker after it,
-    perhaps in the outbox.
-    `DROPPED` was not sent: the transaction was rolled back, or the broker could not be reached
-    after its commit. `DONE`, `CANCELLED`, and `DEAD` after a purge, stand for a record, which a
-    task keeps for its `result_ttl`, or for what the handle itself has done. `ENDED` is a call that
-    this handle sent and that its queue no longer holds, without a record of how it went. Of a call
-    that is `UNKNOWN` nothing is known: never dispatched, rolled back, not committed yet elsewhere,
-    expired or deleted.
+    `UNCOMMITTED` waits for a transaction's commit, or is on its way to the broker after it, perhaps
+    in the outbox. `DROPPED` was not sent: the transaction was rolled back, or the broker could not
+    be reached after its commit. `DONE`, `CANCELLED`, and `DEAD` after a purge, stand for a record,
+    which a task keeps for its `result_ttl` or `status_ttl`, or for what the handle itself has done.
+    `ENDED` is a call that this handle sent and that its queue no longer holds, without a record of
+    how it went. Of a call that is `UNKNOWN` nothing is known: never dispatched, rolled back, not
+    committed yet elsewhere, expired or deleted.
     """
 
     UNCOMMITTED = "uncommitted"
@@ -70,6 +70,9 @@ class TaskHandle(Generic[R]):
         task: The task, which knows the types of its result.
         result_ttl: Seconds that the result is kept; `None` for a task that keeps none.
         outbox: The application's, if it has one.
+        status_ttl: Seconds that a call without a result is known to have ended.
+        is_existing: Whether it stands for a call that was there before, as its unique key was
+            taken; after a commit it is known once the call was sent.
         was_sent_here: Whether this handle is what `dispatch` returned.
     """
 
@@ -82,8 +85,11 @@ class TaskHandle(Generic[R]):
     _adapters: Adapters = field(repr=False)
     _deferred: Deferred | None = field(default=None, repr=False)
     outbox: Outbox | None = field(default=None, kw_only=True, repr=False)
+    status_ttl: float | None = field(default=None, kw_only=True)
+    is_existing: bool = field(default=False, kw_only=True)
     was_sent_here: bool = field(default=False, kw_only=True, repr=False)
     _was_cancelled: bool = field(default=False, repr=False)
+    _is_to_end: bool = field(default=False, repr=False)
 
     def __str__(self) -> str:
         return self.id
@@ -102,7 +108,7 @@ class TaskHandle(Generic[R]):
         state = await broker.state(self.queue, self.id)
         if state is not None:
             return TaskStatus(state)
-        if self.result_ttl is not None:
+        if self._record_ttl is not None or self._is_to_end:
             stored = await broker.result(self.queue, self.id, 0)
             if stored is not None:
                 return _recorded(self._read(stored))
@@ -209,28 +215,42 @@ class TaskHandle(Generic[R]):
             raise TaskCancelled(f"{self._name} was cancelled")
         return state in ("sent", "kept", "failed")
 
-    async def cancel(self) -> bool:
+    async def cancel(self, *, running: bool = False) -> bool:
         """Remove the call if it has not started.
 
+        Args:
+            running: Also end it if it runs: within a second its worker cancels the coroutine,
+                interrupts the thread or kills the processes. `status` is `CANCELLED` once that has
+                ended; what the task had finished by then stands.
+
         Returns:
-            Whether it was removed; `False` when it is being sent after a commit, running, finished
-            or dead.
+            Whether it was removed, or runs and is told to end; `False` when it is being sent after
+            a commit, finished or dead, and without `running` when it runs.
+
+        Raises:
+            ConfigurationError: With `running`: the broker cannot reach calls that run.
         """
         if self._deferred is not None and self._deferred.cancel():
             return True
         if self._sending() in _DEFERRED:
             return False
-        result = None
-        if self.result_ttl is not None:
-            result = encode_cancelled(self._keys, self.id)
-        broker = self._connections.broker()
-        is_removed = await broker.cancel(self.queue, self.id, result, self.result_ttl or 0)
-        self._was_cancelled |= is_removed
-        return is_removed
+        broker, ttl = self._connections.broker(), self._record_ttl or 0.0
+        record = encode_cancelled(self._keys, self.id)
+        if await remove(broker, self.queue, self.id, record, ttl):
+            self._was_cancelled = True
+            return True
+        if not running:
+            return False
+        self._is_to_end = await end(broker, self.queue, self.id, record, ttl or RECORD_SECONDS)
+        return self._is_to_end
 
-    def cancel_sync(self) -> bool:
+    def cancel_sync(self, *, running: bool = False) -> bool:
         """`cancel` for synchronous code."""
-        return portal.run(self.cancel())
+        return portal.run(self.cancel(running=running))
+
+    def stand_for(self, existing_id: str) -> None:
+        """Be the handle of a call that was there before."""
+        self.id, self.is_existing = existing_id, True
 
     def drop(self) -> None:
         """Do not send, if it still waits for a commit: its dispatch failed after all."""
@@ -241,6 +261,10 @@ class TaskHandle(Generic[R]):
         return read_result(stored, self._keys, self.id, self._name)
 
     @property
+    def _record_ttl(self) -> float | None:
+        return self.status_ttl if self.result_ttl is None else self.result_ttl
+
+    @property
     def _name(self) -> str:
         return f"{self.task.name} {self.id}"
 
@@ -249,4 +273,5 @@ def _recorded(content: Mapping[str, Any]) -> TaskStatus:
     """What a stored result says of its call."""
     if content.get("cancelled"):
         return TaskStatus.CANCELLED
-    return TaskStatus.DEAD if "error" in content else TaskStatus.DONE
+    is_dead = "error" in content or content.get("ended") == "dead"
+    return TaskStatus.DEAD if is_dead else TaskStatus.DONE

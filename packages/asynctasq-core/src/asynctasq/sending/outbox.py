@@ -7,9 +7,12 @@ cannot send, or does not live to send, the relay of the workers sends (`services
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
-from collections.abc import Coroutine, Iterable, Iterator, Sequence
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..adapters.plugins import Adapter, Adapters
@@ -25,6 +28,32 @@ logger = logging.getLogger(__name__)
 #: Rows are deleted so long after their messages were sent, many at once.
 DELETE_AFTER_SECONDS = 0.05
 
+#: How long the end of an event loop, or of the program, may wait for what was not sent or not
+#: deleted yet: what is not deleted is sent again.
+LAST_SECONDS = 2.0
+
+#: An adapter's name and one of its databases.
+Place = tuple[str, Database]
+
+#: Told what stands for the messages whose unique keys were taken.
+Learn = Callable[[Mapping[str, str]], None]
+
+_Unsent = tuple[Place, Sequence[Outgoing], Learn]
+
+
+@dataclass(slots=True)
+class _Backlog:
+    """What one event loop has to do for transactions that have committed."""
+
+    unsent: list[_Unsent] = field(default_factory=list)
+    undeleted: dict[Place, list[str]] = field(default_factory=dict)
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self.tasks.add(task)  # the loop holds it weakly
+        task.add_done_callback(self.tasks.discard)
+
 
 class Outbox:
     """What sends messages that have rows in databases of the application, and deletes the rows.
@@ -37,56 +66,108 @@ class Outbox:
     def __init__(self, adapters: Adapters, connections: Connections) -> None:
         self._adapters = adapters
         self._connections = connections
-        self._sent: dict[tuple[asyncio.AbstractEventLoop, str, str], list[str]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._backlogs: dict[asyncio.AbstractEventLoop, _Backlog] = {}
+        self._is_flushed_at_exit = False
+        self._failing: set[tuple[str, str, str]] = set()
+        connections.before_closing = self.flush
 
     def insertion(self, messages: Sequence[Outgoing]) -> Iterator[Statement]:
         """What a transaction has to run before its commit."""
         return tables.insertion(messages)
 
-    def send_soon(self, adapter: str, database: Database, messages: Sequence[Outgoing]) -> None:
+    # --- after the commit ---------------------------------------------------------------
+
+    def send_soon(
+        self, adapter: str, database: Database, messages: Sequence[Outgoing], learn: Learn
+    ) -> None:
         """Send messages whose transaction has committed; waits for nothing and raises nothing."""
-        sending = self._send(adapter, database, messages)
+        unsent = ((adapter, database), messages, learn)
         try:
-            self._start(sending)
+            asyncio.get_running_loop()
         except RuntimeError:  # synchronous code
-            portal.submit(sending)
+            self._flush_at_exit()
+            portal.submit(self._take_in_there(unsent))
+        else:
+            self._take_in(unsent)
 
-    async def drain(self) -> None:
-        """Wait for what is being sent and deleted in the background of this event loop."""
+    async def _take_in_there(self, unsent: _Unsent) -> None:
+        self._take_in(unsent)
+
+    def _take_in(self, unsent: _Unsent) -> None:
         loop = asyncio.get_running_loop()
-        while mine := [task for task in self._tasks if task.get_loop() is loop]:
-            await asyncio.wait(mine)
+        backlog = self._backlogs.get(loop)
+        if backlog is None:
+            for closed in [other for other in list(self._backlogs) if other.is_closed()]:
+                del self._backlogs[closed]
+            backlog = self._backlogs[loop] = _Backlog()
+        self._connections.broker()  # from now on the end of the loop flushes
+        backlog.unsent.append(unsent)
+        backlog.start(self._send(backlog, unsent))
 
-    def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(coroutine)
-        self._tasks.add(task)  # the loop holds it weakly
-        task.add_done_callback(self._tasks.discard)
-
-    async def _send(self, adapter: str, database: Database, messages: Sequence[Outgoing]) -> None:
+    async def _send(self, backlog: _Backlog, unsent: _Unsent) -> None:
+        place, messages, learn = unsent
         try:
-            await self._connections.put(messages)
+            learn(await self._connections.put_resolved(messages))
         except BrokerError as e:
-            logger.warning(
-                "dispatches wait in the outbox: %s", e, extra={"messages": len(messages)}
-            )
-            return
-        key = (asyncio.get_running_loop(), adapter, database.name)
-        if key in self._sent:
-            self._sent[key] += [m.id for m in messages]
-            return
-        self._sent[key] = [m.id for m in messages]
-        await asyncio.sleep(DELETE_AFTER_SECONDS)
-        await self._delete(adapter, database, self._sent.pop(key))
+            _warn(e, len(messages))
+        else:
+            if not backlog.undeleted:
+                backlog.start(self._delete_later(backlog))
+            _note_sent(backlog, place, messages)
+        backlog.unsent.remove(unsent)  # not when cancelled: it is flushed then
 
-    async def _delete(self, adapter: str, database: Database, ids: Sequence[str]) -> None:
+    async def _delete_later(self, backlog: _Backlog) -> None:
+        await asyncio.sleep(DELETE_AFTER_SECONDS)
+        await self._delete(backlog)
+
+    async def _delete(self, backlog: _Backlog) -> None:
+        undeleted, backlog.undeleted = backlog.undeleted, {}
+        for (adapter, database), ids in undeleted.items():
+            try:
+                async with self.transaction(self._adapters.loaded[adapter], database) as run:
+                    for part in tables.portions(ids, len):
+                        await run(tables.deletion(part))
+            except asyncio.CancelledError:
+                backlog.undeleted = undeleted  # it is flushed
+                raise
+            except Exception:
+                # The relay finds the broker to have the messages, or sends them once more.
+                fields = {"rows": len(ids), "database": database.name}
+                logger.exception("rows of the outbox could not be deleted", extra=fields)
+
+    # --- the end of a loop, and of the program ------------------------------------------
+
+    async def flush(self) -> None:
+        """Send and delete what the running event loop has not yet, within a bounded time."""
+        backlog = self._backlogs.pop(asyncio.get_running_loop(), None)
+        if backlog is None:
+            return
+        tasks = list(backlog.tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        count = sum(len(messages) for _, messages, _ in backlog.unsent)
         try:
-            async with self.transaction(self._adapters.loaded[adapter], database) as run:
-                for part in _parts(ids):
-                    await run(tables.deletion(part))
-        except Exception:
-            # The relay finds the broker to have the messages, or sends them once more.
-            logger.exception("rows of the outbox could not be deleted", extra={"rows": len(ids)})
+            async with asyncio.timeout(LAST_SECONDS):
+                for place, messages, learn in backlog.unsent:
+                    learn(await self._connections.put_resolved(messages))
+                    _note_sent(backlog, place, messages)
+                    count -= len(messages)
+                await self._delete(backlog)
+        except (BrokerError, TimeoutError) as e:
+            _warn(e, count)
+
+    def _flush_at_exit(self) -> None:
+        """Let a synchronous program wait for the portal's backlog before it ends."""
+        if not self._is_flushed_at_exit:
+            self._is_flushed_at_exit = True
+            # Before `concurrent.futures` refuses work, which adapters give it: that is earlier
+            # than what `atexit` calls.
+            register = getattr(threading, "_register_atexit", atexit.register)
+            register(lambda: portal.run_if_started(self.flush(), wait=True))
+
+    # --- databases ----------------------------------------------------------------------
 
     def databases(self) -> Iterator[tuple[Adapter, Database]]:
         """Every database that may hold an outbox, with its adapter."""
@@ -99,6 +180,29 @@ class Outbox:
         assert adapter.own_transaction is not None
         return adapter.own_transaction(database)
 
+    async def in_each_database(
+        self, work: Callable[[Adapter, Database], Awaitable[None]], what: str
+    ) -> None:
+        """Do something in each database; one that fails keeps back no other.
+
+        Its failure is logged once, until it succeeds again; only the broker's goes to the caller.
+
+        Args:
+            what: What cannot be done then, for the log.
+        """
+        for adapter, database in self.databases():
+            key = (what, adapter.name, database.name)
+            try:
+                await work(adapter, database)
+            except BrokerError:
+                raise
+            except Exception:
+                if key not in self._failing:
+                    self._failing.add(key)
+                    logger.exception(what, extra={"database": database.name})
+            else:
+                self._failing.discard(key)
+
     async def holds(self, message_id: str) -> bool:
         """Whether a message is in the outbox of some database."""
         for adapter, database in self.databases():
@@ -108,5 +212,9 @@ class Outbox:
         return False
 
 
-def _parts(ids: Sequence[str]) -> Iterable[Sequence[str]]:
-    return (ids[i : i + tables.ROWS_AT_ONCE] for i in range(0, len(ids), tables.ROWS_AT_ONCE))
+def _note_sent(backlog: _Backlog, place: Place, messages: Sequence[Outgoing]) -> None:
+    backlog.undeleted.setdefault(place, []).extend(m.id for m in messages)
+
+
+def _warn(error: Exception, count: int) -> None:
+    logger.warning("dispatches wait in the outbox: %s", error, extra={"messages": count})

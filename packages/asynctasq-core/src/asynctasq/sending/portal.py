@@ -31,12 +31,14 @@ class Portal:
         """Run a coroutine on the loop without waiting."""
         asyncio.run_coroutine_threadsafe(coroutine, self._started())
 
-    def run_if_started(self, coroutine: Coroutine[Any, Any, object]) -> None:
-        """Run a coroutine on the loop without waiting; not at all if this process has no loop."""
+    def run_if_started(self, coroutine: Coroutine[Any, Any, object], *, wait: bool = False) -> None:
+        """Run a coroutine on the loop; not at all if this process has no loop."""
         if self._loop is None or self._pid != os.getpid():
             coroutine.close()
-        else:
-            asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+            return
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        if wait:
+            future.result()
 
     def _started(self) -> asyncio.AbstractEventLoop:
         with self._lock:

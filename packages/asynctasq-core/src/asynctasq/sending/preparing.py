@@ -10,10 +10,13 @@ from ..adapters.plugins import Adapters
 from ..brokers import Outgoing
 from ..config import Config
 from ..errors import PayloadTooLarge, SerializationError
+from ..policies.asking import policy_of
 from ..tasks.call import Call
+from ..tasks.options import TaskOptions
 from ..wire.encoding import encode_arguments
 from ..wire.message import Message, new_id
-from .commits import Registration, what_to_wait_for
+from .commits import Registration, open_atomic, what_to_wait_for
+from .scheduled import Template
 
 
 @dataclass(slots=True)
@@ -21,7 +24,7 @@ class Prepared:
     """A call as bytes, and what its dispatch has to wait for."""
 
     outgoing: Outgoing
-    result_ttl: float | None
+    options: TaskOptions
     defer: Registration | None = None
 
 
@@ -31,6 +34,7 @@ def prepare(call: Call[Any], config: Config, adapters: Adapters) -> Prepared:
     Raises:
         SerializationError: An argument cannot travel.
         PayloadTooLarge: The message is larger than `max_payload_bytes`.
+        ConfigurationError: A policy cannot be for this call.
     """
     task = call.task
     options = call.options(config.task_defaults)
@@ -56,11 +60,43 @@ def prepare(call: Call[Any], config: Config, adapters: Adapters) -> Prepared:
             f"call of {task.name}: {len(body)} bytes encoded, more than max_payload_bytes "
             f"({config.max_payload_bytes}); put large data where the task can fetch it"
         )
-    outgoing = Outgoing(queue, message.id, body, call.due)
-    prepared = Prepared(outgoing, options.result_ttl)
-    if call.wait_for is not False and (call.wait_for is not None or encoded.models):
+    priority = options.priority if call.priority_given is None else call.priority_given
+    outgoing = Outgoing(queue, message.id, body, call.due, priority)
+    if options.limit or options.rate or options.unique or call.unique_given:
+        outgoing.policy = policy_of(call, options, adapters)
+    prepared = Prepared(outgoing, options)
+    if call.wait_for is not False and (
+        call.wait_for is not None or encoded.models or open_atomic() is not None
+    ):
         prepared.defer = what_to_wait_for(call.wait_for, encoded.models, adapters)
     return prepared
+
+
+def prepare_template(call: Call[Any], config: Config, adapters: Adapters) -> Template:
+    """Encode a call that a schedule is to make again and again.
+
+    Raises:
+        ValueError: It has a time of its own, or an argument that is not committed yet.
+        SerializationError: As from `prepare`.
+    """
+    if call.due is not None:
+        raise ValueError(f"call of {call.task.name}: a schedule says when, not delay() or at()")
+    prepared = prepare(call, config, adapters)
+    if prepared.defer is not None:
+        raise ValueError(
+            f"call of {call.task.name}: schedule it after the commit, or with on_commit(False)"
+        )
+    sent = prepared.outgoing
+    message = Message.decode(sent.body, config.signing_key)
+    return Template(
+        sent.queue,
+        message.task,
+        message.payload,
+        message.options,
+        message.headers,
+        sent.priority,
+        sent.policy,
+    )
 
 
 def _with_headers(message: Message, queue: str, adapters: Adapters) -> dict[str, str]:

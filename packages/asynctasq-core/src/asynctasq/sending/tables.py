@@ -6,10 +6,9 @@ them; `creation` is for everyone else.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
-from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import msgpack
 
@@ -18,15 +17,19 @@ from ..brokers import LimitKey, Outgoing, Policy, RateKey, UniqueKey
 
 OUTBOX, DONE = "asynctasq_outbox", "asynctasq_done"
 
-#: Rows that one statement inserts; six parameters each stay below SQLite's limit of 32,766.
+T = TypeVar("T")
+
+#: Rows of one statement: six parameters each stay below SQLite's limit of 32,766. Their messages
+#: together stay below what servers take at once: 16 MiB in MariaDB, where drivers may double them.
 ROWS_AT_ONCE = 1000
+BYTES_AT_ONCE = 4 * 1024 * 1024
 
 _COLUMNS = ("id", "queue", "body", "due", "priority", "policy")
 
 _TYPES: dict[Dialect, dict[str, str]] = {
     "postgresql": {"bytes": "bytea", "float": "double precision", "int": "smallint"},
     "mysql": {"bytes": "longblob", "float": "double", "int": "smallint"},
-    "sqlite": {"bytes": "blob", "float": "double precision", "int": "smallint"},
+    "sqlite": {"bytes": "blob", "float": "double", "int": "smallint"},
 }
 
 
@@ -42,30 +45,46 @@ def creation(dialect: Dialect) -> list[Statement]:
         f"id varchar(64) NOT NULL PRIMARY KEY, result {types['bytes']}, "
         f"done_at {types['float']} NOT NULL"
     )
-    return [
-        Statement(f"CREATE TABLE IF NOT EXISTS {OUTBOX} ({outbox})"),
-        Statement(f"CREATE TABLE IF NOT EXISTS {DONE} ({done})"),
-        *([] if dialect == "mysql" else [_index("IF NOT EXISTS ")]),
-    ]
+    index = f"{DONE}_done_at"
+    tables = {OUTBOX: outbox, DONE: done}
+    if dialect == "mysql":  # whose CREATE INDEX cannot pass over one that is there
+        tables[DONE] += f", INDEX {index} (done_at)"
+    statements = [f"CREATE TABLE IF NOT EXISTS {n} ({c})" for n, c in tables.items()]
+    if dialect != "mysql":
+        statements.append(f"CREATE INDEX IF NOT EXISTS {index} ON {DONE} (done_at)")
+    return [Statement(sql) for sql in statements]
 
 
-def _index(condition: str = "") -> Statement:
-    return Statement(f"CREATE INDEX {condition}{DONE}_done_at ON {DONE} (done_at)")
+def presence(table: str) -> Statement:
+    """What fails where a table, or a column of it, is missing."""
+    columns = {OUTBOX: _COLUMNS, DONE: ("id", "result", "done_at")}[table]
+    return Statement(f"SELECT {', '.join(columns)} FROM {table} WHERE id = ''")
 
 
-def presence() -> Iterator[Statement]:
-    """What fails where a table is missing."""
-    for name in (OUTBOX, DONE):
-        yield Statement(f"SELECT count(*) FROM {name} WHERE id = ''")
+def portions(items: Iterable[T], size: Callable[[T], int]) -> Iterator[list[T]]:
+    """Items in as few lists as one statement each may take, by number and by bytes.
+
+    Args:
+        size: Of an item, in bytes.
+    """
+    portion: list[T] = []
+    total = 0
+    for item in items:
+        total += size(item)
+        if portion and (total > BYTES_AT_ONCE or len(portion) == ROWS_AT_ONCE):
+            yield portion
+            portion, total = [], size(item)
+        portion.append(item)
+    if portion:
+        yield portion
 
 
 # --- the outbox ---------------------------------------------------------------------------
 
 
 def insertion(messages: Sequence[Outgoing]) -> Iterator[Statement]:
-    """What keeps messages, in as few statements as drivers take parameters."""
-    remaining = iter(messages)
-    while rows := list(islice(remaining, ROWS_AT_ONCE)):
+    """What keeps messages, in as few statements as drivers and servers allow."""
+    for rows in portions(messages, lambda m: len(m.body)):
         places = ", ".join(["(?, ?, ?, ?, ?, ?)"] * len(rows))
         parameters: list[Parameter] = []
         for m in rows:
@@ -82,14 +101,25 @@ def selection(ids: Sequence[str], dialect: Dialect) -> Statement:
     )
 
 
-def first_ids(limit: int) -> Statement:
-    """The ids of the oldest messages."""
-    return Statement(f"SELECT id FROM {OUTBOX} ORDER BY id LIMIT {limit:d}")
+def oldest(after: str) -> Statement:
+    """Of messages after an id, those with the lowest ids, in order: id and size in bytes."""
+    return Statement(
+        f"SELECT id, length(body) FROM {OUTBOX} WHERE id > ? ORDER BY id LIMIT {ROWS_AT_ONCE}",
+        (after,),
+    )
 
 
 def count_and_oldest() -> Statement:
     """How many messages there are, and the id of the oldest, whose time it begins with."""
     return Statement(f"SELECT count(*), min(id) FROM {OUTBOX}")
+
+
+def dispatched_at(message_id: str) -> float:
+    """Unix time of a message's dispatch, with which its id begins."""
+    try:
+        return int(message_id[:12], 16) / 1000
+    except ValueError:  # not one of ours
+        return 0.0
 
 
 def holding(message_id: str) -> Statement:
@@ -126,18 +156,28 @@ def _unpacked(packed: Any) -> Policy | None:
 # --- what is done -------------------------------------------------------------------------
 
 
-def done(message_id: str, result: bytes | None, now: float) -> Statement:
+def done(message_id: str, now: float) -> Statement:
     """What says that a call is done; fails where another run said it first."""
-    return Statement(
-        f"INSERT INTO {DONE} (id, result, done_at) VALUES (?, ?, ?)", (message_id, result, now)
-    )
+    return Statement(f"INSERT INTO {DONE} (id, done_at) VALUES (?, ?)", (message_id, now))
+
+
+def with_result(message_id: str, result: bytes) -> Statement:
+    """What keeps the result of a call that is done."""
+    return Statement(f"UPDATE {DONE} SET result = ? WHERE id = ?", (result, message_id))
 
 
 def done_result(message_id: str) -> Statement:
-    """The result of a call, if it is done."""
+    """A row with the result of a call, if it is done."""
     return Statement(f"SELECT result FROM {DONE} WHERE id = ?", (message_id,))
 
 
-def forgetting(before: float) -> Statement:
-    """What forgets calls that were done before a Unix time."""
-    return Statement(f"DELETE FROM {DONE} WHERE done_at < ?", (before,))
+def done_before(moment: float) -> Statement:
+    """Ids of some of the calls that were done before a Unix time, the oldest."""
+    return Statement(
+        f"SELECT id FROM {DONE} WHERE done_at < ? ORDER BY done_at LIMIT {ROWS_AT_ONCE}", (moment,)
+    )
+
+
+def forgetting(ids: Sequence[str]) -> Statement:
+    """What forgets that calls are done."""
+    return Statement(f"DELETE FROM {DONE} WHERE id IN ({', '.join('?' * len(ids))})", ids)

@@ -8,60 +8,70 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from operator import itemgetter
 
 from ..adapters.plugins import Adapter
 from ..adapters.statements import Database
-from ..brokers import Broker
-from ..errors import BrokerError
+from ..brokers import Broker, Outgoing
+from ..errors import BrokerError, BrokerUnavailable
 from ..sending import tables
+from ..sending.conflicts import resolve
 from ..sending.outbox import Outbox
 from ..sending.telling import tell_dispatched
 
 logger = logging.getLogger(__name__)
 
+#: How many rows one turn sends from one outbox.
+MOST_ROWS = 100_000
+
 
 class Relay:
-    """Sends the rows of all outboxes that were there a turn ago.
+    """Sends the rows of all outboxes that were there a turn ago, in the order of their dispatches.
 
     Args:
         outbox: The application's.
         broker: Where the messages go.
+        keys: The signing keys.
     """
 
     name = "outbox"
 
-    def __init__(self, outbox: Outbox, broker: Broker, interval_seconds: float = 5.0) -> None:
+    def __init__(
+        self,
+        outbox: Outbox,
+        broker: Broker,
+        keys: Sequence[bytes] = (),
+        interval_seconds: float = 5.0,
+    ) -> None:
+        self._keys = keys
         self.interval_seconds = interval_seconds
         self._outbox = outbox
         self._broker = broker
         self._seen: dict[tuple[str, str], set[str]] = {}
-        self._failed: set[tuple[str, str]] = set()
+        self._refused: set[str] = set()
 
     async def turn(self) -> None:
-        """Look at each database once; one that does not answer keeps back no other."""
-        for adapter, database in self._outbox.databases():
-            try:
-                while await self._send_some(adapter, database):
-                    pass
-            except BrokerError:
-                raise
-            except Exception:  # noqa: BLE001 - logged there, once for each database
-                self._note_failure(adapter, database)
-            else:
-                self._failed.discard((adapter.name, database.name))
+        """Look at each database once."""
+        await self._outbox.in_each_database(self._send_due, "an outbox cannot be read")
 
-    async def _send_some(self, adapter: Adapter, database: Database) -> bool:
-        """Send a page of rows; whether there may be more that are due."""
-        async with self._outbox.transaction(adapter, database) as run:
-            rows = await run(tables.first_ids(tables.ROWS_AT_ONCE))
-        ids = [str(row[0]) for row in rows]
+    async def _send_due(self, adapter: Adapter, database: Database) -> None:
+        rows = await self._rows(adapter, database)
         key = (adapter.name, database.name)
-        seen, self._seen[key] = self._seen.get(key, set()), set(ids)
-        due = [message_id for message_id in ids if message_id in seen]
-        if due:
-            await self._send(adapter, database, due)
-            self._seen[key].difference_update(due)
-        return len(due) == tables.ROWS_AT_ONCE
+        seen, self._seen[key] = self._seen.get(key, set()), {message_id for message_id, _ in rows}
+        due = [row for row in rows if row[0] in seen and row[0] not in self._refused]
+        for part in tables.portions(due, itemgetter(1)):
+            await self._send(adapter, database, [message_id for message_id, _ in part])
+
+    async def _rows(self, adapter: Adapter, database: Database) -> list[tuple[str, int]]:
+        """Ids and sizes of the oldest rows."""
+        rows: list[tuple[str, int]] = []
+        async with self._outbox.transaction(adapter, database) as run:
+            while len(rows) < MOST_ROWS:
+                page = await run(tables.oldest(rows[-1][0] if rows else ""))
+                rows += [(str(message_id), int(size)) for message_id, size in page]
+                if len(page) < tables.ROWS_AT_ONCE:
+                    break
+        return rows
 
     async def _send(self, adapter: Adapter, database: Database, ids: Sequence[str]) -> None:
         # One transaction: what another relay sends meanwhile is locked, and passed over.
@@ -70,14 +80,26 @@ class Relay:
             messages = [tables.message(row) for row in rows]
             if not messages:
                 return
-            refused = await self._broker.put(messages)
-            await run(tables.deletion([m.id for m in messages]))
-        tell_dispatched(messages, refused)
-        logger.info("sent from the outbox", extra={"messages": len(messages)})
+            sent = await self._put(messages)
+            if sent:
+                await run(tables.deletion([message.id for message in sent]))
+        logger.info("sent from the outbox", extra={"messages": len(sent)})
 
-    def _note_failure(self, adapter: Adapter, database: Database) -> None:
-        """Log a database that fails once, not at every turn."""
-        key = (adapter.name, database.name)
-        if key not in self._failed:
-            self._failed.add(key)
-            logger.exception("an outbox cannot be read", extra={"database": database.name})
+    async def _put(self, messages: Sequence[Outgoing]) -> list[Outgoing]:
+        """Send; those that the broker has taken."""
+        try:
+            refused = await self._broker.put(messages)
+            if refused:
+                await resolve(self._broker.put, self._keys, messages, refused)
+        except BrokerUnavailable:
+            raise
+        except BrokerError as e:
+            if len(messages) == 1:
+                self._refused.add(messages[0].id)
+                fields = {"id": messages[0].id, "error": str(e)}
+                logger.error("the broker refuses a message of the outbox", extra=fields)
+                return []
+            # The server refuses one of them, and perhaps no other.
+            return [sent for one in messages for sent in await self._put([one])]
+        tell_dispatched(messages, refused)
+        return list(messages)

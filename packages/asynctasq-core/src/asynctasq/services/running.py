@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from ..brokers import Broker, Coordinating
 from ..errors import BrokerError
@@ -36,6 +36,14 @@ class Service(Protocol):
         """Do what there is to do now. Errors are logged; the next turn comes all the same."""
 
 
+@runtime_checkable
+class Conditional(Protocol):
+    """A service that most applications have no need of: a worker asks before it asks to lead."""
+
+    async def is_needed(self) -> bool:
+        """Whether there is anything to do for it."""
+
+
 async def run_services(broker: Broker, holder: str, services: Sequence[Service]) -> None:
     """Run services for as long as this worker lives, those of them that it leads.
 
@@ -59,6 +67,8 @@ async def _run(broker: Broker, holder: str, service: Service) -> None:
 
 async def _turn(broker: Broker, holder: str, service: Service) -> None:
     try:
+        if isinstance(service, Conditional) and not await service.is_needed():
+            return
         if await _leads(broker, holder, service):
             await service.turn()
     except BrokerError as e:

@@ -1,8 +1,8 @@
 """What a supervisor and its worker processes say to each other, over one socket for each.
 
 A worker announces itself once, and later says at most that the broker refuses it; the parent
-orders it to stop, or to stop at once. The socket's end is an order too: whatever becomes of the
-parent, its workers stop.
+orders it to stop, or to stop at once. A closed socket is an order too: however the parent ends, its
+workers stop.
 """
 
 from __future__ import annotations

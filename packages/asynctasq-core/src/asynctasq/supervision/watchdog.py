@@ -45,7 +45,7 @@ class Watchdog:
         self._thread = threading.Thread(target=self._watch, name="asynctasq-watchdog", daemon=True)
 
     def stopped(self) -> None:
-        """Take note that the worker was told to stop; the second time, that it shall not wait.
+        """Note that the worker was told to stop; a second call means without waiting.
 
         May be called in any thread and from signal handlers.
         """

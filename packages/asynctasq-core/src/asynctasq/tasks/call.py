@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ..config.settings import is_queue_name
 from ..durations import DELAY_RULE, is_delay
+from ..wire.message import RESERVED_HEADERS
 from . import runtime
 from .options import TaskOptions, check_task_options
+from .policies import Unique, check_policies
 
 if TYPE_CHECKING:
     from ..sending.handle import TaskHandle
@@ -77,6 +79,24 @@ class Dispatchable(Generic[R_co]):
         """Let one run take at most this many seconds."""
         return self._overridden(timeout=seconds)
 
+    def priority(self, n: int) -> Call[R_co]:
+        """Run before all waiting calls of a lower priority in the queue: -100 to 100."""
+        call = self._as_call()
+        check_task_options({"priority": n}, f"call of {call.task.name}")
+        return call._changed(priority_given=n)
+
+    def unique(self, unique: bool | Unique = True) -> Call[R_co]:
+        """Use this in place of the task's own `unique`.
+
+        Raises:
+            ConfigurationError: It cannot be for this task.
+        """
+        call = self._as_call()
+        check_task_options({"unique": unique}, f"call of {call.task.name}")
+        if isinstance(unique, Unique):
+            check_policies(call.task, [unique])
+        return call._changed(unique_given=unique)
+
     def on_commit(self, target: object = True) -> Call[R_co]:
         """Decide what a dispatch waits for.
 
@@ -97,6 +117,8 @@ class Dispatchable(Generic[R_co]):
         for name, value in headers.items():
             if not isinstance(name, str) or not isinstance(value, str):
                 raise TypeError(f"with_headers() takes texts, not {name!r:.100}: {value!r:.100}")
+            if name in RESERVED_HEADERS:
+                raise ValueError(f"with_headers(): {name} is set by workers only")
         call = self._as_call()
         return call._changed(headers={**(call.headers or {}), **headers})
 
@@ -118,10 +140,32 @@ class Dispatchable(Generic[R_co]):
         return runtime.current().dispatch_sync(self._as_call())
 
 
+_CHANGEABLE = (
+    "queue",
+    "due",
+    "overrides",
+    "wait_for",
+    "headers",
+    "priority_given",
+    "unique_given",
+)
+
+
 class Call(Dispatchable[R_co]):
     """One call of a task, not yet sent; each method that changes it returns a new one."""
 
-    __slots__ = ("args", "due", "headers", "kwargs", "overrides", "queue", "task", "wait_for")
+    __slots__ = (
+        "args",
+        "due",
+        "headers",
+        "kwargs",
+        "overrides",
+        "priority_given",
+        "queue",
+        "task",
+        "unique_given",
+        "wait_for",
+    )
 
     def __init__(self, task: Task[..., R_co], args: Sequence[Any], kwargs: dict[str, Any]) -> None:
         self.task = task
@@ -132,6 +176,8 @@ class Call(Dispatchable[R_co]):
         self.overrides: dict[str, Any] | None = None
         self.wait_for: object = None
         self.headers: dict[str, str] | None = None
+        self.priority_given: int | None = None
+        self.unique_given: bool | Unique | None = None
 
     def __repr__(self) -> str:
         return f"<Call of {self.task.name}>"
@@ -141,7 +187,7 @@ class Call(Dispatchable[R_co]):
 
     def _changed(self, **changes: Any) -> Call[R_co]:
         call = Call(self.task, self.args, self.kwargs)
-        for name in ("queue", "due", "overrides", "wait_for", "headers"):
+        for name in _CHANGEABLE:
             setattr(call, name, changes.get(name, getattr(self, name)))
         return call
 

@@ -60,6 +60,8 @@ class _ClassTask(Dispatchable[R]):
     def failed(self, exc: BaseException) -> Any:
         """Called after the last attempt failed; may be `async def` in an `AsyncTask`.
 
+        Called with a `TaskCancelled` where the call was cancelled while it ran.
+
         Not called where no instance is left or was made: after a timeout or a crash with
         `process=True`, for a row that is gone, a message that cannot be read, and one that was
         delivered more than `max_deliveries` times.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Annotated, Any, Literal, NamedTuple, TypedDict, get_args, get_type_hints
 
 from ..config.fields import unknown_name
@@ -11,6 +12,8 @@ from ..config.settings import QUEUE_RULE, is_queue_name
 from ..durations import DELAY_RULE, DURATION_RULE, is_delay, is_duration
 from ..errors import ConfigurationError
 from .annotations import Missing
+from .policies import Limit, Rate, Unique
+from .schedule import SCHEDULING, CatchUp, Cron, Every
 
 RetryStrategy = Literal["exponential", "fixed"]
 Exceptions = type[BaseException] | tuple[type[BaseException], ...]
@@ -27,10 +30,26 @@ class TaskConfig(TypedDict, total=False):
         retry_strategy: `"exponential"` (doubling, at most a day) or `"fixed"`.
         retry_jitter: Whether a random part of up to half the delay is added to it.
         retry_on: Exception classes that are retried; all others go to the dead letters at once.
+        max_snoozes: How often the task may put a call off by `Snooze`; `None` for no limit.
         timeout: Seconds that one run may take; `None` for no limit.
         process: Run a `def` task in a process of its own pool.
         on_missing: What happens when a row is gone: `"fail"`, `"skip"` or `"none"`.
         result_ttl: Seconds to keep the result; `None` keeps none.
+        status_ttl: Seconds to keep how the call ended, for `TaskHandle.status`, where no result is
+            kept; `None` keeps nothing.
+        atomic: Run in one transaction that also says that the call is done: `True` for the database
+            of its model instances; or a model; or a database's name.
+        unique: `True` or a `Unique`: of the same calls, one is held at a time.
+        limit: A `Limit`: how many may run at once.
+        rate: A `Rate`: how fast they may start.
+        priority: -100 to 100; a waiting call of a higher one is run before all of a lower one in
+            its queue. 0.
+        cron: Call it without arguments at the matches of this cron expression.
+        timezone: Whose clocks `cron` means; by default `"UTC"`.
+        every: Call it without arguments at the multiples of this interval.
+        catch_up: Which ticks are made up for that no worker was there for: the `"last"`, which is
+            the default, `"all"` or `"none"`.
+        schedule: Several schedules, with arguments: `Cron` and `Every`.
     """
 
     name: str
@@ -40,10 +59,22 @@ class TaskConfig(TypedDict, total=False):
     retry_strategy: RetryStrategy
     retry_jitter: bool
     retry_on: Exceptions | None
+    max_snoozes: int | None
     timeout: float | None
     process: bool
     on_missing: Missing
     result_ttl: float | None
+    status_ttl: float | None
+    atomic: bool | type | str
+    unique: bool | Unique
+    limit: Limit | None
+    rate: Rate | None
+    priority: int
+    cron: str
+    timezone: str
+    every: timedelta
+    catch_up: CatchUp
+    schedule: Sequence[Cron | Every]
 
 
 class _Rule(NamedTuple):
@@ -68,16 +99,28 @@ def _are_exceptions(value: object) -> bool:
     )
 
 
+_ATOMIC = _Rule(
+    lambda v: isinstance(v, bool | type) or (isinstance(v, str) and v != ""),
+    "True, False, a model, or the name of a database",
+)
 _BOOL = _Rule(lambda v: isinstance(v, bool), "True or False")
 _COUNT = _Rule(
     lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= 1,
     "a whole number of at least 1",
 )
+_MOST = _Rule(lambda v: v is None or _COUNT.holds(v), f"{_COUNT.words}, or None")
 _DELAY = _Rule(is_delay, DELAY_RULE)
 _DURATION = _Rule(is_duration, DURATION_RULE)
 _EXCEPTIONS = _Rule(_are_exceptions, "an exception class or a tuple of them")
 _NAME = _Rule(lambda v: isinstance(v, str) and 0 < len(v) <= 500, "1 to 500 characters")
 _QUEUE = _Rule(is_queue_name, QUEUE_RULE)
+_UNIQUE = _Rule(lambda v: isinstance(v, bool | Unique), "True, False or a Unique")
+_LIMIT = _Rule(lambda v: v is None or isinstance(v, Limit), "a Limit or None")
+_RATE = _Rule(lambda v: v is None or isinstance(v, Rate), "a Rate or None")
+_PRIORITY = _Rule(
+    lambda v: isinstance(v, int) and not isinstance(v, bool) and -100 <= v <= 100,
+    "a whole number from -100 to 100",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,16 +134,26 @@ class TaskOptions:
     retry_strategy: Annotated[RetryStrategy, _one_of(RetryStrategy)] = "exponential"
     retry_jitter: Annotated[bool, _BOOL] = True
     retry_on: Annotated[Exceptions | None, _EXCEPTIONS] = None
+    max_snoozes: Annotated[int | None, _MOST] = None
     timeout: Annotated[float | None, _DURATION] = None
     process: Annotated[bool, _BOOL] = False
     on_missing: Annotated[Missing, _one_of(Missing)] = "fail"
     result_ttl: Annotated[float | None, _DURATION] = None
+    status_ttl: Annotated[float | None, _DURATION] = None
+    atomic: Annotated[bool | type | str, _ATOMIC] = False
+    unique: Annotated[bool | Unique, _UNIQUE] = False
+    limit: Annotated[Limit | None, _LIMIT] = None
+    rate: Annotated[Rate | None, _RATE] = None
+    priority: Annotated[int, _PRIORITY] = 0
 
 
 _RULES: dict[str, _Rule] = {
     name: hint.__metadata__[0]
     for name, hint in get_type_hints(TaskOptions, include_extras=True).items()
 }
+
+#: What a task may be given: when it is called is no option of its calls.
+_KNOWN = (*_RULES, *SCHEDULING)
 
 
 def check_task_options(options: Mapping[str, Any], where: str) -> None:
@@ -111,7 +164,18 @@ def check_task_options(options: Mapping[str, Any], where: str) -> None:
     """
     for name, value in options.items():
         if name not in _RULES:
-            raise ConfigurationError(f"{where}: {unknown_name(name, _RULES, 'task option')}")
+            raise ConfigurationError(f"{where}: {unknown_name(name, _KNOWN, 'task option')}")
         holds, words = _RULES[name]
         if not holds(value):
             raise ConfigurationError(f"{where}: {name} must be {words}, not {value!r:.200}")
+
+
+def check_defaults(options: Mapping[str, Any]) -> None:
+    """Refuse, as a default of all tasks, what names parameters or counts the calls of one.
+
+    Raises:
+        ConfigurationError: Names the option.
+    """
+    for name in ("unique", "limit", "rate"):
+        if options.get(name):
+            raise ConfigurationError(f"task_defaults: {name} is declared by each task for itself")

@@ -29,6 +29,8 @@ from .call import Call
 from .declaration import Declaration, declaration, function_name, register
 from .declaration import registry as registry
 from .options import TaskConfig, TaskOptions, check_task_options
+from .policies import Keyed, Unique, check_policies, check_shared_names
+from .schedule import SCHEDULING, declared_schedules
 
 if TYPE_CHECKING:
     from ..sending.handle import TaskHandle
@@ -51,6 +53,7 @@ class Task(Generic[P, R]):
         function: The function itself, to call it directly.
         is_async: Whether it runs on the event loop; otherwise in a thread or a process.
         declared: Where it is declared.
+        schedules: When it is called, besides by whoever dispatches it.
     """
 
     def __init__(
@@ -61,14 +64,16 @@ class Task(Generic[P, R]):
         declared: Declaration | None = None,
     ) -> None:
         self.name = options.get("name") or _default_name(function)
-        check_task_options(options, f"task {self.name}")
+        own: dict[str, Any] = {k: v for k, v in options.items() if k not in SCHEDULING}
+        check_task_options(own, f"task {self.name}")
         self.function = function
         self.cls = cls
         self.is_async = _is_async(cls.execute if cls else function, self.name)
         if self.is_async and options.get("process"):
             raise ConfigurationError(f"task {self.name}: process=True is for `def` functions")
+        self.schedules = declared_schedules(self.name, options)
         self.declared = declared or declaration()
-        self._given = options
+        self._given = own
         self._options: tuple[object, TaskOptions] | None = None
         self._annotations: tuple[Annotations, Annotations] | None = None
         self._adapters: object = None
@@ -77,6 +82,10 @@ class Task(Generic[P, R]):
         self.__name__ = getattr(function, "__name__", self.name)
         self.__module__ = function.__module__
         self.__wrapped__ = function
+        if self.policies:
+            if cls is None:
+                check_policies(self, self.policies)
+            check_shared_names(self, registry.values())
         register(self)
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
@@ -110,6 +119,27 @@ class Task(Generic[P, R]):
             queue: Where it was sent, if not to the task's own queue.
         """
         return runtime.current().handle(self, message_id, queue)
+
+    @property
+    def policies(self) -> Sequence[Keyed]:
+        """What was declared of when its calls may run."""
+        unique = self._given.get("unique")
+        policies = (
+            Unique() if unique is True else unique or None,
+            self._given.get("limit"),
+            self._given.get("rate"),
+        )
+        return [policy for policy in policies if policy is not None]
+
+    @property
+    def given_queue(self) -> str | None:
+        """The queue that it was declared with; `None` for that of the configuration."""
+        return self._given.get("queue")
+
+    @cached_property
+    def signature(self) -> inspect.Signature:
+        """Of what takes its arguments; not before a class's decorators have run."""
+        return inspect.signature(self.function)
 
     @cached_property
     def parameter_names(self) -> tuple[str, ...]:
@@ -161,7 +191,7 @@ class Task(Generic[P, R]):
     @cached_property
     def _check(self) -> Callable[[Sequence[Any], dict[str, Any]], None]:
         # Made at first use: a decorator of a class may give it another `__init__`.
-        return argument_check(inspect.signature(self.function))
+        return argument_check(self.signature)
 
 
 def _default_name(function: Callable[..., Any]) -> str:
@@ -187,9 +217,12 @@ def check_annotations(tasks: Iterable[Task[Any, Any]]) -> None:
     Raises:
         ConfigurationError: Names each task and parameter whose annotation cannot be told.
     """
+    tasks = [*tasks]  # importing what they name may add to them
+    for task in tasks:
+        check_policies(task, task.policies)
     problems = [
         f"task {task.name}: the annotation of {parameter!r} cannot be told: {problem}"
-        for task in [*tasks]  # importing what they name may add to them
+        for task in tasks
         for parameter, problem in task.unknown_annotations().items()
     ]
     if problems:

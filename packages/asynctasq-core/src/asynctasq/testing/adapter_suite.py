@@ -5,6 +5,7 @@ from __future__ import annotations
 from .adapters.application import Scope
 from .adapters.commits import Commits
 from .adapters.fetching import Fetching
+from .adapters.importing import Importing
 from .adapters.loading import Loading
 from .adapters.missing import Missing
 from .adapters.references import References
@@ -14,7 +15,7 @@ from .adapters.statements import logged
 __all__ = ["AdapterSuite", "Scope", "logged"]
 
 
-class AdapterSuite(References, Fetching, Running, Missing, Commits, Loading):
+class AdapterSuite(References, Fetching, Running, Missing, Commits, Loading, Importing):
     """Everything that the hooks promise, as tests; subclass it with your models.
 
     The adapter must be installed (`pip install -e .` will do). A subclass whose name begins with
@@ -68,5 +69,8 @@ class AdapterSuite(References, Fetching, Running, Missing, Commits, Loading):
     * `locking`: `lock()`.
     * `lazy`: `forget_setup()`, `set_up()`.
     * `outages`: `outage()`, a context manager while which the database does not answer.
+    * `missing_table`: `without_table()`, a context manager while which the main model's table is
+      not there.
+    * `unlimited_keys`: one query takes any number of keys, as one parameter.
     * `counts_connections`: `connections()`, as the server or the pool counts them.
     """

@@ -7,11 +7,16 @@ from .brokers.dead_letters import DeadLetters
 from .brokers.fixtures import OpenBroker, StartConsumer
 from .brokers.leading import Leading
 from .brokers.leasing import Leasing
+from .brokers.limits import Limits
 from .brokers.overview import Overview
 from .brokers.postponing import Postponing
+from .brokers.priorities import Priorities
+from .brokers.rates import Rates
+from .brokers.remembering import Remembers
 from .brokers.results import Results
 from .brokers.sending import Sending
 from .brokers.settling import Settling
+from .brokers.unique import Unique
 from .brokers.waiting import Waiting
 
 __all__ = ["BrokerSuite", "OpenBroker", "StartConsumer"]
@@ -28,12 +33,17 @@ class BrokerSuite(
     DeadLetters,
     Overview,
     Leading,
+    Unique,
+    Limits,
+    Rates,
+    Priorities,
+    Remembers,
 ):
     """Everything that `asynctasq.brokers` promises, as tests.
 
     In the order of the contract: sending (`Sending`, `Cancelling`, `Results`), consuming
     (`Waiting`, `Leasing`, `Settling`, `Postponing`), looking (`DeadLetters`, `Overview`) and
-    coordinating (`Leading`).
+    coordinating (`Leading`, `Unique`, `Limits`, `Rates`, `Priorities`, `Remembers`).
 
     Subclass it in a test module and give one fixture, `open_broker`; every test then runs on it::
 
@@ -67,6 +77,7 @@ class BrokerSuite(
 
     Capabilities are class attributes too. A test of one that is absent is skipped and names it:
 
-    * `postpones` (true): whether `settle` knows `Action.POSTPONE`.
     * `coordinates` (false): whether it has the methods of `asynctasq.brokers.Coordinating`.
+    * `polices` (false): whether it is `asynctasq.brokers.Policing`: policies and priorities.
+    * `remembers` (false): whether it has the methods of `asynctasq.brokers.Remembering`.
     """

@@ -102,13 +102,16 @@ def find_class(path: str) -> type:
     Raises:
         InvalidReference: No such class is loaded, and it is not to be imported.
     """
-    cls = _aliases.get(path) or _found.get(path)
+    # Never by truth: a metaclass may say that its classes are false.
+    cls = _aliases.get(path, _found.get(path))
     if cls is None:
         parts = path.split(".", _MOST_PARTS)
         # Importing a `__main__` would run a program.
         if len(parts) > _MOST_PARTS or not all(p.isidentifier() and p != "__main__" for p in parts):
             raise InvalidReference(f"{path[:200]!r} is not the path of a class")
-        cls = _among_loaded(parts) or _imported(path, parts)
+        cls = _among_loaded(parts)
+        if cls is None:
+            cls = _imported(path, parts)
         _found[path] = cls
     return cls
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
 import msgpack
@@ -84,7 +85,7 @@ class Decoder:
     def _reference(self, data: bytes) -> object:
         if not self.collecting:
             return next(self.instances)
-        self.refs.append(_ref(_reference_body(data)))
+        self.refs.append(_ref(data))
         return None
 
     def _object(self, tag: str, content: Any) -> object:
@@ -129,21 +130,30 @@ def _scalar_only(code: int, data: bytes) -> object:
     return decode(data.decode())
 
 
-def _reference_body(data: bytes) -> Any:
-    _check_lengths(data)
-    return msgpack.unpackb(data, ext_hook=_scalar_only, max_map_len=_MOST_REFERENCE_KEYS)
+def _ref(data: bytes) -> Ref:
+    if len(data) > _SMALL_BYTES:
+        _check_lengths(data)
+    body = msgpack.unpackb(data, ext_hook=_scalar_only, max_map_len=_MOST_REFERENCE_KEYS)
+    if type(body) is not dict or not 2 <= len(body) <= 3:
+        raise InvalidReference("a reference that is not a map of its two or three keys")
+    model = body.pop("__orm_class__", None)
+    db = body.pop("__orm_db__", None) if len(body) == 2 else None
+    if len(body) != 1 or type(model) is not str or (db is not None and type(db) is not str):
+        raise InvalidReference("a reference that is not a map of its two or three keys")
+    marker, pk = body.popitem()
+    if type(pk) is not str and (type(pk) is not int or pk.bit_length() > 64):
+        pk = _checked_key(pk)
+    return Ref(model, pk, db, _orm_of(marker))
 
 
-def _ref(body: Any) -> Ref:
-    if not isinstance(body, dict) or len(body) > 3:
-        raise InvalidReference("a reference that is not a map of its two or three keys")
-    body = dict(body)
-    model, db = body.pop("__orm_class__", None), body.pop("__orm_db__", None)
-    if len(body) != 1 or not isinstance(model, str) or not isinstance(db, str | None):
-        raise InvalidReference("a reference that is not a map of its two or three keys")
-    (marker, pk), *_ = body.items()
+@lru_cache(maxsize=128)
+def _orm_of(marker: object) -> str:
     if not (isinstance(marker, str) and marker.startswith("__orm:") and marker.endswith("__")):
         raise InvalidReference("a reference without a marker")
+    return marker[6:-2]
+
+
+def _checked_key(pk: Any) -> Any:
     if isinstance(pk, list):
         pk = tuple(pk)
     if isinstance(pk, dict) or (
@@ -152,7 +162,7 @@ def _ref(body: Any) -> Ref:
         raise InvalidReference("a reference whose key is neither a scalar nor a flat array")
     if any(map(_is_enormous, pk if isinstance(pk, tuple) else (pk,))):
         raise InvalidReference("a reference whose key is a number of more than 1000 digits")
-    return Ref(model=model, pk=pk, db=db, orm=marker[6:-2])
+    return pk
 
 
 def _is_enormous(part: object) -> bool:
@@ -165,6 +175,82 @@ def _is_enormous(part: object) -> bool:
 def holds_references(payload: bytes) -> bool:
     """Whether there may be references in it; a cheap test that spares plain tasks a decoding."""
     return b"__orm:" in payload
+
+
+@dataclass(slots=True)
+class Arguments:
+    """The arguments of a call whose references wait for their rows.
+
+    Attributes:
+        payload: The encoded arguments.
+        references: Those of each argument, by position or name, in the order in which they stand.
+        args: Decoded where each reference is an argument itself, which holds its place; `None`
+            where they stand inside others, or types of the application's have to be built.
+        kwargs: The same of named ones.
+    """
+
+    payload: bytes
+    references: list[tuple[int | str, list[Ref]]]
+    args: list[Any] | None = None
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def with_instances(
+        self, known: Mapping[str, type], instances: Sequence[object]
+    ) -> tuple[list[Any], dict[str, Any]]:
+        """The arguments with `instances` in the references' places, as `decode_arguments`."""
+        if self.args is None:
+            return decode_arguments(self.payload, known, instances)
+        for (argument, _), instance in zip(self.references, instances, strict=True):
+            if isinstance(argument, str):
+                self.kwargs[argument] = instance
+            else:
+                self.args[argument] = instance
+        return self.args, self.kwargs
+
+
+def read_arguments(payload: bytes) -> Arguments:
+    """Arguments with references in them, decoded at once where that is possible.
+
+    Raises:
+        InvalidReference: One of the references is none.
+        InvalidMessage: The payload is damaged.
+    """
+    # Large payloads are read with more care than this.
+    if len(payload) <= _SMALL_BYTES and (arguments := _read_at_once(payload)) is not None:
+        return arguments
+    return Arguments(payload, collect_references(payload))
+
+
+class _NotAtOnce(Exception):
+    """An extension type has others inside, or builds what may run the application's code."""
+
+
+def _read_at_once(payload: bytes) -> Arguments | None:
+    """The arguments, if each reference is an argument itself and nothing needs building."""
+    count = 0
+
+    def extension(code: int, data: bytes) -> object:
+        nonlocal count
+        if code == REF:
+            count += 1
+            return _ref(data)
+        if (decode := scalars.DECODERS.get(code)) is not None:
+            return decode(data.decode())
+        raise _NotAtOnce
+
+    try:
+        args, kwargs = msgpack.unpackb(payload, ext_hook=extension, strict_map_key=False)
+        found: list[tuple[int | str, list[Ref]]]
+        found = [(i, [part]) for i, part in enumerate(args) if type(part) is Ref]
+        if kwargs:
+            found += [(name, [part]) for name, part in kwargs.items() if type(part) is Ref]
+    except InvalidReference:
+        raise
+    except Exception:  # noqa: BLE001 - `_NotAtOnce`, and what is damaged: `collect_references` tells
+        return None
+    if len(found) < count or type(args) is not list or not all(type(n) is str for n in kwargs):
+        return None
+    return Arguments(payload, found, args, kwargs)
 
 
 def collect_references(payload: bytes) -> list[tuple[int | str, list[Ref]]]:

@@ -15,7 +15,7 @@ from uuid import UUID
 import msgpack
 
 from ..errors import AsynctasqError, InvalidMessage, SerializationError
-from . import scalars
+from . import known_orms, scalars
 from .forms import class_name, form_of, plain, plain_base
 from .reference import Ref
 
@@ -125,11 +125,15 @@ class Encoder:
 
     def pack(self, value: object) -> bytes:
         """The value as bytes; raises whatever stands in the way, without the place."""
+        packed = self._packed(value)
+        if _may_hold_foreign(packed):
+            _refuse_foreign(value)
+        return packed
+
+    def _packed(self, value: object) -> bytes:
         # The buffer grows as needed; its default size costs more than packing a usual call does.
         packer = msgpack.Packer(default=self.default, strict_types=True, buf_size=1024)
         packed: bytes = packer.pack(value)
-        if len(packed.translate(None, _FOREIGN_BYTES)) < len(packed):
-            _refuse_foreign(value)
         return packed
 
     def default(self, value: object) -> object:
@@ -152,7 +156,7 @@ class Encoder:
             return msgpack.ExtType(_CONTAINER_CODES[cls], self.pack(list(value)))  # type: ignore[call-overload]
         if (owner := self._owner_of(value)) is not None:
             self.models.append((owner, value))
-            return msgpack.ExtType(REF, self.pack(_ref_map(owner.name, owner.to_ref(value))))
+            return msgpack.ExtType(REF, self._reference(owner.name, owner.to_ref(value)))
         if isinstance(value, UUID) and cls not in _registered and cls not in self._known:
             return msgpack.ExtType(scalars.UUID_, str(value).encode())  # a driver's own class
         if (
@@ -164,6 +168,15 @@ class Encoder:
             return plain if type(plain) in _PACKED_AS_THEY_ARE else self.default(plain)
         return msgpack.ExtType(OBJECT, self.pack(self._object(value)))
 
+    def _reference(self, orm: str, ref: Ref) -> bytes:
+        pk = list(ref.pk) if isinstance(ref.pk, tuple) else ref.pk
+        if type(pk) is not int and type(pk) is not str:
+            _refuse_foreign(pk)
+        body = {f"__orm:{orm}__": pk, "__orm_class__": ref.model}
+        if ref.db is not None:
+            body["__orm_db__"] = ref.db
+        return self._packed(body)
+
     def _object(self, value: object) -> list[object]:
         cls = type(value)
         if cls in _registered:
@@ -172,6 +185,8 @@ class Encoder:
         form = form_of(cls)
         if form is not None and (known := self._known.get(cls)) is not None:
             return [known, form.dump(value)]
+        if orm := known_orms.advice(cls):
+            raise SerializationError(f"{class_name(cls)} cannot be put on the queue; {orm}")
         advice = [f"pass {base.__name__}(...)"] if (base := plain_base(cls)) is not None else []
         if form is not None:
             advice.append("annotate the parameter with it")
@@ -194,19 +209,34 @@ _FOREIGN: dict[type, str] = {
 #: One of these begins each of them; they may stand in text and numbers too.
 _FOREIGN_BYTES = bytes((*range(0xC4, 0xCA), *range(0xD4, 0xD9)))
 
+#: From here on it is faster to look for one of them after the other, and to end with the first.
+_MANY_BYTES = 1024
 
-def _refuse_foreign(value: object) -> None:
+
+def _may_hold_foreign(packed: bytes) -> bool:
+    if len(packed) > _MANY_BYTES:
+        return any(map(packed.__contains__, _FOREIGN_BYTES))
+    return len(packed.translate(None, _FOREIGN_BYTES)) < len(packed)
+
+
+def _refuse_foreign(value: Any) -> None:
     """Raise for one of these types among what msgpack packed without asking `default`."""
-    found: list[Any] = [[value]]
+    _refuse_types({type(value)})
+    found: list[Any] = [value] if type(value) is list or type(value) is dict else []
     for item in found:
+        if not item:
+            continue
         parts = item if type(item) is list else (*item, *item.values())
         types = set(map(type, parts))
-        for cls in types & _FOREIGN.keys():
-            raise SerializationError(
-                f"{class_name(cls)} cannot be put on the queue; {_FOREIGN[cls]}"
-            )
+        _refuse_types(types)
         if list in types or dict in types:
-            found.extend(part for part in parts if type(part) in (list, dict))
+            found += [part for part in parts if type(part) is list or type(part) is dict]
+
+
+def _refuse_types(types: set[type]) -> None:
+    if not types.isdisjoint(_FOREIGN):
+        cls = next(iter(types & _FOREIGN.keys()))
+        raise SerializationError(f"{class_name(cls)} cannot be put on the queue; {_FOREIGN[cls]}")
 
 
 def _or(choices: Sequence[str]) -> str:
@@ -228,14 +258,6 @@ def _of_another_type(encoded: object, cls: type) -> object:
 _TOO_DEEP = "nested too deep, or contains itself"
 
 _CONTAINER_CODES: dict[type, int] = {tuple: TUPLE, set: SET, frozenset: FROZENSET}
-
-
-def _ref_map(orm: str, ref: Ref) -> dict[str, object]:
-    pk = list(ref.pk) if isinstance(ref.pk, tuple) else ref.pk
-    body = {f"__orm:{orm}__": pk, "__orm_class__": ref.model}
-    if ref.db is not None:
-        body["__orm_db__"] = ref.db
-    return body
 
 
 def encode_arguments(

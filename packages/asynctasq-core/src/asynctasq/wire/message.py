@@ -62,7 +62,8 @@ class Message:
         enqueued_at: Unix time in seconds of the dispatch.
         options: Task options that this call overrides.
         headers: For tracing; text to text.
-        postponed: How often a run was put off because a database could not answer.
+        postponed: How often in a row a run was put off by an outage.
+        snoozes: How often the task itself has put the call off.
         queue: Where it was taken from; empty where it was not. Not on the wire.
     """
 
@@ -74,6 +75,7 @@ class Message:
     options: Mapping[str, Any] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     postponed: int = 0
+    snoozes: int = 0
     queue: str = ""
 
     def encode(self, keys: Sequence[bytes] = ()) -> bytes:
@@ -85,7 +87,7 @@ class Message:
             self.attempt,
             self.enqueued_at,
             self.options,
-            self.headers,
+            self.headers if not self.snoozes else self._marked_headers(),
             self.postponed,
             self.payload,
         )
@@ -115,11 +117,42 @@ class Message:
         if type(parts) is not list or [*map(type, parts)] != _TYPES or parts[0] != VERSION:
             raise _what_is_wrong(parts)
         _, id_, task, attempt, enqueued_at, options, headers, postponed, payload = parts
+        marks: dict[str, Any] = {}
         if not 1 <= attempt < 2**31 or not 0 <= postponed < 2**31:
             raise InvalidMessage("a message whose counts are out of range")
-        if headers and not all(type(text) is str for item in headers.items() for text in item):
-            raise InvalidMessage("a message whose headers are not text")
-        return cls(id_, task, payload, enqueued_at, attempt, options, headers, postponed)
+        if headers:
+            if not all(type(text) is str for item in headers.items() for text in item):
+                raise InvalidMessage("a message whose headers are not text")
+            marks = _without_marks(headers)
+        return cls(id_, task, payload, enqueued_at, attempt, options, headers, postponed, **marks)
+
+    def _marked_headers(self) -> dict[str, str]:
+        """The headers with what few messages have, and what the format has no part for."""
+        marks = {mark: getattr(self, name) for mark, name in _MARKS.items()}
+        return {**self.headers, **{mark: str(value) for mark, value in marks.items() if value}}
+
+
+#: Headers that carry attributes which few messages have, and the format has no part for.
+_MARKS = {"asynctasq-snoozes": "snoozes"}
+
+#: Senders may give none of these.
+RESERVED_HEADERS = frozenset(_MARKS)
+
+
+def _without_marks(headers: dict[str, str]) -> dict[str, Any]:
+    """Take the attributes out of the headers.
+
+    Raises:
+        InvalidMessage: One of them is none that a message has.
+    """
+    marks: dict[str, Any] = {}
+    for mark, name in _MARKS.items():
+        if (text := headers.pop(mark, None)) is None:
+            continue
+        if not (text.isascii() and text.isdigit() and len(text) <= 15):
+            raise InvalidMessage(f"a message whose header {mark} is no number")
+        marks[name] = int(text)
+    return marks
 
 
 #: More than any version's parts need; so that no header of damaged bytes claims memory for nothing.

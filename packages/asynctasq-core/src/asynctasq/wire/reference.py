@@ -37,4 +37,5 @@ class Ref:
     @property
     def in_task_scope(self) -> bool:
         """Whether an option wants the row fetched inside the task's scope, as a lock does."""
-        return any(getattr(option, "in_task_scope", False) for option in self.options)
+        options = self.options
+        return bool(options) and any(getattr(o, "in_task_scope", False) for o in options)

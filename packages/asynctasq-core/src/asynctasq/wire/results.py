@@ -94,6 +94,11 @@ def encode_error(
     return sealed
 
 
+def encode_end(is_dead: bool, keys: Keys, message_id: str) -> bytes:
+    """The stored form of how a call ended that keeps no result."""
+    return _sealed({"ended": "dead" if is_dead else "done"}, keys, message_id)
+
+
 def encode_cancelled(keys: Keys, message_id: str) -> bytes:
     """The stored form of a call that was cancelled."""
     return _sealed({"cancelled": True}, keys, message_id)
@@ -115,7 +120,7 @@ def _sealed(content: dict[str, Any], keys: Keys, message_id: str) -> bytes:
 
 
 def read_result(stored: bytes, keys: Keys, message_id: str, call: str) -> dict[str, Any]:
-    """What is stored: `value`, still encoded; or `cancelled`; or what `error_in` reads.
+    """What is stored: `value`, still encoded; or `cancelled`; or `ended`; or what `error_in` reads.
 
     Args:
         call: Task and id, for errors.

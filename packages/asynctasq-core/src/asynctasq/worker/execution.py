@@ -10,15 +10,9 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import (
-    AbstractAsyncContextManager,
-    AsyncExitStack,
-    ExitStack,
-    asynccontextmanager,
-    nullcontext,
-)
+from contextlib import AbstractAsyncContextManager, ExitStack
 from dataclasses import dataclass
 from time import time
 from typing import TYPE_CHECKING, Any
@@ -27,14 +21,15 @@ from ..adapters.fetching import Fetched, Wanted, fetch_in_scope
 from ..adapters.plugins import Adapter, installed
 from ..app import current
 from ..brokers import Delivery
-from ..errors import InvalidMessage, TaskTimeout
+from ..errors import InvalidMessage, TaskCancelled, TaskTimeout
 from ..tasks import runtime
 from ..tasks.annotations import Annotations, Declared
 from ..tasks.current import caller_waits, current_message, current_run
-from ..wire.decoding import collect_references, decode_arguments, holds_references
+from ..wire.decoding import decode_arguments, holds_references, read_arguments
 from ..wire.message import Message, new_id
 from ..wire.reference import Ref
 from . import outcomes
+from .atomic import atomic_run, executed, verdict_if_done, verdict_if_done_anywhere
 from .jobs import Job
 from .outcomes import Verdict
 from .rows import is_being_cancelled
@@ -60,7 +55,8 @@ def wanted_by(job: Job) -> Wanted | None:
     if not holds_references(payload):
         return None
     annotations, rule, wanted = job.task.annotations, job.options.on_missing, Wanted()
-    named = [(annotations.parameter(a), refs) for a, refs in collect_references(payload)]
+    job.arguments = read_arguments(payload)
+    named = [(annotations.parameter(a), refs) for a, refs in job.arguments.references]
     try:
         _choose(annotations, named)
     except Exception as e:  # noqa: BLE001 - finding a class may import the application's code
@@ -105,7 +101,7 @@ class Runner:
         try:
             if job.deadline is not None:
                 value = await self._in_time(job, wanted, fetched)
-            elif wanted is None and not self.scoped:
+            elif wanted is None and not self.scoped and not job.options.atomic:
                 value = await self._call(job, ())
             else:
                 value = await self._call_in_scope(job, wanted, fetched)
@@ -114,6 +110,8 @@ class Runner:
             if isinstance(e, asyncio.CancelledError) and is_being_cancelled():
                 raise
             return await self._failed(job, e)
+        if job.atomic is not None and job.atomic.verdict is not None:
+            return job.atomic.verdict
         return outcomes.succeeded(self.app, job, value)
 
     async def _in_time(self, job: Job, wanted: Wanted | None, fetched: Fetched | None) -> Any:
@@ -135,47 +133,62 @@ class Runner:
     ) -> Any:
         if fetched is not None and fetched.error is not None:
             raise fetched.error
-        async with scope_of(self.scoped, job.message, fetched):
+        scopes = scopes_of(self.scoped, job.message, fetched)
+        return await _within(scopes, lambda: self._call_inside(job, wanted, fetched, limit))
+
+    async def _call_inside(
+        self,
+        job: Job,
+        wanted: Wanted | None,
+        fetched: Fetched | None,
+        limit: asyncio.Timeout | None,
+    ) -> Any:
+        if not job.options.atomic:
             value = await self._call_with_rows(job, wanted, fetched)
-            if limit is not None:
-                # What has ended is not cancelled any more, nor is the end of its scope.
-                if not limit.expired():
-                    limit.reschedule(None)
-                _note_overrun(job)
+            _let_end(job, limit)
             return value
+        async with atomic_run(self.app, job, wanted) as run:
+            value = await self._call_with_rows(job, wanted, fetched)
+            _let_end(job, limit)
+            await run.end(value)
+        return value
 
     async def _call_with_rows(
         self, job: Job, wanted: Wanted | None, fetched: Fetched | None
     ) -> Any:
         if wanted is None or fetched is None:
             return await self._call(job, ())
-        await self._fetch_in_scope(wanted, fetched)
+        if wanted.in_task_scope:
+            await self._fetch_in_scope(wanted, fetched)
         instances = wanted.instances(fetched.rows)
         if not fetched.is_lazy:
-            return await self._call(job, instances)
+            return await self._call(job, instances, fetched)
         from ..adapters.lazy import drive
 
         async def call() -> Any:
             # Decoding inside: a set of lazy objects hashes them, which fetches them.
-            return await self._call(job, instances)
+            return await self._call(job, instances, fetched)
 
         return await drive(call())
 
     async def _fetch_in_scope(self, wanted: Wanted, fetched: Fetched) -> None:
-        if not any(ref.in_task_scope for ref in wanted.rows):
-            return
         inside = await fetch_in_scope(self.app.adapters, wanted)
         if inside.error is not None:
             raise inside.error
         fetched.is_lazy |= inside.is_lazy
         for i, row in enumerate(inside.rows):
             if row is not None:
-                fetched.rows[i] = row
+                fetched.rows[i], fetched.owners[i] = row, inside.owners[i]
 
-    def _call(self, job: Job, instances: Sequence[object]) -> Awaitable[Any]:
+    def _call(
+        self, job: Job, instances: Sequence[object], fetched: Fetched | None = None
+    ) -> Awaitable[Any]:
         """Decode the arguments and start the task; one coroutine less than if this were one."""
-        task = job.task
-        args, kwargs = decode_arguments(job.message.payload, task.annotations.types, instances)
+        task, known = job.task, job.task.annotations.types
+        if job.arguments is not None:
+            args, kwargs = job.arguments.with_instances(known, instances)
+        else:
+            args, kwargs = decode_arguments(job.message.payload, known)
         try:
             task.check_arguments(args, kwargs)
         except TypeError as e:
@@ -184,10 +197,15 @@ class Runner:
         if task.cls is not None:
             job.instance = task.cls(*args, **kwargs)
             function, args, kwargs = job.instance.execute, [], {}
-        return self._started(job, function, args, kwargs)
+        return self._started(job, function, args, kwargs, fetched)
 
     def _started(
-        self, job: Job, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
+        self,
+        job: Job,
+        function: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: dict[str, Any],
+        fetched: Fetched | None = None,
     ) -> Awaitable[Any]:
         job.has_begun = True
         if job.task.is_async:
@@ -198,7 +216,8 @@ class Runner:
         def run() -> Any:
             with ExitStack() as stack:
                 for adapter in entered:
-                    scope = adapter.thread_scope(job.message)  # type: ignore[misc]
+                    rows = fetched.of(adapter) if fetched is not None else ()
+                    scope = adapter.thread_scope(job.message, rows)  # type: ignore[misc]
                     if scope is not None:
                         stack.enter_context(scope)
                 value = function(*args, **kwargs)
@@ -213,13 +232,28 @@ class Runner:
         return run_in_thread(self.threads, run)
 
     async def _failed(self, job: Job, error: BaseException) -> Verdict:
-        may_retry = True
-        if job.instance is not None and outcomes.will_retry(job, error):
-            may_retry = await self._ask(job, "should_retry", error, default=True)
-        verdict = outcomes.failed(self.app, job, error, may_retry=may_retry)
+        if job.options.atomic:
+            known = await verdict_if_done(self.app, job, error)
+            if known is not None:
+                return known
+        verdict = outcomes.postponed(self.app, job, error)
+        if verdict is None:
+            may_retry = True
+            if job.instance is not None and outcomes.will_retry(job, error):
+                may_retry = await self._ask(job, "should_retry", error, default=True)
+            verdict = outcomes.ended(self.app, job, error, may_retry=may_retry)
         if job.instance is not None and verdict.word == "dead":
             await self._ask(job, "failed", error, default=None)
         return verdict
+
+    async def cancelled(self, job: Job) -> Verdict:
+        """End a run whose call was cancelled, unless an atomic task's commit was quicker."""
+        if job.options.atomic and (known := await verdict_if_done_anywhere(self.app, job)):
+            return known
+        if job.instance is not None:
+            error = TaskCancelled(f"{job.task.name} was cancelled while it ran")
+            await self._ask(job, "failed", error, default=None)
+        return outcomes.cancelled(self.app, job)
 
     async def _ask(self, job: Job, hook: str, error: BaseException, default: Any) -> Any:
         """Call a hook of a class-based task; its own failure is logged and changes nothing."""
@@ -234,6 +268,14 @@ class Runner:
                 raise
             logger.exception("%s() of a task failed", hook, extra={"task": job.task.name})
             return default
+
+
+def _let_end(job: Job, limit: asyncio.Timeout | None) -> None:
+    """What has ended is not cancelled any more, nor is the end of its scope or its commit."""
+    if limit is not None:
+        if not limit.expired():
+            limit.reschedule(None)
+        _note_overrun(job)
 
 
 def _note_overrun(job: Job) -> None:
@@ -251,29 +293,27 @@ def _note_overrun(job: Job) -> None:
         )
 
 
-def scope_of(
+def scopes_of(
     adapters: Sequence[Adapter], message: Message, fetched: Fetched | None
-) -> AbstractAsyncContextManager[object]:
-    """The scopes of all adapters round one run as one, each with its own model instances."""
+) -> list[AbstractAsyncContextManager[object]]:
+    """The scopes of all adapters round one run, each with its own model instances."""
     scopes = []
     for adapter in adapters:
         if adapter.task_scope is not None:
             scope = adapter.task_scope(message, fetched.of(adapter) if fetched is not None else ())
             if scope is not None:
                 scopes.append(scope)
-    if len(scopes) == 1:
-        return scopes[0]
-    return _all_of(scopes) if scopes else nullcontext()
+    return scopes
 
 
-@asynccontextmanager
-async def _all_of(
-    scopes: Sequence[AbstractAsyncContextManager[object]],
-) -> AsyncIterator[None]:
-    async with AsyncExitStack() as stack:
-        for scope in scopes:
-            await stack.enter_async_context(scope)
-        yield
+async def _within(
+    scopes: Sequence[AbstractAsyncContextManager[object]], run: Callable[[], Awaitable[Any]]
+) -> Any:
+    """Await what `run` gives, inside of all these; an `AsyncExitStack` costs far more."""
+    if not scopes:
+        return await run()
+    async with scopes[0]:
+        return await (_within(scopes[1:], run) if len(scopes) > 1 else run())
 
 
 def scoped_adapters(app: App) -> list[Adapter]:
@@ -301,9 +341,15 @@ runtime.execute = execute_call
 
 
 async def _executed(call: Call[Any], job: Job, runner: Runner) -> Any:
-    async with scope_of(runner.scoped, job.message, None):
+    async def run() -> Any:
         function: Callable[..., Any] = job.task.function
         args, kwargs = call.args, call.kwargs
         if job.task.cls is not None:
             function, args, kwargs = job.task.cls(*args, **kwargs).execute, (), {}
-        return await runner._started(job, function, args, kwargs)
+        if not job.options.atomic:
+            return await runner._started(job, function, args, kwargs)
+        arguments = (*call.args, *call.kwargs.values())
+        async with executed(runner.app, job.task, job.options.atomic, arguments):
+            return await runner._started(job, function, args, kwargs)
+
+    return await _within(scopes_of(runner.scoped, job.message, None), run)

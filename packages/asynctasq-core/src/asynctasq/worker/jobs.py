@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..adapters.plugins import Adapters
 from ..brokers import Delivery
@@ -16,7 +16,11 @@ from ..errors import ConfigurationError, InvalidMessage, MessageError, UnknownTa
 from ..tasks.current import Run
 from ..tasks.options import TaskOptions, check_task_options
 from ..tasks.task import Task, registry
+from ..wire.decoding import Arguments
 from ..wire.message import Message
+
+if TYPE_CHECKING:
+    from .atomic import AtomicRun
 
 #: What a call may override; anything else in a message's options was not written by a `Call`.
 OVERRIDABLE = frozenset({"max_attempts", "retry_delay", "timeout"})
@@ -32,8 +36,11 @@ class Job(Run):
     Attributes:
         deadline: When its `timeout` is over, by the clock of the event loop.
         slot_since: When it got its slot, by `perf_counter`.
+        arguments: Its arguments, where they hold references.
         instance: The instance of a class-based task, once its `__init__` has run.
         has_begun: Whether the task's own code runs, or has: what it raises is its own.
+        atomic: The run of an atomic task, once its transaction has begun.
+        is_cancelled: Whether somebody cancelled the call while it ran.
     """
 
     message: Message
@@ -42,8 +49,11 @@ class Job(Run):
     options: TaskOptions
     deadline: float | None = None
     slot_since: float = 0.0
+    arguments: Arguments | None = None
     instance: Any = None
     has_begun: bool = False
+    atomic: AtomicRun | None = None
+    is_cancelled: bool = False
 
     @property
     def key(self) -> Key:

@@ -24,8 +24,11 @@ from ..errors import (
     RemoteTraceback,
     Retry,
     SerializationError,
+    Snooze,
 )
-from ..wire.results import encode_error, encode_result
+from ..sending.ending import RECORD_SECONDS
+from ..wire.message import Message
+from ..wire.results import encode_cancelled, encode_end, encode_error, encode_result
 from .jobs import Job, recognise
 from .retry import postponement_delay, retry_delay
 
@@ -44,10 +47,12 @@ class Verdict:
 
     Attributes:
         outcome: For the broker.
-        word: `succeeded`, `skipped`, `retried`, `postponed`, `released` or `dead`.
+        word: `succeeded`, `skipped`, `retried`, `postponed`, `released`, `cancelled` or
+            `dead`.
         error: What went wrong, as text; empty when nothing.
         value: What the task returned, if it succeeded.
-        exception: What went wrong, where there is more than text.
+        exception: What the run failed with, if it did not succeed.
+        is_expected: Whether it was put off as somebody meant it to be, so that nobody need look.
     """
 
     outcome: Outcome
@@ -55,11 +60,12 @@ class Verdict:
     error: str = ""
     value: object = None
     exception: BaseException | None = None
+    is_expected: bool = False
 
     @property
     def level(self) -> int:
         """The level at which the log says it."""
-        return _LEVELS[self.word]
+        return logging.INFO if self.is_expected else _LEVELS[self.word]
 
     def fields(self, job: Job | None, seconds: float) -> dict[str, Any]:
         """What the log says with it.
@@ -75,7 +81,7 @@ class Verdict:
             fields["seconds"] = round(seconds, 6)
         if self.error:
             fields["error"] = self.error
-        if self.outcome.action is Action.RETRY:
+        if self.outcome.action in (Action.RETRY, Action.POSTPONE):
             fields["delay_seconds"] = round(self.outcome.delay, 3)
         return fields
 
@@ -86,6 +92,7 @@ _LEVELS = {
     "retried": logging.WARNING,
     "postponed": logging.WARNING,
     "released": logging.INFO,
+    "cancelled": logging.INFO,
     "dead": logging.ERROR,
 }
 
@@ -94,7 +101,10 @@ def succeeded(app: App, job: Job, value: object) -> Verdict:
     """The verdict on a task that returned `value`."""
     ttl = job.options.result_ttl
     if ttl is None:
-        return Verdict(Outcome(job.delivery), "succeeded", value=value)
+        outcome = Outcome(job.delivery)
+        if job.options.status_ttl is not None:
+            _keep_end(app, job, outcome)
+        return Verdict(outcome, "succeeded", value=value)
     try:
         result = encode_result(
             value,
@@ -111,15 +121,29 @@ def succeeded(app: App, job: Job, value: object) -> Verdict:
     return Verdict(outcome, "succeeded", value=value)
 
 
-def failed(app: App, job: Job, error: BaseException, *, may_retry: bool = True) -> Verdict:
-    """The verdict on a task that raised `error`.
+def failed(app: App, job: Job, error: BaseException) -> Verdict:
+    """The verdict on a run that raised `error`, where no task is asked."""
+    return postponed(app, job, error) or ended(app, job, error)
+
+
+def postponed(app: App, job: Job, error: BaseException) -> Verdict | None:
+    """The verdict on a run that raised what puts it off; `None` if the error does not."""
+    seconds = _snooze_seconds(error)
+    if seconds is not None:
+        return _snoozed(app, job, error, seconds)
+    if isinstance(error, ReferenceUnavailable) and not _is_another_tasks(error):
+        again = replace(job.message, postponed=job.message.postponed + 1)
+        return _put_off(app, job, error, again, postponement_delay(again.postponed))
+    return None
+
+
+def ended(app: App, job: Job, error: BaseException, *, may_retry: bool = True) -> Verdict:
+    """The verdict on an attempt that ended with `error`, which did not put it off.
 
     Args:
         may_retry: What the task's own `should_retry` said.
     """
     own = not _is_another_tasks(error)
-    if own and isinstance(error, ReferenceUnavailable):
-        return _postponed(app, job, error)
     if own and isinstance(error, ReferenceGone):
         if (error.on_missing or job.options.on_missing) == "skip":
             return skipped(app, job, error)
@@ -150,11 +174,20 @@ def released(job: Job) -> Verdict:
     return Verdict(Outcome(job.delivery, Action.RELEASE), "released")
 
 
+def cancelled(app: App, job: Job) -> Verdict:
+    """The verdict on a run that was ended because its call was cancelled."""
+    outcome = Outcome(job.delivery)
+    outcome.result = encode_cancelled(app.config.signing_key, job.message.id)
+    options = job.options
+    outcome.result_ttl = options.result_ttl or options.status_ttl or RECORD_SECONDS
+    return Verdict(outcome, "cancelled")
+
+
 def will_retry(job: Job, error: BaseException) -> bool:
     """Whether the task's own `should_retry` is worth asking."""
     if isinstance(error, MessageError) and not job.has_begun:
         return False
-    if isinstance(error, ReferenceUnavailable | ReferenceGone) and not _is_another_tasks(error):
+    if isinstance(error, ReferenceGone) and not _is_another_tasks(error):
         return False
     return not _why_not_again(job, error, may_retry=True)
 
@@ -201,11 +234,26 @@ def _retried(app: App, job: Job, error: BaseException) -> Verdict:
     return Verdict(outcome, "retried", _text(error), exception=error)
 
 
-def _postponed(app: App, job: Job, error: BaseException) -> Verdict:
-    again = replace(job.message, postponed=job.message.postponed + 1)
-    delay = postponement_delay(again.postponed)
+def _snooze_seconds(error: BaseException) -> float | None:
+    """How long the task wants to be put off: the longest of a group of `Snooze`; else `None`."""
+    leaves = [*_leaves(error)]
+    if not all(isinstance(e, Snooze) and not _is_another_tasks(e) for e in leaves):
+        return None
+    # An attribute that a task or a subclass may have set to anything.
+    return max(filter(is_delay, (getattr(e, "seconds", None) for e in leaves)), default=None)
+
+
+def _snoozed(app: App, job: Job, error: BaseException, seconds: float) -> Verdict:
+    again = replace(job.message, postponed=0, snoozes=job.message.snoozes + 1)
+    most = job.options.max_snoozes
+    if most is not None and again.snoozes > most:
+        return dead(app, job, error, f"put off {most} times, as often as max_snoozes allows")
+    return replace(_put_off(app, job, error, again, seconds), is_expected=True)
+
+
+def _put_off(app: App, job: Job, error: BaseException, again: Message, delay: float) -> Verdict:
     body = again.encode(app.config.signing_key)
-    outcome = Outcome(job.delivery, Action.RETRY, body=body, delay=delay)
+    outcome = Outcome(job.delivery, Action.POSTPONE, body=body, delay=delay)
     return Verdict(outcome, "postponed", _text(error), exception=error)
 
 
@@ -232,7 +280,16 @@ def dead(app: App, job: Job, error: BaseException, reason: str) -> Verdict:
             job.message.headers,
         )
         verdict.outcome.result_ttl = job.options.result_ttl
+    elif job.options.status_ttl is not None:
+        _keep_end(app, job, verdict.outcome)
     return verdict
+
+
+def _keep_end(app: App, job: Job, outcome: Outcome) -> None:
+    """Keep how a call ended that keeps no result."""
+    is_dead = outcome.action is Action.DEAD
+    outcome.result = encode_end(is_dead, app.config.signing_key, job.message.id)
+    outcome.result_ttl = job.options.status_ttl or 0.0
 
 
 def instead_of_refused(app: App, outcome: Outcome) -> Outcome:

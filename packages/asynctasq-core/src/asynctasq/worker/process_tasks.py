@@ -19,6 +19,7 @@ from ..brokers import Action, Delivery, Outcome
 from ..errors import MessageError, TaskCrashed, TaskTimeout
 from ..wire.results import encode_error, error_in, read_result
 from . import outcomes
+from .atomic import verdict_if_done_anywhere
 from .child_logs import log_here
 from .jobs import Job
 from .outcomes import Verdict
@@ -53,13 +54,16 @@ class ProcessTasks:
             reply = await self._pool.run(msgpack.packb(request), job.options.timeout)
         except (TaskCrashed, TaskTimeout) as e:
             error = type(e)(f"{job.task.name}: {e}")
+            if job.options.atomic and (known := await verdict_if_done_anywhere(self._app, job)):
+                return known
             return outcomes.failed(self._app, job, error)
         word, error_text, *rest = msgpack.unpackb(reply)
         if not rest:
             refusal = MessageError(f"{job.task.name}: its process refused it: {error_text}")
             return outcomes.failed(self._app, job, refusal)
-        raised, action, *outcome = rest
+        raised, is_expected, action, *outcome = rest
         verdict = Verdict(Outcome(job.delivery, Action(action), *outcome), word, error_text)
+        verdict.is_expected = is_expected
         if raised is not None:
             message_id = job.message.id
             verdict.exception = error_in(read_result(raised, (), message_id, job.task.name))
@@ -116,6 +120,7 @@ def _packed(app: App, verdict: Verdict) -> bytes:
             verdict.word,
             verdict.error,
             _raised(app, verdict),
+            verdict.is_expected,
             outcome.action.value,
             outcome.body,
             outcome.delay,

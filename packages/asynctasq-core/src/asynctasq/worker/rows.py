@@ -147,6 +147,13 @@ class Rows:
                 fetch.task.cancel()
         one.fetches = []
 
+    def drop(self, key: Key) -> bool:
+        """Fetch nothing more for a job; returns whether it was waiting for rows."""
+        one = self._pending.get(key)
+        if one is not None:
+            self._forget(one)
+        return one is not None
+
     def cancel(self) -> set[asyncio.Task[None]]:
         """Cancel all that is under way; what is to be waited for."""
         tasks = set(self._tasks)

@@ -14,10 +14,11 @@ from contextlib import suppress
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from .. import events
 from ..adapters.fetching import Fetched, Wanted
 from ..brokers import Action, Delivery
 from ..errors import MessageError, TaskCrashed, TaskTimeout
+from ..events import RunStarted
+from ..events import wanted as listened_to
 from . import outcomes
 from .execution import Runner, wanted_by
 from .jobs import Job, Key, recognise, task_name
@@ -86,6 +87,10 @@ class Slots:
                 return {"task": job.message.task, "id": job.message.id}
         return {}
 
+    def keys(self) -> frozenset[Key]:
+        """What runs."""
+        return frozenset(self._running)
+
     # --- waiting ------------------------------------------------------------------------
 
     def watch(self) -> None:
@@ -130,7 +135,7 @@ class Slots:
             job.waiting = self._parents
             if job.options.timeout is not None:
                 job.deadline = self._loop.time() + job.options.timeout
-            if events.RunStarted in events.wanted:
+            if RunStarted in listened_to:
                 tell_started(job)
             if wanted is None:
                 self._start(job)
@@ -206,7 +211,9 @@ class Slots:
         except Exception as e:
             logger.exception("running a task failed outside of it", extra={"id": job.message.id})
             verdict = outcomes.failed(self._app, job, e)
-        if job.threads and verdict.outcome.action in _RUN_AGAIN:
+        if job.is_cancelled and verdict.outcome.action is not Action.DONE:
+            verdict = await self._ended_by_call(job)
+        if job.threads and (verdict.outcome.action in _RUN_AGAIN or job.is_cancelled):
             await outlast(job)
         await self._conclude(job, verdict, perf_counter() - started)
 
@@ -219,11 +226,11 @@ class Slots:
 
     async def _tell(self, job: Job, verdict: Verdict) -> None:
         """Let adapters know what has become of a run; what they do with it changes nothing."""
-        error = verdict.exception if verdict.word == "dead" else None
+        why_dead = verdict.exception if verdict.word == "dead" else None
         for adapter in self._told:
             try:
                 answer = adapter.run_ended(  # type: ignore[misc]
-                    job.message, verdict.word, verdict.value, error
+                    job.message, verdict.word, verdict.value, why_dead
                 )
                 if answer is not None:
                     await answer
@@ -236,9 +243,15 @@ class Slots:
             # Whoever cancels all tasks of an event loop also cancels the worker, in any order.
             with suppress(asyncio.CancelledError):
                 await asyncio.sleep(0)
-        if self._is_stopping():
+        if self._is_stopping() or job.is_cancelled:
             return outcomes.released(job)
         return outcomes.failed(self._app, job, error)
+
+    async def _ended_by_call(self, job: Job) -> Verdict:
+        try:
+            return await self._runner.cancelled(job)
+        except asyncio.CancelledError:  # the worker's shutdown, while a hook of the task ran
+            return outcomes.cancelled(self._app, job)
 
     def _process_tasks(self) -> ProcessTasks:
         if self._processes is None:
@@ -254,14 +267,33 @@ class Slots:
         self._ended.set()
         if job is not None and seconds is not None:
             self._ahead.note(perf_counter() - job.slot_since)
-        if events.wanted:
+        if listened_to:
             tell_ended(verdict, job, self._app.config)
         if logger.isEnabledFor(verdict.level):
             fields = verdict.fields(job, seconds or 0.0)
-            error = verdict.exception if verdict.word == "dead" else None
+            error = None if verdict.is_expected else verdict.exception
             logger.log(verdict.level, "task %s", verdict.word, extra=fields, exc_info=error)
 
     # --- ending -------------------------------------------------------------------------
+
+    def cancel_call(self, key: Key) -> None:
+        """End a run for good, once: its call was cancelled. What it has done by then stands."""
+        job = self._jobs.get(key)
+        if job is None or job.is_cancelled:
+            return
+        job.is_cancelled = True
+        running = self._running[key]
+        if running is not None:
+            running.add_done_callback(lambda ended: self._note_unbegun(job, ended))
+            running.cancel()
+        elif self._rows.drop(key):
+            verdict = outcomes.cancelled(self._app, job)
+            self._running[key] = self._loop.create_task(self._conclude(job, verdict, None))
+
+    def _note_unbegun(self, job: Job, ended: asyncio.Task[None]) -> None:
+        """A run that was cancelled before its first step has no end of its own."""
+        if self._running.get(job.key) is ended:
+            self._finish(job.key, outcomes.cancelled(self._app, job))
 
     async def cancel(self) -> None:
         """Cancel what runs and release what has ended; what ignores it is still there then."""
@@ -295,4 +327,4 @@ class Slots:
 
 
 #: After these a message may be run by anyone, at once or later.
-_RUN_AGAIN = frozenset({Action.RETRY, Action.RELEASE})
+_RUN_AGAIN = frozenset({Action.RETRY, Action.RELEASE, Action.POSTPONE})

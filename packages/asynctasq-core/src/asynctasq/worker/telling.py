@@ -7,6 +7,7 @@ from typing import Any
 
 from ..config.settings import Config
 from ..events import (
+    RunCancelled,
     RunFailed,
     RunPostponed,
     RunReleased,
@@ -19,7 +20,7 @@ from ..events import (
 from .jobs import Job, task_name
 from .outcomes import Verdict
 
-_Ended = RunSucceeded | RunSkipped | RunFailed | RunPostponed | RunReleased
+_Ended = RunSucceeded | RunSkipped | RunFailed | RunPostponed | RunReleased | RunCancelled
 
 _KINDS: dict[str, type[_Ended]] = {
     "succeeded": RunSucceeded,
@@ -28,6 +29,7 @@ _KINDS: dict[str, type[_Ended]] = {
     "dead": RunFailed,
     "postponed": RunPostponed,
     "released": RunReleased,
+    "cancelled": RunCancelled,
 }
 
 
@@ -55,7 +57,7 @@ def tell_ended(verdict: Verdict, job: Job | None, config: Config) -> None:
         fields |= _call(job)
         if job.slot_since:
             fields["started_at"] = now - (perf_counter() - job.slot_since)
-    if kind is not RunSucceeded and kind is not RunReleased:
+    if kind in (RunSkipped, RunFailed, RunPostponed):
         fields["error"] = verdict.exception
     if kind is RunFailed:
         fields["will_retry"] = verdict.word == "retried"

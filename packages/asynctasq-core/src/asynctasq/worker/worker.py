@@ -23,10 +23,12 @@ from ..app import current
 from ..brokers import Backoff, Consumer, ConsumerOptions, Delivery, WorkerInfo
 from ..errors import BrokerUnavailable
 from ..events import WorkerStarted, WorkerStopped, flush, tell, wanted
-from ..services.offered import services_of
+from ..services.offered import check_schedules, services_of
 from ..services.running import run_services
 from ..tasks.task import check_annotations, registry
 from ..wire.message import new_id
+from .atomic import check_atomic_tasks
+from .cancelling import end_cancelled
 from .execution import Runner, scoped_adapters
 from .jobs import declared_queues
 from .leases import LeaseKeeper
@@ -155,7 +157,8 @@ class Worker:
         the worker's, so that it knows what its tasks still do in threads.
 
         Raises:
-            ConfigurationError: An annotation of a task cannot be told.
+            ConfigurationError: An annotation of a task cannot be told, no adapter can run an
+                atomic task, or a schedule cannot be honoured.
             BrokerError: The broker refuses at the start, and would again. Later refusals are waited
                 for too, as somebody may be changing a password.
             RuntimeError: It has run already.
@@ -164,6 +167,8 @@ class Worker:
             raise RuntimeError("this worker has run already: make another, a Worker runs once")
         self._has_run = True
         check_annotations(registry.values())
+        check_atomic_tasks(self._app, registry.values())
+        check_schedules(self._app)
         self._loop = asyncio.get_running_loop()
         life = asyncio.create_task(self._live())
         cancelled: asyncio.CancelledError | None = None
@@ -194,6 +199,7 @@ class Worker:
             run_services(self._app.open_broker(), self.id, services_of(self._app))
         )
         settling = asyncio.create_task(self._settler.run())
+        cancelling = asyncio.create_task(end_cancelled(self._app.open_broker(), slots))
         try:
             await self._call_adapters("worker_started")
             if WorkerStarted in wanted:
@@ -205,9 +211,9 @@ class Worker:
         finally:
             self._stop.set()
             await self._wind_down(slots)
-            services.cancel()
-            settling.cancel()
-            await asyncio.wait({services, settling})
+            for beside in (services, settling, cancelling):
+                beside.cancel()
+            await asyncio.wait({services, settling, cancelling})
             await self._settle_the_last()
             watch.stop()
             self.left_running = bool(slots)

@@ -31,6 +31,7 @@ from .coordinating import Coordinating, KeyInUse, Policing, Remembering
 from .looking import DeadLetter, Finding, Looking, QueueStats
 from .policies import LimitKey, Policy, RateKey, UniqueKey
 from .sending import MessageState, Outgoing, Sending
+from .tables import KeepingTables
 
 __all__ = [
     "Action",
@@ -42,6 +43,7 @@ __all__ = [
     "DeadLetter",
     "Delivery",
     "Finding",
+    "KeepingTables",
     "KeyInUse",
     "LimitKey",
     "Looking",

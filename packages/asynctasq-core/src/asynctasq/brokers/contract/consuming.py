@@ -110,7 +110,7 @@ class Consumer(Protocol):
 
         Takes, in one round trip where the server allows it, messages whose former lease ran out
         or that were released, then new ones; earlier queues first. Delayed ones that are due come
-        between these, or join the new ones at the end, as suits the broker. Returns as soon as
+        between these, or join the new ones at the end; brokers differ in this. Returns as soon as
         there is anything. A cancelled call loses nothing: what it may have leased is given back by
         `stop`, or delivered again when the lease runs out.
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
-from .consuming import Delivery
 from .sending import Outgoing
 
 
@@ -45,14 +44,7 @@ class Policing(Protocol):
     """Whether a message may run now; marks a broker whose `put` takes policies and priorities."""
 
     async def keys_in_use(self, queue: str, *, limit: int = 100) -> list[KeyInUse]:
-        """The keys that have messages, those with the longest lines first."""
-
-    async def started(self, deliveries: Sequence[Delivery]) -> None:
-        """Free the unique keys, `until="started"`, of messages whose run is about to begin.
-
-        Raises:
-            BrokerUnavailable: Not known to be done; calling again does no harm.
-        """
+        """The keys that are taken or have messages, those with the longest lines first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +52,8 @@ class KeyInUse:
     """A key of a policy that some message has.
 
     Attributes:
-        holders: Ids of the messages that have it: for a limit those ready or running, for a unique
-            key the one; none for a rate.
+        holders: Ids of the messages that have it: for a limit those running (and ready, where the
+            broker counts them), for a unique key the one; none for a rate.
         waiting: How many stand in its line.
         free_at: Unix time in seconds at which a rate lets the next pass; `None` for other kinds.
     """

@@ -66,8 +66,8 @@ class Looking(Protocol):
     ) -> list[DeadLetter]:
         """A page of the queue's dead letters, newest first."""
 
-    async def dead_letter(self, queue: str, message_id: str) -> DeadLetter | None:
-        """One dead letter."""
+    async def find_dead(self, queue: str, message_ids: Sequence[str]) -> list[DeadLetter]:
+        """Those of these dead letters that the queue holds, in any order, in few round trips."""
 
     async def retry_dead(self, queue: str, bodies: Sequence[tuple[str, bytes]]) -> int:
         """Move dead letters back to waiting, each under its id with the body given.

@@ -16,16 +16,18 @@ class UniqueKey:
     """Of all messages of a queue with this key, one is held at a time.
 
     The key is taken by the put that adds a message. It is freed when that message is done, dead,
-    cancelled or purged, and with `until="started"` by `Policing.started`; with `lasts_seconds` only
-    when that time is over. A message that comes back from its dead letter takes no key.
+    cancelled or purged, and with `until="started"` by its first delivery, in the same step, so that
+    what is put from then on is a message of its own; with `lasts_seconds` only when that time is
+    over. A message that comes back, from a retry, a lost lease or its dead letter, takes no key.
 
     Attributes:
         key: Scoped by its queue.
-        until: What frees it: the start of the message's first run, or its end.
+        until: What frees it: the message's first delivery, or its end.
         lasts_seconds: In place of `until`: how long the key is taken, counted from the put.
         replaces: What a put with a taken key does: nothing, or, if the message that has the key is
-            waiting or delayed AND has the id of the one that is put, to give it the new body, due
-            time and priority. (A sender learns the id from the first put's answer.)
+            waiting or delayed AND has the id of the one that is put, to put this one in its place:
+            body, due time, priority, policy, and a new place in the order. (A sender learns the id
+            from the first put's answer.)
     """
 
     key: str
@@ -36,11 +38,13 @@ class UniqueKey:
 
 @dataclass(frozen=True, slots=True)
 class LimitKey:
-    """Of all messages of a queue with this key, at most so many are ready or running at a time.
+    """Of all messages of a queue with this key, at most so many are running at a time.
 
-    The others stand in the key's line, in the order in which they were put or became due, where
-    they cost no consumer anything. The next of a line becomes ready in the same step in which a
-    message of the key is settled other than by RELEASE, is cancelled, or is purged.
+    The others stand in the key's line, by priority, and then in the order in which they were put or
+    became due; what was released or comes back from a lost lease goes first. There they cost no
+    consumer anything. A broker may let messages pass when a consumer takes, or ahead of it, as
+    *ready*, and then at most so many are ready or running. The next of a line can be taken after
+    the step in which a message of the key is settled, cancelled or purged, or its lease runs out.
 
     Attributes:
         most: At least 1. Where messages of one key differ in it, each is judged by its own.
@@ -75,7 +79,8 @@ class RateKey:
 class Policy:
     """What one message asks for; a message that asks for nothing has no policy and costs nothing.
 
-    With a limit and a rate, both must allow it. Messages with the same pair of keys share a line.
+    With a limit and a rate, both must allow it at the same time: a message that waits for its rate
+    holds no place of its limit. Messages with the same pair of keys share a line.
     """
 
     unique: UniqueKey | None = None

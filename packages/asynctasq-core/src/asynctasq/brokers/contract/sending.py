@@ -1,4 +1,4 @@
-"""What a broker does for whoever sends a message and asks what became of it."""
+"""What a broker does for senders: taking messages, and telling what became of them."""
 
 from __future__ import annotations
 
@@ -49,8 +49,10 @@ class Sending(Protocol):
         repeated. Only a message that was added and done before the repetition is added again.
 
         Returns:
-            For each message that was not added because another has its unique key, by the id of
-            the one that was put, the id of the one that has the key; or `None` if all were added.
+            For each message that was not added because its unique key is taken, by the id of the
+            one that was put, the id of the one that has the key; or `None` if all were added.
+            Both ids are the same where a message of this id has the key and is done already, or is
+            not to be replaced any more.
 
         Raises:
             BrokerUnavailable: Within a bounded time, when the server cannot be reached or refuses

@@ -7,13 +7,14 @@ that runs out; nothing polls. The transitions are in `memory_store`.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from .. import (
     ConsumerOptions,
     DeadLetter,
     Delivery,
     Finding,
+    KeyInUse,
     MessageState,
     Outcome,
     Outgoing,
@@ -38,9 +39,9 @@ class MemoryBroker:
     def __init__(self, store: MemoryStore | None = None) -> None:
         self.store = store or MemoryStore()
 
-    async def put(self, messages: Sequence[Outgoing]) -> None:
+    async def put(self, messages: Sequence[Outgoing]) -> Mapping[str, str] | None:
         """Add the messages."""
-        self.store.put(messages)
+        return self.store.put(messages)
 
     def consumer(self, options: ConsumerOptions) -> MemoryConsumer:
         """A consumer that has not started yet."""
@@ -82,9 +83,10 @@ class MemoryBroker:
         """A page of the dead letters, newest first."""
         return self.store.dead_letters(queue)[offset : offset + limit]
 
-    async def dead_letter(self, queue: str, message_id: str) -> DeadLetter | None:
-        """One dead letter."""
-        return next((d for d in self.store.dead_letters(queue) if d.id == message_id), None)
+    async def find_dead(self, queue: str, message_ids: Sequence[str]) -> list[DeadLetter]:
+        """Those of these dead letters that the queue holds."""
+        wanted = set(message_ids)
+        return [d for d in self.store.dead_letters(queue) if d.id in wanted]
 
     async def retry_dead(self, queue: str, bodies: Sequence[tuple[str, bytes]]) -> int:
         """Move dead letters back to waiting."""
@@ -109,6 +111,43 @@ class MemoryBroker:
     async def resign(self, name: str, holder: str) -> None:
         """Give up a lease by name."""
         self.store.resign(name, holder)
+
+    async def keys_in_use(self, queue: str, *, limit: int = 100) -> list[KeyInUse]:
+        """The keys of policies."""
+        return self.store.keys_in_use(queue, limit)
+
+    async def values(self, queue: str, kind: str) -> Mapping[str, bytes]:
+        """All values of a kind."""
+        return self.store.values(queue, kind)
+
+    async def value(self, queue: str, kind: str, name: str) -> bytes | None:
+        """One value."""
+        return self.store.value(queue, kind, name)
+
+    async def set_value(
+        self,
+        queue: str,
+        kind: str,
+        name: str,
+        value: bytes | None,
+        *,
+        ttl_seconds: float | None = None,
+    ) -> None:
+        """Keep a value, or delete it."""
+        self.store.set_value(queue, kind, name, value, ttl_seconds)
+
+    async def replace_value(
+        self,
+        queue: str,
+        kind: str,
+        name: str,
+        value: bytes | None,
+        *,
+        expected: bytes | None,
+        messages: Sequence[Outgoing] = (),
+    ) -> bool:
+        """Replace a value and put messages in one step."""
+        return self.store.replace_value(queue, kind, name, value, expected, messages)
 
     async def check(self) -> list[Finding]:
         """Say that nothing outlives the process."""

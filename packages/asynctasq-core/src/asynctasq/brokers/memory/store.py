@@ -9,8 +9,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Container, Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Container, Iterable, Sequence
+from dataclasses import replace
 from heapq import heappop, heappush
 from itertools import count
 
@@ -19,6 +19,7 @@ from .. import (
     ConsumerOptions,
     DeadLetter,
     Delivery,
+    KeyInUse,
     MessageState,
     Outcome,
     Outgoing,
@@ -26,41 +27,35 @@ from .. import (
     WorkerInfo,
 )
 from ..waiters import Waiters
-
-_RETURNED, _DUE, _NEW = range(3)  # ranks of what waits: a smaller one is taken first
-
-
-@dataclass(slots=True, eq=False)
-class _Message:
-    queue: str
-    id: str
-    body: bytes
-    place: int
-    state: MessageState = "waiting"
-    at: float = 0.0
-    deliveries: int = 0
-    owner: str = ""
-    lease: int = 0
-    info: bytes = b""
+from .lines import Lines
+from .messages import DUE, NEW, RETURNED, Message, Order, Stand
+from .unique import UniqueKeys
+from .values import Values
 
 
-@dataclass(slots=True, eq=False)
 class _Queue:
     """One queue; its heaps may hold entries of messages that have since moved on.
 
     Attributes:
-        waiting: `(rank, place, serial, message)`.
+        waiting: What a take looks at.
         delayed: `(due, serial, message)`.
         next_expiry: No lease of a running message ends before.
     """
 
-    name: str
-    messages: dict[str, _Message] = field(default_factory=dict)
-    waiting: list[tuple[int, float, int, _Message]] = field(default_factory=list)
-    delayed: list[tuple[float, int, _Message]] = field(default_factory=list)
-    running: dict[str, _Message] = field(default_factory=dict)
-    dead: dict[str, _Message] = field(default_factory=dict)
-    next_expiry: float = float("inf")
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.messages: dict[str, Message] = {}
+        self.waiting: list[tuple[Order, Message]] = []
+        self.delayed: list[tuple[float, int, Message]] = []
+        self.running: dict[str, Message] = {}
+        self.dead: dict[str, Message] = {}
+        self.next_expiry = float("inf")
+        self.unique = UniqueKeys()
+        self.lines = Lines(self.offer)
+
+    def offer(self, message: Message) -> None:
+        """Let takes look at a message that waits."""
+        heappush(self.waiting, (message.order, message))
 
 
 class MemoryStore:
@@ -87,6 +82,7 @@ class MemoryStore:
         self._expiring: list[tuple[float, tuple[str, str]]] = []
         self._workers: dict[str, tuple[float, WorkerInfo]] = {}
         self._leads: dict[str, tuple[float, str]] = {}
+        self._values = Values(clock)
         self._serial = count(1)
 
     def wake(self) -> None:
@@ -94,19 +90,12 @@ class MemoryStore:
         self.takers.wake()
         self.readers.wake()
 
-    def put(self, messages: Iterable[Outgoing]) -> None:
-        """Add those whose queue does not hold their id."""
+    def put(self, messages: Iterable[Outgoing]) -> dict[str, str] | None:
+        """Add those whose queue does not hold their id and whose key is free; see `Sending.put`."""
         with self._lock:
-            for new in messages:
-                queue = self._queues.setdefault(new.queue, _Queue(new.queue))
-                if new.id not in queue.messages:
-                    message = _Message(new.queue, new.id, bytes(new.body), next(self._serial))
-                    queue.messages[new.id] = message
-                    if new.due is None:
-                        self._wait(queue, message, _NEW)
-                    else:
-                        self._delay(queue, message, new.due)
+            conflicts = self._put(messages)
         self.takers.wake()
+        return conflicts
 
     def declare(self, queues: Iterable[str]) -> None:
         """Make the queues known."""
@@ -122,8 +111,8 @@ class MemoryStore:
             for name in options.queues:
                 queue = self._current(name)
                 while queue.waiting and len(taken) < limit:
-                    *_, serial, message = heappop(queue.waiting)
-                    if message.state == "waiting" and message.lease == serial:
+                    order, message = heappop(queue.waiting)
+                    if self._may_run(queue, message, order):
                         taken.append(self._lease(queue, message, options.worker.id, until))
         return taken
 
@@ -134,7 +123,8 @@ class MemoryStore:
             current = [self._current(name) for name in queues]
             expiring = [queue.next_expiry - lease_now for queue in current]
             due = [queue.delayed[0][0] - now for queue in current if queue.delayed]
-            return min(expiring + due, default=float("inf"))
+            opening = [queue.lines.next_opening() - now for queue in current]
+            return min(expiring + due + opening, default=float("inf"))
 
     def next_due(self) -> float:
         """The time at which the next delayed message of any queue is due; infinite without one."""
@@ -178,7 +168,7 @@ class MemoryStore:
                 for message in list(queue.running.values()):
                     if message.owner == worker_id:
                         message.deliveries -= undo
-                        self._wait(queue, message, _RETURNED)
+                        self._wait(queue, message, RETURNED)
                         released += 1
         self.takers.wake()
         return released
@@ -204,6 +194,7 @@ class MemoryStore:
             found = [known[i] for i in ids if i in known and known[i].state in states]
             for message in found:
                 self._forget(message)
+        self.takers.wake()
         return len(found)
 
     def cancel(self, queue: str, message_id: str, result: bytes | None, ttl: float) -> bool:
@@ -215,7 +206,7 @@ class MemoryStore:
             self._forget(message)
             if result is not None:
                 self._keep(queue, message_id, result, ttl)
-        self.readers.wake()
+        self.wake()
         return True
 
     def result(self, queue: str, message_id: str) -> bytes | None:
@@ -260,7 +251,8 @@ class MemoryStore:
                 message = q.dead.get(message_id)
                 if message is not None:
                     message.body, message.info, message.deliveries = bytes(body), b"", 0
-                    self._wait(q, message, _NEW)
+                    message.counted = False
+                    self._wait(q, message, NEW)
                     moved += 1
         self.takers.wake()
         return moved
@@ -281,7 +273,92 @@ class MemoryStore:
             if self._leads.get(name, (0.0, ""))[1] == holder:
                 del self._leads[name]
 
+    def keys_in_use(self, queue: str, limit: int) -> list[KeyInUse]:
+        """The keys of policies, those with the longest lines first."""
+        with self._lock:
+            q, now = self._current(queue), self.clock()
+            found = q.unique.in_use(now) + q.lines.in_use(now)
+        return sorted(found, key=lambda key: (-key.waiting, key.kind, key.key))[:limit]
+
+    def values(self, queue: str, kind: str) -> dict[str, bytes]:
+        """All values of a kind."""
+        with self._lock:
+            return self._values.all(queue, kind)
+
+    def value(self, queue: str, kind: str, name: str) -> bytes | None:
+        """One value."""
+        with self._lock:
+            return self._values.get(queue, kind, name)
+
+    def set_value(
+        self, queue: str, kind: str, name: str, value: bytes | None, ttl_seconds: float | None
+    ) -> None:
+        """Keep a value, or delete it."""
+        with self._lock:
+            self._values.set(queue, kind, name, value, ttl_seconds)
+
+    def replace_value(
+        self,
+        queue: str,
+        kind: str,
+        name: str,
+        value: bytes | None,
+        expected: bytes | None,
+        messages: Sequence[Outgoing],
+    ) -> bool:
+        """Keep a value and put messages if the one there is `expected`."""
+        with self._lock:
+            if self._values.get(queue, kind, name) != expected:
+                return False
+            self._values.set(queue, kind, name, value, None)
+            self._put(messages)
+        self.takers.wake()
+        return True
+
     # What follows is called with the lock held.
+
+    def _put(self, messages: Iterable[Outgoing]) -> dict[str, str] | None:
+        conflicts: dict[str, str] = {}
+        for new in messages:
+            queue = self._queues.setdefault(new.queue, _Queue(new.queue))
+            if new.policy is not None:
+                self._current(new.queue)  # what is due already comes before it
+            if (holder := self._holder(queue, new)) is not None:
+                conflicts[new.id] = holder
+            elif new.id not in queue.messages:
+                self._add(queue, new)
+        return conflicts or None
+
+    def _holder(self, queue: _Queue, new: Outgoing) -> str | None:
+        """The message that keeps a new one from being added; one that it replaces is removed."""
+        unique = new.policy.unique if new.policy else None
+        known = queue.messages.get(new.id)
+        holder = queue.unique.holder(new.policy, self.clock())
+        if unique is None or (known is not None and not unique.replaces):
+            return None
+        if holder == new.id and known is not None and known.state in ("waiting", "delayed"):
+            self._forget(known)
+            return None
+        return holder or (new.id if known is not None else None)
+
+    def _add(self, queue: _Queue, new: Outgoing) -> None:
+        message = Message(
+            new.queue, new.id, bytes(new.body), next(self._serial), new.priority, new.policy
+        )
+        queue.messages[new.id] = message
+        queue.unique.take(message, self.clock())
+        if new.due is None:
+            self._wait(queue, message, NEW)
+        else:
+            self._delay(queue, message, new.due)
+
+    def _may_run(self, queue: _Queue, message: Message, order: Order) -> bool:
+        """Whether what was found among what waits is still there, and may run."""
+        if message.state != "waiting" or message.order != order:
+            return False
+        return not message.has_line or (
+            message.stand is Stand.OPEN and queue.lines.may_run(message, self.clock())
+        )
 
     def _queue(self, name: str) -> _Queue:
         """The queue; an empty one, not remembered, if nothing was ever put there."""
@@ -293,31 +370,56 @@ class MemoryStore:
         while queue.delayed and queue.delayed[0][0] <= now:
             due, serial, message = heappop(queue.delayed)
             if message.state == "delayed" and message.lease == serial:
-                self._wait(queue, message, _DUE, due)
+                if message.has_line:
+                    message.place = next(self._serial)
+                    self._wait(queue, message, NEW)
+                else:
+                    self._wait(queue, message, DUE, due)
         if queue.next_expiry <= lease_now:
             for message in [m for m in queue.running.values() if m.at <= lease_now]:
-                self._wait(queue, message, _RETURNED)
+                self._wait(queue, message, RETURNED)
             queue.next_expiry = min((m.at for m in queue.running.values()), default=float("inf"))
+        queue.lines.open_rates(now)
         return queue
 
-    def _move(self, queue: _Queue, message: _Message, state: MessageState, at: float) -> int:
+    def _move(self, queue: _Queue, message: Message, state: MessageState, at: float) -> int:
         """Change the state; what was entered or leased before is valid no longer."""
         queue.running.pop(message.id, None)
         queue.dead.pop(message.id, None)
-        message.state, message.at, message.lease = state, at, next(self._serial)
+        was, message.state = message.state, state
+        message.at, message.lease = at, next(self._serial)
+        if message.policy is not None:
+            self._note_move(queue, message, was)
         return message.lease
 
-    def _wait(
-        self, queue: _Queue, message: _Message, rank: int, place: float | None = None
-    ) -> None:
-        serial = self._move(queue, message, "waiting", 0.0)
-        heappush(queue.waiting, (rank, message.place if place is None else place, serial, message))
+    def _note_move(self, queue: _Queue, message: Message, was: MessageState) -> None:
+        """Tell the lines and the keys of a message with a policy."""
+        if message.has_line:
+            if was == "waiting":
+                queue.lines.leave(message)
+            if was == "running":
+                queue.lines.end(message)
+            if message.state == "running":
+                queue.lines.begin(message)
+        if message.state == "running":
+            queue.unique.started(message)
+        if message.state == "dead":
+            queue.unique.ended(message)
 
-    def _delay(self, queue: _Queue, message: _Message, due: float) -> None:
+    def _wait(self, queue: _Queue, message: Message, rank: int, place: float | None = None) -> None:
+        serial = self._move(queue, message, "waiting", 0.0)
+        place = message.place if place is None else place
+        message.order = (-message.priority, rank, place, serial)
+        if message.has_line:
+            queue.lines.enter(message)
+        else:
+            queue.offer(message)
+
+    def _delay(self, queue: _Queue, message: Message, due: float) -> None:
         serial = self._move(queue, message, "delayed", due)
         heappush(queue.delayed, (due, serial, message))
 
-    def _lease(self, queue: _Queue, message: _Message, owner: str, until: float) -> Delivery:
+    def _lease(self, queue: _Queue, message: Message, owner: str, until: float) -> Delivery:
         lease = self._move(queue, message, "running", until)
         queue.running[message.id] = message
         queue.next_expiry = min(queue.next_expiry, until)
@@ -325,11 +427,11 @@ class MemoryStore:
         message.deliveries += 1
         return Delivery(message.queue, message.id, message.body, message.deliveries, lease)
 
-    def _held(self, delivery: Delivery) -> _Message | None:
+    def _held(self, delivery: Delivery) -> Message | None:
         message = self._queue(delivery.queue).running.get(delivery.id)
         return message if message is not None and message.lease == delivery.tag else None
 
-    def _apply(self, message: _Message, outcome: Outcome) -> None:
+    def _apply(self, message: Message, outcome: Outcome) -> None:
         queue = self._queues[message.queue]
         if outcome.result is not None and outcome.action in (Action.DONE, Action.DEAD):
             self._keep(message.queue, message.id, outcome.result, outcome.result_ttl)
@@ -339,6 +441,7 @@ class MemoryStore:
             self._forget(message)
         elif outcome.action in (Action.RETRY, Action.POSTPONE):
             message.deliveries = 0 if outcome.action is Action.RETRY else message.deliveries - 1
+            message.counted = False
             self._delay(queue, message, self.clock() + outcome.delay)
         elif outcome.action is Action.DEAD:
             message.info = bytes(outcome.info)
@@ -346,9 +449,9 @@ class MemoryStore:
             queue.dead[message.id] = message
         else:
             message.deliveries -= 1
-            self._wait(queue, message, _RETURNED)
+            self._wait(queue, message, RETURNED)
 
-    def _forget(self, message: _Message) -> None:
+    def _forget(self, message: Message) -> None:
         queue = self._queues[message.queue]
         self._move(queue, message, "dead", 0.0)
         del queue.messages[message.id]

@@ -24,6 +24,8 @@ class Address:
     def __init__(self, config: RedisConfig) -> None:
         self.config = config
         check_url(config.url)
+        #: Host and port of each Sentinel.
+        self.sentinel_nodes = [_sentinel(text) for text in config.sentinels]
         options: dict[str, Any] = dict(parse_url(config.url))
         self.tls = config.url.startswith("rediss:")
         options.pop("connection_class", None)
@@ -67,17 +69,6 @@ class Address:
         }
 
     @property
-    def sentinel_nodes(self) -> list[tuple[str, int]]:
-        """Host and port of each Sentinel."""
-        nodes = []
-        for text in self.config.sentinels:
-            host, _, port = text.strip().rpartition(":")
-            if not host or not port.isdigit():
-                raise ConfigurationError(f"redis.sentinels: {text!r} is not host:port")
-            nodes.append((host.strip("[]"), int(port)))
-        return nodes
-
-    @property
     def sentinel_options(self) -> dict[str, Any]:
         """Arguments of connections to the Sentinels themselves."""
         config = self.config
@@ -87,6 +78,23 @@ class Address:
             "socket_timeout": config.connect_timeout,
             "socket_connect_timeout": config.connect_timeout,
         }
+
+
+def _sentinel(text: str) -> tuple[str, int]:
+    host, _, port = text.strip().rpartition(":")
+    is_number = port.isascii() and port.isdigit()
+    in_brackets = host.startswith("[") and host.endswith("]")
+    if not (is_number and 0 < int(port) < 65536) or (":" in host and not in_brackets):
+        raise ConfigurationError(_NO_SENTINEL.format(text))
+    host = host[1:-1] if in_brackets else host
+    if not host or set(host) & set("/@[] \t"):
+        raise ConfigurationError(_NO_SENTINEL.format(text))
+    return host, int(port)
+
+
+_NO_SENTINEL = (
+    "redis.sentinels: {!r:.200} is not host:port, such as sentinel-1:26379 or [::1]:26379"
+)
 
 
 def _check_files(config: RedisConfig) -> None:

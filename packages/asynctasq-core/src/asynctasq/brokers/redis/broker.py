@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar, cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar, cast
 
 from ...config.settings import is_queue_name
 from .. import (
     ConsumerOptions,
     DeadLetter,
     Finding,
+    KeyInUse,
     MessageState,
     Outgoing,
     QueueStats,
     WorkerInfo,
 )
+from .asks import in_use, is_asking, packed
 from .checks import check_server
 from .config import RedisConfig
 from .consumer import RedisConsumer
@@ -31,15 +33,23 @@ from .results import Results
 from .scripts import (
     CANCEL,
     DEAD,
+    FIND_DEAD,
+    KEYS_IN_USE,
     LEAD,
     PURGE,
     PURGE_DEAD,
     PUT,
+    PUT_ASKING,
     REGISTER,
+    REPLACE_VALUE,
     RETRY_DEAD,
+    SET_VALUE,
     STATE,
     STATS,
+    VALUE,
+    VALUES,
     Command,
+    Script,
 )
 from .server import Call, Server
 
@@ -53,6 +63,8 @@ _AT_ONCE = 500
 _BYTES_AT_ONCE = 1024 * 1024
 #: Dead letters of one answer, and of one call that deletes them.
 _LETTERS_AT_ONCE = 100
+#: Lines, limits, rates and unique keys that a look at the keys in use sees, each.
+_KEYS_AT_ONCE = 1000
 
 
 class RedisBroker:
@@ -69,11 +81,11 @@ class RedisBroker:
         self._results = Results(self._server)
         self._known_queues: set[str] = set()
 
-    async def put(self, messages: Sequence[Outgoing]) -> None:
+    async def put(self, messages: Sequence[Outgoing]) -> Mapping[str, str] | None:
         """Add messages; see `Broker.put`."""
         if not messages:
-            return
-        if len(messages) == 1:
+            return None
+        if len(messages) == 1 and not is_asking(messages[0]):
             message = messages[0]
             keys = self._keys.of(message.queue)
             queues = {message.queue}
@@ -86,9 +98,10 @@ class RedisBroker:
             queues = set(by_queue)
             calls = [call for queue, some in by_queue.items() for call in self._puts(queue, some)]
         if queues <= self._known_queues:
-            await self._server.insist_many(calls)
+            replies = await self._server.insist_many(calls)
         else:
-            await self._put_and_register(calls, queues - self._known_queues)
+            replies = await self._put_and_register(calls, queues - self._known_queues)
+        return _conflicts(replies)
 
     def consumer(self, options: ConsumerOptions) -> RedisConsumer:
         """A consumer that has not started yet."""
@@ -97,7 +110,7 @@ class RedisBroker:
     async def state(self, queue: str, message_id: str) -> MessageState | None:
         """Where the message is now; see `Broker.state`."""
         keys = self._keys.of(queue)
-        command = STATE((keys.stream, keys.ids), message_id)
+        command = STATE((keys.stream, keys.ids, keys.delayed), message_id)
         state = await self._server.insist(keys.stream, command)
         return None if state is None else cast(MessageState, state.decode())
 
@@ -127,7 +140,8 @@ class RedisBroker:
         calls = []
         for queue in queues:
             keys = self._keys.of(queue)
-            calls.append((keys.stream, STATS((keys.stream, keys.delayed, keys.dead))))
+            its_keys = (keys.stream, keys.delayed, keys.dead, keys.bodies, keys.ids)
+            calls.append((keys.stream, STATS(its_keys)))
         counts = await self._server.insist_many(calls) if calls else []
         return [QueueStats(queue, *some) for queue, some in zip(queues, counts, strict=True)]
 
@@ -139,41 +153,40 @@ class RedisBroker:
         self, queue: str, *, limit: int = 100, offset: int = 0
     ) -> list[DeadLetter]:
         """A page of the queue's dead letters, newest first."""
-        keys = self._keys.of(queue)
         letters: list[DeadLetter] = []
         first, end = offset, offset + limit
         while first < end:
             last = min(first + _LETTERS_AT_ONCE, end) - 1
-            command = DEAD((keys.dead, keys.letters), first, last)
-            passed, *page = await self._server.insist(keys.stream, command)
-            letters += [
-                _dead_letter(queue, message_id, died_at, letter)
-                for message_id, died_at, letter in zip(
-                    page[::3], page[1::3], page[2::3], strict=True
-                )
-            ]
+            passed, some = await self._letters(queue, DEAD, first, last)
+            letters += some
             if not passed:
                 break
             first += passed
         return letters
 
-    async def dead_letter(self, queue: str, message_id: str) -> DeadLetter | None:
-        """One dead letter."""
+    async def find_dead(self, queue: str, message_ids: Sequence[str]) -> list[DeadLetter]:
+        """Those of these dead letters that the queue holds."""
+        left = list(dict.fromkeys(message_ids))
+        letters: list[DeadLetter] = []
+        while left:
+            passed, some = await self._letters(queue, FIND_DEAD, *left[:_AT_ONCE])
+            letters += some
+            del left[:passed]
+        return letters
+
+    async def _letters(
+        self, queue: str, script: Script, *arguments: str | int
+    ) -> tuple[int, list[DeadLetter]]:
         keys = self._keys.of(queue)
-        died_at, letter = await self._server.insist_many(
-            (
-                (keys.stream, (b"ZSCORE", keys.dead, message_id)),
-                (keys.stream, (b"HGET", keys.letters, message_id)),
-            )
-        )
-        if died_at is None or letter is None:
-            return None
-        return _dead_letter(queue, message_id.encode(), died_at, letter)
+        command = script((keys.dead, keys.letters), *arguments)
+        passed, *page = await self._server.insist(keys.stream, command)
+        rows = zip(page[::3], page[1::3], page[2::3], strict=True)
+        return passed, [_dead_letter(queue, *row) for row in rows]
 
     async def retry_dead(self, queue: str, bodies: Sequence[tuple[str, bytes]]) -> int:
         """Move dead letters back to waiting; see `Broker.retry_dead`."""
         keys = self._keys.of(queue)
-        script_keys = (keys.stream, keys.ids, keys.dead, keys.letters)
+        script_keys = keys[:6]
         retried = 0
         for page in _pages(bodies, lambda pair: len(pair[1])):
             arguments = [value for pair in page for value in pair]
@@ -201,8 +214,11 @@ class RedisBroker:
         """Let go of everything leased to a dead worker; see `Broker.release_worker`."""
         released = 0
         for queue in queues:
-            stream = self._keys.of(queue).stream
-            released += await release_worker(self._server.insist, stream, worker_id, taken_back=0)
+            keys = self._keys.of(queue)
+            for stream in (keys.stream, keys.admitted):
+                released += await release_worker(
+                    self._server.insist, stream, worker_id, taken_back=0
+                )
         await self._server.insist(self._keys.queues, withdrawal(self._keys, worker_id))
         return released
 
@@ -216,6 +232,73 @@ class RedisBroker:
         """Give up a lease by name; see `Coordinating.resign`."""
         key = self._keys.lead(name)
         await self._server.insist(key, LEAD((key,), holder, 0))
+
+    async def keys_in_use(self, queue: str, *, limit: int = 100) -> list[KeyInUse]:
+        """The keys of policies; see `Policing.keys_in_use`."""
+        keys = self._keys.of(queue)
+        command = KEYS_IN_USE(keys[:4], max(limit, _KEYS_AT_ONCE))
+        return in_use(await self._server.insist(keys.stream, command), limit)
+
+    async def values(self, queue: str, kind: str) -> Mapping[str, bytes]:
+        """All values of a kind; see `Remembering.values`."""
+        key = self._keys.of(queue).kind(kind)
+        found = await self._server.insist(key, VALUES((key,)))
+        pairs = zip(found[::2], found[1::2], strict=True)
+        return {name.decode("utf-8", "replace"): value for name, value in pairs}
+
+    async def value(self, queue: str, kind: str, name: str) -> bytes | None:
+        """One value; see `Remembering.value`."""
+        key = self._keys.of(queue).kind(kind)
+        value: bytes | None = await self._server.insist(key, VALUE((key,), name))
+        return value
+
+    async def set_value(
+        self,
+        queue: str,
+        kind: str,
+        name: str,
+        value: bytes | None,
+        *,
+        ttl_seconds: float | None = None,
+    ) -> None:
+        """Keep a value, or delete it; see `Remembering.set_value`."""
+        key = self._keys.of(queue).kind(kind)
+        ttl_ms = 0 if ttl_seconds is None else max(1, round(ttl_seconds * 1000))
+        command = SET_VALUE((key,), name, int(value is not None), value or b"", ttl_ms)
+        await self._server.insist(key, command)
+
+    async def replace_value(
+        self,
+        queue: str,
+        kind: str,
+        name: str,
+        value: bytes | None,
+        *,
+        expected: bytes | None,
+        messages: Sequence[Outgoing] = (),
+    ) -> bool:
+        """Keep a value if the one there is `expected`; see `Remembering.replace_value`.
+
+        It is sent once: were it repeated after a lost answer, it would find its own value there.
+        """
+        keys = self._keys.of(queue)
+        command = REPLACE_VALUE(
+            (*keys[:4], keys.kind(kind)),
+            name,
+            int(value is not None),
+            value or b"",
+            int(expected is not None),
+            expected or b"",
+            *_arguments(messages),
+        )
+        calls: list[Call] = [(keys.stream, command)]
+        queues = {queue} if messages else set()
+        if not queues <= self._known_queues:
+            registry = self._keys.queues
+            calls.append((registry, REGISTER((registry,), queue)))
+        replaced, *refusal = await self._server.call_many(calls)
+        self._note_registered(queues, *refusal)
+        return bool(replaced)
 
     async def check(self) -> list[Finding]:
         """What `asynctasq doctor` says of the server."""
@@ -234,17 +317,21 @@ class RedisBroker:
     def _puts(self, queue: str, messages: Sequence[Outgoing]) -> Iterator[Call]:
         keys = self._keys.of(queue)
         for page in _pages(messages, lambda message: len(message.body)):
-            arguments: list[bytes | str | int] = []
-            for message in page:
-                arguments += (message.id, message.body, _due_ms(message.due))
-            yield keys.stream, PUT(keys[:4], *arguments)
+            if any(map(is_asking, page)):
+                yield keys.stream, PUT_ASKING(keys[:4], *_asking_arguments(page))
+            else:
+                yield keys.stream, PUT(keys[:4], *_arguments(page))
 
-    async def _put_and_register(self, calls: list[Call], queues: set[str]) -> None:
+    async def _put_and_register(self, calls: list[Call], queues: set[str]) -> list[Any]:
         """In one round trip. A registry that refuses leaves the queues unlisted, and no more."""
         registry = self._keys.queues
-        *_, refusal = await self._server.insist_many(
+        *replies, refusal = await self._server.insist_many(
             [*calls, (registry, REGISTER((registry,), *sorted(queues)))]
         )
+        self._note_registered(queues, refusal)
+        return replies
+
+    def _note_registered(self, queues: set[str], refusal: bytes = b"") -> None:
         if refusal:
             text = refusal.decode("utf-8", "replace")
             logger.error("queues are not listed: %s", text, extra={"queues": sorted(queues)})
@@ -257,6 +344,30 @@ class RedisBroker:
             if not count:
                 return total
             total += count
+
+
+def _arguments(messages: Sequence[Outgoing]) -> list[bytes | str | int]:
+    arguments: list[bytes | str | int] = []
+    for message in messages:
+        arguments += (message.id, message.body, _due_ms(message.due))
+    return arguments
+
+
+def _asking_arguments(messages: Sequence[Outgoing]) -> list[bytes | str | int]:
+    arguments: list[bytes | str | int] = []
+    for message in messages:
+        arguments += (message.id, message.body, _due_ms(message.due), packed(message))
+    return arguments
+
+
+def _conflicts(replies: Sequence[Any]) -> dict[str, str] | None:
+    """Who has the unique keys of what was not added; plain puts answer with a number."""
+    conflicts: dict[str, str] = {}
+    for reply in replies:
+        if type(reply) is list:
+            texts = [text.decode("utf-8", "replace") for text in reply]
+            conflicts.update(zip(texts[::2], texts[1::2], strict=True))
+    return conflicts or None
 
 
 def _due_ms(due: float | None) -> bytes | int:

@@ -55,6 +55,8 @@ class RedisConsumer:
         #: Outcomes that a call of `settle` has applied before it failed.
         self._applied: list[Outcome] = []
         self._sweep_at = 0.0
+        #: Whether its queues have messages that ask for something, which only sweeps find.
+        self._sweeps_first = False
         self._renewal = Renewal(server.address.config, keys, options, name)
 
     async def start(self) -> None:
@@ -73,10 +75,13 @@ class RedisConsumer:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_seconds
         self._is_taking = True
+        if self._sweeps_first:
+            self._sweep_at = 0.0
         try:
             while True:
                 found = await self._look(limit)
                 if not found:
+                    self._note_wake_ups()
                     wait = min(deadline, self._sweep_at) - loop.time()
                     found = await self._wait(limit, wait)
                 if len(found) > limit:
@@ -138,13 +143,13 @@ class RedisConsumer:
                 except OutcomesRefused:
                     refused.append(part)
                 else:
-                    gone.update((part.queue, entry) for entry in entries)
+                    gone.update((part.queue, part.tag_of(entry)) for entry in entries)
                     self._applied += part.outcomes
         small = [part for part in parts if not part.is_large]
         if small:
             replies = await self._server.call_many([self._call(part) for part in small])
             for part, entries in zip(small, replies, strict=True):
-                gone.update((part.queue, entry) for entry in entries)
+                gone.update((part.queue, part.tag_of(entry)) for entry in entries)
         return gone, refused
 
     async def _apply_alone(self, stream: bytes, command: Command) -> list[bytes]:
@@ -199,18 +204,27 @@ class RedisConsumer:
         with suppress(BrokerError, TimeoutError):
             async with asyncio.timeout(self._server.timeout_seconds):
                 for queue in self._options.queues:
-                    stream = self._keys.of(queue).stream
-                    await release_worker(self._server.call, stream, worker_id, taken_back=1)
+                    keys = self._keys.of(queue)
+                    for stream in (keys.stream, keys.admitted):
+                        await release_worker(self._server.call, stream, worker_id, taken_back=1)
                 await self._server.call(self._keys.queues, withdrawal(self._keys, worker_id))
         await asyncio.to_thread(self._renewal.close)
 
     async def _look(self, limit: int) -> list[Delivery]:
         found, self._arrived = self._arrived, []
+        self._note_wake_ups()
         if asyncio.get_running_loop().time() >= self._sweep_at:
             await self._sweep(limit, found)
         elif len(self._options.queues) > 1:
             await self._read_present(limit, found)
         return found
+
+    def _note_wake_ups(self) -> None:
+        """Sweep next if a read has met an entry that only wakes."""
+        for lane in self._lanes:
+            if lane.is_woken:
+                lane.is_woken = False
+                self._sweep_at = 0.0
 
     async def _sweep(self, limit: int, found: list[Delivery]) -> None:
         now = asyncio.get_running_loop().time()
@@ -223,6 +237,7 @@ class RedisConsumer:
                 failure = e
                 continue
             found += sweep.found
+            self._sweeps_first |= sweep.is_asking
             self._reclaimed.update(((d.queue, d.tag), d.tag) for d in sweep.claimed)
             next_sweep = min(next_sweep, sweep.next_due_seconds)
         if failure is None:

@@ -6,21 +6,12 @@
 -- letters are large, 0 at the end.
 
 local page = redis.call('ZREVRANGE', KEYS[1], ARGV[1], ARGV[2], 'WITHSCORES')
-local ids, times, reply = {}, {}, {0}
+local ids, time_of, reply = {}, {}, {0}
 for i = 1, #page, 2 do
   ids[#ids + 1] = page[i]
-  times[page[i]] = page[i + 1]
+  time_of[page[i]] = page[i + 1]
 end
 reply[1] = in_pages(ids, function(some)
-  local bytes = 0
-  for i, letter in ipairs(redis.call('HMGET', KEYS[2], unpack(some))) do
-    if letter then
-      bytes = bytes + #letter
-      reply[#reply + 1] = some[i]
-      reply[#reply + 1] = times[some[i]]
-      reply[#reply + 1] = letter
-    end
-  end
-  return bytes
+  return add_letters(reply, KEYS[2], some, time_of)
 end)
 return reply

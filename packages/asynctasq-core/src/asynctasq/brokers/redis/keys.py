@@ -21,10 +21,16 @@ class QueueKeys(NamedTuple):
     letters: bytes
     results: bytes
     look: bytes
+    values: bytes
+    admitted: bytes
 
     def result(self, message_id: str) -> bytes:
         """Key of a message's result, also the channel that wakes those who wait for it."""
         return self.results + message_id.encode()
+
+    def kind(self, kind: str) -> bytes:
+        """Key of the small values of a kind."""
+        return self.values + kind.encode()
 
 
 class Keys:
@@ -64,6 +70,8 @@ class Keys:
                         "letters",
                         "result:",
                         "look",
+                        "values:",
+                        "admitted",
                     )
                 )
             )

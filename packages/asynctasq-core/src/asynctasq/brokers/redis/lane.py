@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from .failures import code_of
 from .keys import Keys
 from .scripts import READ, SWEEP
 from .server import Server
+from .settling import ADMITTED
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +24,10 @@ logger = logging.getLogger(__name__)
 _BYTES_AT_ONCE, _FIRST_COUNT = 1024 * 1024, 32
 #: Ours have 32; a dead letter is found by its id, so a longer one is worth no keeping.
 _LONGEST_ID_BYTES = 200
+#: What only wakes a consumer, as `lines.lua` adds it.
+_WAKE_UP = [b"wake", b""]
+#: What an entry holds; `lease.lua` says what is extra.
+_FIELDS = ([b"id", b"body"], [b"id", b"body", b"extra"])
 
 
 @dataclass(slots=True)
@@ -33,11 +38,13 @@ class Sweep:
         next_due_seconds: Until the next sweep is worth while, as far as it could tell.
         found: All of it, in order of priority.
         claimed: Those of it that were released or whose lease had run out.
+        is_asking: Whether a queue has messages that ask for something.
     """
 
     next_due_seconds: float
     found: list[Delivery] = field(default_factory=list)
     claimed: list[Delivery] = field(default_factory=list)
+    is_asking: bool = False
 
 
 class Lane:
@@ -53,6 +60,8 @@ class Lane:
         self._streams = self._all_streams
         self._spoilt: frozenset[int] = frozenset()
         self._count = _FIRST_COUNT
+        #: Whether a read has met an entry that says that there is something for a sweep to find.
+        self.is_woken = False
         self._queue_of = dict(zip(self._all_streams, self._queues, strict=True))
 
     async def sweep(self, limit: int) -> Sweep:
@@ -65,12 +74,17 @@ class Lane:
         reply = await self._server.call(self._keys[0], command)
         sweep = Sweep(math.inf if reply[0] < 0 else max(0.001, reply[0] / 1000))
         self._note_spoilt(frozenset(reply[1]))
-        for queue_index, claimed, counts, new in reply[2:]:
+        for queue_index, claimed, counts, new, *admitted in reply[2:]:
             queue = self._queues[queue_index]
             again = [_delivery(queue, e, n) for e, n in zip(claimed, counts, strict=True)]
             sweep.claimed += again
             sweep.found += again
-            sweep.found += [_delivery(queue, entry, 1) for entry in new]
+            deliveries = [_delivery(queue, entry, 1) for entry in new]
+            if admitted == [1]:
+                for delivery in deliveries:
+                    delivery.tag = ADMITTED + delivery.tag
+            sweep.found += deliveries
+            sweep.is_asking |= bool(admitted)
         return sweep
 
     def _note_spoilt(self, spoilt: frozenset[int]) -> None:
@@ -93,11 +107,7 @@ class Lane:
             reply = await self._server.call(streams[0], command)
         except BrokerError as e:
             return await self._set_up_again(e)
-        return [
-            _delivery(self._queue_of[streams[stream_index]], entry, 1)
-            for stream_index, entries in reply
-            for entry in entries
-        ]
+        return self._deliveries((streams[stream_index], entries) for stream_index, entries in reply)
 
     async def read_next(self, limit: int, wait_seconds: float) -> list[Delivery]:
         """Lease new messages as soon as there are any.
@@ -121,14 +131,21 @@ class Lane:
             reply = await self._server.call(self._streams[0], command, limit_seconds)
         except BrokerError as e:
             return await self._set_up_again(e)
-        queue_of = self._queue_of
-        found = [
-            _delivery(queue_of[stream], entry, 1)
-            for stream, entries in reply or ()
-            for entry in entries
-        ]
+        found = self._deliveries(reply or ())
         if found:
             self._note_size(sum([len(delivery.body) for delivery in found]), len(found))
+        return found
+
+    def _deliveries(self, reply: Iterable[tuple[bytes, Sequence[Any]]]) -> list[Delivery]:
+        """What was read, but for what only wakes: after that a sweep finds more."""
+        found = []
+        for stream, entries in reply:
+            queue = self._queue_of[stream]
+            for entry in entries:
+                if entry[1] == _WAKE_UP:
+                    self.is_woken = True
+                else:
+                    found.append(_delivery(queue, entry, 1))
         return found
 
     def _note_size(self, size_bytes: int, count: int) -> None:
@@ -150,7 +167,9 @@ class Lane:
 
 def _delivery(queue: str, entry: Sequence[Any], deliveries: int) -> Delivery:
     tag, fields = entry
-    if fields and fields[::2] == [b"id", b"body"] and len(fields[1]) <= _LONGEST_ID_BYTES:
+    if fields and fields[::2] in _FIELDS and len(fields[1]) <= _LONGEST_ID_BYTES:
+        if len(fields) > 4:
+            deliveries += int.from_bytes(fields[5][:4], "big")
         return Delivery(queue, fields[1].decode("utf-8", "replace"), fields[3], deliveries, tag)
     # Not written by us: handed on under the entry's own id, to end among the dead letters.
     return Delivery(queue, tag.decode(), b"", deliveries, tag)

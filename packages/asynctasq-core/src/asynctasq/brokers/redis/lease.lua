@@ -95,20 +95,74 @@ local function release_some(stream, consumer, taken_back, most)
   return #page
 end
 
--- Where a message is: 'waiting', 'running', 'delayed', 'dead' or nil; and its stream entry.
+-- Where a message is: 'waiting', 'running', 'delayed', 'dead' or nil; and its place in `ids`, which is
+-- its stream entry where it asks for nothing (else see lines.lua).
 local function locate(stream, ids, message)
-  local entry = redis.call('HGET', ids, message)
-  if not entry then
+  local place = redis.call('HGET', ids, message)
+  if not place then
     return nil
   end
-  if entry == 'delayed' or entry == 'dead' then
-    return entry
+  local first = string.sub(place, 1, 1)
+  if first == 'd' then
+    return string.sub(place, 1, 4) == 'dead' and 'dead' or 'delayed', place
+  elseif first == '@' then
+    return 'waiting', place
   end
-  local lease = pending(stream, entry, entry, 1)[1]
+  local leased, entry = stream, place
+  if first == '*' then
+    leased, entry = string.sub(stream, 1, -7) .. 'admitted', string.sub(place, 2)
+  end
+  local lease = pending(leased, entry, entry, 1)[1]
   if lease and lease[2] ~= RELEASED then
-    return 'running', entry
+    return 'running', place
   end
-  return 'waiting', entry
+  return 'waiting', place
+end
+
+-- What a message carries besides its id and body, in one string: how often it was delivered before it
+-- came to where it is (4 bytes, big-endian). Most carry nothing. In the stream it is a third field,
+-- `extra`; in `delayed` and `bodies` such a message stands under MARKED .. id, which is no id, and its
+-- body is the length of the extra (4 bytes, big-endian), the extra, and the body.
+local MARKED = '\1'
+
+local function is_marked(member)
+  return string.sub(member, 1, 1) == MARKED
+end
+
+-- The id of a message by its member of `delayed`.
+local function id_of(member)
+  return is_marked(member) and string.sub(member, 2) or member
+end
+
+local function to_record(extra, body)
+  return struct.pack('>I4', #extra) .. extra .. body
+end
+
+-- The extra and the body of a record; anybody may have written it.
+local function from_record(record)
+  local length = #record >= 4 and struct.unpack('>I4', record) or #record
+  if 4 + length > #record then
+    return '', record
+  end
+  return string.sub(record, 5, 4 + length), string.sub(record, 5 + length)
+end
+
+-- How often a message was delivered before.
+local function earlier(extra)
+  return #extra >= 4 and struct.unpack('>I4', extra) or 0
+end
+
+-- The extra for so many deliveries.
+local function to_extra(deliveries)
+  return deliveries > 0 and struct.pack('>I4', math.min(deliveries, 1e9)) or ''
+end
+
+-- Add a message to the stream; returns its entry.
+local function add(stream, id, body, extra)
+  if extra == '' then
+    return redis.call('XADD', stream, '*', 'id', id, 'body', body)
+  end
+  return redis.call('XADD', stream, '*', 'id', id, 'body', body, 'extra', extra)
 end
 
 -- Keep a result and wake those who wait for it on the channel of the same name as the key.
@@ -134,6 +188,20 @@ local function in_pages(list, apply)
     count = math.max(1, math.min(2 * count, math.floor(budget * count / math.max(bytes, 1))))
   end
   return math.min(first - 1, #list)
+end
+
+-- Add the letters of these ids to a reply, each as id, time and letter; returns their bytes.
+local function add_letters(reply, letters, ids, time_of)
+  local bytes = 0
+  for i, letter in ipairs(redis.call('HMGET', letters, unpack(ids))) do
+    if letter and time_of[ids[i]] then
+      bytes = bytes + #letter
+      reply[#reply + 1] = ids[i]
+      reply[#reply + 1] = time_of[ids[i]]
+      reply[#reply + 1] = letter
+    end
+  end
+  return bytes
 end
 
 -- Bytes of a stream entry as replies hold it.

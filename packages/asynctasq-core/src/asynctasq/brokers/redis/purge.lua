@@ -1,11 +1,12 @@
 -- Delete messages that are waiting or delayed; call again until it returns 0.
 --
--- KEYS[1..4] stream, ids, delayed, bodies (as in put.lua)
--- Returns how many were deleted, at most 100 of each kind.
+-- KEYS[1..4] stream, ids, delayed, bodies (as in put.lua); further ones in lines.lua
+-- Returns how many were deleted, some hundred at most.
 
 local PAGE = 100
 local stream, ids, delayed, bodies = unpack(KEYS)
 local purged = 0
+local lines = nil
 
 local function remove(entry)
   redis.pcall('XACK', stream, GROUP, entry[1])
@@ -15,12 +16,59 @@ local function remove(entry)
   budget = budget - size_of(entry)
 end
 
-local later = redis.call('ZRANGE', delayed, 0, PAGE - 1)
-if #later > 0 then
-  redis.call('ZREM', delayed, unpack(later))
-  redis.call('HDEL', bodies, unpack(later))
-  redis.call('HDEL', ids, unpack(later))
-  purged = #later
+-- The places of messages of which some may ask for something, by their id.
+local function remove_all_asking()
+  lines = lines_of(stream, ids, delayed, bodies)
+  drop_wake_up(lines)
+  local found = {}
+  for _, kind in ipairs({'O', 'L', 'R', 'B'}) do
+    local members = redis.call(
+      'ZRANGEBYLEX', lines.judging, '[' .. kind, '(' .. kind .. '\255', 'LIMIT', 0, PAGE)
+    for _, member in ipairs(members) do
+      local behind = kind == 'O' and 2 or #string.match(member, kind == 'B' and '^.[^%z]*%z[^%z]*%z'
+        or '^.[^%z]*%z') + 1
+      found[#found + 1] = string.sub(member, behind + ORDER_LENGTH)
+    end
+  end
+  for _, lease in ipairs(pending(lines.admitted, '-', '+', PAGE, RELEASED)) do
+    local entry = redis.call('XRANGE', lines.admitted, lease[1], lease[1])[1]
+    found[#found + 1] = entry and entry[2][2]
+  end
+  for _, id in ipairs(found) do
+    local place = redis.call('HGET', ids, id)
+    if place and is_asking_place(place) then
+      remove_asking(lines, id, place)
+      redis.call('HDEL', ids, id)
+      purged = purged + 1
+    end
+  end
+end
+
+if redis.call('ZSCORE', delayed, MARKED) then
+  remove_all_asking()
+end
+
+local later, plain = redis.call('ZRANGE', delayed, 0, PAGE), {}
+for _, member in ipairs(later) do
+  local id = id_of(member)
+  local place = is_marked(member) and id ~= '' and redis.call('HGET', ids, id)
+  if place and is_asking_place(place) then
+    lines = lines or lines_of(stream, ids, delayed, bodies)
+    remove_asking(lines, id, place)
+    redis.call('HDEL', ids, id)
+    purged = purged + 1
+  elseif member ~= MARKED then
+    plain[#plain + 1] = member
+  end
+end
+if #plain > 0 then
+  redis.call('ZREM', delayed, unpack(plain))
+  redis.call('HDEL', bodies, unpack(plain))
+  purged = purged + #plain
+  for i, member in ipairs(plain) do
+    plain[i] = id_of(member)
+  end
+  redis.call('HDEL', ids, unpack(plain))
 end
 
 for _, lease in ipairs(pending(stream, '-', '+', PAGE, RELEASED)) do
@@ -45,5 +93,8 @@ for _ = 1, PAGE do
     break
   end
   remove(entry)
+end
+if lines then
+  look_again(lines, now_ms())
 end
 return purged

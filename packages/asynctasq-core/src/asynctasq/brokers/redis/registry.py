@@ -37,8 +37,8 @@ async def alive_workers(server: Server, keys: Keys) -> list[WorkerInfo]:
     texts = await server.insist(keys.workers, WORKERS((keys.alive, keys.workers)))
     described = [info for text in texts if text and (info := _described(text))]
     held: Counter[str] = Counter()
-    streams = {keys.of(queue).stream for info in described for queue in info.queues}
-    calls = [(stream, RUNNING((stream,))) for stream in streams]
+    held_of = {keys.of(queue) for info in described for queue in info.queues}
+    calls = [(each.stream, RUNNING((each.stream, each.admitted))) for each in held_of]
     for counts in await server.insist_many(calls) if calls else ():
         for consumer, number in zip(counts[::2], counts[1::2], strict=True):
             held[consumer.decode("utf-8", "replace").rpartition("~")[0]] += number

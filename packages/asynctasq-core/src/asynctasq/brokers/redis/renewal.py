@@ -18,7 +18,7 @@ from .keys import Keys
 from .registry import announcement
 from .scripts import RENEW
 from .server import Call, Server
-from .settling import enclosing
+from .settling import ADMITTED, enclosing, entry_of
 
 #: Entries of one script call: Lua takes up to 8,000 values at once.
 _RENEWED_AT_ONCE = 1000
@@ -47,13 +47,14 @@ class Renewal:
         Raises:
             BrokerUnavailable: The server cannot be reached; the next call reconnects.
         """
-        by_queue: dict[str, dict[bytes, Delivery]] = {}
+        by_stream: dict[bytes, dict[bytes, Delivery]] = {}
         for delivery in held:
-            by_queue.setdefault(delivery.queue, {})[delivery.tag] = delivery
+            keys = self._keys.of(delivery.queue)
+            stream = keys.admitted if delivery.tag[:1] == ADMITTED else keys.stream
+            by_stream.setdefault(stream, {})[entry_of(delivery)] = delivery
         calls: list[Call] = []
         renewed: list[dict[bytes, Delivery]] = []
-        for queue, deliveries in by_queue.items():
-            stream = self._keys.of(queue).stream
+        for stream, deliveries in by_stream.items():
             for entries in _pages(list(deliveries)):
                 calls.append(
                     (stream, RENEW((stream,), self._consumer, *enclosing(entries), *entries))

@@ -1,10 +1,10 @@
 -- Move dead letters back to waiting.
 --
--- KEYS[1] stream, KEYS[2] ids, KEYS[3] dead, KEYS[4] letters (as in settle.lua)
+-- KEYS[1..6] stream, ids, delayed, bodies, dead, letters (as in settle.lua); further ones in lines.lua
 -- ARGV    for each letter: message id, body (at most 500)
 -- Returns how many there were.
 
-local stream, ids, dead, letters = unpack(KEYS)
+local stream, ids, delayed, bodies_key, dead, letters = unpack(KEYS)
 local names = {}
 for i = 1, #ARGV, 2 do
   names[#names + 1] = ARGV[i]
@@ -20,11 +20,27 @@ end
 if #found == 0 then
   return 0
 end
+local earlier_places = redis.call('HMGET', ids, unpack(found))
 redis.call('ZREM', dead, unpack(found))
 redis.call('HDEL', letters, unpack(found))
-for _, id in ipairs(found) do
-  places[#places + 1] = id
-  places[#places + 1] = redis.call('XADD', stream, '*', 'id', id, 'body', bodies[id])
+local lines, now = lines_of(stream, ids, delayed, bodies_key), now_ms()
+local are_asking = false
+for i, id in ipairs(found) do
+  local text = string.match(earlier_places[i] or '', '^dead' .. MARKED .. '(.+)$')
+  if text then
+    are_asking = true
+    local extra = to_asking(0, false, text)
+    local ask = asked(extra)
+    enter(lines, id, ask, extra, bodies[id], new_order(lines, ask, 1, now, 0))
+  else
+    places[#places + 1] = id
+    places[#places + 1] = redis.call('XADD', stream, '*', 'id', id, 'body', bodies[id])
+  end
 end
-redis.call('HSET', ids, unpack(places))
+if #places > 0 then
+  redis.call('HSET', ids, unpack(places))
+end
+if are_asking then
+  look_again(lines, now)
+end
 return #found

@@ -14,7 +14,6 @@ from importlib import resources
 Command = tuple[bytes | str | int, ...]
 
 _FOLDER = resources.files(__package__)
-_LEASE = _FOLDER.joinpath("lease.lua").read_text("utf-8")
 _sources: dict[bytes, bytes] = {}
 
 
@@ -23,12 +22,14 @@ class Script:
 
     Args:
         name: Its file, without `.lua`.
+        libraries: Files of functions that it stands on, besides `lease.lua`.
     """
 
-    def __init__(self, name: str) -> None:
-        source = (_LEASE + _FOLDER.joinpath(f"{name}.lua").read_text("utf-8")).encode()
-        self._digest = hashlib.sha1(source, usedforsecurity=False).hexdigest().encode()
-        _sources[self._digest] = source
+    def __init__(self, name: str, *libraries: str) -> None:
+        files = ("lease", *libraries, name)
+        source = "".join(_FOLDER.joinpath(f"{file}.lua").read_text("utf-8") for file in files)
+        self._digest = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest().encode()
+        _sources[self._digest] = source.encode()
 
     def __call__(self, keys: tuple[bytes, ...], *arguments: bytes | str | int) -> Command:
         """The command that runs it."""
@@ -42,11 +43,13 @@ def with_source(command: Command) -> Command:
     return ("EVAL", _sources[digest], *command[2:])
 
 
-PUT = Script("put")
+PUT = Script("put", "putting")
+PUT_ASKING = Script("put_asking", "lines")
 REGISTER = Script("register")
 READ = Script("read")
-SWEEP = Script("sweep")
+SWEEP = Script("sweep", "lines")
 SETTLE = Script("settle")
+SETTLE_ASKING = Script("settle_asking", "lines")
 RENEW = Script("renew")
 RELEASE = Script("release")
 ANNOUNCE = Script("announce")
@@ -54,10 +57,16 @@ LEAD = Script("lead")
 WORKERS = Script("workers")
 RIGHTS = Script("rights")
 STATE = Script("state")
-CANCEL = Script("cancel")
-STATS = Script("stats")
+CANCEL = Script("cancel", "lines")
+STATS = Script("stats", "lines")
 RUNNING = Script("running")
 DEAD = Script("dead")
-RETRY_DEAD = Script("retry_dead")
+FIND_DEAD = Script("find_dead")
+RETRY_DEAD = Script("retry_dead", "lines")
 PURGE_DEAD = Script("purge_dead")
-PURGE = Script("purge")
+PURGE = Script("purge", "lines")
+VALUES = Script("values", "remembering")
+VALUE = Script("value", "remembering")
+SET_VALUE = Script("set_value", "remembering")
+REPLACE_VALUE = Script("replace_value", "remembering", "putting")
+KEYS_IN_USE = Script("keys_in_use", "lines")

@@ -1,4 +1,5 @@
--- Apply the outcomes of deliveries that the consumer still holds.
+-- Apply the outcomes of deliveries that the consumer still holds; settle_asking.lua does for messages
+-- that ask for something.
 --
 -- KEYS[1..4] stream, ids, delayed, bodies (as in put.lua)
 -- KEYS[5] dead       sorted set: message id by the time in ms at which it died
@@ -9,8 +10,8 @@
 -- ARGV[3] last       no entry of the call is later
 -- ARGV[4] n          number of messages that are done and keep no result
 -- ARGV[5...]         n stream entries, then their n message ids
--- ARGV[5 + 2 n...]   for each other outcome 10 arguments: action ('done', 'retry', 'dead',
---                    'release'), entry, message id, delay in ms, '1' if a body is given, body,
+-- ARGV[5 + 2 n...]   for each other outcome 10 arguments: action ('done', 'retry', 'postpone',
+--                    'dead', 'release'), entry, message id, delay in ms, '1' if a body is given, body,
 --                    info, number of its key among the results or 0, result, its lifetime in ms
 -- Returns the entries that the consumer no longer holds, and those whose outcome needs a key that holds
 -- another type: these stay as they are, and come back when their lease has run out.
@@ -45,12 +46,20 @@ for i = 5, 4 + plain do
   end
 end
 
-local function body_of(outcome)
-  if outcome.body_given then
-    return outcome.body
+-- Complete the outcome by the body and the extra that its message goes on with.
+local function complete(outcome)
+  outcome.extra = ''
+  if outcome.body_given and outcome.action ~= 'postpone' then
+    return
   end
   local entry = redis.call('XRANGE', stream, outcome.entry, outcome.entry)[1]
-  return entry and entry[2][4] or ''
+  local fields = entry and entry[2] or {}
+  if not outcome.body_given then
+    outcome.body = fields[4] or ''
+  end
+  if outcome.action == 'postpone' then
+    outcome.extra = to_extra(earlier(fields[6] or '') + deliveries[outcome.entry] - 1)
+  end
 end
 
 for i = 5 + 2 * plain, #ARGV, WIDTH do
@@ -66,7 +75,7 @@ for i = 5 + 2 * plain, #ARGV, WIDTH do
     release(stream, outcome.entry, deliveries[outcome.entry] - 1)
   else
     if outcome.action ~= 'done' then
-      outcome.body = body_of(outcome)
+      complete(outcome)
     end
     removed[#removed + 1] = outcome.entry
     forgotten[#forgotten + 1] = outcome.id
@@ -85,12 +94,16 @@ end
 local now = #others > 0 and now_ms()
 for _, outcome in ipairs(others) do
   local id, place = outcome.id, nil
-  if outcome.action == 'retry' and outcome.delay > 0 then
-    redis.call('ZADD', delayed, now + outcome.delay, id)
-    redis.call('HSET', bodies, id, outcome.body)
+  local waits = outcome.action == 'retry' or outcome.action == 'postpone'
+  if waits and outcome.delay > 0 then
+    local is_plain = outcome.extra == ''
+    local member = is_plain and id or MARKED .. id
+    redis.call('ZADD', delayed, now + outcome.delay, member)
+    redis.call(
+      'HSET', bodies, member, is_plain and outcome.body or to_record(outcome.extra, outcome.body))
     place = 'delayed'
-  elseif outcome.action == 'retry' then
-    place = redis.call('XADD', stream, '*', 'id', id, 'body', outcome.body)
+  elseif waits then
+    place = add(stream, id, outcome.body, outcome.extra)
   elseif outcome.action == 'dead' then
     redis.call('ZADD', dead, now, id)
     redis.call('HSET', letters, id, struct.pack('>I4', #outcome.info) .. outcome.info .. outcome.body)

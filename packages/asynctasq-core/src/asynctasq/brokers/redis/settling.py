@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from .. import Action, Outcome
+from .. import Action, Delivery, Outcome
 from .keys import QueueKeys
-from .scripts import SETTLE, Command
+from .scripts import SETTLE, SETTLE_ASKING, Command
 
 #: What the outcomes of one script call may weigh, so that the server's other clients do not wait
 #: long, unless one outcome alone weighs more. An outcome weighs what it makes the server move, and
@@ -18,40 +18,67 @@ _MOST_BYTES, _LEAST_BYTES = 1024 * 1024, 2048
 _LARGE_BYTES = 512 * 1024
 
 
+#: How the tag of a delivery begins that stands in the stream of those that were admitted.
+ADMITTED = b"*"
+
+
 @dataclass(slots=True)
 class Settlement:
     """Outcomes of one queue that one script call applies; it answers with the entries lost.
 
     Attributes:
         is_large: Whether it holds an outcome alone that a server may refuse for its size.
+        is_asking: Whether it is about messages that ask for something.
     """
 
     queue: str
     outcomes: list[Outcome]
     is_large: bool
+    is_asking: bool = False
 
     def command(self, keys: QueueKeys, consumer: bytes) -> Command:
         """The script call."""
-        return _settle_command(keys, consumer, self.outcomes)
+        return _settle_command(keys, consumer, self.outcomes, self.is_asking)
+
+    def tag_of(self, entry: bytes) -> bytes:
+        """The tag of the delivery that stands in this entry."""
+        return ADMITTED + entry if self.is_asking else entry
 
 
 def settlements(queue: str, outcomes: Sequence[Outcome]) -> Iterator[Settlement]:
     """The outcomes of a queue, in as few script calls as they should be."""
+    asking = [o for o in outcomes if o.delivery.tag[:1] == ADMITTED]
+    if not asking:
+        yield from _pages(queue, outcomes, is_asking=False)
+        return
+    yield from _pages(queue, asking, is_asking=True)
+    yield from _pages(
+        queue, [o for o in outcomes if o.delivery.tag[:1] != ADMITTED], is_asking=False
+    )
+
+
+def _pages(queue: str, outcomes: Sequence[Outcome], *, is_asking: bool) -> Iterator[Settlement]:
     page: list[Outcome] = []
     page_bytes = 0
     for outcome in outcomes:
         sent = len(outcome.body or b"") + len(outcome.info) + len(outcome.result or b"")
         if sent >= _LARGE_BYTES:
-            yield Settlement(queue, [outcome], is_large=True)
+            yield Settlement(queue, [outcome], is_large=True, is_asking=is_asking)
             continue
         moved = sent + (len(outcome.delivery.body) if outcome.action is Action.DEAD else 0)
         if page and page_bytes + moved + _LEAST_BYTES > _MOST_BYTES:
-            yield Settlement(queue, page, is_large=False)
+            yield Settlement(queue, page, is_large=False, is_asking=is_asking)
             page, page_bytes = [], 0
         page.append(outcome)
         page_bytes += moved + _LEAST_BYTES
     if page:
-        yield Settlement(queue, page, is_large=False)
+        yield Settlement(queue, page, is_large=False, is_asking=is_asking)
+
+
+def entry_of(delivery: Delivery) -> bytes:
+    """The stream entry of a delivery, in whichever stream."""
+    tag: bytes = delivery.tag
+    return tag[1:] if tag[:1] == ADMITTED else tag
 
 
 def enclosing(entries: Sequence[bytes]) -> tuple[bytes, bytes]:
@@ -64,19 +91,22 @@ def enclosing(entries: Sequence[bytes]) -> tuple[bytes, bytes]:
     return min(entries).partition(b"-")[0], max(entries).partition(b"-")[0]
 
 
-def _settle_command(keys: QueueKeys, consumer: bytes, outcomes: Sequence[Outcome]) -> Command:
+def _settle_command(
+    keys: QueueKeys, consumer: bytes, outcomes: Sequence[Outcome], is_asking: bool
+) -> Command:
     entries: list[bytes] = []
     ids: list[str] = []
     others: list[bytes | str | int] = []
     results: list[bytes] = []
     for outcome in outcomes:
-        if outcome.action is Action.DONE and outcome.result is None:
+        if outcome.action is Action.DONE and outcome.result is None and not is_asking:
             entries.append(outcome.delivery.tag)
             ids.append(outcome.delivery.id)
         else:
             others += _other(outcome, keys, results)
-    tags = [outcome.delivery.tag for outcome in outcomes]
-    return SETTLE(
+    tags = [entry_of(outcome.delivery) for outcome in outcomes]
+    script = SETTLE_ASKING if is_asking else SETTLE
+    return script(
         (*keys[:6], *results),
         consumer,
         *enclosing(tags),
@@ -97,7 +127,7 @@ def _other(
         result_number = len(results)
     return (
         outcome.action.value,
-        delivery.tag,
+        entry_of(delivery),
         delivery.id,
         max(0, round(outcome.delay * 1000)),
         int(outcome.body is not None),

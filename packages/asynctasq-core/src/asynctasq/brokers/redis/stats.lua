@@ -1,25 +1,38 @@
 -- How many messages of a queue are in each state, at a cost that does not grow with them.
 --
--- KEYS[1] stream, KEYS[2] delayed, KEYS[3] dead
+-- KEYS[1] stream, KEYS[2] delayed, KEYS[3] dead, KEYS[4] bodies, KEYS[5] ids; further ones in lines.lua
 -- Returns {waiting, running, delayed, dead}.
 
-local running = 0
-local summary = redis.pcall('XPENDING', KEYS[1], GROUP)
-if not summary.err and summary[1] > 0 then
-  running = summary[1]
-  for _, consumer in ipairs(summary[4]) do
-    if consumer[1] == RELEASED then
-      running = running - consumer[2]
+local stream, delayed, bodies, ids = KEYS[1], KEYS[2], KEYS[4], KEYS[5]
+
+local function running_of(leased)
+  local summary, running = redis.pcall('XPENDING', leased, GROUP), 0
+  if not summary.err and summary[1] > 0 then
+    running = summary[1]
+    for _, consumer in ipairs(summary[4]) do
+      if consumer[1] == RELEASED then
+        running = running - consumer[2]
+      end
     end
   end
+  return running
 end
 
 -- A key of another type holds no messages, and is not to hide the other queues.
-local function count(command, key)
-  local number = redis.pcall(command, key)
+local function count(command, ...)
+  local number = redis.pcall(command, ...)
   return type(number) == 'number' and number or 0
 end
 
-return {
-  count('XLEN', KEYS[1]) - running, running, count('ZCARD', KEYS[2]), count('ZCARD', KEYS[3]),
-}
+local running = running_of(stream)
+local waiting, later = count('XLEN', stream) - running, count('ZCARD', delayed)
+local look = redis.pcall('ZSCORE', delayed, MARKED)
+if type(look) == 'string' then
+  local lines = lines_of(stream, ids, delayed, bodies)
+  local let_pass = running_of(lines.admitted)
+  later = later - 1
+  waiting = waiting - count('HEXISTS', ids, MARKED) + count('XLEN', lines.admitted) - let_pass
+    + count('HLEN', bodies) - later
+  running = running + let_pass
+end
+return {waiting, running, later, count('ZCARD', KEYS[3])}

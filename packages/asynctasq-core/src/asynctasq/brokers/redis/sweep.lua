@@ -6,12 +6,13 @@
 -- has been silent for long will have lost its own.
 --
 -- KEYS    for each queue: stream, ids, delayed, bodies (as in put.lua), look (string: time in ms
---         before which nobody need look for leases that ran out)
+--         before which nobody need look for leases that ran out); further ones in lines.lua
 -- ARGV[1] consumer   `<worker id>~<lease in ms>`
 -- ARGV[2] limit      most messages to lease; 0 leases none
 -- Returns {ms until the next sweep is worth while or -1, {indices from 0 of queues that hold keys of
 -- another type, left as they are}, {queue index from 0, claimed entries, their delivery counts, new
--- entries}, ...}.
+-- entries}, ...}. Of a queue whose messages ask for something (see lines.lua), there may be several such
+-- parts, each with a fifth element: 1 if its new entries are of `admitted`, else 0.
 
 local PAGE = 500
 local MOST_DUE = 200
@@ -19,25 +20,47 @@ local FORGET_CONSUMER_AFTER_MS = 3600 * 1000
 -- Larger numbers lose their last digits on the way back to the server.
 local LONGEST_LEASE_MS = 1e12
 local BRIEFEST_LOOK_MS = 50
+-- Open messages that one call judges.
+local MOST_JUDGED = 500
 
 local consumer, room = ARGV[1], math.min(tonumber(ARGV[2]), 250)
 local own_lease = math.min(tonumber(string.match(ARGV[1], '~(%d+)$')), LONGEST_LEASE_MS)
 
--- Make what is due ready; whether more is. Removing comes first: with memory exhausted Redis refuses
--- the first write of a script if it can grow memory, and a queue that cannot be emptied would keep
--- memory exhausted.
+-- Make what is due ready; returns whether more is, whether messages of the queue ask for something, and
+-- their lines, or nil while keys of these hold another type: they wait for that to be mended. Removing
+-- comes first: with memory exhausted Redis refuses the first write of a script if it can grow memory,
+-- and a queue that cannot be emptied would keep memory exhausted.
 local function promote(now, stream, ids, delayed, bodies)
-  local due = redis.call('ZRANGEBYSCORE', delayed, '-inf', now, 'LIMIT', 0, MOST_DUE)
+  local found = redis.call('ZRANGEBYSCORE', delayed, '-inf', now, 'LIMIT', 0, MOST_DUE)
+  local due, are_asking, lines = {}, false, nil
+  for _, member in ipairs(found) do
+    if is_marked(member) and not are_asking then
+      are_asking, lines = true, lines_of(stream, ids, delayed, bodies)
+      lines = lines_are_sound(lines) and lines or nil
+    end
+    if member ~= MARKED and (lines or not is_marked(member)) then
+      due[#due + 1] = member
+    end
+  end
   local moved = in_pages(due, function(page)
     local found = redis.call('HMGET', bodies, unpack(page))
     redis.call('ZREM', delayed, unpack(page))
     redis.call('HDEL', bodies, unpack(page))
     local places, bytes = {}, 0
-    for i, id in ipairs(page) do
+    for i, member in ipairs(page) do
       if found[i] then
         bytes = bytes + #found[i]
-        places[#places + 1] = id
-        places[#places + 1] = redis.call('XADD', stream, '*', 'id', id, 'body', found[i])
+        local extra, body = '', found[i]
+        if is_marked(member) then
+          extra, body = from_record(body)
+        end
+        if is_asking(extra) then
+          local ask = asked(extra)
+          enter(lines, id_of(member), ask, extra, body, new_order(lines, ask, 1, now, 0))
+        else
+          places[#places + 1] = id_of(member)
+          places[#places + 1] = add(stream, id_of(member), body, extra)
+        end
       end
     end
     if #places > 0 then
@@ -45,7 +68,7 @@ local function promote(now, stream, ids, delayed, bodies)
     end
     return bytes
   end)
-  return moved < #due or #due == MOST_DUE
+  return moved < #due or #found == MOST_DUE, are_asking, lines
 end
 
 -- Entries that were given back, oldest first. Creates a missing group.
@@ -155,24 +178,161 @@ local now, next_ms = now_ms(), -1
 local spoilt = {}
 local reply = {next_ms, spoilt}
 
+local function reply_with(index, claimed, counts, new, admitted)
+  room = room - #claimed - #new
+  if #claimed + #new > 0 or admitted then
+    reply[#reply + 1] = {index, claimed, counts, new, admitted}
+  end
+end
+
+-- Give back what was released or whose lease ran out.
+local function take_back(lines)
+  for _, entry in ipairs(unowned(now, lines.admitted, lines.look, MOST_DUE)) do
+    local found = redis.call('XRANGE', lines.admitted, entry[1], entry[1])[1]
+    if not found then
+      redis.call('XACK', lines.admitted, GROUP, entry[1])
+    elseif budget > 0 then
+      budget = budget - size_of(found)
+      give_back(lines, entry[1], found[2], entry[4])
+    end
+  end
+end
+
+-- The first entry that nobody has read: its id, ms and number.
+local function first_unread(stream)
+  local after = '-'
+  local groups = redis.pcall('XINFO', 'GROUPS', stream)
+  for _, fields in ipairs(groups.err and {} or groups) do
+    for i = 1, #fields, 2 do
+      if fields[i] == 'last-delivered-id' and fields[i + 1] ~= '0-0' then
+        after = '(' .. fields[i + 1]
+      end
+    end
+  end
+  return function(most)
+    return redis.call('XRANGE', stream, after, '+', 'COUNT', most)
+  end
+end
+
+-- Whether an open message goes before an unread entry of the stream.
+local function goes_before(order, entry)
+  local priority = string.sub(order, 1, 3)
+  if not entry or priority ~= PRIORITY_0 then
+    return not entry or priority < PRIORITY_0
+  end
+  local ms, number = string.match(entry[1], '^(%d+)-(%d+)$')
+  local own_ms, own_number = tonumber(string.sub(order, 19, 31)), tonumber(string.sub(order, 32, 37))
+  return own_ms < tonumber(ms) or (own_ms == tonumber(ms) and own_number < tonumber(number))
+end
+
+local judged = 0
+
+-- Admit the open message at the head: its entry; nil if it may not pass.
+local function admit(lines, order, id)
+  local record = redis.call('HGET', lines.bodies, MARKED .. id)
+  judged = judged + 1
+  if not record then
+    redis.call('ZREM', lines.judging, 'O' .. order .. id)
+    return nil
+  end
+  local extra, body = from_record(record)
+  local ask = asked(extra)
+  if not may_pass(lines, id, ask, order, is_counted(extra), now) then
+    return nil
+  end
+  leave(lines, id, ask, 'O', order)
+  extra = to_asking(earlier(extra), true, ask.text)
+  local entry = redis.call(
+    'XADD', lines.admitted, '*', 'id', id, 'body', body, 'extra', extra)
+  if ask.until_started then
+    free_key(lines, id, ask)
+  end
+  budget = budget - #body
+  return entry
+end
+
+-- Admit open messages in their order, as long as they go before the entry.
+local function admit_some(index, lines, entry)
+  local places, records = {}, {}
+  while #records < room and judged < MOST_JUDGED and budget > 0 do
+    local member = first_of(lines, 'O')[1]
+    local order, id = parts_of(member or '', 'O')
+    if not member or not goes_before(order, entry) then
+      break
+    end
+    local place = admit(lines, order, id)
+    if place then
+      places[#places + 1] = id
+      places[#places + 1] = '*' .. place
+      records[#records + 1] = MARKED .. id
+    end
+  end
+  if #records > 0 then
+    redis.call('HDEL', lines.bodies, unpack(records))
+    redis.call('HSET', lines.ids, unpack(places))
+    local read = redis.call('XREADGROUP', 'GROUP', GROUP, consumer, 'COUNT', #records, 'STREAMS',
+      lines.admitted, '>')
+    reply_with(index, {}, {}, read and read[1][2] or {}, 1)
+  end
+end
+
+-- Lease what the queue has in the order of priorities and then of arrival, of which that of the
+-- stream's entries is told by their ids.
+local function lease_asking(index, lines, stream, look)
+  -- A write that removes nothing comes first, as above.
+  redis.call('XDEL', stream, '0-1')
+  take_back(lines)
+  drop_wake_up(lines)
+  pass_time(lines, now)
+  admit_some(index, lines, {'0-0'})
+  local claimed, counts, more = claim(now, stream, look, room)
+  reply_with(index, claimed, counts, {}, 0)
+  local unread = first_unread(stream)
+  while room > 0 and budget > 0 and judged < MOST_JUDGED do
+    local head = first_of(lines, 'O')[1]
+    local entries, count = unread(8), 0
+    while entries[count + 1] and not (head and goes_before(string.sub(head, 2), entries[count + 1])) do
+      count = count + 1
+    end
+    local left = room
+    if count > 0 then
+      reply_with(index, {}, {}, read_new(stream, consumer, math.min(room, count)), 0)
+      unread = first_unread(stream)
+    else
+      admit_some(index, lines, entries[1])
+    end
+    if room == left and (count > 0 or first_of(lines, 'O')[1] == head) then
+      break
+    end
+  end
+  look_again(lines, now)
+  return more
+end
+
 local function look_after(index, stream, ids, delayed, bodies, look)
   local nearest = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2]
+  local are_asking, more, lines = false, false, nil
   if nearest and tonumber(nearest) <= now then
-    local more = promote(now, stream, ids, delayed, bodies)
-    nearest = more and now or redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2]
+    more, are_asking, lines = promote(now, stream, ids, delayed, bodies)
+  end
+  if are_asking and not lines then
+    spoilt[#spoilt + 1] = index
+    return
+  elseif are_asking then
+    more = lease_asking(index, lines, stream, look) or more
+  else
+    local claimed, counts, more_unowned = claim(now, stream, look, room)
+    more = more or more_unowned
+    reply_with(index, claimed, counts, read_new(stream, consumer, room - #claimed))
+  end
+  if nearest and tonumber(nearest) <= now then
+    nearest = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2]
   end
   if nearest and (next_ms < 0 or nearest - now < next_ms) then
     next_ms = math.max(0, nearest - now)
   end
-  local claimed, counts, more = claim(now, stream, look, room)
-  room = room - #claimed
   if more then
     next_ms = 0
-  end
-  local new = read_new(stream, consumer, room)
-  room = room - #new
-  if #claimed + #new > 0 then
-    reply[#reply + 1] = {index, claimed, counts, new}
   end
 end
 

@@ -9,7 +9,7 @@ uses it. Delays follow the machine's wall clock, leases one that nobody sets (`c
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from ...errors import BrokerError
@@ -17,6 +17,7 @@ from .. import (
     ConsumerOptions,
     DeadLetter,
     Finding,
+    KeyInUse,
     MessageState,
     Outgoing,
     QueueStats,
@@ -24,14 +25,17 @@ from .. import (
 )
 from . import checks as sqlite_checks
 from . import clock
+from . import keys as sqlite_keys
 from . import queries as sqlite_queries
 from . import transitions as sqlite_transitions
+from . import values as sqlite_values
 from .config import SQLiteConfig
 from .consumer import LeaseFile, SQLiteConsumer
 from .file import absolute_path
 from .queries import NEVER
+from .states import BEHIND, DEAD, DELAYED, LEASED, LIMITED, RATED, WAITING
 from .thread import SQLiteThread
-from .transitions import CHUNK, DEAD, DELAYED, LEASED, WAITING
+from .transitions import CHUNK
 
 
 class SQLiteBroker:
@@ -48,11 +52,13 @@ class SQLiteBroker:
         self._thread = SQLiteThread(self._config)
         self._lease_file = LeaseFile(self._config)
 
-    async def put(self, messages: Sequence[Outgoing]) -> None:
+    async def put(self, messages: Sequence[Outgoing]) -> Mapping[str, str] | None:
         """Add the messages: all of them, or none if there is an error."""
-        if messages:
-            await self._thread.write(sqlite_transitions.put, messages)
-            self._thread.takers.wake()
+        if not messages:
+            return None
+        conflicts = await self._thread.write(sqlite_transitions.put, messages)
+        self._thread.takers.wake()
+        return conflicts
 
     def consumer(self, options: ConsumerOptions) -> SQLiteConsumer:
         """A consumer that has not started yet."""
@@ -66,9 +72,11 @@ class SQLiteBroker:
         self, queue: str, message_id: str, result: bytes | None, result_ttl: float
     ) -> bool:
         """Remove a message that has not started."""
-        return await self._thread.write(
+        cancelled = await self._thread.write(
             sqlite_transitions.cancel, queue, message_id, result, result_ttl
         )
+        self._thread.takers.wake()  # the next of its line may run
+        return cancelled
 
     async def result(self, queue: str, message_id: str, timeout_seconds: float) -> bytes | None:
         """The kept result, awaited."""
@@ -97,9 +105,9 @@ class SQLiteBroker:
         """A page of the dead letters, newest first."""
         return await self._thread.read(sqlite_queries.dead_letters, queue, limit, offset)
 
-    async def dead_letter(self, queue: str, message_id: str) -> DeadLetter | None:
-        """One dead letter."""
-        return await self._thread.read(sqlite_queries.dead_letter, queue, message_id)
+    async def find_dead(self, queue: str, message_ids: Sequence[str]) -> list[DeadLetter]:
+        """Those of these dead letters that the queue holds."""
+        return await self._thread.read(sqlite_queries.find_dead, queue, message_ids)
 
     async def retry_dead(self, queue: str, bodies: Sequence[tuple[str, bytes]]) -> int:
         """Move dead letters back to waiting."""
@@ -115,8 +123,9 @@ class SQLiteBroker:
 
     async def purge(self, queue: str) -> int:
         """Delete everything waiting or delayed."""
-        released = (LEASED, clock.now())
-        return await self._delete_all(queue, [(WAITING, NEVER), (DELAYED, NEVER), released])
+        # Those that wait for others first, or each deletion would move one of them on.
+        waiting = [(state, NEVER) for state in (BEHIND, LIMITED, RATED, WAITING, DELAYED)]
+        return await self._delete_all(queue, [*waiting, (LEASED, clock.now())])
 
     async def release_worker(self, worker_id: str, queues: Sequence[str]) -> int:
         """Let go of everything leased to a worker known to be dead."""
@@ -133,6 +142,48 @@ class SQLiteBroker:
     async def resign(self, name: str, holder: str) -> None:
         """Give up a lease by name."""
         await self._thread.write(sqlite_transitions.resign, name, holder)
+
+    async def keys_in_use(self, queue: str, *, limit: int = 100) -> list[KeyInUse]:
+        """The keys of policies."""
+        return await self._thread.read(sqlite_keys.keys_in_use, queue, limit)
+
+    async def values(self, queue: str, kind: str) -> Mapping[str, bytes]:
+        """All values of a kind."""
+        return await self._thread.read(sqlite_values.get_all, queue, kind)
+
+    async def value(self, queue: str, kind: str, name: str) -> bytes | None:
+        """One value."""
+        return await self._thread.read(sqlite_values.get, queue, kind, name)
+
+    async def set_value(
+        self,
+        queue: str,
+        kind: str,
+        name: str,
+        value: bytes | None,
+        *,
+        ttl_seconds: float | None = None,
+    ) -> None:
+        """Keep a value, or delete it."""
+        await self._thread.write(sqlite_values.keep, queue, kind, name, value, ttl_seconds)
+
+    async def replace_value(
+        self,
+        queue: str,
+        kind: str,
+        name: str,
+        value: bytes | None,
+        *,
+        expected: bytes | None,
+        messages: Sequence[Outgoing] = (),
+    ) -> bool:
+        """Replace a value and put messages in one step."""
+        replaced = await self._thread.write(
+            sqlite_values.replace, queue, kind, name, value, expected, messages
+        )
+        if replaced and messages:
+            self._thread.takers.wake()
+        return replaced
 
     async def check(self) -> list[Finding]:
         """Whether the file can be written, and what its disk is like."""

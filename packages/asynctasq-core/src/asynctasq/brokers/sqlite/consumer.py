@@ -82,7 +82,10 @@ class SQLiteConsumer:
         if not outcomes:
             return []
         lost = await self._thread.write(sqlite_transitions.settle, outcomes)
-        if any(outcome.action not in (Action.DONE, Action.DEAD) for outcome in outcomes):
+        if any(
+            outcome.action not in (Action.DONE, Action.DEAD) or outcome.delivery.tag.is_special
+            for outcome in outcomes
+        ):
             self._thread.takers.wake()
         return lost
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from sqlite3 import Connection
 from typing import Any
 
 from .. import DeadLetter, MessageState, QueueStats, WorkerInfo
 from . import clock
-from .transitions import DEAD, DELAYED, LEASED, WAITING
+from .states import DEAD, DELAYED, LEASED, WAITS
 
 NEVER = float("inf")
 
@@ -21,7 +21,9 @@ _NEXT = """SELECT min(
         - :lease_now,
     ifnull((SELECT at FROM message WHERE queue = number AND state = 1 ORDER BY at LIMIT 1), 9e999)
         - :now,
-    ifnull((SELECT at FROM message WHERE queue = number AND state = 2 LIMIT 1), 9e999))
+    ifnull((SELECT opens FROM rate WHERE queue = number AND opens IS NOT NULL
+        ORDER BY opens LIMIT 1), 9e999) - :now,
+    ifnull((SELECT 0 FROM message WHERE queue = number AND state = 2 LIMIT 1), 9e999))
     FROM queue WHERE name = :queue"""
 
 
@@ -47,6 +49,8 @@ def state(db: Connection, queue: str, message_id: str) -> MessageState | None:
     code, at = row
     if code == DEAD:
         return "dead"
+    if code in WAITS:
+        return "waiting"
     if at <= (clock.now() if code == LEASED else time.time()):
         return "waiting"
     return "running" if code == LEASED else "delayed"
@@ -76,7 +80,7 @@ def _stats(db: Connection, queue: str) -> QueueStats:
     returned, due = count(LEASED, clock.now()), count(DELAYED, time.time())
     return QueueStats(
         queue,
-        waiting=count(WAITING, NEVER) + returned + due,
+        waiting=sum(count(code, NEVER) for code in WAITS) + returned + due,
         running=count(LEASED, NEVER) - returned,
         delayed=count(DELAYED, NEVER) - due,
         dead=count(DEAD, NEVER),
@@ -126,14 +130,17 @@ def dead_letters(db: Connection, queue: str, limit: int, offset: int) -> list[De
     return [_letter(queue, row) for row in rows]
 
 
-def dead_letter(db: Connection, queue: str, message_id: str) -> DeadLetter | None:
-    """One dead letter."""
-    row = db.execute(
-        f"""SELECT id, body, info, at FROM message
-        WHERE queue = {_NUMBER} AND id = ? AND state = 3""",
-        (queue, message_id),
-    ).fetchone()
-    return _letter(queue, row) if row else None
+def find_dead(db: Connection, queue: str, message_ids: Sequence[str]) -> list[DeadLetter]:
+    """Those of these dead letters that the queue holds."""
+    found = []
+    for message_id in dict.fromkeys(message_ids):
+        row = db.execute(
+            f"""SELECT id, body, info, at FROM message
+            WHERE queue = {_NUMBER} AND id = ? AND state = 3""",
+            (queue, message_id),
+        ).fetchone()
+        found += [_letter(queue, row)] if row else []
+    return found
 
 
 def _letter(queue: str, row: tuple[Any, ...]) -> DeadLetter:

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-import pkgutil
 import sqlite3
 
 from ...errors import BrokerError
 from . import clock
+from .scripts import statements
 
 APPLICATION_ID = 0x61737471
 VERSION = 3
-_TABLES = (pkgutil.get_data(__package__, "schema.sql") or b"").decode().split(";\n")
+_ADDED = {
+    "queue": {"special": "INTEGER NOT NULL DEFAULT 0"},
+    "message": {
+        "priority": "INTEGER NOT NULL DEFAULT 0",
+        "line": "INTEGER",
+        "limited": "TEXT",
+        "rated": "TEXT",
+        "uniq": "TEXT",
+        "counted": "INTEGER NOT NULL DEFAULT 0",
+    },
+}
 # One statement sees one state of the file, which another process may be making meanwhile.
 _IDENTITY = """
     SELECT application_id, user_version, (SELECT count(*) FROM sqlite_master)
@@ -49,7 +59,8 @@ def make_current(db: sqlite3.Connection, path: str) -> None:
     try:
         if not is_current(db, path):  # else another process was faster
             db.execute("DROP TABLE IF EXISTS worker")  # of another version, or another start
-            for statement in (*_TABLES, *_END_FORMER_LEASES):
+            _add_columns(db)
+            for statement in (*statements("schema.sql"), *_END_FORMER_LEASES):
                 db.execute(statement)
             db.execute("INSERT INTO boot VALUES (?)", (clock.BOOT,))
             db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -59,3 +70,12 @@ def make_current(db: sqlite3.Connection, path: str) -> None:
         if db.in_transaction:
             db.execute("ROLLBACK")
         raise
+
+
+def _add_columns(db: sqlite3.Connection) -> None:
+    """Give the tables of an earlier version the columns that they lack."""
+    for table, columns in _ADDED.items():
+        known = {row[1] for row in db.execute(f"PRAGMA table_info({table})")}
+        for name, declaration in columns.items():
+            if known and name not in known:
+                db.execute(f"ALTER TABLE {table} ADD COLUMN {name} {declaration}")

@@ -1,18 +1,29 @@
--- The queue file, version 2; run on a new file, and on one of an earlier version.
+-- The queue file, version 3; run on a new file, and on one of an earlier version, to whose tables
+-- `schema.py` has added the columns that it lacked.
 --
 -- message.state and message.at together say where a message is:
 --   0 leased     until at; past that, or released (at = 0), it may be taken by anyone
 --   1 delayed    until at; past that it may be taken
---   2 waiting    at = 0
+--   2 waiting    at = -priority; a take looks at it
 --   3 dead       since at
--- so that time alone moves no row: whoever takes finds what is ready by (queue, state, at).
+--   4 behind     at = -priority; waits for another message of its line
+--   5 limited    at = -priority; waits for a message of its limit to end
+--   6 rated      at = -priority; waits for its rate to open
+-- so that time alone moves no row: whoever takes finds what is ready by (queue, state, at). Only
+-- where queue.special is set, as a message had a priority or a policy, is what is due or returned
+-- moved to 2 first.
+--
+-- Messages with a limit or a rate have a line. Each line has a message that is 2, 5 or 6; it is
+-- judged when a take comes to it. The triggers of `policies.sql` keep that so, whatever moves a
+-- message.
 --
 -- Ends of leases, of signs of life and of leads are told by the machine's monotonic clock, which
 -- starts anew with the machine; boot names the start that they belong to. All else is Unix time.
 
 CREATE TABLE IF NOT EXISTS queue (
     number INTEGER PRIMARY KEY,
-    name TEXT NOT NULL UNIQUE
+    name TEXT NOT NULL UNIQUE,
+    special INTEGER NOT NULL DEFAULT 0
 );
 
 -- place is the order of arrival, with the queue's number in front (place >> 40): what is taken and
@@ -27,12 +38,77 @@ CREATE TABLE IF NOT EXISTS message (
     owner TEXT,
     lease INTEGER,
     body BLOB NOT NULL,
-    info BLOB
+    info BLOB,
+    priority INTEGER NOT NULL DEFAULT 0,
+    line INTEGER,
+    limited TEXT,
+    rated TEXT,
+    uniq TEXT,
+    counted INTEGER NOT NULL DEFAULT 0
 );
 
 CREATE UNIQUE INDEX IF NOT EXISTS message_by_id ON message (queue, id);
 
 CREATE INDEX IF NOT EXISTS message_by_state ON message (queue, state, at);
+
+CREATE INDEX IF NOT EXISTS message_by_line ON message (line, state, at) WHERE line IS NOT NULL;
+
+CREATE INDEX IF NOT EXISTS message_by_limit ON message (queue, limited, state, at)
+    WHERE limited IS NOT NULL;
+
+CREATE INDEX IF NOT EXISTS message_by_rate ON message (queue, rated, state, at)
+    WHERE rated IS NOT NULL;
+
+-- What messages of the same keys and numbers ask for; empty and 0 where there is no such key.
+CREATE TABLE IF NOT EXISTS line (
+    number INTEGER PRIMARY KEY,
+    queue INTEGER NOT NULL,
+    limited TEXT NOT NULL,
+    most INTEGER NOT NULL,
+    rated TEXT NOT NULL,
+    interval REAL NOT NULL,
+    burst INTEGER NOT NULL
+);
+
+CREATE UNIQUE INDEX IF NOT EXISTS line_by_keys
+    ON line (queue, limited, rated, most, interval, burst);
+
+-- Without a row, a whole burst may pass. opens is the time at which the first that is parked is
+-- opened; NULL while nothing is.
+CREATE TABLE IF NOT EXISTS rate (
+    queue INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    tat REAL NOT NULL,
+    opens REAL,
+    PRIMARY KEY (queue, name)
+);
+
+CREATE INDEX IF NOT EXISTS rate_by_opening ON rate (queue, opens) WHERE opens IS NOT NULL;
+
+CREATE INDEX IF NOT EXISTS rate_by_tat ON rate (tat) WHERE opens IS NULL;
+
+-- expires is NULL where the message frees the key: with its end, or its first delivery.
+CREATE TABLE IF NOT EXISTS taken (
+    queue INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    holder TEXT NOT NULL,
+    until_started INTEGER NOT NULL,
+    expires REAL,
+    PRIMARY KEY (queue, name)
+);
+
+CREATE INDEX IF NOT EXISTS taken_by_expiry ON taken (expires) WHERE expires IS NOT NULL;
+
+CREATE TABLE IF NOT EXISTS value (
+    queue TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    name TEXT NOT NULL,
+    value BLOB NOT NULL,
+    expires REAL,
+    PRIMARY KEY (queue, kind, name)
+);
+
+CREATE INDEX IF NOT EXISTS value_by_expiry ON value (expires) WHERE expires IS NOT NULL;
 
 -- serial never repeats, so that whoever waits for results reads only those after the last it saw.
 CREATE TABLE IF NOT EXISTS result (

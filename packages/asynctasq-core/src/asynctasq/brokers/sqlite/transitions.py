@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 
 from .. import Action, ConsumerOptions, Delivery, Outcome, Outgoing
 from . import clock
+from . import policies as sqlite_policies
+from .states import DEAD, DELAYED, LEASED, WAITING
 
-LEASED, DELAYED, WAITING, DEAD = range(4)
 CHUNK = 5000
 
 PLACES = 40  # bits of a place that are its order in the queue
@@ -26,8 +27,9 @@ _DECLARE = "INSERT INTO queue (name) VALUES (?) ON CONFLICT DO NOTHING"
 _LAST = "SELECT max(place) FROM message WHERE place >= ? AND place < ?"
 _PUT = """INSERT INTO message (place, queue, id, state, at, body) VALUES (?, ?, ?, ?, ?, ?)
     ON CONFLICT (queue, id) DO NOTHING"""
-_READY = f"""SELECT place, id, body, deliveries FROM message
-    WHERE queue = {_NUMBER} AND state = ? AND at <= ? ORDER BY at, place LIMIT ?"""
+_QUEUE = "SELECT number, special FROM queue WHERE name = ?"
+_READY = """SELECT place, id, body, deliveries FROM message
+    WHERE queue = ? AND state = ? AND at <= ? ORDER BY at, place LIMIT ?"""
 _LEASE = """UPDATE message
     SET state = 0, at = ?, deliveries = deliveries + 1, owner = ?, lease = ? WHERE place = ?"""
 _MINE = "WHERE place = ? AND owner = ? AND lease = ?"
@@ -37,7 +39,7 @@ _RELEASE = f"""UPDATE message
     SET at = 0, deliveries = deliveries - 1, owner = NULL, lease = NULL {_MINE}"""
 _MOVE = f"""UPDATE message
     SET state = ?, at = ?, deliveries = ?, owner = NULL, lease = NULL,
-        body = coalesce(?, body), info = ? {_MINE}"""
+        body = coalesce(?, body), info = ?, counted = 0 {_MINE}"""
 _KEEP = "INSERT OR REPLACE INTO result (queue, id, body, expires) VALUES (?, ?, ?, ?)"
 _FORGET = """DELETE FROM result WHERE serial IN
     (SELECT serial FROM result WHERE expires <= ? ORDER BY expires LIMIT ?)"""
@@ -48,24 +50,30 @@ _ANNOUNCE = "INSERT OR REPLACE INTO worker VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 
 
 class Tag(NamedTuple):
-    """Locates one delivery."""
+    """Locates one delivery; `is_special` as of its queue."""
 
     place: int
     owner: str
     lease: int
+    is_special: bool
 
 
-def put(db: Connection, messages: Sequence[Outgoing]) -> None:
-    """Add those whose queue does not hold their id."""
+def put(db: Connection, messages: Sequence[Outgoing]) -> dict[str, str] | None:
+    """Add those whose queue does not hold their id and whose key is free; as `Sending.put`."""
     by_queue: dict[str, list[Outgoing]] = {}
     for message in messages:
         by_queue.setdefault(message.queue, []).append(message)
     declare(db, by_queue)
+    conflicts: dict[str, str] = {}
     for queue, its in by_queue.items():
         [number] = db.execute("SELECT number FROM queue WHERE name = ?", (queue,)).fetchone()
         places = count(_next_place(db, number))
-        rows = ((next(places), number, m.id, *_state_of(m), m.body) for m in its)
-        db.executemany(_PUT, rows)
+        if any(map(sqlite_policies.is_special, its)):
+            conflicts |= sqlite_policies.put(db, number, its, places, time.time())
+        else:
+            rows = ((next(places), number, m.id, *_state_of(m), m.body) for m in its)
+            db.executemany(_PUT, rows)
+    return conflicts or None
 
 
 def _next_place(db: Connection, number: int) -> int:
@@ -87,25 +95,46 @@ def declare(db: Connection, queues: Iterable[str]) -> None:
 def take(db: Connection, options: ConsumerOptions, lease: int, limit: int) -> list[Delivery]:
     """Lease up to `limit` messages."""
     lease_now, now = clock.now(), time.time()
-    owner = options.worker.id
+    end, owner = lease_now + options.lease_seconds, options.worker.id
     taken: list[Delivery] = []
     for queue in options.queues:
-        for state, until in ((LEASED, lease_now), (DELAYED, now), (WAITING, now)):
-            if len(taken) == limit:
-                break
-            rows = db.execute(_READY, (queue, state, until, limit - len(taken)))
-            taken += [_delivery(queue, row, owner, lease) for row in rows]
-    end = lease_now + options.lease_seconds
-    db.executemany(_LEASE, ((end, owner, lease, delivery.tag.place) for delivery in taken))
+        if len(taken) == limit:
+            break
+        found = db.execute(_QUEUE, (queue,)).fetchone()
+        if found is None:
+            continue
+        number, special = found
+        room = limit - len(taken)
+        rows = (_special if special else _plain)(db, number, lease_now, now, room)
+        for row in rows:
+            db.execute(_LEASE, (end, owner, lease, row[0]))
+            taken.append(_delivery(queue, row, Tag(row[0], owner, lease, bool(special))))
     return taken
 
 
-def _delivery(queue: str, row: tuple[Any, ...], owner: str, lease: int) -> Delivery:
-    place, message_id, body, deliveries = row
+def _plain(
+    db: Connection, queue: int, lease_now: float, now: float, room: int
+) -> Iterable[tuple[Any, ...]]:
+    """Rows of a queue in which neither priorities nor policies are used."""
+    rows: list[tuple[Any, ...]] = []
+    for state, until in ((LEASED, lease_now), (DELAYED, now), (WAITING, now)):
+        if len(rows) < room:
+            rows += db.execute(_READY, (queue, state, until, room - len(rows)))
+    return rows
+
+
+def _special(
+    db: Connection, queue: int, lease_now: float, now: float, room: int
+) -> Iterable[tuple[Any, ...]]:
+    return sqlite_policies.ready(db, queue, count(_next_place(db, queue)), now, room)
+
+
+def _delivery(queue: str, row: tuple[Any, ...], tag: Tag) -> Delivery:
+    _, message_id, body, deliveries = row
     # A column takes values of any type from whoever writes to the file; these end as dead letters.
     if type(body) is not bytes or type(message_id) is not str or type(deliveries) is not int:
         message_id, body, deliveries = str(message_id), b"", 0
-    return Delivery(queue, message_id, body, deliveries + 1, Tag(place, owner, lease))
+    return Delivery(queue, message_id, body, deliveries + 1, tag)
 
 
 def settle(db: Connection, outcomes: Sequence[Outcome]) -> list[Outcome]:
@@ -115,7 +144,7 @@ def settle(db: Connection, outcomes: Sequence[Outcome]) -> list[Outcome]:
 
 
 def _apply(db: Connection, outcome: Outcome, now: float) -> bool:
-    tag: Tag = outcome.delivery.tag
+    tag = outcome.delivery.tag[:3]
     action, body = outcome.action, outcome.body
     if action is Action.DONE:
         done = db.execute(_DONE, tag)
@@ -149,7 +178,7 @@ def renew(db: Connection, options: ConsumerOptions, held: Sequence[Delivery]) ->
     names = json.dumps(worker.queues)
     shown = (worker.id, worker.host, worker.pid, names, worker.concurrency, worker.started_at)
     db.execute(_ANNOUNCE, (*shown, worker.is_blocked, until))
-    return [d for d in held if db.execute(_RENEW, (until, *d.tag)).rowcount == 0]
+    return [d for d in held if db.execute(_RENEW, (until, *d.tag[:3])).rowcount == 0]
 
 
 def withdraw(db: Connection, worker_id: str, queues: Iterable[str], *, undo: bool) -> int:
@@ -184,7 +213,7 @@ def cancel(
     """Delete a message that has not started, keeping `result`; returns whether it was so."""
     removed = db.execute(
         f"""DELETE FROM message WHERE queue = {_NUMBER} AND id = ?
-        AND (state IN (1, 2) OR state = 0 AND at <= ?)""",
+        AND (state IN (1, 2, 4, 5, 6) OR state = 0 AND at <= ?)""",
         (queue, message_id, clock.now()),
     ).rowcount
     if removed and result is not None:
@@ -193,10 +222,11 @@ def cancel(
 
 
 def retry_dead(db: Connection, queue: str, bodies: Iterable[tuple[str, bytes]]) -> int:
-    """Make dead letters wait again; returns how many there were."""
+    """Make dead letters wait again, or be due and join their line; returns how many there were."""
     return sum(
         db.execute(
-            f"""UPDATE message SET state = 2, at = 0, deliveries = 0, body = ?, info = NULL
+            f"""UPDATE message SET deliveries = 0, body = ?, info = NULL,
+                state = iif(line IS NULL, 2, 1), at = iif(line IS NULL, -priority, 0)
             WHERE queue = {_NUMBER} AND id = ? AND state = 3""",
             (body, queue, message_id),
         ).rowcount

@@ -28,8 +28,8 @@ T = TypeVar("T", bound=Callable[..., Any])
 R = TypeVar("R")
 Scope = AbstractContextManager[Any] | AbstractAsyncContextManager[Any]
 
-#: After this a worker is cancelled and the test fails.
-LONGEST_WORK_SECONDS = 90.0
+#: After this a worker is cancelled and the test fails; after the second any test does.
+LONGEST_WORK_SECONDS, LONGEST_TEST_SECONDS = 30.0, 60
 
 
 def needs(capability: str) -> Callable[[T], T]:
@@ -47,6 +47,7 @@ class RolledBack(Exception):
 
 
 @pytest.mark.asyncio
+@pytest.mark.timeout(LONGEST_TEST_SECONDS)
 class Application:
     """The application under test; `AdapterSuite` describes what a subclass gives."""
 
@@ -66,6 +67,8 @@ class Application:
     locking: ClassVar[bool] = False
     lazy: ClassVar[bool] = False
     outages: ClassVar[bool] = False
+    missing_table: ClassVar[bool] = False
+    unlimited_keys: ClassVar[bool] = False
     counts_connections: ClassVar[bool] = False
 
     # --- always given -------------------------------------------------------------------
@@ -195,6 +198,10 @@ class Application:
         """`outages`: while entered, the database gives no answer."""
         raise NotImplementedError
 
+    def without_table(self) -> Scope:
+        """`missing_table`: while entered, the table of the main model is not there."""
+        raise NotImplementedError
+
     def connections(self) -> Any:
         """`counts_connections`: how many connections to the database are open."""
         raise NotImplementedError
@@ -212,7 +219,8 @@ class Application:
         self._threads = ThreadPoolExecutor(1, "application")
         self._thread = await asyncio.wrap_future(self._threads.submit(threading.get_ident))
         self._queue = f"suite-{uuid4().hex[:12]}"
-        init(driver="memory", **self.options())
+        # A test that fails is not to wait for the retries of its tasks.
+        init(driver="memory", **{"task_defaults": {"retry_delay": 0}, **self.options()})
         yield
         await self.call(self.disconnect)
         init(driver="memory")
@@ -291,6 +299,10 @@ class Application:
         assert adapter is self.hooks
         assert adapter.fetch_many is not None
         return list(await adapter.fetch_many(refs))
+
+    def is_model(self, obj: object) -> bool:
+        """Whether the object is an instance of one of the adapter's models."""
+        return installed().owner_of(obj) is self.hooks
 
     def count(self, statements: Sequence[str]) -> int:
         """How many of the statements read rows."""

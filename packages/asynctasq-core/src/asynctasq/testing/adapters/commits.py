@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import pytest
 
-from asynctasq import BrokerUnavailable, TaskHandle, TaskStatus, init, task
+from asynctasq import AsynctasqError, BrokerUnavailable, TaskHandle, TaskStatus, init, task
 
 from .application import Application, RolledBack, Seen, needs
 
@@ -235,6 +235,31 @@ class Commits(Application):
 
         await self.run(scenario)
         assert [h._deferred and h._deferred.state for h in handles] == ["sent", None, "dropped"]
+
+    @needs("transactions")
+    async def test_on_commit_of_a_transaction_that_has_ended_is_refused_or_sent_at_once(
+        self,
+    ) -> None:
+        if self.hooks.owns_transaction is None:
+            return
+        outcomes = list[str]()
+
+        async def scenario() -> None:
+            async with self.within(self.transaction()) as committed:
+                pass
+            with suppress(RolledBack):
+                async with self.within(self.transaction()) as rolled_back:
+                    raise RolledBack
+            for number, ended in enumerate([committed, rolled_back]):
+                try:
+                    handle = await self.dispatch(_no_rows(number).on_commit(ended))
+                except AsynctasqError:
+                    outcomes.append("refused")
+                else:
+                    outcomes.append(handle._deferred.state if handle._deferred else "sent")
+
+        await self.run(scenario)
+        assert set(outcomes) <= {"refused", "sent"}, "waits for a commit that never comes"
 
     @needs("transactions")
     async def test_it_owns_no_strange_transactions(self) -> None:

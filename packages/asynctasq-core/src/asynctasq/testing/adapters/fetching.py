@@ -15,6 +15,7 @@ import pytest
 from asynctasq import InvalidReference, Ref, ReferenceUnavailable
 
 from .application import Application, needs
+from .sharing import shared
 
 #: How many references the tests of many ask for, nearly all of them to rows that are gone.
 MANY = 5000
@@ -26,6 +27,23 @@ HOSTILE_KEYS: Sequence[Any] = (
     *(b"", b"\xff\0", (), (1,), (1, 2), (None, None), ("1", "2", "3")),
     *(uuid.UUID(int=1), datetime(2026, 1, 1)),
 )
+
+
+#: How often the event loop turns at least while many rows are fetched.
+LEAST_TURNS = 3
+
+
+class _Unhashable:
+    """An option that cannot be a key and equals nothing."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        return False
+
+
+#: What annotations of other packages may hold.
+OTHERS_OPTIONS: Sequence[Any] = ("text", 1, None, object(), _Unhashable(), len, dict, {"a": [1]})
 
 
 class Fetching(Application):
@@ -51,6 +69,11 @@ class Fetching(Application):
         assert other is not third
         self.set_name(one, "changed")
         assert (other.name, third.name) == ("Ada", "Ada")
+
+    async def test_two_instances_of_one_row_share_nothing_that_can_change(self) -> None:
+        ref = await self.reference(await self.call(self.save, "Ada"))
+        one, other = await self.fetch([ref, ref])
+        assert shared(one, other, self.is_model) == []
 
     async def test_two_fetches_at_once_bring_two_instances(self) -> None:
         ref = await self.reference(await self.call(self.save, "Ada"))
@@ -85,6 +108,30 @@ class Fetching(Application):
         refs = [replace(ref, pk=self.other_key(ref.pk, 10**6 + i)) for i in range(MANY - 2)]
         await self._finds_ends([ref, *refs, ref])
 
+    async def test_the_event_loop_goes_on_while_rows_are_fetched(self) -> None:
+        row = await self.call(self.save, "Ada")
+        ref = await self.reference(row)
+        refs = [replace(ref, pk=self.other_key(ref.pk, 10**6 + i)) for i in range(MANY)]
+        turns = 0
+
+        async def turn() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        turning = asyncio.create_task(turn())
+        await asyncio.sleep(0)
+        before = turns
+        await self.fetch(refs)
+        turns -= before
+        turning.cancel()
+        assert turns >= LEAST_TURNS, "fetch_many blocks the event loop"
+
+    async def test_options_of_others_are_passed_over(self) -> None:
+        ref = await self.reference(await self.call(self.save, "Ada"), OTHERS_OPTIONS)
+        assert [row.name for row in await self.fetch([ref])] == ["Ada"]
+
     @needs("composite_keys")
     async def test_thousands_of_composite_keys_are_fetched_in_parts(self) -> None:
         ref = await self.reference(await self.call(self.save_composite, "Ada"))
@@ -97,6 +144,7 @@ class Fetching(Application):
         assert (first.name, last.name) == ("Ada", "Ada")
         assert set(gone) == {None}
         assert 1 <= self.count(seen) <= len(refs) // 100
+        assert self.count(seen) > 1 or self.unlimited_keys, "databases limit the keys of a query"
 
     @needs("composite_keys")
     async def test_composite_keys_find_their_rows(self) -> None:

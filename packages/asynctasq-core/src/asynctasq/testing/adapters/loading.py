@@ -9,6 +9,7 @@ from uuid import uuid4
 from asynctasq import task
 
 from .application import Application, Seen, needs
+from .sharing import shared
 
 
 class Loading(Application):
@@ -48,6 +49,12 @@ class Loading(Application):
         await self.send(_annotated(read, self.loading())(row, row))
         await self.work()
         assert (are_one, seen.names) == ([True], ["Ada"])
+
+    @needs("declared_loading")
+    async def test_two_instances_of_one_row_share_none_of_the_rows_they_load(self) -> None:
+        ref = await self.reference(await self.call(self.save_loadable, "Ada"), self.loading())
+        one, other = await self.fetch([ref, ref])
+        assert shared(one, other, self.is_model) == []
 
     @needs("declared_loading")
     async def test_tasks_taken_together_share_the_queries_of_what_they_load(self) -> None:

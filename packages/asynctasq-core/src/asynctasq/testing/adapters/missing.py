@@ -8,7 +8,9 @@ from time import monotonic
 from typing import Any
 from uuid import uuid4
 
-from asynctasq import OnMissing, TaskStatus, task
+import pytest
+
+from asynctasq import OnMissing, ReferenceUnavailable, TaskStatus, task
 from asynctasq.deadletters import list_dead
 
 from .application import Application, Seen, needs
@@ -70,6 +72,15 @@ class Missing(Application):
         await self.work()
         assert sorted(seen.names) == ["name 0", "name 1", "name 3", "name 4"]
         assert [await h.status() for h in handles].count(TaskStatus.DEAD) == 1
+
+    @needs("missing_table")
+    async def test_a_missing_table_is_no_outage(self) -> None:
+        ref = await self.reference(await self.call(self.save, "Ada"))
+        async with self.within(self.without_table()):
+            with pytest.raises(Exception) as raised:
+                await self.fetch([ref])
+        assert not isinstance(raised.value, ReferenceUnavailable), "waiting brings no table"
+        assert [row.name for row in await self.fetch([ref])] == ["Ada"]
 
     @needs("outages")
     async def test_a_database_without_an_answer_uses_up_no_attempt(self) -> None:

@@ -184,6 +184,28 @@ class Running(Application):
         assert seen.names == ["here", "there"]
 
     @needs("counts_connections")
+    async def test_a_def_task_leaves_no_connection_in_its_thread_however_it_ends(self) -> None:
+        if self.asynchronous or not self.sync_tasks:
+            return
+        counts = list[int]()
+
+        def use(name: str) -> None:
+            self.save(name)
+            if name == "bad":
+                raise ValueError(name)
+
+        async def count() -> None:
+            counts.append(await self.call(self.connections))
+
+        use_task = task(name=f"use-{uuid4().hex}", max_attempts=1)(use)
+        count_task = task(name=f"count-{uuid4().hex}", max_attempts=1)(count)
+        await self.send(count_task())
+        for fate in ("good", "bad"):
+            await self.send(*(use_task(fate) for _ in range(4)), count_task())
+        await self.work(concurrency=1)
+        assert counts == [counts[0]] * 3, counts
+
+    @needs("counts_connections")
     async def test_the_number_of_connections_stays_what_it_was(self) -> None:
         seen = Seen()
 

@@ -49,7 +49,7 @@ class Cancelling(BrokerFixtures):
         for name in ("running", "dead", "unknown"):
             assert not await broker.cancel(queue, name, b"cancelled", 60)
             assert await broker.result(queue, name, 0) is None
-        assert await broker.dead_letter(queue, "dead") is not None
+        assert await broker.find_dead(queue, ["dead"]) != []
         assert await consumer.settle([Outcome(running)]) == []
 
     async def test_a_released_or_retried_message_can_be_cancelled(

@@ -32,16 +32,24 @@ class DeadLetters(BrokerFixtures):
         self, broker: Broker, queue: str, start_consumer: StartConsumer
     ) -> None:
         await self._kill(broker, queue, start_consumer, 2)
-        letter = await broker.dead_letter(queue, "0001")
-        assert letter is not None
+        [letter] = await broker.find_dead(queue, ["0001"])
         assert (letter.queue, letter.id, letter.body, letter.info) == (queue, "0001", b"1", b"why")
-        assert await broker.dead_letter(queue, "unknown") is None
+        assert await broker.find_dead(queue, ["unknown"]) == []
+
+    async def test_many_dead_letters_are_found_among_others_each_once(
+        self, broker: Broker, queue: str, start_consumer: StartConsumer
+    ) -> None:
+        await self._kill(broker, queue, start_consumer, 30)
+        wanted = [f"{i:04}" for i in range(0, 60, 2)]
+        found = await broker.find_dead(queue, [*wanted, *wanted])
+        assert sorted(letter.id for letter in found) == wanted[:15]
+        assert await broker.find_dead(queue, []) == []
 
     async def test_a_message_that_is_not_dead_is_no_dead_letter(
         self, broker: Broker, queue: str
     ) -> None:
         await broker.put([message(queue, "a")])
-        assert await broker.dead_letter(queue, "a") is None
+        assert await broker.find_dead(queue, ["a"]) == []
         assert await broker.dead_letters(queue) == []
         assert await broker.retry_dead(queue, [("a", b"changed")]) == 0
         assert await broker.purge_dead(queue, ["a"]) == 0
@@ -53,8 +61,7 @@ class DeadLetters(BrokerFixtures):
         await self._kill(broker, queue, start_consumer, 1)
         await broker.put([message(queue, "0000", b"again")])
         assert await broker.state(queue, "0000") == "dead"
-        letter = await broker.dead_letter(queue, "0000")
-        assert letter is not None
+        [letter] = await broker.find_dead(queue, ["0000"])
         assert letter.body == b"0"
 
     async def test_a_retried_dead_letter_waits_again_under_its_id(
@@ -97,7 +104,7 @@ class DeadLetters(BrokerFixtures):
         await self._kill(broker, queue, start_consumer, 4)
         await broker.put([message(queue, "waiting")])
         assert await broker.purge_dead(queue, ["0001", "unknown"]) == 1
-        assert await broker.dead_letter(queue, "0001") is None
+        assert await broker.find_dead(queue, ["0001"]) == []
         assert await broker.purge_dead(queue, []) == 0
         assert await broker.purge_dead(queue) == 3
         assert await broker.dead_letters(queue) == []

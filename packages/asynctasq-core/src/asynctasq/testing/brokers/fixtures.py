@@ -27,13 +27,28 @@ class StartConsumer(Protocol):
 
 @pytest.mark.asyncio
 class BrokerFixtures:
-    """Fixtures of `BrokerSuite`; see there. The subclass gives `open_broker`."""
+    """Fixtures of `BrokerSuite`; see there. The subclass gives `open_broker`.
+
+    Attributes:
+        needs: The capability that the tests of a part need, set in the part's own class.
+    """
 
     lease_seconds = 0.6
     due_goes_first = True
     bulk = 5000
-    postpones = True
     coordinates = False
+    polices = False
+    remembers = False
+    needs = ""
+
+    @pytest.fixture(autouse=True)
+    def _needs_capability(self, request: pytest.FixtureRequest) -> None:
+        # The suite inherits from all of its parts, so what one of them needs is looked up in the
+        # class that the test stands in.
+        name = request.function.__name__
+        part = next(owner for owner in type(self).__mro__ if name in vars(owner))
+        if capability := vars(part).get("needs"):
+            self.need(capability)
 
     def need(self, capability: str) -> None:
         """Skip a test of what the broker cannot do."""

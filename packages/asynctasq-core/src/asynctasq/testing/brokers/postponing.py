@@ -16,7 +16,6 @@ class Postponing(BrokerFixtures):
     async def test_a_postponed_message_waits_its_delay_and_comes_as_it_was(
         self, broker: Broker, other_broker: Broker, queue: str, start_consumer: StartConsumer
     ) -> None:
-        self.need("postpones")
         await broker.put([message(queue, "a", b"body")])
         consumer, other = await start_consumer(broker), await start_consumer(other_broker)
         [delivery] = await take_all(consumer, 1)
@@ -30,7 +29,6 @@ class Postponing(BrokerFixtures):
     async def test_a_postponement_may_bring_a_new_body(
         self, broker: Broker, queue: str, start_consumer: StartConsumer
     ) -> None:
-        self.need("postpones")
         await broker.put([message(queue, "a", b"first")])
         consumer = await start_consumer(broker)
         for body, expected in ((b"second", b"second"), (None, b"second"), (b"", b"")):
@@ -43,7 +41,6 @@ class Postponing(BrokerFixtures):
     async def test_a_postponement_takes_back_one_delivery_only(
         self, broker: Broker, queue: str, start_consumer: StartConsumer
     ) -> None:
-        self.need("postpones")
         await broker.put([message(queue)])
         consumer = await start_consumer(broker, lease_seconds=self.lease_seconds)
         await take_all(consumer, 1)
@@ -56,7 +53,6 @@ class Postponing(BrokerFixtures):
     async def test_postponing_the_same_again_changes_nothing(
         self, broker: Broker, queue: str, start_consumer: StartConsumer
     ) -> None:
-        self.need("postpones")
         await broker.put([message(queue, "a")])
         consumer = await start_consumer(broker)
         [first] = await take_all(consumer, 1)
@@ -72,7 +68,6 @@ class Postponing(BrokerFixtures):
     async def test_a_postponement_after_the_lease_was_lost_changes_nothing(
         self, broker: Broker, other_broker: Broker, queue: str, start_consumer: StartConsumer
     ) -> None:
-        self.need("postpones")
         await broker.put([message(queue, "a", b"first")])
         late = await start_consumer(broker, lease_seconds=self.lease_seconds)
         owner = await start_consumer(other_broker)
@@ -88,7 +83,6 @@ class Postponing(BrokerFixtures):
     async def test_a_postponed_message_can_be_cancelled(
         self, broker: Broker, other_broker: Broker, queue: str, start_consumer: StartConsumer
     ) -> None:
-        self.need("postpones")
         await broker.put([message(queue, "a")])
         consumer = await start_consumer(broker)
         [delivery] = await take_all(consumer, 1)
@@ -101,7 +95,6 @@ class Postponing(BrokerFixtures):
     async def test_hundreds_are_postponed_in_one_call_beside_others(
         self, broker: Broker, queue: str, start_consumer: StartConsumer
     ) -> None:
-        self.need("postpones")
         await broker.put(numbered(queue, 400))
         consumer = await start_consumer(broker)
         taken = await take_all(consumer, 400)
@@ -116,7 +109,6 @@ class Postponing(BrokerFixtures):
     async def test_a_consumer_that_waits_wakes_when_a_postponed_message_is_due(
         self, broker: Broker, other_broker: Broker, queue: str, start_consumer: StartConsumer
     ) -> None:
-        self.need("postpones")
         await broker.put([message(queue, "a")])
         consumer, other = await start_consumer(broker), await start_consumer(other_broker)
         [delivery] = await take_all(consumer, 1)

@@ -1,0 +1,67 @@
+"""The unique keys of one queue: which message has which."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from heapq import heappop, heappush
+
+from .. import KeyInUse, Policy, UniqueKey
+from .messages import Message
+
+
+@dataclass(slots=True)
+class _Taken:
+    holder: str
+    key: UniqueKey
+    expires: float
+
+
+class UniqueKeys:
+    """The keys that are taken."""
+
+    def __init__(self) -> None:
+        self._taken: dict[str, _Taken] = {}
+        self._expiring: list[tuple[float, str]] = []
+
+    def holder(self, policy: Policy | None, now: float) -> str | None:
+        """The id of the message that has the key; `None` if it is free, or there is none."""
+        if policy is None or policy.unique is None:
+            return None
+        while self._expiring and self._expiring[0][0] <= now:
+            key = heappop(self._expiring)[1]
+            if key in self._taken and self._taken[key].expires <= now:
+                del self._taken[key]
+        taken = self._taken.get(policy.unique.key)
+        return taken.holder if taken else None
+
+    def take(self, message: Message, now: float) -> None:
+        """A message that was added has its key now, unless it has it already."""
+        key = message.policy.unique if message.policy else None
+        if key is None or key.key in self._taken:
+            return
+        expires = float("inf") if key.lasts_seconds is None else now + key.lasts_seconds
+        self._taken[key.key] = _Taken(message.id, key, expires)
+        if key.lasts_seconds is not None:
+            heappush(self._expiring, (expires, key.key))
+
+    def started(self, message: Message) -> None:
+        """A message was delivered."""
+        if message.policy and message.policy.unique and message.policy.unique.until == "started":
+            self.ended(message)
+
+    def ended(self, message: Message) -> None:
+        """A message is done, dead or removed."""
+        key = message.policy.unique if message.policy else None
+        if key is None:
+            return
+        taken = self._taken.get(key.key)
+        if taken and taken.holder == message.id and taken.key.lasts_seconds is None:
+            del self._taken[key.key]
+
+    def in_use(self, now: float) -> list[KeyInUse]:
+        """The keys that are taken."""
+        return [
+            KeyInUse("unique", name, (taken.holder,))
+            for name, taken in self._taken.items()
+            if taken.expires > now
+        ]

@@ -1,0 +1,341 @@
+-- Messages that ask for more than to be delivered: for a priority, a unique key, a limit, a rate. Put
+-- before the scripts that may meet one; messages that ask for nothing never come here.
+--
+-- Such a message waits outside the stream. A sweep judges it when a consumer has room, and lets it
+-- pass into a stream of its own, where it is leased at once. Those with the same limit and rate stand
+-- in one line, of which the first is open (to be judged) or parked: at its limit until a message of
+-- that ends, or at its rate until that opens. What was judged makes room for the judgement of the
+-- next. So at every moment the first of each line is open or parked, and a line costs nothing more.
+--
+-- Its extra (see lease.lua) goes on: a byte that says whether its rate has counted it already, and
+-- what it asks for, packed by the sender as a list (see asks.py). Anybody may have written that.
+--
+-- The keys have the stream's name with another end, so that a sweep of queues without such messages
+-- need not send them:
+--   admitted  stream: those that passed; fields as in `stream`
+--   judging   sorted set, all scores 0, of all that there is to look up, in its order:
+--             O <order> <id>                   open
+--             B <limit> NUL <rate> NUL <order> <id>   in this line, in any stand
+--             L <limit> NUL <order> <id>       parked at its limit
+--             R <rate> NUL <order> <id>        parked at its rate
+--             H <limit> NUL <id>               holds a place of this limit
+--   timers    sorted set by time in ms: R <rate> opens; T <rate> may be forgotten; U <key> is over
+--   rates     hash: rate -> time in ms up to which it is used up (`tat`), and when the next may pass;
+--             MARKED -> the last serial
+--   unique    hash: key -> time in ms at which it is over or 0 (14 digits), id of who has it
+--   passed    string: time in ms before which nobody need look at leases in `admitted` (as `look`)
+-- and in the keys of put.lua:
+--   ids       @<stand><order> where it waits here, *<entry> where it was admitted, delayed MARKED,
+--             dead MARKED <what it asks for>; MARKED -> the stream's entry that wakes a consumer
+--   bodies    MARKED <id> -> its record
+--   delayed   MARKED, with the time in ms at which a sweep should look here; there as long as any
+--             such message waits here or is admitted
+
+local ORDER_LENGTH = 37
+local PRIORITY_0 = '100'
+local LOOK_AGAIN_MS = 500
+
+local function lines_of(stream, ids, delayed, bodies)
+  local prefix = string.sub(stream, 1, -7)
+  return {
+    stream = stream, ids = ids, delayed = delayed, bodies = bodies, admitted = prefix .. 'admitted',
+    judging = prefix .. 'judging', timers = prefix .. 'timers', rates = prefix .. 'rates',
+    unique = prefix .. 'unique', look = prefix .. 'passed',
+  }
+end
+
+-- Whether the further keys hold what they should.
+local function lines_are_sound(lines)
+  return is_of_type({'XLEN', lines.admitted}) and is_of_type({'ZCARD', lines.judging})
+    and is_of_type({'ZCARD', lines.timers}) and is_of_type({'HGET', lines.rates, ''})
+    and is_of_type({'HGET', lines.unique, ''})
+end
+
+-- What a message asks for, by its extra; nothing where that is damaged.
+local function asked(extra)
+  local text = string.sub(extra, 6)
+  local is_packed, list = pcall(cmsgpack.unpack, #text <= 65536 and text or '')
+  list = is_packed and type(list) == 'table' and list or {}
+  local function text_at(i)
+    local value = list[i]
+    return type(value) == 'string' and not string.find(value, '\0', 1, true) and value or ''
+  end
+  local function number_at(i, least, most)
+    local value = list[i]
+    return type(value) == 'number' and value == value and math.max(least, math.min(value, most)) or 0
+  end
+  local ask = {
+    text = text, priority = math.floor(number_at(1, -100, 100)),
+    limit = text_at(2), most = number_at(3, 0, 1e9),
+    rate = text_at(4), interval = number_at(5, 0, 1e12), burst = number_at(6, 0, 1e9),
+    unique = text_at(7), until_started = number_at(8, 0, 1) == 1, lasts = number_at(9, 0, 1e12),
+    replaces = number_at(10, 0, 1) == 1,
+  }
+  ask.has_limit = ask.limit ~= '' and ask.most >= 1
+  ask.has_rate = ask.rate ~= '' and ask.burst >= 1
+  if not ask.has_limit then
+    ask.limit = ''
+  end
+  if not ask.has_rate then
+    ask.rate = ''
+  end
+  ask.has_line = ask.has_limit or ask.has_rate
+  ask.line = 'B' .. ask.limit .. '\0' .. ask.rate .. '\0'
+  return ask
+end
+
+-- Whether a place in `ids` is that of a message that asks for something.
+local function is_asking_place(place)
+  local first = string.sub(place, 1, 1)
+  return first == '@' or first == '*' or string.sub(place, -1) == MARKED
+end
+
+local function is_asking(extra)
+  return #extra > 5
+end
+
+local function is_counted(extra)
+  return string.byte(extra, 5) == 1
+end
+
+local function to_asking(deliveries, counted, text)
+  local head = struct.pack('>I4', math.max(0, math.min(deliveries, 1e9)))
+  return head .. (counted and '\1' or '\0') .. text
+end
+
+-- The first that begin so, in their order.
+local function first_of(lines, prefix, most)
+  return redis.call(
+    'ZRANGEBYLEX', lines.judging, '[' .. prefix, '(' .. prefix .. '\255', 'LIMIT', 0, most or 1)
+end
+
+-- The order and the id at the end of what stands behind a prefix.
+local function parts_of(member, prefix)
+  local first = #prefix + 1
+  return string.sub(member, first, first + ORDER_LENGTH - 1), string.sub(member, first + ORDER_LENGTH)
+end
+
+-- Places are told by stream entries: after which one, in ms and number, a message was put.
+local function new_order(lines, ask, rank, ms, number)
+  local serial = redis.call('HINCRBY', lines.rates, MARKED, 1)
+  return string.format('%03d%d%014.0f%013.0f%06.0f', 100 - ask.priority, rank, serial, ms,
+    math.min(number, 999999))
+end
+
+local function stand(lines, id, kind, order)
+  redis.call('HSET', lines.ids, id, '@' .. kind .. order)
+end
+
+local function open(lines, id, order)
+  redis.call('ZADD', lines.judging, 0, 'O' .. order .. id)
+  stand(lines, id, 'O', order)
+end
+
+local function park(lines, id, order, kind, key)
+  redis.call('ZREM', lines.judging, 'O' .. order .. id)
+  redis.call('ZADD', lines.judging, 0, kind .. key .. '\0' .. order .. id)
+  stand(lines, id, kind, order)
+end
+
+-- Open the first that is parked at a limit ('L') or a rate ('R').
+local function open_parked(lines, kind, key)
+  if key == '' then
+    return
+  end
+  local prefix = kind .. key .. '\0'
+  local member = first_of(lines, prefix)[1]
+  if member then
+    local order, id = parts_of(member, prefix)
+    redis.call('ZREM', lines.judging, member)
+    open(lines, id, order)
+  end
+end
+
+-- A message waits from now on.
+local function enter(lines, id, ask, extra, body, order)
+  redis.call('HSET', lines.bodies, MARKED .. id, to_record(extra, body))
+  if not ask.has_line then
+    open(lines, id, order)
+    return
+  end
+  local before = first_of(lines, ask.line)[1]
+  redis.call('ZADD', lines.judging, 0, ask.line .. order .. id)
+  if before and before < ask.line .. order then
+    stand(lines, id, 'B', order)
+  else
+    open(lines, id, order)
+  end
+end
+
+-- A message that waited is admitted or gone; whoever calls sees to its record and its place in `ids`.
+local function leave(lines, id, ask, kind, order)
+  local key_of = {O = 'O', L = 'L' .. ask.limit .. '\0', R = 'R' .. ask.rate .. '\0', B = ask.line}
+  redis.call('ZREM', lines.judging, ask.line .. order .. id, (key_of[kind] or kind) .. order .. id)
+  if ask.has_line then
+    local following = first_of(lines, ask.line)[1]
+    if following then
+      local its_order, its_id = parts_of(following, ask.line)
+      if string.sub(redis.call('HGET', lines.ids, its_id) or '', 1, 2) == '@B' then
+        open(lines, its_id, its_order)
+      end
+    end
+  end
+  if kind == 'O' then
+    open_parked(lines, 'L', ask.limit)
+    open_parked(lines, 'R', ask.rate)
+  end
+end
+
+-- Who has a unique key, and until when; nil if nobody has.
+local function holder_of(lines, key, now)
+  local text = redis.call('HGET', lines.unique, key)
+  local over = text and tonumber(string.sub(text, 1, 14)) or 0
+  if not text or (over > 0 and over <= now) then
+    return nil
+  end
+  return string.sub(text, 15), over
+end
+
+local function take_key(lines, id, ask, now)
+  if ask.unique == '' or holder_of(lines, ask.unique, now) then
+    return
+  end
+  local over = ask.lasts > 0 and now + ask.lasts or 0
+  redis.call('HSET', lines.unique, ask.unique, string.format('%014.0f', over) .. id)
+  if over > 0 then
+    redis.call('ZADD', lines.timers, over, 'U' .. ask.unique)
+  end
+end
+
+-- Free the key that a message frees itself.
+local function free_key(lines, id, ask)
+  if ask.unique ~= '' then
+    local holder, over = holder_of(lines, ask.unique, 0)
+    if holder == id and over == 0 then
+      redis.call('HDEL', lines.unique, ask.unique)
+    end
+  end
+end
+
+-- A message that was admitted does not run any more.
+local function free_place(lines, id, ask)
+  if ask.has_limit then
+    redis.call('ZREM', lines.judging, 'H' .. ask.limit .. '\0' .. id)
+    open_parked(lines, 'L', ask.limit)
+  end
+end
+
+-- The time up to which a rate is used up.
+local function tat_of(lines, rate)
+  return tonumber(string.match(redis.call('HGET', lines.rates, rate) or '', '^%S+')) or 0
+end
+
+-- Whether an open message may pass now, and then it is counted; parked if not.
+local function may_pass(lines, id, ask, order, counted, now)
+  if ask.has_limit then
+    local prefix = 'H' .. ask.limit .. '\0'
+    local count = redis.call('ZLEXCOUNT', lines.judging, '[' .. prefix, '(' .. prefix .. '\255')
+    if count >= ask.most then
+      park(lines, id, order, 'L', ask.limit)
+      open_parked(lines, 'R', ask.rate)
+      return false
+    end
+  end
+  if ask.has_rate and not counted then
+    local tat, slack = tat_of(lines, ask.rate), (ask.burst - 1) * ask.interval
+    local opens = tat - slack
+    if opens > now then
+      park(lines, id, order, 'R', ask.rate)
+      redis.call('ZADD', lines.timers, 'LT', math.ceil(opens), 'R' .. ask.rate)
+      open_parked(lines, 'L', ask.limit)
+      return false
+    end
+    tat = math.max(now, tat) + ask.interval
+    redis.call('HSET', lines.rates, ask.rate, string.format('%.3f %.3f', tat, tat - slack))
+    redis.call('ZADD', lines.timers, math.ceil(tat), 'T' .. ask.rate)
+  end
+  if ask.has_limit then
+    redis.call('ZADD', lines.judging, 0, 'H' .. ask.limit .. '\0' .. id)
+  end
+  return true
+end
+
+-- Do what time alone brings about.
+local function pass_time(lines, now)
+  for _, timer in ipairs(redis.call('ZRANGEBYSCORE', lines.timers, '-inf', now, 'LIMIT', 0, 200)) do
+    local kind, key = string.sub(timer, 1, 1), string.sub(timer, 2)
+    redis.call('ZREM', lines.timers, timer)
+    if kind == 'R' then
+      open_parked(lines, 'R', key)
+    elseif kind == 'T' then
+      if tat_of(lines, key) <= now then
+        redis.call('HDEL', lines.rates, key)
+      end
+    elseif not holder_of(lines, key, now) then
+      redis.call('HDEL', lines.unique, key)
+    end
+  end
+end
+
+-- Give back a message that was admitted: it goes first, and its rate has counted it.
+local function give_back(lines, entry, fields, deliveries)
+  local id, extra = fields[2], fields[6] or ''
+  local ask = asked(extra)
+  redis.call('XACK', lines.admitted, GROUP, entry)
+  redis.call('XDEL', lines.admitted, entry)
+  free_place(lines, id, ask)
+  extra = to_asking(earlier(extra) + deliveries, is_counted(extra), ask.text)
+  enter(lines, id, ask, extra, fields[4], new_order(lines, ask, 0, 0, 0))
+end
+
+local function drop_wake_up(lines)
+  local entry = redis.call('HGET', lines.ids, MARKED)
+  if entry then
+    redis.call('XACK', lines.stream, GROUP, entry)
+    redis.call('XDEL', lines.stream, entry)
+    redis.call('HDEL', lines.ids, MARKED)
+  end
+end
+
+-- After any change: when a sweep should look here; and an entry that wakes a consumer for what is open.
+local function look_again(lines, now)
+  if first_of(lines, 'O')[1] then
+    redis.call('ZADD', lines.delayed, 0, MARKED)
+    if redis.call('HEXISTS', lines.ids, MARKED) == 0 then
+      redis.call('HSET', lines.ids, MARKED, redis.call('XADD', lines.stream, '*', 'wake', ''))
+    end
+    return
+  end
+  drop_wake_up(lines)
+  if redis.call('XLEN', lines.admitted) > 0 or redis.call('ZCARD', lines.judging) > 0 then
+    local next_timer = redis.call('ZRANGE', lines.timers, 0, 0, 'WITHSCORES')[2]
+    local at = math.min(tonumber(next_timer) or 1e15, now + LOOK_AGAIN_MS)
+    redis.call('ZADD', lines.delayed, string.format('%.0f', at), MARKED)
+  else
+    redis.call('ZREM', lines.delayed, MARKED)
+  end
+end
+
+-- Remove a message that waits, is delayed or was given back, by its place in `ids`; whether there was
+-- anything to remove. What it asked for is free again.
+local function remove_asking(lines, id, place)
+  local mark, ask, record = string.sub(place, 1, 1), nil, nil
+  if mark == '*' then
+    local entry = string.sub(place, 2)
+    local fields = (redis.call('XRANGE', lines.admitted, entry, entry)[1] or {})[2]
+    ask = asked(fields and fields[6] or '')
+    redis.pcall('XACK', lines.admitted, GROUP, entry)
+    redis.call('XDEL', lines.admitted, entry)
+    free_place(lines, id, ask)
+  else
+    record = redis.call('HGET', lines.bodies, MARKED .. id)
+    ask = asked(record and from_record(record) or '')
+    redis.call('HDEL', lines.bodies, MARKED .. id)
+    if mark == '@' then
+      leave(lines, id, ask, string.sub(place, 2, 2), string.sub(place, 3))
+    else
+      redis.call('ZREM', lines.delayed, MARKED .. id)
+    end
+  end
+  free_key(lines, id, ask)
+end

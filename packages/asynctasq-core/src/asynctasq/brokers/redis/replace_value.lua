@@ -1,0 +1,26 @@
+-- Keep a value and put messages, if the value there is the expected one.
+--
+-- KEYS[1..4] stream, ids, delayed, bodies (as in put.lua)
+-- KEYS[5]    values   hash: name -> value (as in remembering.lua)
+-- ARGV[1] name
+-- ARGV[2] '1' if there is a value, '0' to delete the one there
+-- ARGV[3] value
+-- ARGV[4] '1' if a value is expected, '0' if none is
+-- ARGV[5] the expected one
+-- ARGV[6...] messages (as in put.lua)
+-- Returns 1 if the value was the expected one, else 0.
+
+local values, name, now = KEYS[5], ARGV[1], now_ms()
+local value = unexpired(redis.call('HGET', values, name), now)
+if value ~= (ARGV[4] == '1' and ARGV[5] or nil) then
+  return 0
+end
+if ARGV[2] == '1' then
+  keep_value(values, name, ARGV[3], 0, now)
+else
+  redis.call('HDEL', values, name)
+end
+if #ARGV > 5 then
+  put(KEYS[1], KEYS[2], KEYS[3], KEYS[4], ARGV, 6)
+end
+return 1

@@ -1,0 +1,247 @@
+"""Policies and priorities in a queue file: how messages that have them are put and taken.
+
+Each function runs inside one write transaction. The rules of lines are in `schema.sql`: what is
+decided here is only whether the message that a take has come to may run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from sqlite3 import Connection
+
+from .. import LimitKey, Outgoing, Policy, RateKey, UniqueKey
+from . import clock
+from .scripts import statements
+from .states import BEHIND, DEAD, DELAYED, LEASED, LIMITED, RATED, WAITING
+
+_ARRIVALS = 1000
+
+_SPECIAL = "UPDATE queue SET special = 1 WHERE number = ? AND special = 0"
+_KNOWN = "SELECT state, at FROM message WHERE queue = ? AND id = ?"
+_HOLDER = """SELECT holder FROM taken
+    WHERE queue = ? AND name = ? AND (expires IS NULL OR expires > ?)"""
+_TAKE_KEY = """INSERT INTO taken VALUES (:queue, :name, :holder, :until_started, :expires)
+    ON CONFLICT DO UPDATE
+    SET holder = :holder, until_started = :until_started, expires = :expires
+    WHERE taken.expires <= :now"""
+_PUT = """INSERT INTO message
+    (place, queue, id, state, at, body, priority, line, limited, rated, uniq)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+_LINE_IS = "queue = ? AND limited = ? AND most = ? AND rated = ? AND interval = ? AND burst = ?"
+_ADD_LINE = """INSERT INTO line (queue, limited, most, rated, interval, burst)
+    VALUES (?, ?, ?, ?, ?, ?)"""
+_BEFORE = "SELECT 1 FROM message WHERE line = ? AND state IN (2, 5, 6) AND at <= ? LIMIT 1"
+_DUE = """SELECT place, line, -priority FROM message
+    WHERE queue = ? AND state = 1 AND at <= ? ORDER BY at, place LIMIT ?"""
+_ARRIVE = "UPDATE message SET place = ?, state = ?, at = ? WHERE place = ?"
+_RETURN = """UPDATE message SET state = 2, at = -priority, owner = NULL, lease = NULL
+    WHERE place IN (SELECT place FROM message WHERE queue = ? AND state = 0 AND at <= ? LIMIT ?)"""
+_OPENING = "SELECT name FROM rate WHERE queue = ? AND opens <= ?"
+_OPENED = "UPDATE rate SET opens = NULL WHERE queue = ? AND opens <= ?"
+_OPEN_RATED = """UPDATE message SET state = 2 WHERE place = (SELECT place FROM message
+    WHERE queue = ? AND rated = ? AND state = 6 ORDER BY at, place LIMIT 1)"""
+_OPEN_LIMITED = """UPDATE message SET state = 2 WHERE place = (SELECT place FROM message
+    WHERE queue = ? AND limited = ? AND state = 5 ORDER BY at, place LIMIT 1)"""
+_PARK = "UPDATE message SET state = ? WHERE place = ?"
+_OPENS = """UPDATE rate SET opens = min(ifnull(opens, :opens), :opens)
+    WHERE queue = :queue AND name = :name"""
+_RUNNING = """SELECT count(*) FROM message
+    WHERE queue = ? AND limited = ? AND state = 0 AND at > ?"""
+_TAT = "SELECT tat FROM rate WHERE queue = ? AND name = ?"
+_COUNT = """INSERT INTO rate VALUES (:queue, :name, :tat, NULL)
+    ON CONFLICT DO UPDATE SET tat = :tat"""
+_FORGET_RATES = """DELETE FROM rate WHERE rowid IN
+    (SELECT rowid FROM rate WHERE opens IS NULL AND tat <= ? ORDER BY tat LIMIT 10)"""
+_FORGET_KEYS = """DELETE FROM taken WHERE rowid IN
+    (SELECT rowid FROM taken WHERE expires <= ? ORDER BY expires LIMIT 10)"""
+_READY = """SELECT place, id, body, deliveries, line.number, counted, line.limited, most,
+        line.rated, interval, burst
+    FROM message LEFT JOIN line ON line.number = message.line
+    WHERE message.queue = ? AND state = 2 ORDER BY at, place LIMIT ?"""
+
+
+def is_special(message: Outgoing) -> bool:
+    """Whether a message is none of those that a queue file orders by their places alone."""
+    return message.policy is not None or message.priority != 0
+
+
+def put(
+    db: Connection, queue: int, messages: Sequence[Outgoing], places: Iterator[int], now: float
+) -> dict[str, str]:
+    """Add messages to a queue, of which some are special; the conflicts as of `Sending.put`."""
+    if db.execute(_SPECIAL, (queue,)).rowcount:
+        for statement in statements("policies.sql"):
+            db.execute(statement)
+    _arrive(db, queue, places, now)
+    conflicts = {}
+    for message in messages:
+        known = db.execute(_KNOWN, (queue, message.id)).fetchone()
+        holder = _holder(db, queue, message, known, now)
+        if holder is not None:
+            conflicts[message.id] = holder
+        elif known is None or _replaces(message):
+            _add(db, queue, message, next(places), now)
+    return conflicts
+
+
+def _replaces(message: Outgoing) -> bool:
+    policy = message.policy
+    return policy is not None and policy.unique is not None and policy.unique.replaces
+
+
+def _holder(
+    db: Connection, queue: int, message: Outgoing, known: tuple[int, float] | None, now: float
+) -> str | None:
+    """The message that keeps one from being added; one that it replaces is deleted."""
+    key = message.policy.unique if message.policy else None
+    if key is None or (known is not None and not key.replaces):
+        return None
+    found = db.execute(_HOLDER, (queue, key.key, now)).fetchone()
+    holder: str | None = found[0] if found else None
+    if known is None:
+        return holder
+    if holder == message.id and _can_be_replaced(*known):
+        db.execute("DELETE FROM message WHERE queue = ? AND id = ?", (queue, message.id))
+        return None
+    return holder or message.id
+
+
+def _add(db: Connection, queue: int, message: Outgoing, place: int, now: float) -> None:
+    policy = message.policy or Policy()
+    line = _line(db, queue, policy)
+    at = float(-message.priority)
+    state = WAITING if line is None else _stand(db, line, at)
+    if message.due is not None:
+        state, at = DELAYED, message.due
+    limited, rated = policy.limit and policy.limit.key, policy.rate and policy.rate.key
+    unique = policy.unique and policy.unique.key
+    row = (place, queue, message.id, state, at, message.body, message.priority)
+    db.execute(_PUT, (*row, line, limited, rated, unique))
+    if policy.unique is not None:
+        _take_key(db, queue, message.id, policy.unique, now)
+    if rated is not None:
+        db.execute(_FORGET_RATES, (now,))
+
+
+def _can_be_replaced(state: int, at: float) -> bool:
+    return state not in (LEASED, DEAD) or (state == LEASED and at <= clock.now())
+
+
+def _take_key(db: Connection, queue: int, message_id: str, key: UniqueKey, now: float) -> None:
+    expires = None if key.lasts_seconds is None else now + key.lasts_seconds
+    started = key.until == "started"
+    db.execute(_TAKE_KEY, {
+        "queue": queue, "name": key.key, "holder": message_id, "until_started": started,
+        "expires": expires, "now": now,
+    })  # fmt: skip
+    if expires is not None:
+        db.execute(_FORGET_KEYS, (now,))
+
+
+def _line(db: Connection, queue: int, policy: Policy) -> int | None:
+    """The number of the line for these keys and numbers."""
+    limit, rate = policy.limit or _NO_LIMIT, policy.rate or _NO_RATE
+    if not (policy.limit or policy.rate):
+        return None
+    keys = (queue, limit.key, limit.most, rate.key, rate.interval_seconds, rate.burst)
+    found = db.execute(f"SELECT number FROM line WHERE {_LINE_IS}", keys).fetchone()
+    number: int | None = found[0] if found else db.execute(_ADD_LINE, keys).lastrowid
+    return number
+
+
+_NO_LIMIT = LimitKey("", 0)
+_NO_RATE = RateKey("", 0.0, 0)
+
+
+def _stand(db: Connection, line: int, at: float) -> int:
+    """Where a message that joins a line stands: open, if none that is open is before it."""
+    return BEHIND if db.execute(_BEFORE, (line, at)).fetchone() else WAITING
+
+
+def _arrive(db: Connection, queue: int, places: Iterator[int], now: float) -> None:
+    """Let what time has made ready wait: what is due, whose lease ran out, whose rate opens."""
+    for place, line, at in db.execute(_DUE, (queue, now, _ARRIVALS)).fetchall():
+        if line is None:
+            db.execute(_ARRIVE, (place, WAITING, at, place))
+        else:
+            db.execute(_ARRIVE, (next(places), _stand(db, line, at), at, place))
+    db.execute(_RETURN, (queue, clock.now(), _ARRIVALS))
+    opening = db.execute(_OPENING, (queue, now)).fetchall()
+    if opening:
+        db.execute(_OPENED, (queue, now))
+        db.executemany(_OPEN_RATED, ((queue, name) for (name,) in opening))
+
+
+def ready(
+    db: Connection, queue: int, places: Iterator[int], now: float, room: int
+) -> Iterator[tuple[int, str, bytes, int]]:
+    """Rows of messages that may run, at most `room`; each is to be leased before the next."""
+    _arrive(db, queue, places, now)
+    judge = _Judge(db, queue, now)
+    while room:
+        rows = db.execute(_READY, (queue, room)).fetchall()
+        for place, message_id, body, deliveries, line, counted, *numbers in rows:
+            if line is None or judge.may_run(place, counted, *numbers):
+                room -= 1
+                yield place, message_id, body, deliveries
+        if not rows:
+            break
+
+
+@dataclass(slots=True)
+class _Judge:
+    """Judges the messages that one take comes to."""
+
+    db: Connection
+    queue: int
+    now: float
+    _running: dict[str, int] = field(default_factory=dict)
+
+    def may_run(
+        self,
+        place: int,
+        counted: int,
+        limited: str,
+        most: int,
+        rated: str,
+        interval: float,
+        burst: int,
+    ) -> bool:
+        """Whether a message may be delivered now, which is then counted; parked if not."""
+        if most and self._count(limited) >= most:
+            self._park(LIMITED, place)
+            if burst:
+                self.db.execute(_OPEN_RATED, (self.queue, rated))
+            return False
+        if burst and not counted:
+            opens = self._conforms(rated, interval, burst, place)
+            if opens > self.now:
+                self._park(RATED, place)
+                self.db.execute(_OPENS, {"queue": self.queue, "name": rated, "opens": opens})
+                if most:
+                    self.db.execute(_OPEN_LIMITED, (self.queue, limited))
+                return False
+        if most:
+            self._running[limited] += 1
+        return True
+
+    def _park(self, state: int, place: int) -> None:
+        self.db.execute(_PARK, (state, place))
+
+    def _count(self, limited: str) -> int:
+        if limited not in self._running:
+            row = self.db.execute(_RUNNING, (self.queue, limited, clock.now())).fetchone()
+            self._running[limited] = row[0]
+        return self._running[limited]
+
+    def _conforms(self, rated: str, interval: float, burst: int, place: int) -> float:
+        """When a message of the rate may be delivered; if that is not later, it is counted."""
+        found = self.db.execute(_TAT, (self.queue, rated)).fetchone()
+        tat = found[0] if found else 0.0
+        opens: float = tat - (burst - 1) * interval
+        if opens <= self.now:
+            tat = max(self.now, tat) + interval
+            self.db.execute(_COUNT, {"queue": self.queue, "name": rated, "tat": tat})
+            self.db.execute("UPDATE message SET counted = 1 WHERE place = ?", (place,))
+        return opens

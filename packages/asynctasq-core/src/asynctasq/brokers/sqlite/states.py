@@ -1,0 +1,6 @@
+"""The states of a message in a queue file; `schema.sql` explains them."""
+
+LEASED, DELAYED, WAITING, DEAD, BEHIND, LIMITED, RATED = range(7)
+
+WAITS = (WAITING, BEHIND, LIMITED, RATED)
+"""What nobody has taken and nothing but its turn keeps from being taken."""

@@ -1,0 +1,134 @@
+"""Keys: text that is the same for the same values, and for no others, in every process.
+
+A key shows people what it stands for and ends with a digest of what it was made of, as the values
+would travel: a model instance as its reference, 1 apart from "1", sets and dicts in one order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+import msgpack
+
+from ..adapters.plugins import Adapters
+from ..tasks.call import Call
+from ..tasks.policies import Keyed, names
+from ..wire.encoding import FROZENSET, OBJECT, REF, SET, TUPLE, encode_value
+
+_DIGEST_BYTES = 10
+_LONGEST_TEXT = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """The arguments of a call by the names of its parameters, defaults filled in."""
+
+    call: Call[Any]
+    adapters: Adapters
+    values: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, call: Call[Any], adapters: Adapters) -> Arguments:
+        """The call's."""
+        bound = call.task.signature.bind(*call.args, **call.kwargs)
+        bound.apply_defaults()
+        return cls(call, adapters, bound.arguments)
+
+    def key(self, scope: str, policy: Keyed) -> str:
+        """The key of a policy.
+
+        Args:
+            scope: Apart from the keys of others: the task's name, or that of what tasks share.
+
+        Raises:
+            SerializationError: A value of which it is made cannot travel.
+        """
+        parts = self._parts(policy)
+        if not parts:
+            return scope
+        digest = blake2b(digest_size=_DIGEST_BYTES)
+        texts = []
+        for name, value in parts.items():
+            packed = self._packed(name, value)
+            digest.update(msgpack.packb([name, canonical(packed)]))
+            texts.append(f"{name}={shown(value, packed)}")
+        return f"{scope} {', '.join(texts)} {digest.hexdigest()}"
+
+    def _parts(self, policy: Keyed) -> Mapping[str, Any]:
+        if callable(policy.by):
+            return {"by": policy.by(*self.call.args, **self.call.kwargs)}
+        return {name: self.values[name] for name in names(policy)}
+
+    def _packed(self, name: str, value: Any) -> bytes:
+        adapters, tags = self.adapters, self.call.task.annotations.tags
+        return encode_value(value, name, adapters.owner_of, tags, adapters.plain_form)
+
+
+def canonical(packed: bytes) -> bytes:
+    """The same bytes for the same value, in whatever order its sets and dicts are."""
+    return _repacked(_unpack(packed))
+
+
+def _repacked(value: Any) -> bytes:
+    if isinstance(value, _Pairs):
+        pairs = sorted(_repacked(key) + _repacked(item) for key, item in value.pairs)
+        return _joined(b"map", pairs)
+    if isinstance(value, list):
+        return _joined(b"list", map(_repacked, value))
+    if isinstance(value, msgpack.ExtType) and value.code in _PACKED_INSIDE:
+        inside = _unpack(value.data)
+        kind = b"ext%d" % value.code
+        if value.code in (SET, FROZENSET):
+            return _joined(kind, sorted(map(_repacked, inside)))
+        return _joined(kind, [_repacked(inside)])
+    packed: bytes = msgpack.packb(value)
+    return packed
+
+
+_PACKED_INSIDE = frozenset({REF, TUPLE, SET, FROZENSET, OBJECT})
+
+
+@dataclass(frozen=True, slots=True)
+class _Pairs:
+    """A map; its keys need not be hashable."""
+
+    pairs: Sequence[tuple[Any, Any]]
+
+
+def _unpack(packed: bytes) -> Any:
+    return msgpack.unpackb(
+        packed, object_pairs_hook=lambda pairs: _Pairs([*pairs]), strict_map_key=False
+    )
+
+
+def _joined(kind: bytes, parts: Any) -> bytes:
+    """Parts with their lengths, so that no two lists of them look the same."""
+    packed: bytes = msgpack.packb([kind, *parts])
+    return packed
+
+
+def shown(value: Any, packed: bytes) -> str:
+    """What people see of a value: `Order#5` for a row, nothing long."""
+    head = _unpack(packed)
+    if isinstance(head, msgpack.ExtType) and head.code == REF:
+        return _row(_unpack(head.data))
+    text = str(value) if isinstance(value, _PLAIN) else type(value).__name__
+    return "".join(c if c.isprintable() else "?" for c in text[:_LONGEST_TEXT])
+
+
+_PLAIN = (str, int, float, bool, type(None))
+
+
+def _row(reference: _Pairs) -> str:
+    found = dict(reference.pairs)
+    model = str(found["__orm_class__"]).rpartition(".")[2]
+    [pk] = [v for k, v in found.items() if k.startswith("__orm:")]
+    keys = pk if isinstance(pk, list) else [pk]
+    return f"{model}#{','.join(map(_plain_key, keys))}"[: 2 * _LONGEST_TEXT]
+
+
+def _plain_key(key: Any) -> str:
+    return key.data.decode(errors="replace") if isinstance(key, msgpack.ExtType) else str(key)

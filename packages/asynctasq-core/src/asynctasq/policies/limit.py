@@ -1,0 +1,13 @@
+"""Limits: how many calls of a key run at once."""
+
+from __future__ import annotations
+
+from ..brokers import LimitKey
+from ..tasks.policies import Limit
+from .keys import Arguments
+
+
+def limit_key(limit: Limit, arguments: Arguments) -> LimitKey:
+    """What the broker is asked for."""
+    key = arguments.key(limit.name or arguments.call.task.name, limit)
+    return LimitKey(key, limit.most)

@@ -1,0 +1,13 @@
+"""Rates: how fast calls of a key start."""
+
+from __future__ import annotations
+
+from ..brokers import RateKey
+from ..tasks.policies import Rate
+from .keys import Arguments
+
+
+def rate_key(rate: Rate, arguments: Arguments) -> RateKey:
+    """What the broker is asked for."""
+    key = arguments.key(rate.name or arguments.call.task.name, rate)
+    return RateKey(key, rate.seconds / rate.count, rate.burst)

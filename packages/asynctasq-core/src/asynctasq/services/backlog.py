@@ -1,0 +1,78 @@
+"""What lies in the databases of the application: the outbox's backlog, and what is missing there.
+
+Owns the rule that only an application which uses these tables is told of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import time
+from typing import Any
+
+from ..adapters.plugins import Adapter
+from ..adapters.statements import Database, Statement
+from ..app import App
+from ..sending import tables
+from ..tasks.task import registry
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """The outbox of one database.
+
+    Attributes:
+        waiting: How many messages it holds; `None` where it cannot be read.
+        oldest_seconds: How long ago the oldest was dispatched; `None` where there is none.
+        missing: The tables that cannot be read.
+        reason: Why not.
+        creation: What creates them.
+    """
+
+    database: str
+    waiting: int | None
+    oldest_seconds: float | None = None
+    missing: Sequence[str] = ()
+    reason: str = ""
+    creation: Sequence[str] = ()
+
+
+def has_atomic_tasks(app: App) -> bool:
+    """Whether some task of this process is atomic."""
+    defaults = app.config.task_defaults
+    return any(task.options(defaults).atomic for task in registry.values())
+
+
+async def backlogs(app: App) -> list[Backlog]:
+    """That of each database; nothing where neither an outbox nor atomic tasks are in use."""
+    if not (app.config.outbox or has_atomic_tasks(app)):
+        return []
+    found = [await _look(app, adapter, database) for adapter, database in app.outbox.databases()]
+    has_some = any(not backlog.missing for backlog in found)
+    if has_some and not app.config.outbox:
+        # Atomic tasks may keep to one of several databases.
+        return [backlog for backlog in found if not backlog.missing]
+    return found
+
+
+async def _look(app: App, adapter: Adapter, database: Database) -> Backlog:
+    missing, reason = [], ""
+    for table in (tables.OUTBOX, tables.DONE):
+        try:
+            await _ask(app, adapter, database, tables.presence(table))
+        except Exception as e:  # noqa: BLE001 - a driver's error, which is told
+            missing.append(table)
+            reason = f"{type(e).__name__}: {e}".partition("\n")[0]
+    if missing:
+        creation = [statement.sql for statement in tables.creation(database.dialect)]
+        return Backlog(database.name, None, None, missing, reason, creation)
+    [(count, oldest)] = await _ask(app, adapter, database, tables.count_and_oldest())
+    age = None if oldest is None else max(0.0, time() - tables.dispatched_at(str(oldest)))
+    return Backlog(database.name, int(count), age)
+
+
+async def _ask(
+    app: App, adapter: Adapter, database: Database, statement: Statement
+) -> Sequence[Sequence[Any]]:
+    async with app.outbox.transaction(adapter, database) as run:
+        return await run(statement)

@@ -1,0 +1,244 @@
+"""Atomic tasks: one transaction for what a task writes and dispatches, and for that it is done.
+
+Owns the rule that of all runs of a call one commits: the row which says that the call is done has
+its id as a key. A run that failed looks for that row before anything else is made of it, since its
+own commit may have succeeded without an answer, or another run's may have.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from time import time
+from typing import TYPE_CHECKING, Any
+
+from ..adapters.fetching import Wanted
+from ..adapters.plugins import Adapter, Adapters
+from ..adapters.statements import Database, Run, Transaction
+from ..brokers import Outcome
+from ..errors import (
+    ConfigurationError,
+    DeletedModelError,
+    ReferenceUnavailable,
+    UnsavedModelError,
+)
+from ..sending import tables
+from ..sending.commits import Atomic, dispatching_in
+from ..tasks.task import Task
+from ..wire.reference import Ref
+from . import outcomes
+from .jobs import Job
+from .outcomes import Verdict
+
+if TYPE_CHECKING:
+    from ..app import App
+
+logger = logging.getLogger(__name__)
+
+
+class Decided(Exception):
+    """Rolls a run back whose verdict is known."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__(verdict.word)
+        self.verdict = verdict
+
+
+@dataclass(slots=True)
+class AtomicRun:
+    """A run of an atomic task in its open transaction.
+
+    Attributes:
+        verdict: What the run comes to if its transaction commits.
+    """
+
+    app: App
+    job: Job
+    adapter: Adapter
+    transaction: Transaction
+    verdict: Verdict | None = None
+
+    async def look(self) -> None:
+        """Look whether the call is done.
+
+        Raises:
+            Decided: It is.
+            ConfigurationError: The table that says so cannot be read.
+        """
+        try:
+            verdict = await _done(self.app, self.job, self.transaction.run)
+        except ReferenceUnavailable:
+            raise
+        except Exception as e:
+            raise ConfigurationError(
+                f"{self.transaction.database.name}: the table {tables.DONE} cannot be read; "
+                f"`asynctasq doctor` says what is missing"
+            ) from e
+        if verdict is not None:
+            raise Decided(verdict)
+
+    async def end(self, value: object) -> None:
+        """Say in the transaction that the call is done, and what it returned.
+
+        Raises:
+            Decided: The value cannot be kept.
+        """
+        run, message_id = self.transaction.run, self.job.message.id
+        # First, since it gives new rows their keys, which the value may hold.
+        await run(tables.done(message_id, time()))
+        verdict = outcomes.succeeded(self.app, self.job, value)
+        if verdict.word != "succeeded":
+            raise Decided(verdict)
+        if verdict.outcome.result is not None:
+            await run(tables.with_result(message_id, verdict.outcome.result))
+        self.verdict = verdict
+
+
+@asynccontextmanager
+async def atomic_run(app: App, job: Job, wanted: Wanted | None) -> AsyncIterator[AtomicRun]:
+    """The transaction of one run, committed at the end.
+
+    Raises:
+        Decided: The call is done.
+    """
+    refs = wanted.rows if wanted is not None else ()
+    adapter, begin = _begin(app.adapters, job.task, job.options.atomic, refs)
+    async with begin as transaction:
+        run = AtomicRun(app, job, adapter, transaction)
+        await run.look()
+        job.atomic = run
+        with dispatching_in(Atomic(adapter, transaction.target)):
+            yield run
+
+
+@asynccontextmanager
+async def executed(
+    app: App, task: Task[Any, Any], target: object, arguments: Iterable[object]
+) -> AsyncIterator[None]:
+    """The transaction of a call that is run without a queue, so that nothing says that it is done.
+
+    Args:
+        arguments: Of the call.
+    """
+    refs = list(_references(app.adapters, arguments))
+    adapter, begin = _begin(app.adapters, task, target, refs)
+    async with begin as transaction:
+        with dispatching_in(Atomic(adapter, transaction.target)):
+            yield
+
+
+def _references(adapters: Adapters, arguments: Iterable[object]) -> Iterator[Ref]:
+    for argument in arguments:
+        if (owner := adapters.owner_of(argument)) is not None:
+            with suppress(UnsavedModelError, DeletedModelError):
+                yield replace(owner.to_ref(argument), orm=owner.name)
+
+
+async def verdict_if_done(app: App, job: Job, error: BaseException) -> Verdict | None:
+    """What the run of an atomic task that raised has come to, if the error does not decide it."""
+    if isinstance(error, Decided):
+        return error.verdict
+    if job.atomic is None or isinstance(error, ReferenceUnavailable):
+        return None  # nothing was begun; or it is run again, and looks then
+    return await _looked_up(app, job, [(job.atomic.adapter, job.atomic.transaction.database)])
+
+
+async def verdict_if_done_anywhere(app: App, job: Job) -> Verdict | None:
+    """The same for a run in a process that is gone, so that only the databases know."""
+    found = []
+    for adapter in app.adapters.with_hook("atomic_transaction"):
+        found += [(adapter, database) for database in (adapter.databases or tuple)()]
+    return await _looked_up(app, job, found)
+
+
+async def _looked_up(
+    app: App, job: Job, places: Sequence[tuple[Adapter, Database]]
+) -> Verdict | None:
+    for adapter, database in places:
+        assert adapter.own_transaction is not None
+        try:
+            async with adapter.own_transaction(database) as run:
+                verdict = await _done(app, job, run)
+        except Exception as e:
+            # To retry it would use up an attempt for what may be done; to wait costs nothing.
+            logger.exception("it is not known whether a call is done", extra={"id": job.message.id})
+            unknown = ReferenceUnavailable(f"{database.name} does not say whether the call is done")
+            unknown.__cause__ = e
+            return outcomes.failed(app, job, unknown)
+        if verdict is not None:
+            return verdict
+    return None
+
+
+async def _done(app: App, job: Job, run: Run) -> Verdict | None:
+    rows = await run(tables.done_result(job.message.id))
+    if not rows:
+        return None
+    logger.info("a call came again that is done", extra={"id": job.message.id})
+    result = rows[0][0]
+    if result is None or job.options.result_ttl is None:
+        return Verdict(Outcome(job.delivery), "succeeded")
+    outcome = Outcome(job.delivery, result=bytes(result), result_ttl=job.options.result_ttl)
+    return Verdict(outcome, "succeeded")
+
+
+# --- in which database ------------------------------------------------------------------
+
+
+def _begin(
+    adapters: Adapters, task: Task[Any, Any], target: object, refs: Sequence[Ref]
+) -> tuple[Adapter, AbstractAsyncContextManager[Transaction]]:
+    adapter = _adapter_of(adapters, task, target, {ref.orm for ref in refs})
+    assert adapter.atomic_transaction is not None
+    mine = [ref for ref in refs if ref.orm == adapter.name]
+    return adapter, adapter.atomic_transaction(target, mine)
+
+
+def _adapter_of(
+    adapters: Adapters, task: Task[Any, Any], target: object, orms: set[str]
+) -> Adapter:
+    """The adapter that begins the transaction.
+
+    Args:
+        orms: The adapters of the task's model instances.
+    """
+    able = adapters.with_hook("atomic_transaction")
+    if isinstance(target, type):
+        owner = adapters.owner_of_class(target)
+        able = [adapter for adapter in able if adapter is owner]
+    elif isinstance(target, str):
+        able = [a for a in able if target in [d.name for d in (a.databases or tuple)()]]
+    elif orms:
+        able = [adapter for adapter in able if adapter.name in orms]
+    else:
+        able = [a for a in able if any(True for _ in (a.databases or tuple)())]
+    if len(able) == 1:
+        return able[0]
+    word = "no" if not able else "more than one"
+    raise ConfigurationError(
+        f"task {task.name}: atomic={_shown(target)} means {word} database that an installed "
+        f"adapter can run it in; name a model, as in atomic=Order"
+    )
+
+
+def _shown(target: object) -> str:
+    return target.__name__ if isinstance(target, type) else repr(target)
+
+
+def check_atomic_tasks(app: App, tasks: Iterable[Task[Any, Any]]) -> None:
+    """Refuse atomic tasks that no installed adapter can run, once every module has been imported.
+
+    Raises:
+        ConfigurationError: Names the task.
+    """
+    for task in tasks:
+        target = task.options(app.config.task_defaults).atomic
+        if isinstance(target, type):
+            _adapter_of(app.adapters, task, target, set())
+        elif target and not app.adapters.with_hook("atomic_transaction"):
+            raise ConfigurationError(
+                f"task {task.name}: no installed adapter can run atomic tasks; see `asynctasq "
+                f"plugins`"
+            )

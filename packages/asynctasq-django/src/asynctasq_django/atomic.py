@@ -1,0 +1,68 @@
+"""The transaction of an atomic task: an atomic block in the thread of its ORM calls."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from asgiref.sync import sync_to_async
+from asynctasq import (
+    ConfigurationError,
+    Ref,
+    ReferenceUnavailable,
+    Statement,
+    Transaction,
+    uninterrupted,
+)
+from django.db import DEFAULT_DB_ALIAS, connections, router
+
+from .loading import database_of as alias_of
+from .loading import gave_way
+from .outbox import database_of, own_transaction, run
+from .scopes import current_scope
+
+
+@asynccontextmanager
+async def atomic_transaction(target: object, refs: Sequence[Ref]) -> AsyncIterator[Transaction]:
+    """An atomic block round the task, on the connection that its thread uses."""
+    alias = _alias(target, refs)
+    if (database := database_of(connections[alias])) is None:
+        raise ConfigurationError(
+            f"an atomic task needs PostgreSQL, MySQL, MariaDB or SQLite, which database {alias!r} "
+            f"is not"
+        )
+    scope = current_scope("an atomic task")
+
+    async def run_in(statement: Statement) -> Sequence[Sequence[Any]]:
+        rows: Sequence[Sequence[Any]]
+        if database.dialect == "sqlite" and statement.sql.startswith("SELECT"):
+            # A transaction that has read would be refused its first write once another has written.
+            async with own_transaction(database) as look:
+                return await look(statement)
+        rows = await sync_to_async(run)(scope.connections[alias], statement)
+        return rows
+
+    try:
+        await sync_to_async(scope.begin)(alias)
+        yield Transaction(run_in, scope.connections[alias], database)
+        await uninterrupted(scope.end_transactions(None))
+    except Exception as e:
+        if gave_way(e):
+            raise ReferenceUnavailable(
+                f"database {alias!r} ended the transaction of the task ({type(e).__name__})"
+            ) from e
+        raise
+
+
+def _alias(target: object, refs: Sequence[Ref]) -> str:
+    if isinstance(target, str):
+        return target
+    if isinstance(target, type):
+        return router.db_for_write(target)
+    aliases = {alias_of(ref) for ref in refs}
+    if len(aliases) > 1:
+        raise ConfigurationError(
+            f"its model instances are of several databases: name one, as in atomic={min(aliases)!r}"
+        )
+    return aliases.pop() if aliases else DEFAULT_DB_ALIAS

@@ -1,0 +1,1 @@
+"""Migrations of the tables that asynctasq keeps in the application's databases."""

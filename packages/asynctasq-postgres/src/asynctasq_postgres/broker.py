@@ -1,0 +1,240 @@
+"""The broker: everything of the contract, in the tables of one schema.
+
+Every transition is one statement, mostly of one function in the schema (`functions.sql`), so a
+process or a server killed at any moment loses nothing and leaves nothing halfway. All times are the
+server's, but for due times, which are the sender's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from asynctasq import BrokerError
+from asynctasq.brokers import (
+    ConsumerOptions,
+    DeadLetter,
+    Finding,
+    MessageState,
+    Outgoing,
+    QueueStats,
+    WorkerInfo,
+)
+
+from . import queries, schema
+from .address import Address
+from .checks import check_server
+from .config import PostgresConfig
+from .consumer import PostgresConsumer
+from .results import AwaitedResults
+from .server import Server
+from .sizes import MOST_VALUE_BYTES, pages
+from .waking import Wakes, queue_topic, result_topic
+
+#: Rows that one statement deletes.
+_CHUNK = 5000
+
+
+class PostgresBroker:
+    """A broker in one schema of a database, which is made when first used if there is none."""
+
+    def __init__(self, config: PostgresConfig) -> None:
+        self._address = Address(config)
+        self.timeout_seconds = config.timeout
+        self._server = Server(self._address, config.pool_size)
+        self._wakes = Wakes(self._server)
+        self._results = AwaitedResults(self._server, self._wakes)
+        self._schema = self._address.schema
+
+    async def put(self, messages: Sequence[Outgoing]) -> None:
+        """Add the messages, in one statement unless there are thousands, or they are large."""
+        for m in messages:
+            if len(m.body) > MOST_VALUE_BYTES:
+                raise BrokerError(f"{self._address.name} takes no message of {len(m.body)} bytes")
+        for page in pages(messages, lambda m: len(m.body)):
+            sql = f"SELECT {self._schema}.put($1, $2, $3, $4, $5)"
+            await self._server.insist(sql, *columns(page))
+            self._wakes.tell({queue_topic(m.queue) for m in page})
+
+    def consumer(self, options: ConsumerOptions) -> PostgresConsumer:
+        """A consumer that has not started yet."""
+        return PostgresConsumer(self._server, self._wakes, options)
+
+    async def state(self, queue: str, message_id: str) -> MessageState | None:
+        """Where the message is now."""
+        rows = await self._insist(queries.STATE, queue, message_id)
+        state: MessageState | None = rows[0]["state"] if rows else None
+        return state
+
+    async def cancel(
+        self, queue: str, message_id: str, result: bytes | None, result_ttl: float
+    ) -> bool:
+        """Remove a message that has not started."""
+        sql = "SELECT {schema}.cancel($1, $2, $3, $4)"
+        is_cancelled = await self._server.value(
+            sql.format(schema=self._schema),
+            queue,
+            message_id,
+            result,
+            float(result_ttl),
+            is_repeatable=False,
+        )
+        if is_cancelled and result is not None:
+            self._wakes.tell([result_topic(queue)])
+        return bool(is_cancelled)
+
+    async def result(self, queue: str, message_id: str, timeout_seconds: float) -> bytes | None:
+        """The kept result, awaited."""
+        return await self._results.get(queue, message_id, timeout_seconds)
+
+    async def stats(self) -> list[QueueStats]:
+        """Every known queue, by name."""
+        return [QueueStats(**row) for row in await self._insist(queries.STATS)]
+
+    async def workers(self) -> list[WorkerInfo]:
+        """Workers with a recent sign of life, and how much each is running."""
+        rows = await self._insist(queries.WORKERS)
+        return [WorkerInfo(**{**row, "queues": tuple(row["queues"])}) for row in rows]
+
+    async def dead_letters(
+        self, queue: str, *, limit: int = 100, offset: int = 0
+    ) -> list[DeadLetter]:
+        """A page of the dead letters, newest first."""
+        rows = await self._insist(queries.DEAD_LETTERS, queue, limit, offset)
+        return [DeadLetter(**row) for row in rows]
+
+    async def find_dead(self, queue: str, message_ids: Sequence[str]) -> list[DeadLetter]:
+        """Those of these dead letters that there are."""
+        rows = await self._insist(queries.FIND_DEAD, queue, list(message_ids))
+        return [DeadLetter(**row) for row in rows]
+
+    async def retry_dead(self, queue: str, bodies: Sequence[tuple[str, bytes]]) -> int:
+        """Move dead letters back to waiting."""
+        moved = 0
+        for page in pages(bodies, lambda pair: len(pair[1])):
+            ids, new = [message_id for message_id, _ in page], [body for _, body in page]
+            moved += await self._value("SELECT {schema}.retry_dead($1, $2, $3)", queue, ids, new)
+            self._wakes.tell([queue_topic(queue)])
+        return moved
+
+    async def purge_dead(self, queue: str, message_ids: Sequence[str] | None = None) -> int:
+        """Delete dead letters."""
+        ids = None if message_ids is None else list(message_ids)
+        return await self._delete("SELECT {schema}.purge_dead_some($1, $2, $3)", queue, ids)
+
+    async def purge(self, queue: str) -> int:
+        """Delete everything waiting or delayed."""
+        return await self._delete("SELECT {schema}.purge_some($1, $2)", queue)
+
+    async def release_worker(self, worker_id: str, queues: Sequence[str]) -> int:
+        """Let go of everything leased to a worker known to be dead."""
+        released: int = await self._value("SELECT {schema}.withdraw($1, 0)", worker_id)
+        if released:
+            self._wakes.tell([queue_topic(queue) for queue in queues])
+        return released
+
+    async def lead(self, name: str, holder: str, ttl_seconds: float) -> bool:
+        """Take or renew a lease by name."""
+        sql = "SELECT {schema}.lead($1, $2, $3)"
+        return bool(await self._value(sql, name, holder, float(ttl_seconds)))
+
+    async def resign(self, name: str, holder: str) -> None:
+        """Give up a lease by name."""
+        await self._insist(
+            "DELETE FROM {schema}.lead WHERE name = $1 AND holder = $2", name, holder
+        )
+
+    async def values(self, queue: str, kind: str) -> Mapping[str, bytes]:
+        """All values of a kind."""
+        rows = await self._insist(queries.VALUES, queue, kind)
+        return {row["name"]: row["value"] for row in rows}
+
+    async def value(self, queue: str, kind: str, name: str) -> bytes | None:
+        """One value."""
+        rows = await self._insist(queries.VALUE, queue, kind, name)
+        return rows[0]["value"] if rows else None
+
+    async def set_value(
+        self,
+        queue: str,
+        kind: str,
+        name: str,
+        value: bytes | None,
+        *,
+        ttl_seconds: float | None = None,
+    ) -> None:
+        """Keep a value, or delete it."""
+        sql = "SELECT {schema}.set_value($1, $2, $3, $4, $5)"
+        await self._insist(sql, queue, kind, name, value, ttl_seconds)
+
+    async def replace_value(
+        self,
+        queue: str,
+        kind: str,
+        name: str,
+        value: bytes | None,
+        *,
+        expected: bytes | None,
+        messages: Sequence[Outgoing] = (),
+    ) -> bool:
+        """Replace a value and put messages in one step."""
+        replaced = await self._server.value(
+            f"SELECT {self._schema}.replace_value($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+            queue,
+            kind,
+            name,
+            value,
+            expected,
+            *columns(messages)[1:],
+            is_repeatable=False,
+        )
+        if replaced and messages:
+            self._wakes.tell([queue_topic(queue)])
+        return bool(replaced)
+
+    async def check(self) -> list[Finding]:
+        """What can lose messages or stop workers."""
+        return await check_server(self._server)
+
+    def tables(self) -> str:
+        """The SQL that makes the schema."""
+        return schema.script(self._address)
+
+    async def create_tables(self) -> None:
+        """Make the schema, or bring it to this version."""
+        await self._server.upgrade()
+
+    def describe(self) -> str:
+        """`postgres`, host, database and schema."""
+        return self._address.name
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._results.close()
+        await self._wakes.close()
+        await self._server.close()
+
+    async def _insist(self, sql: str, *arguments: Any) -> list[Any]:
+        return await self._server.insist(sql.replace("{schema}", self._schema), *arguments)
+
+    async def _value(self, sql: str, *arguments: Any) -> Any:
+        ((value,),) = await self._insist(sql, *arguments)
+        return value
+
+    async def _delete(self, sql: str, *arguments: Any) -> int:
+        """Delete in chunks, so that nobody waits long for the locks of one of them."""
+        deleted = 0
+        while some := await self._value(sql, *arguments, _CHUNK):
+            deleted += some
+        return deleted
+
+
+def columns(messages: Sequence[Outgoing]) -> tuple[list[Any], ...]:
+    """Messages as the function `put` takes them."""
+    return (
+        [m.queue for m in messages],
+        [m.id for m in messages],
+        [m.body for m in messages],
+        [m.due for m in messages],
+        [m.priority for m in messages],
+    )

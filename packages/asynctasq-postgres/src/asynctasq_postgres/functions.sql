@@ -1,0 +1,570 @@
+-- What is several steps and one round trip. "@schema@" stands for the schema's quoted name, "@name@"
+-- for the name without quotes.
+--
+-- Plans are cached, and made when tables may be empty: where they are to hold for a million rows too,
+-- the choices that go wrong then are switched off; which makes costs look high, and is no reason to
+-- compile anything. Times are the server's.
+
+CREATE OR REPLACE FUNCTION @schema@.microseconds(at timestamptz) RETURNS bigint
+LANGUAGE sql IMMUTABLE AS $$ SELECT (extract(epoch FROM at) * 1000000)::bigint $$;
+
+-- Make queues and their lanes known. What is known already costs no write.
+CREATE OR REPLACE FUNCTION @schema@.declare(names text[], priorities smallint[]) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO @schema@.queue (name)
+        SELECT DISTINCT given.name FROM unnest(names) AS given (name)
+        WHERE NOT EXISTS (SELECT FROM @schema@.queue known WHERE known.name = given.name)
+        ORDER BY given.name
+        ON CONFLICT DO NOTHING;
+    INSERT INTO @schema@.lane (queue, priority)
+        SELECT DISTINCT q.number, given.priority
+        FROM unnest(names, priorities) AS given (name, priority)
+        JOIN @schema@.queue q ON q.name = given.name
+        WHERE NOT EXISTS (SELECT FROM @schema@.lane known
+            WHERE known.queue = q.number AND known.priority = given.priority)
+        ORDER BY 1, 2
+        ON CONFLICT DO NOTHING;
+END $$;
+
+-- Add messages, in order; those whose queue holds their id already are left out.
+-- `dues` are in seconds of Unix time, null for at once.
+CREATE OR REPLACE FUNCTION @schema@.put(
+    queues text[], ids text[], bodies bytea[], dues double precision[], priorities smallint[]
+) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+    lanes integer[];
+    numbers bigint[];
+    now_us bigint := @schema@.microseconds(clock_timestamp());
+BEGIN
+    -- The lane of each message; null where it has to be made known first.
+    FOR attempt IN 1..3 LOOP
+        SELECT array_agg(l.number ORDER BY given.turn) INTO lanes
+        FROM unnest(queues, priorities) WITH ORDINALITY AS given (name, priority, turn)
+        LEFT JOIN @schema@.queue q ON q.name = given.name
+        LEFT JOIN @schema@.lane l ON l.queue = q.number AND l.priority = given.priority;
+        EXIT WHEN array_position(lanes, NULL) IS NULL;
+        PERFORM @schema@.declare(queues, priorities);
+    END LOOP;
+    SELECT array_agg(nextval('@schema@.message_number')) INTO numbers
+        FROM generate_series(1, cardinality(ids));
+    WITH added AS (
+        INSERT INTO @schema@.message (number, queue, id, body)
+        SELECT given.number, l.queue, given.id, given.body
+        FROM unnest(numbers, lanes, ids, bodies) AS given (number, lane, id, body)
+        JOIN @schema@.lane l ON l.number = given.lane
+        ON CONFLICT (queue, id) DO NOTHING
+        RETURNING number
+    )
+    INSERT INTO @schema@.pending (lane, place, message, deliveries)
+    SELECT given.lane * 4 + CASE WHEN is_later THEN 1 ELSE 2 END,
+        CASE WHEN is_later THEN due ELSE given.number END,
+        given.number, 0
+    FROM added
+    JOIN unnest(numbers, lanes, dues) AS given (number, lane, due_at) ON given.number = added.number,
+    LATERAL (SELECT CASE WHEN given.due_at IS NOT NULL
+        THEN least(given.due_at * 1000000, 9e18)::bigint END AS due) AS d,
+    LATERAL (SELECT coalesce(due > now_us, false) AS is_later) AS l;
+END $$;
+
+-- Lease up to `most` messages to a worker, and give it a sign of life if there are any.
+--
+-- `since_lanes` and `since_places` are where to begin in lanes whose former entries the caller knows
+-- to be gone: those would be passed one by one while a transaction that is open elsewhere keeps them.
+--
+-- Without any, one row without a message, whose `place` is the microseconds until it is worth asking
+-- again, or null.
+CREATE OR REPLACE FUNCTION @schema@.take(
+    taker integer, queues text[], most integer, lease_seconds double precision,
+    since_lanes integer[], since_places bigint[]
+) RETURNS TABLE (
+    queue text, id text, body bytea, deliveries integer,
+    message bigint, lease bigint, lane integer, place bigint
+)
+LANGUAGE plpgsql
+SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off
+SET enable_hashjoin = off SET enable_mergejoin = off
+AS $$
+#variable_conflict use_column
+DECLARE
+    now_ timestamptz := clock_timestamp();
+    now_us bigint := @schema@.microseconds(now_);
+    lease_ bigint;
+BEGIN
+    PERFORM @schema@.give_back_lapsed();
+    lease_ := nextval('@schema@.lease_number');
+    RETURN QUERY
+    WITH lanes AS MATERIALIZED (
+        SELECT given.name, l.number * 4 + kind AS lane, given.turn, l.priority, kind,
+            coalesce(since.place, -9223372036854775808) AS since,
+            CASE WHEN kind = 1 THEN now_us ELSE 9223372036854775807 END AS until
+        FROM unnest(queues) WITH ORDINALITY AS given (name, turn)
+        JOIN @schema@.queue q ON q.name = given.name
+        JOIN @schema@.lane l ON l.queue = q.number
+        CROSS JOIN generate_series(0, 2) AS kind
+        LEFT JOIN unnest(since_lanes, since_places) AS since (lane, place)
+            ON since.lane = l.number * 4 + kind
+        ORDER BY given.turn, l.priority DESC, kind
+    ), chosen AS MATERIALIZED (
+        SELECT lanes.name, p.*
+        FROM lanes CROSS JOIN LATERAL (
+            SELECT pending.ctid AS at, pending.lane, pending.place, pending.message,
+                pending.deliveries + 1 AS deliveries
+            FROM @schema@.pending
+            WHERE pending.lane = lanes.lane
+                AND pending.place >= lanes.since AND pending.place <= lanes.until
+            ORDER BY pending.lane, pending.place, pending.message
+            LIMIT most
+            FOR UPDATE SKIP LOCKED
+        ) AS p
+        LIMIT most
+    ), gone AS (
+        DELETE FROM @schema@.pending WHERE ctid = ANY (ARRAY(SELECT chosen.at FROM chosen))
+    ), begun AS (
+        INSERT INTO @schema@.running (worker, message, lease, lane, deliveries, taken_at)
+        SELECT taker, chosen.message, lease_, chosen.lane, chosen.deliveries, now_ FROM chosen
+    )
+    SELECT chosen.name, m.id, m.body, chosen.deliveries,
+        chosen.message, lease_, chosen.lane, chosen.place
+    FROM chosen JOIN @schema@.message m ON m.number = chosen.message;
+    IF FOUND THEN
+        PERFORM @schema@.give_sign_of_life(taker, lease_seconds, lease_seconds * 0.1);
+    ELSE
+        RETURN QUERY
+        SELECT NULL::text, NULL::text, NULL::bytea, NULL::integer,
+            NULL::bigint, NULL::bigint, NULL::integer,
+            @schema@.ready_in(queues, since_lanes, since_places);
+    END IF;
+END $$;
+
+-- Microseconds until something is due or a lease may run out; null for never.
+CREATE OR REPLACE FUNCTION @schema@.ready_in(
+    queues text[], since_lanes integer[], since_places bigint[]
+) RETURNS bigint
+LANGUAGE sql
+SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off
+AS $$
+    SELECT greatest(0, least(
+        (SELECT min(first.place)
+            FROM @schema@.queue q
+            JOIN @schema@.lane l ON l.queue = q.number
+            LEFT JOIN unnest(since_lanes, since_places) AS since (lane, place)
+                ON since.lane = l.number * 4 + 1,
+            LATERAL (SELECT place FROM @schema@.pending
+                WHERE lane = l.number * 4 + 1
+                    AND place >= coalesce(since.place, -9223372036854775808)
+                ORDER BY lane, place LIMIT 1) AS first
+            WHERE q.name = ANY (queues)),
+        (SELECT @schema@.microseconds(min(alive_until)) FROM @schema@.worker WHERE NOT lapsed)
+    ) - @schema@.microseconds(clock_timestamp()))
+$$;
+
+-- Let a worker's lease last from now on. With `unless_younger_seconds` a lease that was renewed so
+-- short a time ago is left as it is, but kept from lapsing until this transaction ends.
+CREATE OR REPLACE FUNCTION @schema@.give_sign_of_life(
+    who integer, lease_seconds double precision, unless_younger_seconds double precision
+) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+    until_ timestamptz := clock_timestamp() + make_interval(secs => lease_seconds);
+BEGIN
+    UPDATE @schema@.worker SET alive_until = until_, lapsed = false
+        WHERE number = who
+        AND (lapsed OR alive_until <= until_ - make_interval(secs => unless_younger_seconds));
+    IF NOT FOUND THEN
+        PERFORM FROM @schema@.worker WHERE number = who FOR KEY SHARE;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'worker % was withdrawn', who USING ERRCODE = 'AQ001';
+        END IF;
+    END IF;
+END $$;
+
+-- Give back what is leased to workers whose lease is over. Whoever is giving a sign of life at the
+-- moment holds his row, and is passed over.
+CREATE OR REPLACE FUNCTION @schema@.give_back_lapsed() RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF NOT EXISTS (
+        SELECT FROM @schema@.worker WHERE NOT lapsed AND alive_until <= clock_timestamp()
+    ) THEN
+        RETURN;
+    END IF;
+    WITH past AS MATERIALIZED (
+        SELECT number FROM @schema@.worker
+        WHERE NOT lapsed AND alive_until <= clock_timestamp()
+        FOR UPDATE SKIP LOCKED
+    ), noted AS (
+        UPDATE @schema@.worker w SET lapsed = true FROM past WHERE w.number = past.number
+    ), freed AS (
+        DELETE FROM @schema@.running r USING past WHERE r.worker = past.number
+        RETURNING r.lane, r.message, r.deliveries
+    )
+    INSERT INTO @schema@.pending (lane, place, message, deliveries)
+    SELECT lane / 4 * 4, message, message, deliveries FROM freed;
+END $$;
+
+-- Give back what a worker holds, and forget it. `undone` is 1 if its deliveries do not count.
+CREATE OR REPLACE FUNCTION @schema@.withdraw(worker_id text, undone integer)
+RETURNS bigint
+LANGUAGE sql AS $$
+    WITH withdrawn AS MATERIALIZED (
+        DELETE FROM @schema@.worker WHERE id = worker_id RETURNING number
+    ), freed AS (
+        DELETE FROM @schema@.running r USING withdrawn
+        WHERE r.worker = withdrawn.number
+        RETURNING r.lane, r.message, r.deliveries
+    ), back AS (
+        INSERT INTO @schema@.pending (lane, place, message, deliveries)
+        SELECT lane / 4 * 4, message, message, deliveries - undone FROM freed
+    )
+    SELECT count(*) FROM freed
+$$;
+
+-- Make a worker and its queues known, and give its number; workers that lapsed long ago are forgotten.
+CREATE OR REPLACE FUNCTION @schema@.announce(
+    worker_id text, host text, pid bigint, queues text[], concurrency bigint,
+    started_at double precision, is_blocked boolean, lease_seconds double precision,
+    takes_from text[]
+) RETURNS integer
+LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    number_ integer;
+    until_ timestamptz := clock_timestamp() + make_interval(secs => lease_seconds);
+BEGIN
+    PERFORM @schema@.declare(takes_from, array_fill(0::smallint, ARRAY[cardinality(takes_from)]));
+    DELETE FROM @schema@.worker WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM @schema@.worker
+        WHERE lapsed AND alive_until < clock_timestamp() - interval '1 day'
+        FOR UPDATE SKIP LOCKED));
+    INSERT INTO @schema@.worker AS w VALUES (
+        nextval('@schema@.worker_number'), worker_id, announce.host, announce.pid,
+        announce.queues, announce.concurrency, announce.started_at,
+        announce.is_blocked, until_, false)
+    ON CONFLICT (id) DO UPDATE SET alive_until = until_, lapsed = false
+    RETURNING w.number INTO number_;
+    RETURN number_;
+END $$;
+
+-- Renew a worker's lease; returns which of the deliveries were lost, by their turn.
+-- With `others_too`, what was leased to it a lease ago and is none of these is given back: nobody
+-- there knows of it.
+CREATE OR REPLACE FUNCTION @schema@.renew(
+    who integer, lease_seconds double precision, messages bigint[], leases bigint[],
+    others_too boolean, is_blocked_ boolean
+) RETURNS bigint[]
+LANGUAGE plpgsql
+SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off
+SET enable_hashjoin = off SET enable_mergejoin = off
+AS $$
+DECLARE
+    lost bigint[];
+BEGIN
+    PERFORM @schema@.give_sign_of_life(who, lease_seconds, 0);
+    UPDATE @schema@.worker SET is_blocked = is_blocked_
+        WHERE number = who AND is_blocked <> is_blocked_;
+    IF others_too THEN
+        WITH freed AS (
+            DELETE FROM @schema@.running r
+            WHERE r.worker = who AND NOT r.message = ANY (messages)
+                AND r.taken_at < clock_timestamp() - make_interval(secs => lease_seconds)
+            RETURNING r.lane, r.message, r.deliveries
+        )
+        INSERT INTO @schema@.pending (lane, place, message, deliveries)
+        SELECT lane / 4 * 4, message, message, deliveries FROM freed;
+    END IF;
+    SELECT array_agg(given.turn) INTO lost
+    FROM unnest(messages, leases) WITH ORDINALITY AS given (message, lease, turn)
+    WHERE NOT EXISTS (SELECT FROM @schema@.running r
+        WHERE r.worker = who AND r.message = given.message AND r.lease = given.lease);
+    RETURN lost;
+END $$;
+
+-- Forget deliveries that are done; returns which were current, by their turn, or null for all.
+CREATE OR REPLACE FUNCTION @schema@.finish(who integer, messages bigint[], leases bigint[])
+RETURNS bigint[]
+LANGUAGE plpgsql
+SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off
+SET enable_hashjoin = off SET enable_mergejoin = off
+AS $$
+DECLARE
+    applied bigint[];
+BEGIN
+    WITH ended AS (
+        DELETE FROM @schema@.running r
+        USING unnest(messages, leases) WITH ORDINALITY AS given (message, lease, turn)
+        WHERE r.worker = who AND r.message = given.message AND r.lease = given.lease
+        RETURNING r.message, given.turn
+    ), gone AS (
+        DELETE FROM @schema@.message m USING ended WHERE m.number = ended.message
+    )
+    SELECT CASE WHEN count(*) < cardinality(messages) THEN coalesce(array_agg(turn), '{}') END
+        INTO applied FROM ended;
+    RETURN applied;
+END $$;
+
+-- Apply outcomes of every kind; returns as `finish` does.
+-- `actions` are done, retry, dead, release, postpone; arrays that have nothing may be null.
+CREATE OR REPLACE FUNCTION @schema@.settle(
+    who integer, messages bigint[], leases bigint[], actions text[], delays double precision[],
+    bodies bytea[], infos bytea[], results bytea[], result_ttls double precision[]
+) RETURNS bigint[]
+LANGUAGE plpgsql
+SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off
+SET enable_hashjoin = off SET enable_mergejoin = off
+AS $$
+DECLARE
+    now_ timestamptz := clock_timestamp();
+    applied bigint[];
+BEGIN
+    WITH ended AS (
+        DELETE FROM @schema@.running r
+        USING unnest(messages, leases, actions, delays, bodies, infos, results, result_ttls)
+            WITH ORDINALITY
+            AS given (message, lease, action, delay, body, info, result, ttl, turn)
+        WHERE r.worker = who AND r.message = given.message AND r.lease = given.lease
+        RETURNING r.message, r.lane, r.deliveries, given.action, given.delay, given.body,
+            given.info, given.result, given.ttl, given.turn
+    ), kept AS (
+        INSERT INTO @schema@.result (queue, id, body, expires)
+        SELECT m.queue, m.id, e.result, now_ + make_interval(secs => least(e.ttl, 1e10))
+        FROM ended e JOIN @schema@.message m ON m.number = e.message
+        WHERE e.result IS NOT NULL
+        ON CONFLICT (queue, id) DO UPDATE SET body = excluded.body, expires = excluded.expires
+    ), gone AS (
+        DELETE FROM @schema@.message m USING ended e
+        WHERE e.action = 'done' AND m.number = e.message
+    ), changed AS (
+        UPDATE @schema@.message m SET body = e.body FROM ended e
+        WHERE e.action <> 'done' AND e.body IS NOT NULL AND m.number = e.message
+    ), died AS (
+        INSERT INTO @schema@.dead (message, queue, lane, died_at, info)
+        SELECT e.message, m.queue, e.lane, now_, e.info
+        FROM ended e JOIN @schema@.message m ON m.number = e.message
+        WHERE e.action = 'dead'
+    ), back AS (
+        INSERT INTO @schema@.pending (lane, place, message, deliveries)
+        SELECT
+            e.lane / 4 * 4 + CASE WHEN e.action = 'release' THEN 0 ELSE 1 END,
+            CASE WHEN e.action = 'release' THEN e.message
+                ELSE least(@schema@.microseconds(now_) + e.delay * 1000000, 9e18)::bigint END,
+            e.message,
+            CASE WHEN e.action = 'retry' THEN 0 ELSE e.deliveries - 1 END
+        FROM ended e WHERE e.action IN ('release', 'retry', 'postpone')
+    )
+    SELECT CASE WHEN count(*) < cardinality(messages) THEN coalesce(array_agg(e.turn), '{}') END
+        INTO applied FROM ended e;
+    IF results IS NOT NULL THEN
+        PERFORM @schema@.forget_results(2 * cardinality(results));
+    END IF;
+    RETURN applied;
+END $$;
+
+-- Forget results whose time is over, at most so many: more than are added, so they never pile up.
+CREATE OR REPLACE FUNCTION @schema@.forget_results(most integer) RETURNS void
+LANGUAGE sql
+SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off
+AS $$
+    DELETE FROM @schema@.result WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM @schema@.result WHERE expires <= clock_timestamp()
+        ORDER BY expires LIMIT most FOR UPDATE SKIP LOCKED))
+$$;
+
+-- Delete a message that has not started, keeping a result if there is one; whether there was one.
+CREATE OR REPLACE FUNCTION @schema@.cancel(
+    queue_name text, message_id text, result bytea, result_ttl double precision
+) RETURNS boolean
+LANGUAGE plpgsql AS $$
+DECLARE
+    queue_ integer;
+    number_ bigint;
+BEGIN
+    PERFORM @schema@.give_back_lapsed();
+    SELECT m.queue, m.number INTO queue_, number_
+        FROM @schema@.queue q JOIN @schema@.message m ON m.queue = q.number
+        WHERE q.name = queue_name AND m.id = message_id;
+    DELETE FROM @schema@.pending WHERE message = number_;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    DELETE FROM @schema@.message WHERE number = number_;
+    IF result IS NOT NULL THEN
+        INSERT INTO @schema@.result (queue, id, body, expires) VALUES (queue_, message_id, result,
+            clock_timestamp() + make_interval(secs => least(result_ttl, 1e10)))
+        ON CONFLICT (queue, id) DO UPDATE SET body = excluded.body, expires = excluded.expires;
+    END IF;
+    RETURN true;
+END $$;
+
+-- Delete at most so many waiting and delayed messages of a queue; returns how many there were.
+CREATE OR REPLACE FUNCTION @schema@.purge_some(queue_name text, most integer) RETURNS bigint
+LANGUAGE plpgsql
+SET jit = off SET enable_seqscan = off
+AS $$
+DECLARE
+    deleted bigint;
+BEGIN
+    PERFORM @schema@.give_back_lapsed();
+    WITH part AS MATERIALIZED (
+        SELECT p.ctid AS at, p.message
+        FROM @schema@.queue q JOIN @schema@.lane l ON l.queue = q.number
+        JOIN @schema@.pending p ON p.lane BETWEEN l.number * 4 AND l.number * 4 + 3
+        WHERE q.name = queue_name
+        LIMIT most
+        FOR UPDATE OF p SKIP LOCKED
+    ), gone AS (
+        DELETE FROM @schema@.pending WHERE ctid = ANY (ARRAY(SELECT part.at FROM part))
+    ), forgotten AS (
+        DELETE FROM @schema@.message m USING part WHERE m.number = part.message
+    )
+    SELECT count(*) INTO deleted FROM part;
+    RETURN deleted;
+END $$;
+
+-- Delete dead letters: these, or with null at most so many; returns how many there were.
+CREATE OR REPLACE FUNCTION @schema@.purge_dead_some(queue_name text, ids text[], most integer)
+RETURNS bigint
+LANGUAGE sql AS $$
+    WITH gone AS (
+        DELETE FROM @schema@.dead WHERE message = ANY (ARRAY(
+            SELECT d.message
+            FROM @schema@.queue q
+            JOIN @schema@.dead d ON d.queue = q.number
+            JOIN @schema@.message m ON m.number = d.message
+            WHERE q.name = queue_name AND (ids IS NULL OR m.id = ANY (ids))
+            ORDER BY d.message LIMIT most FOR UPDATE OF d))
+        RETURNING message
+    ), forgotten AS (
+        DELETE FROM @schema@.message m USING gone WHERE m.number = gone.message
+    )
+    SELECT count(*) FROM gone
+$$;
+
+-- Let dead letters wait again, each with a new body; returns how many there were.
+CREATE OR REPLACE FUNCTION @schema@.retry_dead(queue_name text, ids text[], bodies bytea[])
+RETURNS bigint
+LANGUAGE sql AS $$
+    WITH given AS MATERIALIZED (
+        SELECT DISTINCT ON (m.number) m.number, g.body
+        FROM @schema@.queue q
+        CROSS JOIN unnest(ids, bodies) AS g (id, body)
+        JOIN @schema@.message m ON m.queue = q.number AND m.id = g.id
+        WHERE q.name = queue_name
+        ORDER BY m.number
+    ), revived AS (
+        DELETE FROM @schema@.dead d USING given WHERE d.message = given.number
+        RETURNING d.message, d.lane, given.body
+    ), changed AS (
+        UPDATE @schema@.message m SET body = revived.body
+        FROM revived WHERE m.number = revived.message
+    ), back AS (
+        INSERT INTO @schema@.pending (lane, place, message, deliveries)
+        SELECT lane / 4 * 4 + 2, message, message, 0 FROM revived
+    )
+    SELECT count(*) FROM revived
+$$;
+
+-- Notify those who wait on a topic; called after the commit of what they wait for. Nothing is written
+-- when nobody does, and nothing waits for the disk.
+CREATE OR REPLACE FUNCTION @schema@.wake(changed text[]) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+    awaited text[];
+BEGIN
+    SELECT array_agg(DISTINCT topic) INTO awaited
+        FROM @schema@.listener, unnest(topics) AS topic
+        WHERE until > clock_timestamp() AND topic = ANY (changed);
+    IF awaited IS NOT NULL THEN
+        PERFORM set_config('synchronous_commit', 'off', true);
+        PERFORM pg_notify('@name@', topic) FROM unnest(awaited) AS topic;
+    END IF;
+END $$;
+
+-- Say that one waits on topics, for so long.
+CREATE OR REPLACE FUNCTION @schema@.listen(listener_id text, topics_ text[], seconds double precision)
+RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM set_config('synchronous_commit', 'off', true);
+    INSERT INTO @schema@.listener (id, topics, until)
+    VALUES (listener_id, topics_, clock_timestamp() + make_interval(secs => seconds))
+    ON CONFLICT (id) DO UPDATE SET topics = excluded.topics, until = excluded.until;
+END $$;
+
+-- Take or renew a lease by name; whether `who` has it.
+CREATE OR REPLACE FUNCTION @schema@.lead(name_ text, who text, seconds double precision)
+RETURNS boolean
+LANGUAGE plpgsql AS $$
+DECLARE
+    now_ timestamptz := clock_timestamp();
+BEGIN
+    INSERT INTO @schema@.lead AS l VALUES (name_, who, now_ + make_interval(secs => seconds))
+    ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until = excluded.until
+    WHERE l.holder = who OR l.until <= now_;
+    RETURN FOUND;
+END $$;
+
+-- Whether queues hold nothing but dead letters.
+CREATE OR REPLACE FUNCTION @schema@.is_idle(queues text[]) RETURNS boolean
+LANGUAGE sql
+SET jit = off SET enable_seqscan = off
+AS $$
+    SELECT NOT EXISTS (
+        SELECT FROM @schema@.queue q JOIN @schema@.lane l ON l.queue = q.number,
+        LATERAL (SELECT FROM @schema@.pending p
+            WHERE p.lane BETWEEN l.number * 4 AND l.number * 4 + 3 LIMIT 1) AS first
+        WHERE q.name = ANY (queues)
+    ) AND NOT EXISTS (
+        SELECT FROM @schema@.running r JOIN @schema@.lane l ON l.number = r.lane / 4
+        JOIN @schema@.queue q ON q.number = l.queue
+        WHERE q.name = ANY (queues))
+$$;
+
+-- Keep a value, for so long if that is said, or delete it if it is null; a few whose time is over are
+-- forgotten.
+CREATE OR REPLACE FUNCTION @schema@.set_value(
+    queue_ text, kind_ text, name_ text, value_ bytea, ttl_seconds double precision
+) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF value_ IS NULL THEN
+        DELETE FROM @schema@.value WHERE queue = queue_ AND kind = kind_ AND name = name_;
+    ELSE
+        INSERT INTO @schema@.value (queue, kind, name, value, expires)
+        VALUES (queue_, kind_, name_, value_,
+            clock_timestamp() + CASE WHEN ttl_seconds IS NOT NULL THEN make_interval(secs => least(ttl_seconds, 1e10)) END)
+        ON CONFLICT (queue, kind, name) DO UPDATE
+            SET value = excluded.value, expires = excluded.expires;
+    END IF;
+    DELETE FROM @schema@.value WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM @schema@.value WHERE expires <= clock_timestamp()
+        LIMIT 10 FOR UPDATE SKIP LOCKED));
+END $$;
+
+-- Keep a value and put messages if the one there is `expected`, null for none; whether it was.
+CREATE OR REPLACE FUNCTION @schema@.replace_value(
+    queue_ text, kind_ text, name_ text, value_ bytea, expected bytea,
+    ids text[], bodies bytea[], dues double precision[], priorities smallint[]
+) RETURNS boolean
+LANGUAGE plpgsql AS $$
+DECLARE
+    is_expected boolean;
+BEGIN
+    -- Whoever replaces the same at the same time waits for this one, and then sees what it did.
+    PERFORM pg_advisory_xact_lock(hashtextextended(
+        '@name@' || chr(31) || queue_ || chr(31) || kind_ || chr(31) || name_, 0));
+    SELECT v.value IS NOT DISTINCT FROM expected INTO is_expected
+        FROM (SELECT) AS one LEFT JOIN @schema@.value v
+            ON v.queue = queue_ AND v.kind = kind_ AND v.name = name_
+            AND (v.expires IS NULL OR v.expires > clock_timestamp());
+    IF NOT is_expected THEN
+        RETURN false;
+    END IF;
+    PERFORM @schema@.set_value(queue_, kind_, name_, value_, NULL);
+    IF cardinality(ids) > 0 THEN
+        PERFORM @schema@.put(
+            array_fill(queue_, ARRAY[cardinality(ids)]), ids, bodies, dues, priorities);
+    END IF;
+    RETURN true;
+END $$;

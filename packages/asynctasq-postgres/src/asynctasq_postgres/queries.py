@@ -1,0 +1,61 @@
+"""What is only read; `{schema}` stands for the schema's quoted name."""
+
+STATE = """
+SELECT CASE
+    WHEN EXISTS (SELECT FROM {schema}.pending p WHERE p.message = m.number AND (p.lane % 4 <> 1
+        OR p.place <= {schema}.microseconds(clock_timestamp()))) THEN 'waiting'
+    WHEN EXISTS (SELECT FROM {schema}.pending p WHERE p.message = m.number) THEN 'delayed'
+    WHEN EXISTS (SELECT FROM {schema}.dead d WHERE d.message = m.number) THEN 'dead'
+    WHEN EXISTS (SELECT FROM {schema}.worker w
+        JOIN {schema}.running r ON r.worker = w.number AND r.message = m.number
+        WHERE w.alive_until > clock_timestamp()) THEN 'running'
+    ELSE 'waiting' END AS state
+FROM {schema}.queue q JOIN {schema}.message m ON m.queue = q.number
+WHERE q.name = $1 AND m.id = $2
+"""
+
+STATS = """
+WITH counts AS (
+    SELECT lane / 4 AS lane, count(*) AS all_,
+        count(*) FILTER (WHERE lane % 4 = 1
+            AND place > {schema}.microseconds(clock_timestamp())) AS later
+    FROM {schema}.pending GROUP BY 1
+), held AS (
+    SELECT r.lane / 4 AS lane, count(*) AS all_,
+        count(*) FILTER (WHERE w.alive_until IS NULL OR w.alive_until <= clock_timestamp()) AS past
+    FROM {schema}.running r LEFT JOIN {schema}.worker w ON w.number = r.worker GROUP BY 1
+), of_queue AS (
+    SELECT l.queue, sum(c.all_) AS pending, sum(c.later) AS later,
+        sum(h.all_) AS held, sum(h.past) AS past
+    FROM {schema}.lane l
+    LEFT JOIN counts c ON c.lane = l.number LEFT JOIN held h ON h.lane = l.number
+    GROUP BY 1
+)
+SELECT q.name,
+    (coalesce(o.pending, 0) - coalesce(o.later, 0) + coalesce(o.past, 0))::bigint AS waiting,
+    (coalesce(o.held, 0) - coalesce(o.past, 0))::bigint AS running,
+    coalesce(o.later, 0)::bigint AS delayed,
+    (SELECT count(*) FROM {schema}.dead d WHERE d.queue = q.number) AS dead
+FROM {schema}.queue q LEFT JOIN of_queue o ON o.queue = q.number
+ORDER BY q.name COLLATE "C"
+"""
+
+WORKERS = """
+SELECT id, host, pid, queues, concurrency, started_at, is_blocked,
+    (SELECT count(*) FROM {schema}.running r WHERE r.worker = w.number) AS running
+FROM {schema}.worker w WHERE alive_until > clock_timestamp() ORDER BY started_at
+"""
+
+_DEAD = """
+SELECT q.name AS queue, m.id, m.body, d.info, extract(epoch FROM d.died_at)::float8 AS died_at
+FROM {schema}.queue q JOIN {schema}.dead d ON d.queue = q.number
+JOIN {schema}.message m ON m.number = d.message
+WHERE q.name = $1
+"""
+
+DEAD_LETTERS = f"{_DEAD} ORDER BY d.died_at DESC, d.message DESC LIMIT $2 OFFSET $3"
+FIND_DEAD = f"{_DEAD} AND m.id = ANY ($2)"
+
+_KEPT = "(expires IS NULL OR expires > clock_timestamp())"
+VALUES = f"SELECT name, value FROM {{schema}}.value WHERE queue = $1 AND kind = $2 AND {_KEPT}"
+VALUE = f"{VALUES} AND name = $3"

@@ -1,0 +1,95 @@
+"""Keeping leases from a thread of its own, so that a blocked event loop does not lose them.
+
+The thread has an event loop and connections of its own, made as all others are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+
+from asynctasq import BrokerUnavailable
+from asynctasq.brokers import ConsumerOptions, Delivery
+
+from .address import Address
+from .server import Server
+
+#: Seconds that a renewal waits for its answer before it is sent once more. What a network has
+#: swallowed then costs no more than this.
+_ANEW_SECONDS = 0.2
+#: With nothing held, and for a look at what the consumer does not know that it has, once in this
+#: part of a lease is enough.
+_SELDOM = 1 / 3
+
+
+class Renewal:
+    """Renews leases; used by one thread at a time, which must not run an event loop."""
+
+    def __init__(self, address: Address, options: ConsumerOptions) -> None:
+        self._address = address
+        self._options = options
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._server: Server
+        self._seldom_at = 0.0
+        self._was_blocked = options.worker.is_blocked
+        self._sql = f"SELECT {address.schema}.renew($1, $2, $3, $4, $5, $6)"
+
+    def renew(self, worker: int, held: Sequence[Delivery]) -> list[Delivery]:
+        """Renew these leases and give a sign of life; returns those whose lease was lost.
+
+        Raises:
+            BrokerUnavailable: The server cannot be reached; the next call reconnects.
+        """
+        now, lease_seconds = time.monotonic(), self._options.lease_seconds
+        is_blocked = self._options.worker.is_blocked
+        is_time = now >= self._seldom_at
+        if not held and not is_time and is_blocked == self._was_blocked:
+            return []
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            self._server = Server(self._address, pool_size=3)
+        messages = [delivery.tag.message for delivery in held]
+        leases = [delivery.tag.lease for delivery in held]
+        arguments = (worker, lease_seconds, messages, leases, is_time, is_blocked)
+        lost = self._loop.run_until_complete(self._first_answer(arguments))
+        self._was_blocked = is_blocked
+        if is_time:
+            self._seldom_at = now + lease_seconds * _SELDOM
+        return [held[turn - 1] for turn in lost or ()]
+
+    def close(self) -> None:
+        """Close the connections."""
+        loop, self._loop = self._loop, None
+        if loop is not None:
+            loop.run_until_complete(self._server.close())
+            loop.close()
+
+    async def _first_answer(self, arguments: tuple[object, ...]) -> list[int] | None:
+        """What is answered first: a request that waits for long, or one that is made anew.
+
+        The first is for a server that is slow, the second for a network that has lost the first.
+        """
+        limit = min(self._server.timeout_seconds, self._options.lease_seconds / 3)
+        patient = asyncio.ensure_future(self._ask(arguments, limit))
+        anew = asyncio.ensure_future(self._anew(arguments))
+        try:
+            await asyncio.wait({patient, anew}, return_when=asyncio.FIRST_COMPLETED)
+            return (patient if patient.done() else anew).result()
+        finally:
+            for request in (patient, anew):
+                request.cancel()
+            await asyncio.gather(patient, anew, return_exceptions=True)
+
+    async def _anew(self, arguments: tuple[object, ...]) -> list[int] | None:
+        while True:
+            await asyncio.sleep(_ANEW_SECONDS)
+            with suppress(BrokerUnavailable):
+                return await self._ask(arguments, _ANEW_SECONDS)
+
+    async def _ask(self, arguments: tuple[object, ...], limit: float) -> list[int] | None:
+        lost: list[int] | None = await self._server.value(
+            self._sql, *arguments, timeout_seconds=limit
+        )
+        return lost

@@ -1,0 +1,296 @@
+"""The server: connections, each statement once or until an answer comes, and the broker's errors.
+
+Owns two rules: every wait is bounded, and a statement once begun is not cut short because its
+caller was cancelled, so that a connection is either in use or clean.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import asyncpg
+from asyncpg import exceptions
+from asynctasq import BrokerUnavailable
+from asynctasq.brokers import Backoff
+
+from . import schema
+from .address import Address
+from .failures import (
+    ERRORS,
+    MISSING,
+    broker_error,
+    is_about_settings,
+    is_lost,
+    is_read_only,
+)
+from .loops import PerLoop
+
+T = TypeVar("T")
+
+#: What a pooler without prepared statements makes of them: each came to another connection.
+_NOT_PREPARED = (
+    exceptions.InvalidSQLStatementNameError,
+    exceptions.DuplicatePreparedStatementError,
+)
+
+
+@dataclass(slots=True)
+class _Open:
+    """What one event loop has open.
+
+    Attributes:
+        free: Connections that nobody uses; the last used is the first to be used again.
+        room: As many as may be open at once.
+        running: Statements that are under way.
+    """
+
+    room: asyncio.Semaphore
+    free: list[Any] = field(default_factory=list)
+    running: set[asyncio.Task[Any]] = field(default_factory=set)
+
+
+class Server:
+    """Where statements go; connects by itself.
+
+    Args:
+        pool_size: Connections at most.
+    """
+
+    def __init__(self, address: Address, pool_size: int) -> None:
+        self.address = address
+        self.timeout_seconds = address.config.timeout
+        self._pool_size = pool_size
+        self._opened = PerLoop(lambda: _Open(asyncio.Semaphore(pool_size)))
+        self._has_tables = False
+        self._is_prepared = True
+        self._takes_settings = True
+
+    async def ask(
+        self,
+        sql: str,
+        *arguments: Any,
+        timeout_seconds: float | None = None,
+        is_repeatable: bool = True,
+    ) -> list[Any]:
+        """Run a statement once; returns its rows.
+
+        Cancelled, it goes on without its caller.
+
+        Args:
+            timeout_seconds: Instead of the configured limit.
+            is_repeatable: Whether it may be run once more where it is not known to have been, since
+                the connection had lain idle and was lost.
+
+        Raises:
+            BrokerUnavailable: No answer, or a refusal that passes.
+            BrokerError: A refusal that will not.
+        """
+        limit = self.timeout_seconds if timeout_seconds is None else timeout_seconds
+        opened = self._opened.get()
+        running = asyncio.create_task(self._run(opened, sql, arguments, limit, is_repeatable))
+        opened.running.add(running)
+        running.add_done_callback(opened.running.discard)
+        running.add_done_callback(_retrieved)
+        return await asyncio.shield(running)
+
+    async def value(self, sql: str, *arguments: Any, **how: Any) -> Any:
+        """`ask` for the one value of one row."""
+        ((value,),) = await self.ask(sql, *arguments, **how)
+        return value
+
+    async def insist(self, sql: str, *arguments: Any) -> list[Any]:
+        """Like `ask`, again and again until `timeout_seconds` of the configuration are over.
+
+        Raises:
+            BrokerUnavailable: Within that time, whatever the server does.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.timeout_seconds
+        backoff = Backoff()
+        left = self.timeout_seconds
+        failure: BrokerUnavailable | None = None
+        while True:
+            try:
+                return await self.ask(sql, *arguments, timeout_seconds=left)
+            except BrokerUnavailable as e:
+                # That the time is over says less than what has used it up.
+                if failure is None or not isinstance(e.__cause__, TimeoutError):
+                    failure = e
+            pause = backoff.next()
+            left = deadline - loop.time() - pause
+            if left <= 0:
+                raise failure
+            await asyncio.sleep(pause)
+
+    async def insist_on_value(self, sql: str, *arguments: Any) -> Any:
+        """`insist` on the one value of one row."""
+        ((value,),) = await self.insist(sql, *arguments)
+        return value
+
+    async def upgrade(self) -> None:
+        """Make the tables, or bring them to this version.
+
+        Raises:
+            BrokerError: As `ask`; or they are of a later version.
+        """
+        try:
+            connection = await asyncpg.connect(**self.address.options)
+            try:
+                await schema.upgrade(connection, self.address)
+                self._has_tables = True
+            finally:
+                await connection.close(timeout=self.timeout_seconds)
+        except ERRORS as e:
+            raise broker_error(e, self.address.name) from e
+
+    async def close(self) -> None:
+        """Wait for what is under way, which is bounded, and close all connections."""
+        opened = self._opened.take()
+        if opened is None:
+            return
+        if opened.running:
+            await asyncio.wait(opened.running)
+        await asyncio.gather(*(self._end(connection) for connection in opened.free))
+
+    async def _end(self, connection: Any) -> None:
+        with suppress(*ERRORS):
+            await connection.close(timeout=self.timeout_seconds)
+
+    async def _run(
+        self,
+        opened: _Open,
+        sql: str,
+        arguments: Sequence[Any],
+        limit: float,
+        is_repeatable: bool,
+    ) -> list[Any]:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + limit
+        try:
+            async with asyncio.timeout_at(deadline):
+                await opened.room.acquire()
+        except TimeoutError as e:
+            raise BrokerUnavailable(
+                f"{self.address.name}: all {self._pool_size} connections were in use for too long; "
+                f"raise postgres.pool_size, or look for what holds up the server"
+            ) from e
+        try:
+            return await self._run_on_some(opened, sql, arguments, deadline, is_repeatable)
+        finally:
+            opened.room.release()
+
+    async def _run_on_some(
+        self,
+        opened: _Open,
+        sql: str,
+        arguments: Sequence[Any],
+        deadline: float,
+        is_repeatable: bool,
+    ) -> list[Any]:
+        """Run on a connection; once more on a new one if that one had died while it lay idle."""
+        while True:
+            connection = _first_open(opened.free)
+            may_run_again = is_repeatable and connection is not None
+            try:
+                if connection is None:
+                    connection = await self._connect(deadline)
+                rows = await self._fetch(connection, sql, arguments, deadline)
+            except ERRORS as e:
+                if self._failed(opened, connection, e) and may_run_again:
+                    continue
+                if asyncio.get_running_loop().time() >= deadline:
+                    raise broker_error(TimeoutError(), self.address.name) from e
+                raise broker_error(e, self.address.name) from e
+            except BaseException:
+                if connection is not None:
+                    connection.terminate()
+                raise
+            opened.free.append(connection)
+            return rows
+
+    async def _connect(self, deadline: float) -> Any:
+        options = dict(self.address.options)
+        if not self._is_prepared:
+            options["statement_cache_size"] = 0
+        if self._takes_settings:
+            options["server_settings"] = self.address.settings
+        left = deadline - asyncio.get_running_loop().time()
+        options["timeout"] = min(left, options["timeout"])
+        try:
+            connection = await asyncpg.connect(**options)
+        except asyncpg.PostgresError as e:
+            if not self._takes_settings or not is_about_settings(e):
+                raise
+            self._takes_settings = False
+            return await self._connect(deadline)
+        if not self._has_tables:
+            try:
+                await bounded(connection, schema.ensure(connection, self.address), deadline)
+            except BaseException:
+                connection.terminate()
+                raise
+            self._has_tables = True
+        return connection
+
+    async def _fetch(
+        self, connection: Any, sql: str, arguments: Sequence[Any], deadline: float
+    ) -> list[Any]:
+        if self._is_prepared:
+            fetching = connection.fetch(sql, *arguments)
+        else:
+            fetching = _fetch_in_transaction(connection, sql, arguments)
+        rows: list[Any] = await bounded(connection, fetching, deadline)
+        return rows
+
+    def _failed(self, opened: _Open, connection: Any | None, error: BaseException) -> bool:
+        """Keep or drop connections after a failure; whether another connection may do at once."""
+        if isinstance(error, MISSING):
+            self._has_tables = False
+        is_unprepared = isinstance(error, _NOT_PREPARED) and self._is_prepared
+        if is_unprepared:
+            self._is_prepared = False
+        is_gone = connection is None or connection.is_closed() or is_lost(error)
+        if is_gone or is_unprepared or is_read_only(error) or isinstance(error, MISSING):
+            for other in (*opened.free, *([connection] if connection is not None else ())):
+                other.terminate()
+            opened.free.clear()
+        else:
+            opened.free.append(connection)
+        return is_gone or is_unprepared
+
+
+def _first_open(connections: list[Any]) -> Any | None:
+    """Take one that is not known to be gone."""
+    while connections:
+        connection = connections.pop()
+        if not connection.is_closed():
+            return connection
+    return None
+
+
+async def bounded(connection: Any, doing: Awaitable[T], deadline: float) -> T:
+    """Await; when the time is over, what waits for the connection's answer gets an error.
+
+    asyncpg's own limits would first ask the server to cancel, and wait for that.
+    """
+    ending = asyncio.get_running_loop().call_at(deadline, connection.terminate)
+    try:
+        return await doing
+    finally:
+        ending.cancel()
+
+
+async def _fetch_in_transaction(connection: Any, sql: str, arguments: Sequence[Any]) -> Any:
+    """A pooler leaves a transaction on one connection of its own."""
+    async with connection.transaction():
+        return await connection.fetch(sql, *arguments)
+
+
+def _retrieved(task: asyncio.Task[Any]) -> None:
+    """Whoever was to get the error may have been cancelled."""
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,131 @@
+-- The tables. "@schema@" stands for the schema's quoted name.
+--
+-- A message is one wide row that stays where it is, and one narrow row that says in which state it is
+-- and moves: in `pending` (waiting or delayed), `running` or `dead`. So no claim rewrites a body or
+-- changes an indexed column. There are no foreign keys: the functions keep the rows together.
+
+CREATE TABLE @schema@.version (
+    number integer NOT NULL,
+    -- The oldest asynctasq-postgres that can work with these tables, by its own number.
+    understood_from integer NOT NULL
+);
+
+-- Every queue that was ever named.
+CREATE TABLE @schema@.queue (
+    number integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name text NOT NULL UNIQUE
+);
+
+-- The priorities in use in a queue. `pending.lane` is four times the number, plus
+--   0 for what was given back: place is the message's number
+--   1 for what has a due time: place is that, in microseconds of Unix time
+--   2 for all else:            place is the message's number
+-- so that each is a range of one index, in the order in which it is taken.
+CREATE TABLE @schema@.lane (
+    number integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    queue integer NOT NULL,
+    priority smallint NOT NULL,
+    UNIQUE (queue, priority)
+);
+
+CREATE SEQUENCE @schema@.message_number;
+CREATE SEQUENCE @schema@.lease_number;
+CREATE SEQUENCE @schema@.worker_number AS integer CYCLE;
+
+CREATE TABLE @schema@.message (
+    number bigint PRIMARY KEY,
+    queue integer NOT NULL,
+    id text NOT NULL,
+    body bytea NOT NULL,
+    UNIQUE (queue, id)
+);
+
+CREATE TABLE @schema@.pending (
+    lane integer NOT NULL,
+    place bigint NOT NULL,
+    message bigint NOT NULL,
+    deliveries integer NOT NULL,
+    PRIMARY KEY (lane, place, message)
+);
+CREATE UNIQUE INDEX pending_message ON @schema@.pending (message);
+
+-- Leased. The lease itself is the worker's row; `lease` tells deliveries of one message apart.
+CREATE TABLE @schema@.running (
+    worker integer NOT NULL,
+    message bigint NOT NULL,
+    lease bigint NOT NULL,
+    lane integer NOT NULL,
+    deliveries integer NOT NULL,
+    taken_at timestamptz NOT NULL,
+    PRIMARY KEY (worker, message)
+);
+
+CREATE TABLE @schema@.dead (
+    message bigint PRIMARY KEY,
+    queue integer NOT NULL,
+    lane integer NOT NULL,
+    died_at timestamptz NOT NULL,
+    info bytea NOT NULL
+);
+CREATE INDEX dead_queue ON @schema@.dead (queue, died_at, message);
+
+CREATE TABLE @schema@.result (
+    queue integer NOT NULL,
+    id text NOT NULL,
+    body bytea NOT NULL,
+    expires timestamptz NOT NULL,
+    PRIMARY KEY (queue, id)
+);
+CREATE INDEX result_expires ON @schema@.result (expires);
+
+-- `lapsed` once others have taken what was leased to it.
+CREATE TABLE @schema@.worker (
+    number integer PRIMARY KEY,
+    id text NOT NULL UNIQUE,
+    host text NOT NULL,
+    pid bigint NOT NULL,
+    queues text[] NOT NULL,
+    concurrency bigint NOT NULL,
+    started_at double precision NOT NULL,
+    is_blocked boolean NOT NULL,
+    alive_until timestamptz NOT NULL,
+    lapsed boolean NOT NULL
+) WITH (fillfactor = 50);
+
+-- Who waits, on which topics, and until when he is to be notified.
+CREATE TABLE @schema@.listener (
+    id text PRIMARY KEY,
+    topics text[] NOT NULL,
+    until timestamptz NOT NULL
+) WITH (fillfactor = 50);
+
+-- Small named values.
+CREATE TABLE @schema@.value (
+    queue text NOT NULL,
+    kind text NOT NULL,
+    name text NOT NULL,
+    value bytea NOT NULL,
+    expires timestamptz,
+    PRIMARY KEY (queue, kind, name)
+);
+CREATE INDEX value_expires ON @schema@.value (expires) WHERE expires IS NOT NULL;
+
+-- Leases by name.
+CREATE TABLE @schema@.lead (
+    name text PRIMARY KEY,
+    holder text NOT NULL,
+    until timestamptz NOT NULL
+) WITH (fillfactor = 50);
+
+-- These grow and shrink all the time: dead rows are to go soon, and the files need not shrink, which
+-- would lock everybody out for a moment.
+ALTER TABLE @schema@.pending SET (autovacuum_vacuum_scale_factor = 0.02,
+    autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 1, vacuum_truncate = false);
+ALTER TABLE @schema@.running SET (autovacuum_vacuum_scale_factor = 0.02,
+    autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 1, vacuum_truncate = false);
+ALTER TABLE @schema@.message SET (autovacuum_vacuum_scale_factor = 0.05,
+    autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 1, vacuum_truncate = false,
+    toast.autovacuum_vacuum_scale_factor = 0.05, toast.vacuum_truncate = false);
+ALTER TABLE @schema@.result SET (autovacuum_vacuum_scale_factor = 0.05, vacuum_truncate = false);
+ALTER TABLE @schema@.worker SET (autovacuum_vacuum_threshold = 50, vacuum_truncate = false);
+ALTER TABLE @schema@.listener SET (autovacuum_vacuum_threshold = 50, vacuum_truncate = false);

@@ -1,0 +1,235 @@
+"""Telling those who wait that something has changed, and being told.
+
+Notifications are only for speed: whoever waits looks again after a while by itself. One is sent
+after the commit that it is about, never in its transaction, where it would make commits wait for
+each other; and only if somebody has said that he waits, in the table `listener`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+from asynctasq import BrokerError
+from asynctasq.brokers import Backoff
+
+from .failures import ERRORS, broker_error
+from .loops import PerLoop
+from .server import Server, bounded
+
+logger = logging.getLogger(__name__)
+
+#: Seconds for which one is said to wait, and after which that is said again.
+_SAID_SECONDS, _AGAIN_SECONDS = 4.0, 1.5
+#: Seconds for which a topic that nobody waits on any more is still listened to, so that takes which
+#: follow each other cost nothing; and until the connection is closed when nobody waits at all.
+_KEPT_SECONDS, _IDLE_SECONDS = 5.0, 30.0
+#: What becomes due within so many seconds is told of, lest somebody sleeps over it; what is due
+#: later is found by those who look for themselves.
+SOON_SECONDS = 2.0
+#: Seconds between notifications, each for all that has changed meanwhile.
+_TELL_SECONDS = 0.005
+
+
+@dataclass(slots=True)
+class _Open:
+    """What one event loop has open.
+
+    Attributes:
+        events: Of those who wait, by topic.
+        used: When each topic was last waited on.
+        said: The topics that the server knows of, until `said_until`.
+        telling: Topics to be told of.
+    """
+
+    id: str = field(default_factory=lambda: uuid4().hex)
+    events: dict[str, set[asyncio.Event]] = field(default_factory=dict)
+    used: dict[str, float] = field(default_factory=dict)
+    said: frozenset[str] = frozenset()
+    said_until: float = 0.0
+    saying: asyncio.Lock = field(default_factory=asyncio.Lock)
+    connection: Any = None
+    connect_at: float = 0.0
+    backoff: Backoff = field(default_factory=lambda: Backoff(0.5, 10.0))
+    keeping: asyncio.Task[None] | None = None
+    telling: set[str] = field(default_factory=set)
+    teller: asyncio.Task[None] | None = None
+
+    @property
+    def is_connected(self) -> bool:
+        return self.connection is not None and not self.connection.is_closed()
+
+    def wake(self, topics: Collection[str]) -> None:
+        """Set the events of those who wait on these topics."""
+        for topic in topics:
+            for event in self.events.get(topic, ()):
+                event.set()
+
+    def notified(self, _connection: Any, _pid: int, _channel: str, topic: str) -> None:
+        """Called by the connection."""
+        self.wake((topic,))
+
+    def ended(self, _connection: Any) -> None:
+        """Called by the connection: whoever waits may have missed something."""
+        self.wake(tuple(self.events))
+
+
+class Wakes:
+    """Topics on which this process waits and of which it tells others."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._address = server.address
+        self._opened = PerLoop(_Open)
+        self._listen = f"SELECT {server.address.schema}.listen($1, $2, $3)"
+        self._wake = f"SELECT {server.address.schema}.wake($1)"
+
+    @property
+    def poll_seconds(self) -> float:
+        """After how long one who waits looks by himself."""
+        interval = self._address.config.poll_interval
+        return interval if self._opened.get().is_connected else interval / 2
+
+    @contextmanager
+    def waiter(
+        self, topics: Collection[str], event: asyncio.Event | None = None
+    ) -> Iterator[asyncio.Event]:
+        """An event, the one given or a new one, that is set when one of the topics is told of."""
+        opened, event = self._opened.get(), event or asyncio.Event()
+        for topic in topics:
+            opened.events.setdefault(topic, set()).add(event)
+        try:
+            yield event
+        finally:
+            now = asyncio.get_running_loop().time()
+            for topic in topics:
+                opened.used[topic] = now
+                opened.events[topic].discard(event)
+                if not opened.events[topic]:
+                    del opened.events[topic]
+
+    async def listen(self, topics: Collection[str]) -> bool:
+        """See to it that the server knows of these topics, on which there is a `waiter`.
+
+        Returns:
+            Whether it does only now, so that something may have been missed.
+        """
+        opened = self._opened.get()
+        if self._knows(opened, topics):
+            return False
+        async with opened.saying:
+            if self._knows(opened, topics) or not await self._say(opened):
+                return False
+        if opened.keeping is None or opened.keeping.done():
+            opened.keeping = asyncio.create_task(self._keep(opened))
+        return True
+
+    def tell(self, topics: Collection[str]) -> None:
+        """Wake who waits on these topics, soon; call it after the commit."""
+        opened = self._opened.get()
+        opened.wake(topics)
+        opened.telling.update(topics)
+        if opened.teller is None or opened.teller.done():
+            opened.teller = asyncio.create_task(self._tell(opened))
+
+    async def close(self) -> None:
+        """Tell what is to be told, and close the connection."""
+        opened = self._opened.take()
+        if opened is None:
+            return
+        if opened.teller is not None:
+            await asyncio.wait([opened.teller])
+        if opened.keeping is not None:
+            opened.keeping.cancel()
+            await asyncio.wait([opened.keeping])
+        async with opened.saying:
+            await self._disconnect(opened)
+
+    def _knows(self, opened: _Open, topics: Collection[str]) -> bool:
+        now = asyncio.get_running_loop().time()
+        return (
+            opened.is_connected and opened.said.issuperset(topics) and now < opened.said_until - 0.5
+        )
+
+    async def _keep(self, opened: _Open) -> None:
+        """Say again and again that one waits; end when nobody has for a while."""
+        loop = asyncio.get_running_loop()
+        waited_at = loop.time()
+        while loop.time() - waited_at < _IDLE_SECONDS:
+            await asyncio.sleep(_AGAIN_SECONDS)
+            if opened.events:
+                waited_at = loop.time()
+                async with opened.saying:
+                    await self._say(opened)
+        async with opened.saying:
+            await self._disconnect(opened)
+
+    async def _say(self, opened: _Open) -> bool:
+        """Tell the server what this process waits on; whether it knows now."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        opened.used = {t: at for t, at in opened.used.items() if now - at < _KEPT_SECONDS}
+        topics = frozenset((*opened.events, *opened.used))
+        try:
+            if not opened.is_connected:
+                if now < opened.connect_at:
+                    return False
+                options = self._address.listen_options
+                opened.connection = await asyncpg.connect(**options, statement_cache_size=0)
+                opened.connection.add_termination_listener(opened.ended)
+            saying = self._say_on(opened, topics)
+            await bounded(opened.connection, saying, now + self._server.timeout_seconds)
+        except ERRORS as e:
+            opened.connect_at = loop.time() + opened.backoff.next()
+            error = broker_error(e, self._address.name)
+            logger.warning("no notifications, looking for work every now and then: %s", error)
+            await self._disconnect(opened)
+            return False
+        opened.backoff.reset()
+        opened.said, opened.said_until = topics, now + _SAID_SECONDS
+        return True
+
+    async def _say_on(self, opened: _Open, topics: Collection[str]) -> None:
+        connection = opened.connection
+        await connection.add_listener(self._address.config.schema, opened.notified)
+        await connection.fetch(self._listen, opened.id, list(topics), _SAID_SECONDS)
+
+    async def _disconnect(self, opened: _Open) -> None:
+        connection, opened.connection = opened.connection, None
+        opened.said = frozenset()
+        if connection is not None:
+            with suppress(*ERRORS):
+                await connection.close(timeout=self._server.timeout_seconds)
+
+    async def _tell(self, opened: _Open) -> None:
+        while opened.telling:
+            topics = sorted(opened.telling)
+            opened.telling.clear()
+            try:
+                await self._server.ask(self._wake, topics)
+            except BrokerError as e:
+                logger.warning("those who wait were not notified, and will look later: %s", e)
+            await asyncio.sleep(_TELL_SECONDS)
+
+
+async def wait(event: asyncio.Event, seconds: float) -> None:
+    """Return once the event is set, or after so long."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+
+
+def queue_topic(queue: str) -> str:
+    """Told of when there may be something to take from the queue."""
+    return f"q:{queue}"
+
+
+def result_topic(queue: str) -> str:
+    """Told of when there are results of the queue."""
+    return f"r:{queue}"

@@ -1,0 +1,17 @@
+"""The PostgreSQL broker keeps every promise of the broker protocol."""
+
+from __future__ import annotations
+
+import pytest_asyncio
+from asynctasq.testing import BrokerSuite, OpenBroker
+
+from .brokers import OpenPostgres
+
+
+class TestPostgresBroker(BrokerSuite):
+    coordinates = True
+    remembers = True
+
+    @pytest_asyncio.fixture
+    async def open_broker(self, open_postgres: OpenPostgres) -> OpenBroker:
+        return open_postgres

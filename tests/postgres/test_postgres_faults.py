@@ -1,0 +1,325 @@
+"""What the PostgreSQL broker does when its server, its connections or its rights fail."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import psycopg
+import pytest
+import pytest_asyncio
+from asynctasq import BrokerError, BrokerUnavailable
+from asynctasq.brokers import ConsumerOptions, Outcome, Outgoing, WorkerInfo
+from asynctasq_postgres import Config
+from asynctasq_postgres.broker import PostgresBroker
+from asynctasq_postgres.consumer import PostgresConsumer
+
+from ..missing import missing
+from ..postgres_servers import PostgresProcess, find_postgres
+from .brokers import OpenPostgres, postgres_brokers
+
+TIMEOUT = 1.0
+
+
+@pytest_asyncio.fixture
+async def open_postgres(url: str) -> AsyncIterator[OpenPostgres]:
+    async with postgres_brokers(Config(url=url, timeout=TIMEOUT)) as open_one:
+        yield open_one
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[PostgresProcess]:
+    """A server of the test's own."""
+    programs = find_postgres()
+    if programs is None:
+        missing("no PostgreSQL programs to start a server with")
+    # Deep enough for nobody: pytest's own folders are for their user alone.
+    folder = Path(os.path.realpath("/tmp")) / f"asynctasq-{tmp_path.name}-{os.getpid()}"
+    folder.mkdir()
+    process = PostgresProcess(programs, folder)
+    process.start()
+    yield process
+    process.kill()
+
+
+def options(lease_seconds: float = 30.0, name: str = "worker") -> ConsumerOptions:
+    info = WorkerInfo(f"{name}-{time.monotonic_ns()}", "host", 1, ("default",), 1, time.time())
+    return ConsumerOptions(info, ("default",), lease_seconds)
+
+
+def messages(*ids: str) -> list[Outgoing]:
+    return [Outgoing("default", i, b"body") for i in ids]
+
+
+@asynccontextmanager
+async def consuming(broker: PostgresBroker, **how: Any) -> AsyncIterator[PostgresConsumer]:
+    consumer = broker.consumer(options(**how))
+    await consumer.start()
+    yield consumer
+    await consumer.stop()
+
+
+async def eventually(call: Callable[[], Awaitable[Any]], seconds: float = 20.0) -> Any:
+    """What the call gives once the server is there again."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return await call()
+        except BrokerUnavailable:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.05)
+
+
+async def test_a_server_that_restarts_loses_nothing_and_is_used_again(
+    server: PostgresProcess,
+) -> None:
+    async with postgres_brokers(Config(url=server.url, timeout=TIMEOUT)) as open_one:
+        broker = open_one()
+        async with consuming(broker) as consumer:
+            await broker.put(messages("a", "b"))
+            [held] = await consumer.take(1, 5)
+            server.kill()
+            for call in (
+                lambda: broker.put(messages("c")),
+                lambda: consumer.take(1, 5),
+                lambda: consumer.settle([Outcome(held)]),
+                lambda: asyncio.to_thread(consumer.renew, [held]),
+                lambda: broker.state("default", "a"),
+                lambda: broker.lead("name", "holder", 10),
+            ):
+                started = time.monotonic()
+                with pytest.raises(BrokerUnavailable):
+                    await call()
+                assert time.monotonic() - started < TIMEOUT + 1
+            server.start()
+            assert await eventually(lambda: asyncio.to_thread(consumer.renew, [held])) == []
+            assert await eventually(lambda: consumer.settle([Outcome(held)])) == []
+            await broker.put(messages("c"))
+            taken = await consumer.take(10, 5)
+            assert [delivery.id for delivery in taken] == ["b", "c"]
+
+
+async def test_a_take_that_waits_is_told_of_messages_after_a_restart(
+    server: PostgresProcess,
+) -> None:
+    async with (
+        postgres_brokers(Config(url=server.url, timeout=TIMEOUT)) as open_one,
+        consuming(open_one()) as consumer,
+    ):
+        waiting = asyncio.create_task(consumer.take(1, 60))
+        await asyncio.wait([waiting], timeout=0.2)
+        server.kill()
+        with pytest.raises(BrokerUnavailable):
+            await waiting
+        server.start()
+        other = open_one()
+        await eventually(lambda: other.put(messages("a")))
+        [delivery] = await eventually(lambda: consumer.take(1, 10))
+        assert delivery.id == "a"
+
+
+async def test_connections_that_an_administrator_ends_are_replaced(
+    broker: PostgresBroker, url: str
+) -> None:
+    async with consuming(broker) as consumer:
+        for number in range(3):
+            await broker.put(messages(f"a{number}"))
+            [held] = await consumer.take(1, 5)
+            await asyncio.to_thread(consumer.renew, [held])
+            end_connections(url)
+            assert await asyncio.to_thread(consumer.renew, [held]) == []
+            end_connections(url)
+            assert await consumer.settle([Outcome(held)]) == []
+            end_connections(url)
+            assert await broker.state("default", f"a{number}") is None
+            end_connections(url)
+
+
+def end_connections(url: str) -> None:
+    """End all but one's own, and wait until they have."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        others = "FROM pg_stat_activity WHERE datname = current_database()"
+        others += " AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+        connection.execute(f"SELECT pg_terminate_backend(pid, 5000) {others}")
+
+
+async def test_a_take_that_waits_goes_on_after_its_connections_were_ended(
+    broker: PostgresBroker, open_postgres: OpenPostgres, url: str
+) -> None:
+    async with consuming(broker) as consumer:
+        waiting = asyncio.create_task(consumer.take(1, 20))
+        await asyncio.wait([waiting], timeout=0.2)
+        end_connections(url)
+        await open_postgres().put(messages("a"))
+        [delivery] = await asyncio.wait_for(waiting, 5)
+        await consumer.settle([Outcome(delivery)])
+
+
+async def test_a_server_that_has_become_a_standby_is_unavailable_until_it_is_not(
+    broker: PostgresBroker, url: str
+) -> None:
+    async with consuming(broker) as consumer:
+        await broker.put(messages("a"))
+        [held] = await consumer.take(1, 5)
+        alter(url, "SET default_transaction_read_only = on")
+        end_connections(url)
+        with pytest.raises(BrokerUnavailable, match="no writes"):
+            await broker.put(messages("b"))
+        with pytest.raises(BrokerUnavailable):
+            await consumer.settle([Outcome(held)])
+        with pytest.raises(BrokerUnavailable):
+            await asyncio.to_thread(consumer.renew, [held])
+        assert await broker.state("default", "a") == "running"
+        alter(url, "RESET default_transaction_read_only")
+        # Nobody ends a connection this time: those to a server that takes no writes are dropped.
+        await broker.put(messages("b"))
+        assert await consumer.settle([Outcome(held)]) == []
+        [delivery] = await consumer.take(1, 5)
+        await consumer.settle([Outcome(delivery)])
+
+
+def alter(url: str, what: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("SET default_transaction_read_only = off")
+        name = connection.info.dbname
+        connection.execute(f"ALTER DATABASE {name} {what}")
+
+
+@asynccontextmanager
+async def locked(url: str, table: str) -> AsyncIterator[None]:
+    """While nobody can use a table."""
+    connection = await asyncpg.connect(url)
+    transaction = connection.transaction()
+    await transaction.start()
+    await connection.execute(f"LOCK TABLE asynctasq.{table} IN ACCESS EXCLUSIVE MODE")
+    try:
+        yield
+    finally:
+        await transaction.rollback()
+        await connection.close()
+
+
+async def test_every_call_ends_in_bounded_time_when_the_server_does_not_answer(
+    broker: PostgresBroker, url: str
+) -> None:
+    async with consuming(broker) as consumer:
+        await broker.put(messages("a"))
+        [held] = await consumer.take(1, 5)
+        calls: list[Callable[[], Awaitable[Any]]] = [
+            lambda: broker.put(messages("b")),
+            lambda: consumer.take(1, 5),
+            lambda: consumer.settle([Outcome(held)]),
+            lambda: asyncio.to_thread(consumer.renew, [held]),
+            lambda: broker.stats(),
+        ]
+        async with locked(url, "running"), locked(url, "pending"), locked(url, "worker"):
+            started = time.monotonic()
+            for call in calls:
+                with pytest.raises(BrokerUnavailable, match=r"in time|statement_timeout"):
+                    await call()
+            assert time.monotonic() - started < len(calls) * (TIMEOUT + 1)
+        assert await consumer.settle([Outcome(held)]) == []
+
+
+async def test_a_pool_that_is_exhausted_is_reported_and_recovers(url: str) -> None:
+    config = Config(url=url, timeout=TIMEOUT, pool_size=1)
+    async with postgres_brokers(config) as open_one:
+        broker = open_one()
+        await broker.put(messages("pool"))
+        async with locked(url, "queue"):
+            both = await asyncio.gather(broker.stats(), broker.stats(), return_exceptions=True)
+        assert [type(error) for error in both] == [BrokerUnavailable] * 2
+        assert any("pool_size" in str(error) for error in both)
+        assert await broker.state("default", "pool") == "waiting"
+        assert await broker.cancel("default", "pool", None, 0)
+
+
+async def test_too_many_connections_are_unavailability(server: PostgresProcess) -> None:
+    async with postgres_brokers(Config(url=server.url, timeout=TIMEOUT)) as open_one:
+        await open_one().put(messages("a"))
+        with psycopg.connect(server.url, autocommit=True) as connection:
+            connection.execute("CREATE ROLE few LOGIN CONNECTION LIMIT 0")
+            connection.execute("GRANT ALL ON SCHEMA asynctasq TO few")
+    limited = Config(url=server.url.replace("postgres@", "few@"), timeout=TIMEOUT)
+    async with postgres_brokers(limited) as open_one:
+        with pytest.raises(BrokerUnavailable, match="too many connections"):
+            await open_one().put(messages("b"))
+
+
+async def test_a_statement_that_was_given_up_does_not_go_on_in_the_server(
+    broker: PostgresBroker, url: str
+) -> None:
+    await broker.put(messages("given up"))
+    async with locked(url, "pending"):
+        with pytest.raises(BrokerUnavailable):
+            await broker.cancel("default", "given up", None, 0)
+        with psycopg.connect(url, autocommit=True) as connection:
+            deadline = time.monotonic() + 10
+            while connection.execute(
+                "SELECT FROM pg_stat_activity WHERE query LIKE '%cancel(%' AND state = 'active'"
+                " AND datname = current_database() AND pid <> pg_backend_pid()"
+            ).fetchall():
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.05)
+    assert await broker.cancel("default", "given up", None, 0)
+
+
+async def test_a_cancelled_call_leaves_its_connection_usable(
+    broker: PostgresBroker, url: str
+) -> None:
+    await broker.put(messages("x"))
+    async with locked(url, "message"):
+        for _ in range(10):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(broker.state("default", "x"), 0.01)
+    assert await broker.state("default", "x") == "waiting"
+    assert await broker.cancel("default", "x", None, 0)
+
+
+async def test_what_a_take_leased_whose_answer_was_lost_comes_back_while_its_worker_lives(
+    broker: PostgresBroker, url: str
+) -> None:
+    lease_seconds = 1.0
+    async with consuming(broker, lease_seconds=lease_seconds, name="lost") as consumer:
+        await broker.put(messages("lost"))
+        with psycopg.connect(url, autocommit=True) as connection:
+            # As the server has it when the connection breaks before the answer.
+            connection.execute(
+                "SELECT t.* FROM asynctasq.worker w,"
+                " asynctasq.take(w.number, '{default}', 10, 1.0, '{}', '{}') t"
+                " WHERE w.id LIKE 'lost-%'"
+            )
+        assert await broker.state("default", "lost") == "running"
+        deadline = time.monotonic() + 10
+        while await broker.state("default", "lost") == "running":
+            assert time.monotonic() < deadline
+            assert await asyncio.to_thread(consumer.renew, []) == []
+            await asyncio.sleep(0.1)
+        [delivery] = await consumer.take(1, 5)
+        assert (delivery.id, delivery.deliveries) == ("lost", 2)
+        await consumer.settle([Outcome(delivery)])
+
+
+async def test_a_wrong_password_is_an_error_that_shows_none(server: PostgresProcess) -> None:
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        connection.execute("CREATE ROLE strict LOGIN PASSWORD 'right'")
+        connection.execute("ALTER SYSTEM SET log_statement = 'none'")
+    hba = server.folder / "data" / "pg_hba.conf"
+    hba.write_text("host all strict all scram-sha-256\n" + hba.read_text())
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        connection.execute("SELECT pg_reload_conf()")
+    url = server.url.replace("postgres@", "strict:wr0ng@")
+    async with postgres_brokers(Config(url=url, timeout=TIMEOUT)) as open_one:
+        broker = open_one()
+        with pytest.raises(BrokerError, match="refuses the login") as caught:
+            await broker.put(messages("a"))
+        assert not isinstance(caught.value, BrokerUnavailable)
+        assert "wr0ng" not in f"{caught.value} {broker.describe()} {Config(url=url)}"
+        [finding, *_] = await broker.check()
+        assert finding.level == "error"
