@@ -56,6 +56,7 @@ class Adapter:
     queue_names: Callable[[], Iterable[str]] | None
     worker_started: Callable[[object], Awaitable[None] | None] | None
     worker_stopped: Callable[[object], Awaitable[None] | None] | None
+    fetch_scope: Callable[[str, Sequence[Any]], AbstractContextManager[object] | None] | None
     task_scope: (
         Callable[[object, Sequence[object]], AbstractAsyncContextManager[object] | None] | None
     )
