@@ -58,6 +58,7 @@ from .scheduling import (
 )
 from .sending.commits import DeferredSends, send_together, send_together_async
 from .sending.handle import TaskHandle, TaskStatus
+from .sending.progress import Progress
 from .supervision.run import run_worker
 from .tasks.annotations import OnMissing
 from .tasks.call import Call
@@ -73,6 +74,7 @@ from .wire.encoding import register_type
 from .wire.message import Message
 from .wire.reference import Ref
 from .worker.execution import current_message
+from .worker.progress import progress, progress_sync
 from .worker.worker import Worker
 
 __all__ = [
@@ -104,6 +106,7 @@ __all__ = [
     "OnMissing",
     "PayloadTooLarge",
     "PluginError",
+    "Progress",
     "QueueStats",
     "Rate",
     "RedisConfig",
@@ -149,6 +152,8 @@ __all__ = [
     "init",
     "listen",
     "load_config",
+    "progress",
+    "progress_sync",
     "register_type",
     "run_worker",
     "runs_for_caller",
