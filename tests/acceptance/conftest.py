@@ -27,6 +27,8 @@ PACKAGES = (
     "asynctasq-sqlalchemy",
     "asynctasq-django",
     "asynctasq-tortoise",
+    "asynctasq-prometheus",
+    "asynctasq-opentelemetry",
     "asynctasq-postgres",
 )
 

@@ -13,6 +13,7 @@ from .conftest import PACKAGES, Environment, finished
 
 ORMS = {"sqlalchemy", "django", "tortoise-orm"}
 ADAPTERS = {"asynctasq-sqlalchemy", "asynctasq-django", "asynctasq-tortoise"}
+LISTENERS = {"asynctasq-prometheus", "asynctasq-opentelemetry"}
 
 Install = Callable[[Sequence[str]], Environment]
 
@@ -82,7 +83,7 @@ def core_alone(install: Install) -> Environment:
 
 
 def test_core_brings_no_orm_and_no_adapter(core_alone: Environment) -> None:
-    assert not core_alone.distributions() & (ORMS | ADAPTERS | {"asynctasq"})
+    assert not core_alone.distributions() & (ORMS | ADAPTERS | LISTENERS | {"asynctasq"})
 
 
 def test_core_alone_runs_a_plain_task(core_alone: Environment, tmp_path: Path) -> None:
@@ -134,14 +135,14 @@ def test_all_brings_every_adapter_and_importing_loads_no_orm(
     install: Install, tmp_path: Path
 ) -> None:
     environment = install(["asynctasq[all]", "aiosqlite"])
-    assert environment.distributions() >= ADAPTERS | ORMS
+    assert environment.distributions() >= ADAPTERS | LISTENERS | ORMS
     code = (
         "import sys, asynctasq; asynctasq.init(); task = asynctasq.task(lambda: None)\n"
         "print(*(m for m in ('sqlalchemy', 'django', 'tortoise') if m in sys.modules))"
     )
     assert finished(environment.run("python", "-c", code, cwd=tmp_path)).split() == []
     listed = finished(environment.run("asynctasq", "plugins", cwd=tmp_path))
-    assert listed.count("loaded") == len(ADAPTERS)
+    assert listed.count("loaded") == len(ADAPTERS | LISTENERS)
     assert written_by_a_worker(environment, tmp_path, SQLALCHEMY_TASK) == "Hello Grace"
 
 
@@ -157,7 +158,8 @@ def test_archives_hold_code_types_and_licence_and_nothing_else(
     if name == "asynctasq":
         assert tops == set()
     else:
-        assert tops == {package}
+        plugin = {"asynctasq_pytest"} if name == "asynctasq-core" else set()
+        assert tops == {package} | plugin
         assert f"{package}/py.typed" in files
     assert any(f.endswith("licenses/LICENSE") for f in files)
     with tarfile.open(wheel.with_name(f"{module}-0.1.0.tar.gz")) as sdist:
@@ -170,3 +172,8 @@ def test_lua_scripts_and_the_testing_kit_travel_with_core(wheels: dict[str, Path
     files = zipfile.ZipFile(wheels["asynctasq-core"]).namelist()
     assert any(f.endswith(".lua") for f in files)
     assert "asynctasq/testing/__init__.py" in files
+
+
+def test_the_dashboard_travels_with_the_metrics(wheels: dict[str, Path]) -> None:
+    files = zipfile.ZipFile(wheels["asynctasq-prometheus"]).namelist()
+    assert "asynctasq_prometheus/dashboard.json" in files

@@ -35,7 +35,8 @@ def configure(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., App]]:
     monkeypatch.setattr(asynctasq.app, "_current", None)
 
     def init(**options: Any) -> App:
-        asynctasq.init({"driver": "memory", **options})
+        # What is not known is a dead letter soon, since workers in burst mode wait for it.
+        asynctasq.init({"driver": "memory", "unknown_for": 0.001, **options})
         return asynctasq.app.current()
 
     yield init

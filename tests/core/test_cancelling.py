@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import asynctasq
 import pytest
-import pytest_asyncio
 from asynctasq import AsyncTask, TaskCancelled, TaskConfig, TaskHandle, TaskStatus, task
 from asynctasq.app import App
 from asynctasq.brokers import Remembering
@@ -23,17 +22,12 @@ seen: list[str] = []
 may_end = threading.Event()
 
 
-@pytest_asyncio.fixture(params=["memory", "sqlite"])
-async def kept_app(
-    request: pytest.FixtureRequest, configure: Callable[..., App], tmp_path: Path
-) -> AsyncIterator[App]:
-    """An application on each broker that reaches running calls."""
+@pytest.fixture(autouse=True)
+def nothing_seen() -> Iterator[None]:
+    """What the tasks note, and wait for."""
     seen.clear()
     may_end.clear()
-    if request.param == "memory":
-        yield configure()
-    else:
-        yield configure(driver="sqlite", sqlite=tmp_path / "queue.db")
+    yield
     may_end.set()
 
 
@@ -85,7 +79,7 @@ async def is_cancelled(handle: TaskHandle[Any]) -> bool:
 
 @pytest.mark.parametrize("call", [coroutine, thread], ids=["coroutine", "thread"])
 async def test_what_runs_is_ended_within_a_second(
-    kept_app: App, start_worker: Starts, becomes: Becomes, call: Any
+    any_app: App, start_worker: Starts, becomes: Becomes, call: Any
 ) -> None:
     handle = await call().dispatch()
     start_worker()
@@ -100,7 +94,7 @@ async def test_what_runs_is_ended_within_a_second(
 
 
 async def test_whoever_waits_for_the_result_is_told(
-    kept_app: App, start_worker: Starts, becomes: Becomes
+    any_app: App, start_worker: Starts, becomes: Becomes
 ) -> None:
     handle = await coroutine().dispatch()
     start_worker()
@@ -111,7 +105,7 @@ async def test_whoever_waits_for_the_result_is_told(
         await result
 
 
-async def test_a_class_hears_of_it(kept_app: App, start_worker: Starts, becomes: Becomes) -> None:
+async def test_a_class_hears_of_it(any_app: App, start_worker: Starts, becomes: Becomes) -> None:
     handle = await Watched().dispatch()
     start_worker()
     await becomes(lambda: seen == ["begun"])
@@ -121,7 +115,7 @@ async def test_a_class_hears_of_it(kept_app: App, start_worker: Starts, becomes:
 
 
 async def test_it_is_not_cancelled_before_its_threads_have_ended_nor_run_again_for_its_error(
-    kept_app: App, start_worker: Starts, becomes: Becomes
+    any_app: App, start_worker: Starts, becomes: Becomes
 ) -> None:
     handle = await stubborn().dispatch()
     worker = start_worker()
@@ -140,7 +134,7 @@ def _is_noticed(worker: asynctasq.Worker) -> bool:
 
 
 async def test_what_waits_is_removed_and_what_has_ended_stands(
-    kept_app: App, work: Callable[..., Awaitable[None]]
+    any_app: App, work: Callable[..., Awaitable[None]]
 ) -> None:
     late = await coroutine().delay(60).dispatch()
     assert await late.cancel(running=True)
@@ -149,20 +143,20 @@ async def test_what_waits_is_removed_and_what_has_ended_stands(
     done = await thread().dispatch()
     await work()
     assert not await done.cancel(running=True)
-    broker = kept_app.open_broker()
+    broker = any_app.open_broker()
     assert isinstance(broker, Remembering)
     assert dict(await broker.values("default", "cancelled")) == {}
 
 
 async def test_others_go_on_and_the_note_is_taken_away(
-    kept_app: App, start_worker: Starts, becomes: Becomes
+    any_app: App, start_worker: Starts, becomes: Becomes
 ) -> None:
     first, second = [await coroutine().dispatch() for _ in range(2)]
     start_worker()
     await becomes(lambda: seen == ["begun", "begun"])
     await first.cancel(running=True)
     await becomes(lambda: is_cancelled(first))
-    broker = kept_app.open_broker()
+    broker = any_app.open_broker()
     assert isinstance(broker, Remembering)
 
     async def is_clean() -> bool:
@@ -178,7 +172,6 @@ async def test_others_go_on_and_the_note_is_taken_away(
 async def test_synchronous_code_ends_calls_too(
     configure: Callable[..., App], tmp_path: Path, start_worker: Starts, becomes: Becomes
 ) -> None:
-    seen.clear()
     configure(driver="sqlite", sqlite=tmp_path / "queue.db")
     handle = await coroutine().dispatch()
     start_worker()

@@ -64,6 +64,7 @@ def test_an_unknown_version_is_named(version: int) -> None:
         {"headers": {"asynctasq-snoozes": "-1"}},
         {"headers": {"asynctasq-snoozes": "9" * 16}},
         {"headers": {"asynctasq-snoozes": "²"}},
+        {"headers": {"asynctasq-unknown-since-ms": ""}},
         {"postponed": -1},
         {"payload": "text"},
         {"payload": msgpack.ExtType(1, b"")},

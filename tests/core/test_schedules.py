@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,7 +14,6 @@ from typing import Any
 
 import asynctasq
 import pytest
-import pytest_asyncio
 from asynctasq import (
     Config,
     ConfigurationError,
@@ -65,17 +64,6 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest_asyncio.fixture(params=["memory", "sqlite"])
-async def kept_app(
-    request: pytest.FixtureRequest, configure: Callable[..., App], tmp_path: Path
-) -> AsyncIterator[App]:
-    """An application on each broker that keeps schedules."""
-    if request.param == "memory":
-        yield configure()
-    else:
-        yield configure(driver="sqlite", sqlite=tmp_path / "queue.db")
-
-
 def store(app: App) -> Schedules:
     return Schedules(app.open_broker(), app.config.signing_key)
 
@@ -118,16 +106,16 @@ def ticks(messages: list[Message]) -> list[int]:
 
 
 async def test_each_tick_makes_one_call_with_the_schedule_s_arguments(
-    kept_app: App, clock: Clock
+    any_app: App, clock: Clock
 ) -> None:
-    await put(kept_app, "hourly", ByCron("0 * * * *"), call=report("eu", day=3))
-    leader = ticking(kept_app, clock)
+    await put(any_app, "hourly", ByCron("0 * * * *"), call=report("eu", day=3))
+    leader = ticking(any_app, clock)
     await leader.turn()
-    assert await calls(kept_app) == []
+    assert await calls(any_app) == []
     for minutes in range(0, 200, 7):
         clock.now = START + minutes * MINUTE
         await leader.turn()
-    found = await calls(kept_app)
+    found = await calls(any_app)
     assert ticks(found) == [HOUR, 2 * HOUR, 3 * HOUR]
     assert [m.id for m in found] == [
         tick_id("hourly", (START + n * HOUR) * 1000) for n in (1, 2, 3)
@@ -137,13 +125,13 @@ async def test_each_tick_makes_one_call_with_the_schedule_s_arguments(
 
 @pytest.mark.parametrize("seed", range(4))
 async def test_several_leaders_with_clocks_that_step_make_each_tick_once(
-    kept_app: App, seed: int
+    any_app: App, seed: int
 ) -> None:
     random = Random(seed)
     clocks = [Clock() for _ in range(3)]
-    leaders = [ticking(kept_app, clock) for clock in clocks]
-    await put(kept_app, "a", ByInterval(MINUTE * 1000), "all")
-    await put(kept_app, "b", ByCron("*/7 * * * *", "Australia/Lord_Howe"), "all")
+    leaders = [ticking(any_app, clock) for clock in clocks]
+    await put(any_app, "a", ByInterval(MINUTE * 1000), "all")
+    await put(any_app, "b", ByCron("*/7 * * * *", "Australia/Lord_Howe"), "all")
     found: list[Message] = []
     time = 0.0
     while time < 6 * HOUR:
@@ -151,7 +139,7 @@ async def test_several_leaders_with_clocks_that_step_make_each_tick_once(
         for clock in clocks:  # each is set forward or back by up to an hour
             clock.now = START + time + random.uniform(-HOUR, HOUR)
         await asyncio.gather(*(leader.turn() for leader in leaders))
-        found += await calls(kept_app)
+        found += await calls(any_app)
     assert [n for n in Counter(m.id for m in found).values() if n != 1] == []
     a, b = ([m for m in found if is_of(name, m)] for name in "ab")
     last_a, last_b = max(ticks(a)), max(ticks(b))
@@ -232,15 +220,15 @@ async def test_a_year_in_four_zones_has_a_call_for_each_day_and_hour(
     [("last", [5 * HOUR]), ("all", [n * HOUR for n in range(1, 6)]), ("none", [])],
 )
 async def test_missed_ticks_are_made_up_for_as_asked(
-    kept_app: App, clock: Clock, catch_up: CatchUp, expected: list[int]
+    any_app: App, clock: Clock, catch_up: CatchUp, expected: list[int]
 ) -> None:
-    await put(kept_app, "hourly", ByCron("0 * * * *"), catch_up)
+    await put(any_app, "hourly", ByCron("0 * * * *"), catch_up)
     clock.now = START + 5 * HOUR + 10 * MINUTE
-    await ticking(kept_app, clock).turn()
-    assert ticks(await calls(kept_app)) == expected
+    await ticking(any_app, clock).turn()
+    assert ticks(await calls(any_app)) == expected
     clock.now = START + 6 * HOUR
-    await ticking(kept_app, clock).turn()
-    assert ticks(await calls(kept_app)) == [6 * HOUR]
+    await ticking(any_app, clock).turn()
+    assert ticks(await calls(any_app)) == [6 * HOUR]
 
 
 async def test_a_long_time_is_missed_in_a_moment(app: App, clock: Clock) -> None:
@@ -262,7 +250,7 @@ async def test_all_of_many_missed_ticks_come_step_by_step(app: App, clock: Clock
 # --- made at runtime --------------------------------------------------------------------
 
 
-async def test_a_schedule_is_listed_changed_paused_and_taken_away(kept_app: App) -> None:
+async def test_a_schedule_is_listed_changed_paused_and_taken_away(any_app: App) -> None:
     await schedule(report("eu"), name="mine", cron="0 3 * * *", timezone="Europe/Berlin")
     await schedule(report("eu"), name="other", every=timedelta(minutes=5), catch_up="all")
     mine, other = await schedules()
@@ -284,8 +272,8 @@ async def test_a_schedule_is_listed_changed_paused_and_taken_away(kept_app: App)
     assert not await scheduling.pause("mine")
 
 
-async def test_a_moved_schedule_is_ticked_in_its_new_queue_only(kept_app: App) -> None:
-    app, clock = kept_app, Clock()
+async def test_a_moved_schedule_is_ticked_in_its_new_queue_only(any_app: App) -> None:
+    app, clock = any_app, Clock()
     await put(app, "a", ByInterval(MINUTE * 1000), "all", report().on_queue("slow"))
     late = ticking(app, clock)
     await late.turn()
@@ -298,44 +286,42 @@ async def test_a_moved_schedule_is_ticked_in_its_new_queue_only(kept_app: App) -
     assert {s.name: s.waiting for s in await app.open_broker().stats()}.get("slow", 0) == 0
 
 
-async def test_no_tick_comes_again_when_a_schedule_is_put_again(
-    kept_app: App, clock: Clock
-) -> None:
+async def test_no_tick_comes_again_when_a_schedule_is_put_again(any_app: App, clock: Clock) -> None:
     for _ in range(3):
         clock.now += MINUTE
-        await ticking(kept_app, clock).turn()
-        await put(kept_app, "a", ByInterval(MINUTE * 1000), "all")
-        await ticking(kept_app, clock).turn()
-    assert ticks(await calls(kept_app)) == [MINUTE, 2 * MINUTE, 3 * MINUTE]
+        await ticking(any_app, clock).turn()
+        await put(any_app, "a", ByInterval(MINUTE * 1000), "all")
+        await ticking(any_app, clock).turn()
+    assert ticks(await calls(any_app)) == [MINUTE, 2 * MINUTE, 3 * MINUTE]
 
 
-async def test_a_schedule_for_one_time_is_gone_when_that_is_over(kept_app: App) -> None:
+async def test_a_schedule_for_one_time_is_gone_when_that_is_over(any_app: App) -> None:
     clock = Clock()
     await schedule(report(), name="once", at=datetime.fromtimestamp(START + 90, UTC))
-    leader = ticking(kept_app, clock)
+    leader = ticking(any_app, clock)
     for _ in range(5):
         await leader.turn()
         clock.now += 40
-    assert ticks(await calls(kept_app)) == [90]
+    assert ticks(await calls(any_app)) == [90]
     assert await schedules() == []
-    values = kept_app.open_broker()
+    values = any_app.open_broker()
     assert isinstance(values, Remembering)
     assert dict(await values.values("default", "schedules")) == {}
 
 
 async def test_a_paused_schedule_makes_no_call_and_goes_on_from_when_it_is_resumed(
-    kept_app: App, monkeypatch: pytest.MonkeyPatch, clock: Clock
+    any_app: App, monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:
     monkeypatch.setattr(scheduling, "time", clock)
-    await put(kept_app, "a", ByInterval(MINUTE * 1000), "all")
-    leader = ticking(kept_app, clock)
+    await put(any_app, "a", ByInterval(MINUTE * 1000), "all")
+    leader = ticking(any_app, clock)
     await scheduling.pause("a")
     clock.now += 5 * MINUTE
     await leader.turn()
     await scheduling.resume("a")
     clock.now += MINUTE
     await leader.turn()
-    assert ticks(await calls(kept_app)) == [6 * MINUTE]
+    assert ticks(await calls(any_app)) == [6 * MINUTE]
 
 
 @pytest.mark.parametrize(
@@ -492,9 +478,9 @@ async def test_the_code_s_schedules_cannot_be_taken_by_others(
 
 
 async def test_two_versions_of_the_code_make_no_tick_twice(
-    kept_app: App, declare: Callable[..., None], clock: Clock
+    any_app: App, declare: Callable[..., None], clock: Clock
 ) -> None:
-    app = kept_app
+    app = any_app
     declare(every=timedelta(minutes=1), catch_up="all")
     old = Fleet(app, since=1)
     declare(every=timedelta(minutes=2), catch_up="all")
@@ -531,22 +517,22 @@ async def test_the_new_version_has_its_way_and_the_old_one_when_it_is_rolled_bac
 
 
 async def test_a_schedule_goes_with_the_code_that_declares_it(
-    kept_app: App, declare: Callable[..., None], clock: Clock
+    any_app: App, declare: Callable[..., None], clock: Clock
 ) -> None:
     declare(every=timedelta(minutes=1))
-    await Fleet(kept_app, since=1).turn()
+    await Fleet(any_app, since=1).turn()
     declare()
-    broker = kept_app.open_broker()
+    broker = any_app.open_broker()
     assert isinstance(broker, Remembering)
     (origin,) = await broker.values("default", "schedules-declared")
     await broker.set_value("default", "schedules-declared", origin, None)  # its time is over
     clock.now += 1000 * DAY
-    await ticking(kept_app, clock).turn()
+    await ticking(any_app, clock).turn()
     assert await schedules() == []
-    assert await calls(kept_app) == []
+    assert await calls(any_app) == []
     assert "nightly" in await broker.values("default", "schedule")  # the code may come back
     await broker.set_value("default", "schedules-declared-lately", origin, None)
-    await ticking(kept_app, clock).turn()
+    await ticking(any_app, clock).turn()
     assert dict(await broker.values("default", "schedule")) == {}
 
 
@@ -561,7 +547,7 @@ async def note(message: str) -> None:
 
 
 async def test_workers_make_the_calls_of_a_schedule(
-    kept_app: App,
+    any_app: App,
     start_worker: Callable[..., asynctasq.Worker],
     becomes: Callable[..., Awaitable[None]],
 ) -> None:

@@ -236,6 +236,16 @@ async def test_hook_worker_stopped(toy: ModuleType) -> None:
     assert toy.workers == {}
 
 
+async def test_hook_fetch_scope(toy: ModuleType, toyorm: ModuleType) -> None:
+    async def read(user: Any) -> None: ...
+
+    user = await saved(toyorm, name="Ada")
+    task = asynctasq.task(name="read")(read)
+    await asynctasq.dispatch_many([task(user), task(user)])
+    await Worker(burst=True).run()
+    assert toy.fetches == [("toyorm.User", 2)]
+
+
 async def test_hook_task_scope(toy: ModuleType, toyorm: ModuleType) -> None:
     seen = []
 

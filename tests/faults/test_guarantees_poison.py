@@ -77,9 +77,9 @@ POISON: dict[str, tuple[bytes, str]] = {
     "version": (msgpack.packb([99, *msgpack.unpackb(SOUND)[1:]]), "UnsupportedVersion"),
     "task": (message("task", 1, task="os.system"), "UnknownTask"),
     "foreign-id": (message("another", 1), "InvalidMessage"),
-    "arguments": (message("arguments", 1, 2, 3, 4), "InvalidMessage"),
-    "no-arguments": (message("no-arguments"), "InvalidMessage"),
-    "orm": (message("orm", reference("nosuch", "a.B")), "InvalidReference"),
+    "arguments": (message("arguments", 1, 2, 3, 4), "UnknownArguments"),
+    "no-arguments": (message("no-arguments"), "UnknownArguments"),
+    "orm": (message("orm", reference("nosuch", "a.B")), "UnknownModel"),
     "deep": (message("deep", payload=b"\x92\x91" + b"\x91" * 100_000 + b"\xc0\x80"), "Invalid"),
     "bomb": (message("bomb", payload=b"\x92\xdd\xff\xff\xff\xff\x80"), "InvalidMessage"),
     "huge": (message("huge", "x" * 2_000_000), "InvalidMessage"),
@@ -89,7 +89,7 @@ POISON: dict[str, tuple[bytes, str]] = {
 def test_poison_is_dead_lettered_once_with_its_reason_and_the_worker_goes_on(
     deployment: Deployment, put: Put
 ) -> None:
-    worker = deployment.start_worker("--lease", "2")
+    worker = deployment.start_worker("--lease", "2", ASYNCTASQ_UNKNOWN_FOR="0.1")
     deployment.dispatch("work(1)")
     put([(name, body) for name, (body, _) in POISON.items()])
     deployment.dispatch("work(2)")

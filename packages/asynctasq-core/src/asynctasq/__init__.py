@@ -24,6 +24,7 @@ from .errors import (
     InvalidMessage,
     InvalidReference,
     MessageError,
+    NotYetKnown,
     PayloadTooLarge,
     PluginError,
     ReferenceGone,
@@ -39,6 +40,8 @@ from .errors import (
     TaskCrashed,
     TaskFailed,
     TaskTimeout,
+    UnknownArguments,
+    UnknownModel,
     UnknownTask,
     UnsavedModelError,
     UnsupportedVersion,
@@ -55,6 +58,7 @@ from .scheduling import (
 )
 from .sending.commits import DeferredSends, send_together, send_together_async
 from .sending.handle import TaskHandle, TaskStatus
+from .sending.progress import Progress
 from .supervision.run import run_worker
 from .tasks.annotations import OnMissing
 from .tasks.call import Call
@@ -70,6 +74,7 @@ from .wire.encoding import register_type
 from .wire.message import Message
 from .wire.reference import Ref
 from .worker.execution import current_message
+from .worker.progress import progress, progress_sync
 from .worker.worker import Worker
 
 __all__ = [
@@ -97,9 +102,11 @@ __all__ = [
     "Limit",
     "Message",
     "MessageError",
+    "NotYetKnown",
     "OnMissing",
     "PayloadTooLarge",
     "PluginError",
+    "Progress",
     "QueueStats",
     "Rate",
     "RedisConfig",
@@ -129,6 +136,8 @@ __all__ = [
     "TaskTimeout",
     "Transaction",
     "Unique",
+    "UnknownArguments",
+    "UnknownModel",
     "UnknownTask",
     "UnsavedModelError",
     "UnsupportedVersion",
@@ -143,6 +152,8 @@ __all__ = [
     "init",
     "listen",
     "load_config",
+    "progress",
+    "progress_sync",
     "register_type",
     "run_worker",
     "runs_for_caller",

@@ -6,7 +6,7 @@ Owns the rule that a retry is the same message under the same id, with all its a
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 from fnmatch import fnmatchcase
 from time import time
@@ -204,7 +204,7 @@ def _renewed(body: bytes) -> bytes:
         message = Message.decode(body, keys)
     except MessageError:
         return body
-    return replace(message, attempt=1, postponed=0, snoozes=0).encode(keys)
+    return message.anew().encode(keys)
 
 
 def _readable(letter: brokers.DeadLetter) -> DeadLetter:

@@ -12,8 +12,11 @@
     │   ├── InvalidMessage          not a message, or a damaged one
     │   ├── UnsupportedVersion
     │   ├── BadSignature
-    │   ├── UnknownTask
-    │   └── InvalidReference        names something that is not a model of the application
+    │   ├── InvalidReference        names something that is not a model of the application
+    │   └── NotYetKnown             newer code may know it: put off for `unknown_for` first
+    │       ├── UnknownTask
+    │       ├── UnknownArguments    they do not fit the task; an InvalidMessage, too
+    │       └── UnknownModel        a reference names it; an InvalidReference, too
     ├── ReferenceGone               the row was deleted before the task ran
     ├── ReferenceUnavailable        the database could not answer
     │   └── AdapterNotReady         the ORM is not initialised yet
@@ -99,12 +102,24 @@ class BadSignature(MessageError):
     """The message is unsigned, or none of the `signing_key`s verifies it."""
 
 
-class UnknownTask(MessageError):
+class InvalidReference(MessageError):
+    """A reference names an adapter, class or key that does not belong to the application."""
+
+
+class NotYetKnown(MessageError):
+    """A worker with newer code may run the message; it is put off for `unknown_for` first."""
+
+
+class UnknownTask(NotYetKnown):
     """No module given to the worker registers a task of this name."""
 
 
-class InvalidReference(MessageError):
-    """A reference names an adapter, class or key that does not belong to the application."""
+class UnknownArguments(NotYetKnown, InvalidMessage):
+    """The arguments do not fit the task, or are of a class that it does not name."""
+
+
+class UnknownModel(NotYetKnown, InvalidReference):
+    """A reference names an adapter, or a class of the application, that is not there."""
 
 
 class ReferenceGone(AsynctasqError):

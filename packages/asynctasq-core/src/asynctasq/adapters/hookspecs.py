@@ -167,6 +167,18 @@ def worker_stopped(worker: Worker) -> Awaitable[None] | None:
 
 
 @hookspec
+def fetch_scope(model: str, messages: Sequence[Message]) -> AbstractContextManager[object] | None:
+    """Called for each fetch of rows in a worker: a context manager entered round it.
+
+    Entered in the asyncio task of the fetch, for traces: `messages` are those that wait for these
+    rows, all of one `model`.
+
+    Returns:
+        `None` if this fetch needs no scope.
+    """
+
+
+@hookspec
 def task_scope(
     message: Message, instances: Sequence[object]
 ) -> AbstractAsyncContextManager[object] | None:
@@ -337,6 +349,7 @@ HOOKS: Iterable[str] = (
     "queue_names",
     "worker_started",
     "worker_stopped",
+    "fetch_scope",
     "task_scope",
     "thread_scope",
     "run_ended",

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import pluggy
 
 from ..config.settings import DISTRIBUTION_OF
-from ..errors import InvalidReference, PluginError
+from ..errors import InvalidReference, PluginError, UnknownModel
 from ..events import Event
 from ..wire.reference import Ref
 from . import hookspecs
@@ -56,6 +56,7 @@ class Adapter:
     queue_names: Callable[[], Iterable[str]] | None
     worker_started: Callable[[object], Awaitable[None] | None] | None
     worker_stopped: Callable[[object], Awaitable[None] | None] | None
+    fetch_scope: Callable[[str, Sequence[Any]], AbstractContextManager[object] | None] | None
     task_scope: (
         Callable[[object, Sequence[object]], AbstractAsyncContextManager[object] | None] | None
     )
@@ -206,12 +207,13 @@ class Adapters:
         """The adapter that a reference names, if the class it names is really its model.
 
         Raises:
-            InvalidReference: No such adapter, no such class, or no model of that adapter.
+            InvalidReference: No such adapter, no such class, or no model of that adapter; as an
+            `UnknownModel` if newer code may have it.
         """
         adapter = self.loaded.get(ref.orm)
         if adapter is None:
             failed = next((r.reason for r in self.reports if r.name == ref.orm), "not installed")
-            raise InvalidReference(f"no adapter {ref.orm[:50]!r}: {failed}")
+            raise UnknownModel(f"no adapter {ref.orm[:50]!r}: {failed}")
         cls = ref.model_class()
         if self.owner_of_class(cls) is not adapter:
             raise InvalidReference(f"{ref.model[:200]!r} is not a model of {ref.orm!r}")

@@ -73,6 +73,8 @@ class Config:
         max_payload_bytes: Largest encoded message.
         max_deliveries: How often a message is delivered to workers that die with it; below 3,
             one that only ran beside a deadly message may be given up with it.
+        unknown_for: Seconds for which a message waits whose task, argument or model is not known:
+            newer code may know it.
         model_modules: Packages besides the worker's own from which models may be imported.
         imports: Modules that a worker loads besides those on its command line.
         show_arguments: Whether dead letters show the arguments of their calls.
@@ -89,6 +91,7 @@ class Config:
     signing_key: tuple[bytes, ...] = field(default=(), repr=False)
     max_payload_bytes: int = 1024 * 1024
     max_deliveries: int = 5
+    unknown_for: float = 3600.0
     model_modules: tuple[str, ...] = ()
     imports: tuple[str, ...] = ()
     show_arguments: bool = True

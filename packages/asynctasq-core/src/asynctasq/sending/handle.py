@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from math import inf
@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from ..adapters.fetching import fetch_result
 from ..adapters.plugins import Adapters
+from ..brokers import Remembering
 from ..errors import DispatchDropped, ResultNotKept, ResultTimeout, TaskCancelled
 from ..tasks.current import awaiting_result
 from ..tasks.task import Task
@@ -20,6 +21,8 @@ from .connections import Connections
 from .ending import RECORD_SECONDS, end, remove
 from .outbox import Outbox
 from .portal import portal
+from .progress import PROGRESS, Progress
+from .progress import decode as decode_progress
 
 R = TypeVar("R")
 
@@ -58,6 +61,14 @@ _DEFERRED = {
     "dropped": TaskStatus.DROPPED,
     "cancelled": TaskStatus.CANCELLED,
 }
+
+#: States of a call that may still tell its progress.
+_UNDER_WAY = frozenset(
+    {TaskStatus.UNCOMMITTED, TaskStatus.WAITING, TaskStatus.DELAYED, TaskStatus.RUNNING}
+)
+
+#: Between two looks of `watch`, unless the call ends.
+_WATCH_SECONDS = 0.25
 
 
 @dataclass(slots=True, eq=False)
@@ -247,6 +258,40 @@ class TaskHandle(Generic[R]):
     def cancel_sync(self, *, running: bool = False) -> bool:
         """`cancel` for synchronous code."""
         return portal.run(self.cancel(running=running))
+
+    async def progress(self) -> Progress | None:
+        """How far the call has come, as its task last told; `None` if it did not.
+
+        Raises:
+            BrokerUnavailable: The broker cannot be reached.
+        """
+        broker = self._connections.broker()
+        if not isinstance(broker, Remembering):
+            return None
+        value = await broker.value(self.queue, PROGRESS, self.id)
+        return None if value is None else decode_progress(value)
+
+    def progress_sync(self) -> Progress | None:
+        """`progress` for synchronous code."""
+        return portal.run(self.progress())
+
+    async def watch(self) -> AsyncIterator[Progress]:
+        """Each progress that the task tells from now on, and the last one before, until it ends.
+
+        Ends when the call is not under way any more, however it ended; at once where the task keeps
+        its result or status, else within half a second.
+
+        Raises:
+            BrokerUnavailable: The broker cannot be reached.
+        """
+        last, wait, is_over = None, 0.0, False
+        while not is_over:
+            stored = await self._connections.broker().result(self.queue, self.id, wait)
+            is_over = stored is not None or await self.status() not in _UNDER_WAY
+            found, wait = await self.progress(), _WATCH_SECONDS
+            if found is not None and found != last:
+                yield found
+            last = found
 
     def stand_for(self, existing_id: str) -> None:
         """Be the handle of a call that was there before."""

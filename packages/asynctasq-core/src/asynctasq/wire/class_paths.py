@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
-from ..errors import InvalidReference
+from ..errors import InvalidReference, UnknownModel
 
 _aliases: dict[str, type] = {}
 _found: dict[str, type] = {}
@@ -101,6 +101,7 @@ def find_class(path: str) -> type:
 
     Raises:
         InvalidReference: No such class is loaded, and it is not to be imported.
+        UnknownModel: It would belong to the application, which has none.
     """
     # Never by truth: a metaclass may say that its classes are false.
     cls = _aliases.get(path, _found.get(path))
@@ -176,4 +177,4 @@ def _imported(path: str, parts: list[str]) -> type:
         if (cls := class_in(module.__dict__, parts[i:])) is not None:
             return cls
         break
-    raise InvalidReference(f"there is no class {path[:200]!r}; if it was renamed, use alias_model")
+    raise UnknownModel(f"there is no class {path[:200]!r}; if it was renamed, use alias_model")

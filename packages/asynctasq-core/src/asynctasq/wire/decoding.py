@@ -14,7 +14,7 @@ from typing import Any
 
 import msgpack
 
-from ..errors import AsynctasqError, InvalidMessage, InvalidReference
+from ..errors import AsynctasqError, InvalidMessage, InvalidReference, UnknownArguments
 from . import scalars
 from .encoding import FROZENSET, MAX_EXTENSION_DEPTH, OBJECT, REF, SET, TUPLE, registered_tags
 from .forms import form_of
@@ -93,7 +93,7 @@ class Decoder:
             return decode(content)
         cls = self.known.get(tag)
         if cls is None:
-            raise InvalidMessage(f"{tag[:200]!r} is no type that the task's annotations name")
+            raise UnknownArguments(f"{tag[:200]!r} is no type that the task's annotations name")
         form = form_of(cls)
         if form is None:
             raise InvalidMessage(f"{tag[:200]!r} is no type whose instances travel")

@@ -17,7 +17,7 @@ from enum import Enum
 from functools import cache, partial
 from typing import Any
 
-from ..errors import InvalidMessage, SerializationError
+from ..errors import InvalidMessage, SerializationError, UnknownArguments
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,14 +116,14 @@ def _unknown_parameter(cls: type, known: tuple[str, ...]) -> str | None:
 
 def _check_names(cls: type, content: Any, names: Iterable[str]) -> None:
     if not isinstance(content, dict) or not content.keys() <= set(names):
-        raise InvalidMessage(f"fields that do not belong to {cls.__qualname__}")
+        raise UnknownArguments(f"fields that do not belong to {cls.__qualname__}")
 
 
 def _member(cls: type[Enum], content: Any) -> object:
     try:
         return cls(content)
     except ValueError:  # its text would show the value, also in the traceback
-        raise InvalidMessage(f"a value that is no {cls.__qualname__}") from None
+        raise UnknownArguments(f"a value that is no {cls.__qualname__}") from None
 
 
 # --- Pydantic models: validated once, where they were made -------------------------------------

@@ -11,7 +11,7 @@ import hmac
 import io
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from time import time_ns
 from typing import Any
@@ -62,8 +62,9 @@ class Message:
         enqueued_at: Unix time in seconds of the dispatch.
         options: Task options that this call overrides.
         headers: For tracing; text to text.
-        postponed: How often in a row a run was put off by an outage.
+        postponed: How often in a row a run was put off by anything but the task itself.
         snoozes: How often the task itself has put the call off.
+        unknown_since_ms: When a worker first did not know what it names, in Unix time; 0 for never.
         queue: Where it was taken from; empty where it was not. Not on the wire.
     """
 
@@ -76,6 +77,7 @@ class Message:
     headers: Mapping[str, str] = field(default_factory=dict)
     postponed: int = 0
     snoozes: int = 0
+    unknown_since_ms: int = 0
     queue: str = ""
 
     def encode(self, keys: Sequence[bytes] = ()) -> bytes:
@@ -87,12 +89,16 @@ class Message:
             self.attempt,
             self.enqueued_at,
             self.options,
-            self.headers if not self.snoozes else self._marked_headers(),
+            self._marked_headers() if self.snoozes or self.unknown_since_ms else self.headers,
             self.postponed,
             self.payload,
         )
         packed: bytes = msgpack.Packer(buf_size=len(self.payload) + 256).pack(parts)
         return sign(packed, keys, MESSAGE) if keys else packed
+
+    def anew(self) -> Message:
+        """The message as it was before its first run."""
+        return replace(self, attempt=1, postponed=0, snoozes=0, unknown_since_ms=0)
 
     @classmethod
     def decode(cls, body: bytes, keys: Sequence[bytes] = (), max_bytes: int = 0) -> Message:
@@ -133,7 +139,7 @@ class Message:
 
 
 #: Headers that carry attributes which few messages have, and the format has no part for.
-_MARKS = {"asynctasq-snoozes": "snoozes"}
+_MARKS = {"asynctasq-snoozes": "snoozes", "asynctasq-unknown-since-ms": "unknown_since_ms"}
 
 #: Senders may give none of these.
 RESERVED_HEADERS = frozenset(_MARKS)

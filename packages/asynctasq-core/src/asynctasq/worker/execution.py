@@ -21,7 +21,7 @@ from ..adapters.fetching import Fetched, Wanted, fetch_in_scope
 from ..adapters.plugins import Adapter, installed
 from ..app import current
 from ..brokers import Delivery
-from ..errors import InvalidMessage, TaskCancelled, TaskTimeout
+from ..errors import TaskCancelled, TaskTimeout, UnknownArguments
 from ..tasks import runtime
 from ..tasks.annotations import Annotations, Declared
 from ..tasks.current import caller_waits, current_message, current_run
@@ -192,7 +192,7 @@ class Runner:
         try:
             task.check_arguments(args, kwargs)
         except TypeError as e:
-            raise InvalidMessage(f"the arguments do not fit {task.name}: {e}") from e
+            raise UnknownArguments(f"the arguments do not fit {task.name}: {e}") from e
         function: Callable[..., Any] = task.function
         if task.cls is not None:
             job.instance = task.cls(*args, **kwargs)

@@ -41,6 +41,7 @@ class Job(Run):
         has_begun: Whether the task's own code runs, or has: what it raises is its own.
         atomic: The run of an atomic task, once its transaction has begun.
         is_cancelled: Whether somebody cancelled the call while it ran.
+        progress_at: When it last told how far it has come, by `monotonic`.
     """
 
     message: Message
@@ -54,6 +55,7 @@ class Job(Run):
     has_begun: bool = False
     atomic: AtomicRun | None = None
     is_cancelled: bool = False
+    progress_at: float = float("-inf")
 
     @property
     def key(self) -> Key:

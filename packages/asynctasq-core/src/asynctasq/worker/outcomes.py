@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import traceback as tracebacks
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from time import time
 from typing import TYPE_CHECKING, Any
@@ -20,17 +19,17 @@ from ..errors import (
     BrokerError,
     MessageError,
     ReferenceGone,
-    ReferenceUnavailable,
-    RemoteTraceback,
     Retry,
     SerializationError,
-    Snooze,
+    UnknownTask,
 )
 from ..sending.ending import RECORD_SECONDS
 from ..wire.message import Message
 from ..wire.results import encode_cancelled, encode_end, encode_error, encode_result
-from .jobs import Job, recognise
-from .retry import postponement_delay, retry_delay
+from .causes import is_another_tasks, leaves
+from .jobs import Job, recognise, task_name
+from .postponing import Later, Never, put_off, unknown
+from .retry import retry_delay
 
 if TYPE_CHECKING:
     from ..app import App
@@ -52,7 +51,7 @@ class Verdict:
         error: What went wrong, as text; empty when nothing.
         value: What the task returned, if it succeeded.
         exception: What the run failed with, if it did not succeed.
-        is_expected: Whether it was put off as somebody meant it to be, so that nobody need look.
+        is_expected: Whether nobody need look: a task was put off as it meant to be, for example.
     """
 
     outcome: Outcome
@@ -128,13 +127,40 @@ def failed(app: App, job: Job, error: BaseException) -> Verdict:
 
 def postponed(app: App, job: Job, error: BaseException) -> Verdict | None:
     """The verdict on a run that raised what puts it off; `None` if the error does not."""
-    seconds = _snooze_seconds(error)
-    if seconds is not None:
-        return _snoozed(app, job, error, seconds)
-    if isinstance(error, ReferenceUnavailable) and not _is_another_tasks(error):
-        again = replace(job.message, postponed=job.message.postponed + 1)
-        return _put_off(app, job, error, again, postponement_delay(again.postponed))
-    return None
+    decided = put_off(app.config, job, error)
+    if isinstance(decided, Never):
+        return dead(app, job, error, decided.reason)
+    return None if decided is None else _postponed(app, job.delivery, error, decided)
+
+
+def _postponed(app: App, delivery: Delivery, error: BaseException, later: Later) -> Verdict:
+    body = later.message.encode(app.config.signing_key)
+    outcome = Outcome(delivery, Action.POSTPONE, body=body, delay=later.delay)
+    is_expected = later.is_expected
+    return Verdict(outcome, "postponed", _text(error), exception=error, is_expected=is_expected)
+
+
+def not_recognised(app: App, delivery: Delivery, error: Exception) -> Verdict:
+    """The verdict on a delivery that is no call of a task which is registered here."""
+    if isinstance(error, UnknownTask):  # so that it has been decoded and verified
+        config = app.config
+        message = Message.decode(delivery.body, config.signing_key, config.max_payload_bytes)
+        decided = unknown(config, message)
+        if isinstance(decided, Later):
+            return _postponed(app, delivery, error, decided)
+    return refused(app, delivery, "the message cannot be run", error)
+
+
+def refused(app: App, delivery: Delivery, reason: str, error: Exception | None = None) -> Verdict:
+    """The verdict on a delivery that is never run, whatever its body is."""
+    info: dict[str, object] = {
+        "reason": reason,
+        "error": f"{type(error).__name__}: {error}" if error else reason,
+        "task": task_name(delivery, app.config),
+    }
+    verdict = dead_delivery(delivery, info)
+    verdict.exception = error
+    return verdict
 
 
 def ended(app: App, job: Job, error: BaseException, *, may_retry: bool = True) -> Verdict:
@@ -143,7 +169,7 @@ def ended(app: App, job: Job, error: BaseException, *, may_retry: bool = True) -
     Args:
         may_retry: What the task's own `should_retry` said.
     """
-    own = not _is_another_tasks(error)
+    own = not is_another_tasks(error)
     if own and isinstance(error, ReferenceGone):
         if (error.on_missing or job.options.on_missing) == "skip":
             return skipped(app, job, error)
@@ -187,36 +213,22 @@ def will_retry(job: Job, error: BaseException) -> bool:
     """Whether the task's own `should_retry` is worth asking."""
     if isinstance(error, MessageError) and not job.has_begun:
         return False
-    if isinstance(error, ReferenceGone) and not _is_another_tasks(error):
+    if isinstance(error, ReferenceGone) and not is_another_tasks(error):
         return False
     return not _why_not_again(job, error, may_retry=True)
-
-
-def _is_another_tasks(error: BaseException) -> bool:
-    """Whether `TaskHandle.result` raised it in this task: it says nothing of this one's message."""
-    return isinstance(error.__cause__, RemoteTraceback)
 
 
 def _is_retried(job: Job, error: BaseException) -> bool:
     wanted = job.options.retry_on
     if wanted is None or isinstance(error, wanted):
         return True
-    return all(isinstance(e, (wanted, Retry)) for e in _leaves(error))
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    """The errors of a group, as a `TaskGroup` raises it; or the error itself."""
-    if isinstance(error, BaseExceptionGroup):
-        for part in error.exceptions:
-            yield from _leaves(part)
-    else:
-        yield error
+    return all(isinstance(e, (wanted, Retry)) for e in leaves(error))
 
 
 def _own_delay(error: BaseException) -> float | None:
     """What the `Retry` says that was raised, or the longest of those in a group."""
     # An attribute that a task or a subclass may have set to anything.
-    own = (e for e in _leaves(error) if isinstance(e, Retry) and not _is_another_tasks(e))
+    own = (e for e in leaves(error) if isinstance(e, Retry) and not is_another_tasks(e))
     return max(filter(is_delay, (getattr(e, "delay", None) for e in own)), default=None)
 
 
@@ -228,33 +240,10 @@ def _retried(app: App, job: Job, error: BaseException) -> Verdict:
     own_delay = _own_delay(error)
     if own_delay is not None:
         delay = own_delay
-    again = replace(message, attempt=message.attempt + 1, postponed=0)
+    again = replace(message, attempt=message.attempt + 1, postponed=0, unknown_since_ms=0)
     body = again.encode(app.config.signing_key)
     outcome = Outcome(job.delivery, Action.RETRY, body=body, delay=delay)
     return Verdict(outcome, "retried", _text(error), exception=error)
-
-
-def _snooze_seconds(error: BaseException) -> float | None:
-    """How long the task wants to be put off: the longest of a group of `Snooze`; else `None`."""
-    leaves = [*_leaves(error)]
-    if not all(isinstance(e, Snooze) and not _is_another_tasks(e) for e in leaves):
-        return None
-    # An attribute that a task or a subclass may have set to anything.
-    return max(filter(is_delay, (getattr(e, "seconds", None) for e in leaves)), default=None)
-
-
-def _snoozed(app: App, job: Job, error: BaseException, seconds: float) -> Verdict:
-    again = replace(job.message, postponed=0, snoozes=job.message.snoozes + 1)
-    most = job.options.max_snoozes
-    if most is not None and again.snoozes > most:
-        return dead(app, job, error, f"put off {most} times, as often as max_snoozes allows")
-    return replace(_put_off(app, job, error, again, seconds), is_expected=True)
-
-
-def _put_off(app: App, job: Job, error: BaseException, again: Message, delay: float) -> Verdict:
-    body = again.encode(app.config.signing_key)
-    outcome = Outcome(job.delivery, Action.POSTPONE, body=body, delay=delay)
-    return Verdict(outcome, "postponed", _text(error), exception=error)
 
 
 def dead(app: App, job: Job, error: BaseException, reason: str) -> Verdict:

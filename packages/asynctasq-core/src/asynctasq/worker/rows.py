@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 from ..adapters.fetching import Fetched, Group, Wanted, fetch_group, grouped, unfetched
@@ -55,6 +56,7 @@ class Rows:
         late: Callable[[Job], None],
     ) -> None:
         self._adapters = adapters
+        self._scopes = adapters.with_hook("fetch_scope")
         self._ready = ready
         self._late = late
         self._loop = asyncio.get_running_loop()
@@ -91,7 +93,11 @@ class Rows:
         run = Run(None)
         current_run.set(run)  # so that threads in which it is done are known
         try:
-            await fetch_group(group, found)
+            if self._scopes:
+                with self._scope_of(group, waiting):
+                    await fetch_group(group, found)
+            else:
+                await fetch_group(group, found)
         except BaseException as e:
             if isinstance(e, asyncio.CancelledError) and is_being_cancelled():
                 await outlast(run)
@@ -103,6 +109,16 @@ class Rows:
             if not one.fetches or one.fetched.error is not None:
                 self._forget(one)
                 self._hand_over(one)
+
+    @contextmanager
+    def _scope_of(self, group: Group, waiting: dict[Key, _Pending]) -> Iterator[None]:
+        messages = [one.job.message for one in waiting.values()]
+        with ExitStack() as stack:
+            for adapter in self._scopes:
+                scope = adapter.fetch_scope(group.refs[0].model, messages)  # type: ignore[misc]
+                if scope is not None:
+                    stack.enter_context(scope)
+            yield
 
     def _fail(self, waiting: dict[Key, _Pending], error: BaseException) -> None:
         if isinstance(error, asyncio.CancelledError):

@@ -21,7 +21,7 @@ from ..events import RunStarted
 from ..events import wanted as listened_to
 from . import outcomes
 from .execution import Runner, wanted_by
-from .jobs import Job, Key, recognise, task_name
+from .jobs import Job, Key, recognise
 from .outcomes import Verdict
 from .prefetching import Ahead
 from .rows import Rows
@@ -129,7 +129,7 @@ class Slots:
                 job = self._jobs[key] = recognise(delivery, self._app.config)
                 wanted = None if job.options.process else wanted_by(job)
             except Exception as e:  # noqa: BLE001 - whatever the bytes did is their own fault
-                self._refuse(key, delivery, "the message cannot be run", e)
+                self._finish(key, outcomes.not_recognised(self._app, delivery, e))
                 continue
             job.slot_since = now
             job.waiting = self._parents
@@ -167,22 +167,10 @@ class Slots:
         try:
             job = self._jobs[key] = recognise(delivery, self._app.config)
         except MessageError:
-            self._refuse(key, delivery, reason)
+            self._finish(key, outcomes.refused(self._app, delivery, reason))
         else:
             error = TaskCrashed(f"{job.task.name}: {reason}")
             self._finish(key, outcomes.dead(self._app, job, error, reason))
-
-    def _refuse(
-        self, key: Key, delivery: Delivery, reason: str, error: Exception | None = None
-    ) -> None:
-        info: dict[str, object] = {
-            "reason": reason,
-            "error": f"{type(error).__name__}: {error}" if error else reason,
-            "task": task_name(delivery, self._app.config),
-        }
-        verdict = outcomes.dead_delivery(delivery, info)
-        verdict.exception = error
-        self._finish(key, verdict)
 
     # --- running ------------------------------------------------------------------------
 

@@ -1,0 +1,87 @@
+"""When a run is put off without using up an attempt: for how long, and when no longer.
+
+Owns what a message remembers of that. It travels with the message, so that whichever worker has it
+next goes on counting.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from time import time
+
+from ..config.settings import Config
+from ..durations import is_delay
+from ..errors import NotYetKnown, ReferenceUnavailable, Snooze
+from ..wire.message import Message
+from .causes import is_another_tasks, leaves
+from .jobs import Job
+from .retry import postponement_delay
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """The run is put off.
+
+    Attributes:
+        message: As it comes back.
+        delay: Seconds from now.
+        is_expected: Whether nobody need look: the task meant it, or it has been warned of.
+    """
+
+    message: Message
+    delay: float
+    is_expected: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Never:
+    """It has been put off as often, or as long, as it may be.
+
+    Attributes:
+        reason: For the dead letter.
+    """
+
+    reason: str
+
+
+def put_off(config: Config, job: Job, error: BaseException) -> Later | Never | None:
+    """Whether an error that escaped a run puts it off; `None` if it says nothing of that."""
+    if (seconds := _snooze_seconds(error)) is not None:
+        return _snoozed(job, seconds)
+    if is_another_tasks(error):
+        return None
+    if isinstance(error, ReferenceUnavailable):
+        again = replace(job.message, postponed=job.message.postponed + 1)
+        return Later(again, postponement_delay(again.postponed))
+    if isinstance(error, NotYetKnown) and not job.has_begun:
+        return unknown(config, job.message)
+    return None
+
+
+def unknown(config: Config, message: Message) -> Later | Never:
+    """What becomes of a message that names what newer code may know."""
+    now = int(time() * 1000)
+    since = message.unknown_since_ms or now
+    left = config.unknown_for - (now - since) / 1000
+    if left <= 0:
+        return Never("the message cannot be run")
+    again = replace(message, postponed=message.postponed + 1, unknown_since_ms=since)
+    delay = min(postponement_delay(again.postponed), left)
+    return Later(again, delay, is_expected=message.unknown_since_ms > 0)
+
+
+def _snooze_seconds(error: BaseException) -> float | None:
+    """How long the task wants to be put off: the longest of a group of `Snooze`; else `None`."""
+    snoozes = [*leaves(error)]
+    if not all(isinstance(e, Snooze) and not is_another_tasks(e) for e in snoozes):
+        return None
+    # An attribute that a task or a subclass may have set to anything.
+    return max(filter(is_delay, (getattr(e, "seconds", None) for e in snoozes)), default=None)
+
+
+def _snoozed(job: Job, seconds: float) -> Later | Never:
+    snoozes, most = job.message.snoozes + 1, job.options.max_snoozes
+    if most is not None and snoozes > most:
+        return Never(f"put off {most} times, as often as max_snoozes allows")
+    again = replace(job.message, postponed=0, snoozes=snoozes, unknown_since_ms=0)
+    return Later(again, seconds, is_expected=True)
