@@ -23,6 +23,7 @@ from asynctasq import TaskStatus, Worker, events
 from asynctasq.adapters import hookspecs, plugins
 from asynctasq.cli import cli
 from asynctasq.loading import load_modules
+from asynctasq.tasks.task import registry
 from click.testing import CliRunner
 
 from .conftest import ROOT, Page, install
@@ -92,7 +93,10 @@ def toy(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     adapters = plugins.Adapters({"toy": asynctasq_toy})
     monkeypatch.setattr(plugins, "_installed", adapters)
     asynctasq.init(driver="memory")
+    tasks = set(registry)
     yield asynctasq_toy
+    for name in registry.keys() - tasks:  # no other test's worker can run them
+        del registry[name]
     for name in ("toyorm", "asynctasq_toy"):
         sys.modules.pop(name, None)
     monkeypatch.undo()
