@@ -48,7 +48,7 @@ def database() -> Iterator[str]:
 
 def administer(statement: str) -> None:
     with psycopg.connect(postgres_url(), autocommit=True) as connection:
-        connection.execute(statement)  # type: ignore[arg-type]
+        connection.execute(statement)
 
 
 class Account:
@@ -56,7 +56,9 @@ class Account:
 
     def __init__(self, database: str) -> None:
         with psycopg.connect(database) as connection:
-            chains = connection.execute("SELECT id, value FROM chains").fetchall()
+            chains: list[tuple[Any, Any]] = connection.execute(
+                "SELECT id, value FROM chains"
+            ).fetchall()
             effects = connection.execute(
                 "SELECT chain_id, step FROM effects ORDER BY chain_id, step"
             ).fetchall()

@@ -9,7 +9,7 @@ from asynctasq.brokers.redis.broker import RedisBroker
 from asynctasq.brokers.sqlite.broker import SQLiteBroker
 from asynctasq.services import running
 from asynctasq.services.relay import Relay
-from killed_at_call import _deadly
+from killed_at_call import _deadly  # type: ignore[import-not-found]
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 
 for _broker in (RedisBroker, SQLiteBroker):

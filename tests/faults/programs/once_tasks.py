@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from typing import Any
 
 from asynctasq import task
 from asynctasq_sqlalchemy import create_worker_session_factory, tables, task_session
@@ -15,7 +16,7 @@ LENGTH = 3
 
 
 class Base(DeclarativeBase):
-    pass
+    _asynctasq_session_factory: Any
 
 
 class Chain(Base):
@@ -39,14 +40,14 @@ class Effect(Base):
 
 tables(Base.metadata)
 if url := os.environ.get("ONCE_DATABASE_URL"):
-    Base._asynctasq_session_factory = create_worker_session_factory(url)  # type: ignore[attr-defined]
+    Base._asynctasq_session_factory = create_worker_session_factory(url)
 
 
 @task(atomic=True, result_ttl=60)
 async def advance(chain: Chain, step: int) -> int:
     """One step, which dispatches the next."""
     session = task_session()
-    chain.value = Chain.value + 1  # type: ignore[assignment]
+    chain.value = Chain.value + 1
     session.add(Effect(chain_id=chain.id, step=step))
     if step + 1 < LENGTH:
         await advance(chain, step + 1).dispatch()
@@ -55,7 +56,7 @@ async def advance(chain: Chain, step: int) -> int:
 
 async def begin(chains: int) -> None:
     """Begin chains, each in a transaction of its own."""
-    async with Base._asynctasq_session_factory() as session:  # type: ignore[attr-defined]
+    async with Base._asynctasq_session_factory() as session:
         for _ in range(chains):
             chain = Chain()
             session.add(chain)
