@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -11,11 +12,12 @@ import asynctasq
 import asynctasq.adapters.plugins
 import asynctasq.app
 import asynctasq_opentelemetry.plugin
+import asynctasq_opentelemetry.tracing
 import pytest
 import pytest_asyncio
 from asynctasq import Worker
 from asynctasq.adapters.plugins import Adapters
-from opentelemetry import metrics, trace
+from opentelemetry import metrics
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -27,18 +29,19 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "core" / "application"))
 
 from toy_orm import Toy, User
 
-tracer = trace.get_tracer("application")
+exported = InMemorySpanExporter()
+provider = TracerProvider()
+provider.add_span_processor(SimpleSpanProcessor(exported))
+tracer = provider.get_tracer("application")
 Named = Callable[[str], list[ReadableSpan]]
 
 
-@pytest.fixture(scope="session")
-def exporter() -> InMemorySpanExporter:
-    """A process has one provider, set once."""
-    exporter = InMemorySpanExporter()
-    provider = TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    trace.set_tracer_provider(provider)
-    return exporter
+@pytest.fixture(autouse=True)
+def _recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by the provider of the process, which would record the tests of others too."""
+    monkeypatch.setattr(
+        asynctasq_opentelemetry.tracing, "_tracer", provider.get_tracer("asynctasq")
+    )
 
 
 @pytest.fixture(scope="session")
@@ -63,12 +66,12 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Toy]:
 
 
 @pytest.fixture
-def named(exporter: InMemorySpanExporter) -> Named:
+def named() -> Named:
     """The spans of a test by name, in the order in which they ended."""
-    exporter.clear()
+    exported.clear()
 
     def named(name: str) -> list[ReadableSpan]:
-        return [span for span in exporter.get_finished_spans() if span.name == name]
+        return [span for span in exported.get_finished_spans() if span.name == name]
 
     return named
 
@@ -231,9 +234,7 @@ async def test_metrics_count_and_measure(reader: InMemoryMetricReader) -> None:
 
 
 @pytest_asyncio.fixture
-async def shop(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, exporter: InMemorySpanExporter
-) -> AsyncIterator[Any]:
+async def shop(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterator[Any]:
     """A SQLAlchemy application whose engine is instrumented."""
     import asynctasq_sqlalchemy.adapter
     from opentelemetry.instrumentation.sqlalchemy import SQLAlchemyInstrumentor
@@ -253,7 +254,9 @@ async def shop(
     monkeypatch.setattr(asynctasq.adapters.plugins, "_installed", Adapters(plugins))
     monkeypatch.setattr(asynctasq.app, "_current", None)
     asynctasq.init(driver="memory")
-    SQLAlchemyInstrumentor().instrument(engine=engine.sync_engine, skip_dep_check=True)
+    SQLAlchemyInstrumentor().instrument(
+        engine=engine.sync_engine, skip_dep_check=True, tracer_provider=provider
+    )
     yield sessions
     SQLAlchemyInstrumentor().uninstrument()
     await engine.dispose()
@@ -280,3 +283,37 @@ async def test_queries_stand_below_the_fetch_and_the_run(named: Named, shop: Any
 
 def _database(shop: Any) -> str:
     return str(shop.kw["bind"].url.database)
+
+
+def test_the_provider_of_the_process_is_used(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(_PROGRAM)
+    done = subprocess.run(
+        [sys.executable, str(program)], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.split() == ["dispatch-default", "run-default", "1"]
+
+
+_PROGRAM = """
+import asyncio, asynctasq
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+asynctasq.init(driver="memory")
+exporter, provider = InMemorySpanExporter(), TracerProvider()
+provider.add_span_processor(SimpleSpanProcessor(exporter))
+
+@asynctasq.task
+async def f(): ...
+
+async def main():
+    trace.set_tracer_provider(provider)
+    await f().dispatch()
+    await asynctasq.Worker(burst=True).run()
+
+asyncio.run(main())
+spans = exporter.get_finished_spans()
+print(*(span.name.replace(" ", "-") for span in spans), len({s.context.trace_id for s in spans}))
+"""
