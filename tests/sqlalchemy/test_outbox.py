@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import asynctasq
@@ -13,7 +16,7 @@ import pytest
 import pytest_asyncio
 from asynctasq import TaskStatus, dispatch_many, task
 from asynctasq.app import App
-from asynctasq.brokers import Broker
+from asynctasq.brokers import Broker, Outgoing
 from asynctasq.sending import tables
 from asynctasq.sending.preparing import prepare
 from asynctasq.services.relay import Relay
@@ -43,6 +46,17 @@ async def outbox(store: Store, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
     yield asynctasq.app.current()
     if (opened := asynctasq.app.current().outbox) is not None:
         await opened.flush()
+
+
+@pytest.fixture
+def outbox_tables(lite: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tables, in the SQLite database."""
+    monkeypatch.setattr(asynctasq.app, "_current", None)
+    with lite.setup() as session:
+        for statement in tables.creation("sqlite"):
+            session.execute(text(statement.sql))
+        session.execute(text(f"DELETE FROM {tables.OUTBOX}"))
+        session.commit()
 
 
 def _dialect(store: Store) -> Any:
@@ -166,3 +180,85 @@ async def test_the_relay_sends_what_a_process_left(store: Store, outbox: App) ->
     await relay.turn()
     assert rows(store) == 0
     assert await waiting(outbox.open_broker()) == 5
+
+
+async def test_a_call_with_several_new_rows_is_kept_once(store: Store, outbox: App) -> None:
+    async with opened(store) as session:
+        users = [User(name=str(n)) for n in range(2)]
+        session.add_all(users)
+        await _done(session.flush())
+        handle = await both(*users).dispatch()
+        with store.counted() as statements:
+            await _done(session.commit())
+    assert sum(s.startswith(f"INSERT INTO {tables.OUTBOX}") for s in statements) == 1
+    await becomes(lambda: rows(store) == 0)
+    assert await handle.status() is TaskStatus.WAITING
+    assert await waiting(outbox.open_broker()) == 1
+
+
+@task(queue="outbox")
+async def both(one: User, other: User) -> None: ...
+
+
+def test_statements_are_bounded_by_bytes() -> None:
+    messages = [Outgoing("q", str(n), b"x" * 1_500_000) for n in range(5)]
+    sizes = [len(statement.parameters) // 6 for statement in tables.insertion(messages)]
+    assert sizes == [2, 2, 1]
+
+
+PROGRAM = """
+import asyncio, sys
+sys.path.insert(0, {project!r})
+import asynctasq
+from sashop import Base, User
+from sqlalchemy import create_engine
+from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
+from sqlalchemy.orm import sessionmaker
+
+asynctasq.init(sqlite={queue!r}, outbox=True)
+
+@asynctasq.task
+async def greet(user: User) -> None: ...
+
+async def on_loop() -> None:
+    engine = create_async_engine("sqlite+aiosqlite:///" + {database!r})
+    Base._asynctasq_session_factory = async_sessionmaker(engine)
+    async with Base._asynctasq_session_factory() as session:
+        session.add(user := User(name="a"))
+        await session.flush()
+        await greet(user).dispatch()
+        await session.commit()
+    await engine.dispose()
+
+def in_thread() -> None:
+    Base._asynctasq_session_factory = sessionmaker(create_engine("sqlite:///" + {database!r}))
+    with Base._asynctasq_session_factory() as session:
+        session.add(user := User(name="a"))
+        session.flush()
+        greet(user).dispatch_sync()
+        session.commit()
+
+asyncio.run(on_loop()) if {is_async} else in_thread()
+"""
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+def test_a_program_that_ends_after_its_commit_leaves_nothing_in_the_outbox(
+    lite: Store, outbox_tables: None, tmp_path: Path, is_async: bool
+) -> None:
+    project = Path(__file__).parent / "project"
+    queue = tmp_path / "queue.db"
+    code = PROGRAM.format(
+        project=str(project), queue=str(queue), database=lite.url.database, is_async=is_async
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert rows(lite) == 0
+    asynctasq.init(sqlite=str(queue))
+
+    async def count() -> int:
+        return sum(s.waiting for s in await asynctasq.app.current().open_broker().stats())
+
+    assert asyncio.run(count()) == 1
