@@ -26,7 +26,7 @@ from .server import Server, bounded
 logger = logging.getLogger(__name__)
 
 #: Seconds for which one is said to wait, and after which that is said again.
-_SAID_SECONDS, _AGAIN_SECONDS = 4.0, 1.5
+_SAID_SECONDS, _AGAIN_SECONDS = 8.0, 3.0
 #: Seconds for which a topic that nobody waits on any more is still listened to, so that takes which
 #: follow each other cost nothing; and until the connection is closed when nobody waits at all.
 _KEPT_SECONDS, _IDLE_SECONDS = 5.0, 30.0
@@ -181,7 +181,7 @@ class Wakes:
                 if now < opened.connect_at:
                     return False
                 options = self._address.listen_options
-                opened.connection = await asyncpg.connect(**options, statement_cache_size=0)
+                opened.connection = await asyncpg.connect(**options)
                 opened.connection.add_termination_listener(opened.ended)
             saying = self._say_on(opened, topics)
             await bounded(opened.connection, saying, now + self._server.timeout_seconds)
