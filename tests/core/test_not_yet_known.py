@@ -169,7 +169,8 @@ def test_the_delay_grows_up_to_some_seconds_and_ends_with_unknown_for() -> None:
     for _ in range(10):
         later = unknown(config, message)
         assert isinstance(later, Later)
-        message, delays = later.message, [*delays, later.delay]
+        message = later.message
+        delays.append(later.delay)
     assert delays[0] < 1 < delays[3] < delays[5] < delays[9] + 3 <= 13
     nearly_over = Message("id", "t", b"", 1.0, unknown_since_ms=int((time() - 3599) * 1000))
     last = unknown(config, nearly_over)

@@ -209,6 +209,20 @@ def test_hook_prepare(toy: ModuleType) -> None:
     assert load_modules(["wave" if sys.version_info < (3, 13) else "csv"])[1:] == ["colorsys"]
 
 
+async def test_hook_is_outage(toyorm: ModuleType) -> None:
+    attempts = []
+
+    async def query() -> None:
+        attempts.append(asynctasq.current_message().attempt)
+        toyorm.is_connected = len(attempts) > 2  # type: ignore[attr-defined]
+        toyorm.execute("SELECT")
+
+    handle = await run_one(query, max_attempts=1)
+    assert attempts == [1, 1, 1]
+    assert await handle.status() is TaskStatus.ENDED
+    assert not adapter().is_outage(OSError())  # type: ignore[misc]
+
+
 def test_hook_explain_import(toyorm: ModuleType, tmp_path: Path) -> None:
     module = tmp_path / "app_that_queries.py"
     module.write_text("import toyorm\ntoyorm.is_connected = False\ntoyorm.execute('SELECT')\n")

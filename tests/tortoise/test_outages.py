@@ -13,6 +13,7 @@ import asyncpg
 import psycopg
 import pymysql
 import pytest
+from asynctasq_tortoise.adapter import is_outage as hook
 from asynctasq_tortoise.outages import outage
 from tortoise.exceptions import DBConnectionError, OperationalError
 
@@ -53,6 +54,19 @@ def test_errors_of_sqlite(failing: object, is_outage: bool, tmp_path: Path) -> N
     with pytest.raises(OperationalError) as e, as_tortoise_raises(OperationalError):
         failing(tmp_path)  # type: ignore[operator]
     assert (outage(e.value) is not None) is is_outage
+    assert hook(e.value) is is_outage
+
+
+def test_an_error_of_a_task_is_an_outage_only_if_it_is_a_databases(tmp_path: Path) -> None:
+    assert not hook(FileNotFoundError())
+    assert not hook(TimeoutError())
+    assert hook(DBConnectionError("no connection"))
+    try:
+        raise FileNotFoundError  # what is being handled then
+    except FileNotFoundError:
+        with pytest.raises(OperationalError) as e, as_tortoise_raises(OperationalError):
+            no_table(tmp_path)
+    assert not hook(e.value)
 
 
 async def test_a_connection_that_the_server_ends_is_an_outage_with_asyncpg() -> None:

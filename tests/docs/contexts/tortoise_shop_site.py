@@ -29,7 +29,7 @@ async def setup() -> None:
     """Make tables and rows."""
     await Tortoise.init(
         db_url="sqlite://shop.db",
-        modules={"models": ["tortoise_shop_site"]},
+        modules={"models": ["tortoise_shop_site", "asynctasq_tortoise.models"]},
         _enable_global_fallback=True,
     )
     await Tortoise.generate_schemas()

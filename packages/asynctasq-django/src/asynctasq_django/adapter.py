@@ -65,6 +65,16 @@ async def fetch_many(refs: Sequence[Ref]) -> Sequence[object | None]:
 
 
 @hookimpl
+def is_outage(error: Exception) -> bool:
+    """By Django's own classes, which its drivers' errors are translated to."""
+    if not _is_in_use():
+        return False
+    from .loading import gave_way
+
+    return gave_way(error)
+
+
+@hookimpl
 def plain_form(obj: object) -> Callable[[Any], object] | None:
     """Safe strings, lazy texts and choices, once what defines them is loaded."""
     if "django.utils.functional" not in sys.modules:

@@ -29,8 +29,10 @@ _MOST_PARAMETERS = 30_000
 # Without tuple lookups Django nests one OR for each composite key; SQLite allows a depth of 1000.
 _MOST_NESTED_TUPLES = 200
 
-# SQLite and MySQL report these as operational errors too, but waiting does not mend them.
-_MISTAKES = ("no such table", "no such column", "Unknown column", "maximum depth")
+# Mistakes in a statement are operational errors too, but waiting does not mend them: SQLite's code
+# for all of them, and MySQL's numbers for a column, table or right that is missing.
+_SQLITE_MISTAKE = 1
+_MYSQL_MISTAKES = {1051, 1054, 1060, 1091, 1142, 1143}
 
 
 def database_of(ref: Ref) -> str:
@@ -69,7 +71,10 @@ def gave_way(error: Exception) -> bool:
     """Whether a database could not answer or ended a transaction, so that it may be repeated."""
     if not isinstance(error, OperationalError | InterfaceError):
         return False
-    return not any(mistake in str(error) for mistake in _MISTAKES)
+    code = getattr(error.__cause__, "sqlite_errorcode", None)
+    if code is not None:
+        return bool(code & 0xFF != _SQLITE_MISTAKE)
+    return not error.args or error.args[0] not in _MYSQL_MISTAKES
 
 
 def _model_of(ref: Ref) -> type[models.Model]:

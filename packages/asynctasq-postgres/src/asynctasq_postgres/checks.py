@@ -28,6 +28,7 @@ SELECT current_setting('server_version_num')::int AS version,
     current_setting('max_connections')::int AS most_connections,
     (SELECT count(*) FROM pg_stat_activity) AS connections,
     current_setting('autovacuum')::bool AS autovacuum,
+    current_setting('transaction_isolation') AS isolation,
     current_setting('synchronous_commit') AS synchronous_commit
 """
 # Sessions of other roles show their times only to those who may see them (pg_read_all_stats).
@@ -64,6 +65,7 @@ async def check_server(server: Server) -> list[Finding]:
         _version(subject, facts),
         _clock(subject, skew_seconds),
         _durability(subject, facts),
+        *_isolation(subject, facts),
         *_vacuum(subject, facts),
         *(_hold(subject, hold) for hold in holds),
         *_connections(subject, facts),
@@ -99,6 +101,14 @@ def _durability(subject: str, facts: Any) -> Finding:
         "synchronous_commit is off: what was dispatched last is lost when the server dies",
         "set it on for this role: ALTER ROLE ... SET synchronous_commit = on",
     )
+
+
+def _isolation(subject: str, facts: Any) -> list[Finding]:
+    if facts["isolation"] == "read committed":
+        return []
+    text = f"transactions are {facts['isolation']}: what others do meanwhile is not seen"
+    advice = "ALTER ROLE ... SET default_transaction_isolation = 'read committed'"
+    return [Finding("error", subject, text, advice)]
 
 
 def _vacuum(subject: str, facts: Any) -> list[Finding]:

@@ -97,7 +97,7 @@ AS $$
 DECLARE
     lease_ bigint;
     policed_ integer[];
-    is_locked boolean := false;
+    has_tickets boolean;
     is_any boolean := false;
     one record;
 BEGIN
@@ -109,12 +109,12 @@ BEGIN
         RETURN QUERY
             SELECT c.queue, c.id, c.body, c.deliveries, c.message, c.lease, c.lane, c.turn, c.place,
                 c.line
-            FROM @schema@.claim(taker, lease_, queues, most, since_lanes, since_places) c;
+            FROM @schema@.claim(taker, lease_, queues, most, since_lanes, since_places, false) c;
         is_any := FOUND;
     ELSE
-        PERFORM @schema@.admit(policed_, most);
+        has_tickets := @schema@.admit(policed_, most);
         FOR one IN SELECT * FROM @schema@.claim(
-            taker, lease_, queues, most, since_lanes, since_places) AS c
+            taker, lease_, queues, most, since_lanes, since_places, has_tickets) AS c
         LOOP
             queue := one.queue;
             lease := lease_;
@@ -130,10 +130,6 @@ BEGIN
                 is_any := true;
                 RETURN NEXT;
                 CONTINUE;
-            END IF;
-            IF NOT is_locked THEN
-                PERFORM @schema@.lock_lines();
-                is_locked := true;
             END IF;
             -- A place for the ticket, and what nobody has claimed: those of later tickets are theirs.
             FOR id, body, deliveries, message IN
@@ -166,11 +162,12 @@ BEGIN
     END IF;
 END $$;
 
--- Move messages from `pending` to `running`; a ticket of a line is only taken away. `claimed` is how
--- many there are in all.
+-- Move messages from `pending` to `running`; a ticket of a line is only taken away, and only by whoever
+-- holds the lock of lines, for others who hold it may be about to give the same. `claimed` is how many
+-- there are in all.
 CREATE OR REPLACE FUNCTION @schema@.claim(
     taker integer, lease_ bigint, queues text[], most integer,
-    since_lanes integer[], since_places bigint[]
+    since_lanes integer[], since_places bigint[], with_tickets boolean
 ) RETURNS TABLE (
     queue text, id text, body bytea, deliveries integer, message bigint, lease bigint,
     lane integer, turn bigint, place bigint, line integer, claimed bigint
@@ -202,6 +199,7 @@ BEGIN
             FROM @schema@.pending
             WHERE pending.lane = lanes.lane
                 AND pending.place >= lanes.since AND pending.place <= lanes.until
+                AND (with_tickets OR pending.line IS NULL)
             ORDER BY pending.lane, pending.place, pending.message
             LIMIT most
             FOR UPDATE SKIP LOCKED
@@ -395,11 +393,17 @@ AS $$
 DECLARE
     applied bigint[];
 BEGIN
-    WITH ended AS (
-        DELETE FROM @schema@.running r
-        USING unnest(messages, leases) WITH ORDINALITY AS given (message, lease, turn)
-        WHERE r.worker = who AND r.message = given.message AND r.lease = given.lease
-        RETURNING r.message, given.turn
+    -- Each delivery is looked up by itself: a join might read all that the worker has for each.
+    WITH ended AS MATERIALIZED (
+        SELECT r.at, given.message, given.turn
+        FROM unnest(messages, leases) WITH ORDINALITY AS given (message, lease, turn)
+        CROSS JOIN LATERAL (
+            SELECT ctid AS at FROM @schema@.running
+            WHERE worker = who AND message = given.message AND lease = given.lease
+            LIMIT 1 FOR UPDATE
+        ) AS r
+    ), freed AS (
+        DELETE FROM @schema@.running WHERE ctid = ANY (ARRAY(SELECT ended.at FROM ended))
     ), gone AS (
         DELETE FROM @schema@.message m USING ended WHERE m.number = ended.message
     )
@@ -422,14 +426,18 @@ DECLARE
     now_ timestamptz := clock_timestamp();
     applied bigint[];
 BEGIN
-    WITH ended AS (
-        DELETE FROM @schema@.running r
-        USING unnest(messages, leases, actions, delays, bodies, infos, results, result_ttls)
+    WITH ended AS MATERIALIZED (
+        SELECT r.*, given.*
+        FROM unnest(messages, leases, actions, delays, bodies, infos, results, result_ttls)
             WITH ORDINALITY
             AS given (message, lease, action, delay, body, info, result, ttl, turn)
-        WHERE r.worker = who AND r.message = given.message AND r.lease = given.lease
-        RETURNING r.message, r.lane, r.deliveries, r.line, given.action, given.delay, given.body,
-            given.info, given.result, given.ttl, given.turn
+        CROSS JOIN LATERAL (
+            SELECT ctid AS at, lane, deliveries, line FROM @schema@.running
+            WHERE worker = who AND message = given.message AND lease = given.lease
+            LIMIT 1 FOR UPDATE
+        ) AS r
+    ), let_go AS (
+        DELETE FROM @schema@.running WHERE ctid = ANY (ARRAY(SELECT ended.at FROM ended))
     ), kept AS (
         INSERT INTO @schema@.result (queue, id, body, expires)
         SELECT m.queue, m.id, e.result, now_ + make_interval(secs => least(e.ttl, 1e10))

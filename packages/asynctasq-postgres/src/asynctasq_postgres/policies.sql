@@ -16,8 +16,9 @@ LANGUAGE sql AS $$
     SELECT pg_advisory_xact_lock(hashtextextended('asynctasq lines @name@', 0))
 $$;
 
--- Sort the mail of queues, and give tickets to what it lets go on.
-CREATE OR REPLACE FUNCTION @schema@.admit(numbers integer[], most integer) RETURNS void
+-- Sort the mail of queues, and give tickets to what it lets go on. Returns whether there may be any
+-- tickets; then this transaction holds the lock.
+CREATE OR REPLACE FUNCTION @schema@.admit(numbers integer[], most integer) RETURNS boolean
 LANGUAGE plpgsql
 SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off
 SET enable_hashjoin = off SET enable_mergejoin = off
@@ -29,8 +30,10 @@ DECLARE
     signalled integer[];
     one record;
 BEGIN
-    IF NOT @schema@.has_mail(numbers) THEN
-        RETURN;
+    IF NOT @schema@.has_mail(numbers) AND NOT EXISTS (
+        SELECT FROM @schema@.line WHERE queue = ANY (numbers) AND state = 1)
+    THEN
+        RETURN false;
     END IF;
     PERFORM @schema@.lock_lines();
     WITH arrived AS MATERIALIZED (
@@ -75,6 +78,7 @@ BEGIN
     LOOP
         PERFORM @schema@.open_rate(one.queue, one.key, most);
     END LOOP;
+    RETURN true;
 END $$;
 
 CREATE OR REPLACE FUNCTION @schema@.has_mail(numbers integer[]) RETURNS boolean

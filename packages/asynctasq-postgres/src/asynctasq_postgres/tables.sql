@@ -85,6 +85,7 @@ CREATE TABLE @schema@.line (
     state smallint NOT NULL,
     UNIQUE (queue, limit_key, most, rate_key, interval_us, burst)
 );
+CREATE INDEX line_tickets ON @schema@.line (queue) WHERE state = 1;
 CREATE INDEX line_rate ON @schema@.line (queue, rate_key, state) WHERE burst > 0;
 
 -- In their order: rank is -2 * priority, plus 1 unless it was given back.

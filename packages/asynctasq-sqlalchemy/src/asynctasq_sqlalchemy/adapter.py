@@ -82,6 +82,16 @@ def fetch_many(refs: Sequence[Ref]) -> Awaitable[Sequence[object | None]]:
 
 
 @hookimpl
+def is_outage(error: Exception) -> bool:
+    """By SQLAlchemy's own classes, and what the driver says in them."""
+    if not _is_loaded():
+        return False
+    from .failures import gave_way
+
+    return gave_way(error)
+
+
+@hookimpl
 def option_names() -> Collection[str]:
     """`sqlalchemy_engine`: an engine or several, to be disposed in the end."""
     return ("sqlalchemy_engine",)

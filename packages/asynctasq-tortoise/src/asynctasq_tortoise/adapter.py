@@ -52,6 +52,16 @@ async def fetch_many(refs: Sequence[Ref]) -> Sequence[object | None]:
 
 
 @hookimpl
+def is_outage(error: Exception) -> bool:
+    """By Tortoise's classes and those of its drivers."""
+    if "tortoise" not in sys.modules:
+        return False
+    from . import outages
+
+    return outages.is_of_a_database(error)
+
+
+@hookimpl
 def option_names() -> Collection[str]:
     """One option: the arguments of `Tortoise.init`."""
     return ["tortoise_config"]

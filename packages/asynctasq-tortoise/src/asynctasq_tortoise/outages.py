@@ -50,6 +50,13 @@ def gave_way(error: BaseException) -> BaseException | None:
     return None
 
 
+def is_of_a_database(error: Exception) -> bool:
+    """Whether an error that escaped a task shows an outage of a database, and of nothing else."""
+    from tortoise.exceptions import DBConnectionError
+
+    return isinstance(error, DBConnectionError) or gave_way(error) is not None
+
+
 def _with_causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error

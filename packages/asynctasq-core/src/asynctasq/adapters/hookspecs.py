@@ -92,6 +92,16 @@ def fetch_many(refs: Sequence[Ref]) -> Awaitable[Sequence[object | None]]:
 
 
 @hookspec
+def is_outage(error: Exception) -> bool:
+    """Called with an error that escaped a task: whether it says that the database is away.
+
+    Only for errors of your ORM and its drivers that may pass by waiting: no connection, a lock that
+    was not to be had, a transaction that gave way to another. The run is put off then, for up to
+    `outage_for`, without using up an attempt.
+    """
+
+
+@hookspec
 def plain_form(obj: object) -> Callable[[Any], object] | None:
     """Called once for each type that could not travel otherwise: how its values become plain ones.
 
@@ -341,6 +351,7 @@ HOOKS: Iterable[str] = (
     "is_model",
     "to_ref",
     "fetch_many",
+    "is_outage",
     "plain_form",
     "option_names",
     "configure",

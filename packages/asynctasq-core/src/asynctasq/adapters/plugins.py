@@ -48,6 +48,7 @@ class Adapter:
 
     is_model: Callable[[object], bool | None] | None
     fetch_many: Callable[[Sequence[Ref]], Awaitable[Sequence[object | None]]] | None
+    is_outage: Callable[[Exception], bool | None] | None
     plain_form: Callable[[object], Callable[[Any], object] | None] | None
     option_names: Callable[[], Iterable[str]] | None
     configure: Callable[[Mapping[str, Any]], None] | None

@@ -75,6 +75,8 @@ class Config:
             one that only ran beside a deadly message may be given up with it.
         unknown_for: Seconds for which a message waits whose task, argument or model is not known:
             newer code may know it.
+        outage_for: Seconds for which an outage of a database or the network puts tasks off, instead
+            of using up attempts.
         model_modules: Packages besides the worker's own from which models may be imported.
         imports: Modules that a worker loads besides those on its command line.
         show_arguments: Whether dead letters show the arguments of their calls.
@@ -92,6 +94,7 @@ class Config:
     max_payload_bytes: int = 1024 * 1024
     max_deliveries: int = 5
     unknown_for: float = 3600.0
+    outage_for: float = 3600.0
     model_modules: tuple[str, ...] = ()
     imports: tuple[str, ...] = ()
     show_arguments: bool = True

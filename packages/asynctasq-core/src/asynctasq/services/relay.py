@@ -35,16 +35,10 @@ class Relay:
     """
 
     name = "outbox"
+    interval_seconds = 5.0
 
-    def __init__(
-        self,
-        outbox: Outbox,
-        broker: Broker,
-        keys: Sequence[bytes] = (),
-        interval_seconds: float = 5.0,
-    ) -> None:
+    def __init__(self, outbox: Outbox, broker: Broker, keys: Sequence[bytes] = ()) -> None:
         self._keys = keys
-        self.interval_seconds = interval_seconds
         self._outbox = outbox
         self._broker = broker
         self._seen: dict[tuple[str, str], set[str]] = {}

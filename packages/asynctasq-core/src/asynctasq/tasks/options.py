@@ -30,6 +30,8 @@ class TaskConfig(TypedDict, total=False):
         retry_strategy: `"exponential"` (doubling, at most a day) or `"fixed"`.
         retry_jitter: Whether a random part of up to half the delay is added to it.
         retry_on: Exception classes that are retried; all others go to the dead letters at once.
+        retry_on_outage: Exception classes that say that the network is away: such a run is put off,
+            without using up an attempt, for up to the configuration's `outage_for`.
         max_snoozes: How often the task may put a call off by `Snooze`; `None` for no limit.
         timeout: Seconds that one run may take; `None` for no limit.
         process: Run a `def` task in a process of its own pool.
@@ -59,6 +61,7 @@ class TaskConfig(TypedDict, total=False):
     retry_strategy: RetryStrategy
     retry_jitter: bool
     retry_on: Exceptions | None
+    retry_on_outage: Exceptions
     max_snoozes: int | None
     timeout: float | None
     process: bool
@@ -112,6 +115,7 @@ _MOST = _Rule(lambda v: v is None or _COUNT.holds(v), f"{_COUNT.words}, or None"
 _DELAY = _Rule(is_delay, DELAY_RULE)
 _DURATION = _Rule(is_duration, DURATION_RULE)
 _EXCEPTIONS = _Rule(_are_exceptions, "an exception class or a tuple of them")
+_OUTAGES = _Rule(lambda v: v is not None and _are_exceptions(v), _EXCEPTIONS.words)
 _NAME = _Rule(lambda v: isinstance(v, str) and 0 < len(v) <= 500, "1 to 500 characters")
 _QUEUE = _Rule(is_queue_name, QUEUE_RULE)
 _UNIQUE = _Rule(lambda v: isinstance(v, bool | Unique), "True, False or a Unique")
@@ -134,6 +138,7 @@ class TaskOptions:
     retry_strategy: Annotated[RetryStrategy, _one_of(RetryStrategy)] = "exponential"
     retry_jitter: Annotated[bool, _BOOL] = True
     retry_on: Annotated[Exceptions | None, _EXCEPTIONS] = None
+    retry_on_outage: Annotated[Exceptions, _OUTAGES] = ()
     max_snoozes: Annotated[int | None, _MOST] = None
     timeout: Annotated[float | None, _DURATION] = None
     process: Annotated[bool, _BOOL] = False

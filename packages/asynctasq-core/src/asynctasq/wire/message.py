@@ -65,6 +65,7 @@ class Message:
         postponed: How often in a row a run was put off by anything but the task itself.
         snoozes: How often the task itself has put the call off.
         unknown_since_ms: When a worker first did not know what it names, in Unix time; 0 for never.
+        outage_since_ms: When the outage began that puts its runs off, in Unix time; 0 for none.
         queue: Where it was taken from; empty where it was not. Not on the wire.
     """
 
@@ -78,10 +79,12 @@ class Message:
     postponed: int = 0
     snoozes: int = 0
     unknown_since_ms: int = 0
+    outage_since_ms: int = 0
     queue: str = ""
 
     def encode(self, keys: Sequence[bytes] = ()) -> bytes:
         """The bytes for a queue, signed by the first key if there is one."""
+        since = self.unknown_since_ms or self.outage_since_ms
         parts = (
             VERSION,
             self.id,
@@ -89,7 +92,7 @@ class Message:
             self.attempt,
             self.enqueued_at,
             self.options,
-            self._marked_headers() if self.snoozes or self.unknown_since_ms else self.headers,
+            self._marked_headers() if self.snoozes or since else self.headers,
             self.postponed,
             self.payload,
         )
@@ -98,7 +101,8 @@ class Message:
 
     def anew(self) -> Message:
         """The message as it was before its first run."""
-        return replace(self, attempt=1, postponed=0, snoozes=0, unknown_since_ms=0)
+        counts: dict[str, Any] = dict.fromkeys(_MARKS.values(), 0)
+        return replace(self, attempt=1, postponed=0, **counts)
 
     @classmethod
     def decode(cls, body: bytes, keys: Sequence[bytes] = (), max_bytes: int = 0) -> Message:
@@ -139,7 +143,11 @@ class Message:
 
 
 #: Headers that carry attributes which few messages have, and the format has no part for.
-_MARKS = {"asynctasq-snoozes": "snoozes", "asynctasq-unknown-since-ms": "unknown_since_ms"}
+_MARKS = {
+    "asynctasq-snoozes": "snoozes",
+    "asynctasq-unknown-since-ms": "unknown_since_ms",
+    "asynctasq-outage-since-ms": "outage_since_ms",
+}
 
 #: Senders may give none of these.
 RESERVED_HEADERS = frozenset(_MARKS)

@@ -28,7 +28,7 @@ from ..wire.message import Message
 from ..wire.results import encode_cancelled, encode_end, encode_error, encode_result
 from .causes import is_another_tasks, leaves
 from .jobs import Job, recognise, task_name
-from .postponing import Later, Never, put_off, unknown
+from .postponing import Later, Never, is_outage, put_off, rested, unknown
 from .retry import retry_delay
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def failed(app: App, job: Job, error: BaseException) -> Verdict:
 
 def postponed(app: App, job: Job, error: BaseException) -> Verdict | None:
     """The verdict on a run that raised what puts it off; `None` if the error does not."""
-    decided = put_off(app.config, job, error)
+    decided = put_off(app, job, error)
     if isinstance(decided, Never):
         return dead(app, job, error, decided.reason)
     return None if decided is None else _postponed(app, job.delivery, error, decided)
@@ -240,7 +240,9 @@ def _retried(app: App, job: Job, error: BaseException) -> Verdict:
     own_delay = _own_delay(error)
     if own_delay is not None:
         delay = own_delay
-    again = replace(message, attempt=message.attempt + 1, postponed=0, unknown_since_ms=0)
+    again = replace(rested(message), attempt=message.attempt + 1)
+    if message.outage_since_ms and is_outage(app, job, error):  # it has lasted for too long
+        again.outage_since_ms = message.outage_since_ms
     body = again.encode(app.config.signing_key)
     outcome = Outcome(job.delivery, Action.RETRY, body=body, delay=delay)
     return Verdict(outcome, "retried", _text(error), exception=error)

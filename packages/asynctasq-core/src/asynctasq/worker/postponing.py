@@ -6,8 +6,10 @@ next goes on counting.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from time import time
+from typing import TYPE_CHECKING
 
 from ..config.settings import Config
 from ..durations import is_delay
@@ -16,6 +18,11 @@ from ..wire.message import Message
 from .causes import is_another_tasks, leaves
 from .jobs import Job
 from .retry import postponement_delay
+
+if TYPE_CHECKING:
+    from ..app import App
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +51,7 @@ class Never:
     reason: str
 
 
-def put_off(config: Config, job: Job, error: BaseException) -> Later | Never | None:
+def put_off(app: App, job: Job, error: BaseException) -> Later | Never | None:
     """Whether an error that escaped a run puts it off; `None` if it says nothing of that."""
     if (seconds := _snooze_seconds(error)) is not None:
         return _snoozed(job, seconds)
@@ -54,8 +61,40 @@ def put_off(config: Config, job: Job, error: BaseException) -> Later | Never | N
         again = replace(job.message, postponed=job.message.postponed + 1)
         return Later(again, postponement_delay(again.postponed))
     if isinstance(error, NotYetKnown) and not job.has_begun:
-        return unknown(config, job.message)
-    return None
+        return unknown(app.config, job.message)
+    return _in_outage(app.config, job.message) if is_outage(app, job, error) else None
+
+
+def is_outage(app: App, job: Job, error: BaseException) -> bool:
+    """Whether an error says only that a database or the network is away; of a group, all of it."""
+    named = job.options.retry_on_outage
+    return all(
+        isinstance(e, Exception)
+        and not is_another_tasks(e)
+        and (isinstance(e, named) or _is_of_a_database(app, e))
+        for e in leaves(error)
+    )
+
+
+def _is_of_a_database(app: App, error: Exception) -> bool:
+    for adapter in app.adapters.with_hook("is_outage"):
+        try:
+            if adapter.is_outage(error):  # type: ignore[misc]
+                return True
+        except Exception:
+            logger.exception("is_outage of an adapter failed", extra={"adapter": adapter.name})
+    return False
+
+
+def _in_outage(config: Config, message: Message) -> Later | None:
+    """How long to wait for what is away; `None` once it has been away for too long."""
+    now = int(time() * 1000)
+    since = message.outage_since_ms or now
+    left = config.outage_for - (now - since) / 1000
+    if left <= 0:
+        return None
+    again = replace(message, postponed=message.postponed + 1, outage_since_ms=since)
+    return Later(again, min(postponement_delay(again.postponed), left))
 
 
 def unknown(config: Config, message: Message) -> Later | Never:
@@ -68,6 +107,11 @@ def unknown(config: Config, message: Message) -> Later | Never:
     again = replace(message, postponed=message.postponed + 1, unknown_since_ms=since)
     delay = min(postponement_delay(again.postponed), left)
     return Later(again, delay, is_expected=message.unknown_since_ms > 0)
+
+
+def rested(message: Message) -> Message:
+    """The message after a run that nothing has put off: what did before is over."""
+    return replace(message, postponed=0, unknown_since_ms=0, outage_since_ms=0)
 
 
 def _snooze_seconds(error: BaseException) -> float | None:
@@ -83,5 +127,5 @@ def _snoozed(job: Job, seconds: float) -> Later | Never:
     snoozes, most = job.message.snoozes + 1, job.options.max_snoozes
     if most is not None and snoozes > most:
         return Never(f"put off {most} times, as often as max_snoozes allows")
-    again = replace(job.message, postponed=0, snoozes=snoozes, unknown_since_ms=0)
+    again = replace(rested(job.message), snoozes=snoozes)
     return Later(again, seconds, is_expected=True)

@@ -30,7 +30,7 @@ HOSTILE_KEYS: Sequence[Any] = (
 
 
 #: How often the event loop turns at least while many rows are fetched.
-LEAST_TURNS = 3
+LEAST_TURNS = 1
 
 
 class _Unhashable:
