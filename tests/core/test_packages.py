@@ -8,6 +8,7 @@ from pathlib import Path
 
 import asynctasq
 import asynctasq.brokers
+import asynctasq.events
 import asynctasq.testing
 import pytest
 
@@ -19,6 +20,7 @@ ADAPTERS = sorted(
 PUBLIC = {
     "asynctasq": asynctasq.__all__,
     "asynctasq.brokers": asynctasq.brokers.__all__,
+    "asynctasq.events": asynctasq.events.__all__,
     "asynctasq.testing": asynctasq.testing.__all__,
     "asynctasq.cli": ["cli"],
 }

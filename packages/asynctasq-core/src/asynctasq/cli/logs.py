@@ -14,7 +14,7 @@ from typing import Any, TextIO
 from ..tasks.log_filter import TaskLogFilter
 
 LEVELS = ("debug", "info", "warning", "error")
-FORMATS = ("text", "json")
+FORMATS = ("text", "json", "terminal")
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -24,15 +24,24 @@ def configure(level: str, form: str) -> None:
 
     Args:
         level: One of `LEVELS`.
-        form: `text` for `key=value` after the message, `json` for one object per line.
+        form: `text` for `key=value` after the message, `json` for one object per line, `terminal`
+            for what somebody at a terminal wants to see.
     """
     output = _Output()
-    output.setFormatter(JsonLines() if form == "json" else KeyValueLines())
+    output.setFormatter(_formatter(form))
     output.addFilter(TaskLogFilter())
     logging.getLogger().addHandler(output)
     ours = logging.getLogger("asynctasq")
     if ours.level == logging.NOTSET and level.upper() != "WARNING":
         ours.setLevel(level.upper())
+
+
+def _formatter(form: str) -> logging.Formatter:
+    if form == "terminal":
+        from .terminal import TerminalLines
+
+        return TerminalLines()
+    return JsonLines() if form == "json" else KeyValueLines()
 
 
 def configure_application(level: str) -> None:
@@ -62,7 +71,8 @@ def _is_of_application(handler: logging.Handler) -> bool:
     return not isinstance(handler, _Output | logging.NullHandler)
 
 
-def _extra(record: logging.LogRecord) -> dict[str, Any]:
+def extra_fields(record: logging.LogRecord) -> dict[str, Any]:
+    """What a record says besides its message."""
     return {k: v for k, v in vars(record).items() if k not in _STANDARD and v is not None}
 
 
@@ -81,7 +91,7 @@ class KeyValueLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as text."""
-        extra = "".join(f" {k}={_word(v)}" for k, v in _extra(record).items())
+        extra = "".join(f" {k}={_word(v)}" for k, v in extra_fields(record).items())
         message = printable(record.getMessage())
         line = f"{_time(record)} {record.levelname} {record.name}: {message}{extra}"
         if trace := _traceback(self, record):
@@ -100,7 +110,7 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
             "pid": record.process,
-            **_extra(record),
+            **extra_fields(record),
         }
         if trace := _traceback(self, record):
             fields["traceback"] = trace

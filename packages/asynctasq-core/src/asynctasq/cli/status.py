@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,6 +22,7 @@ from .application import (
 )
 
 if TYPE_CHECKING:
+    from ..app import App
     from ..brokers import Broker, QueueStats, WorkerInfo
     from ..services.backlog import Backlog
 
@@ -28,36 +30,77 @@ if TYPE_CHECKING:
 @click.command("status")
 @module_option
 @json_option
-def command(modules: tuple[str, ...], as_json: bool) -> None:
+@click.option("--watch", is_flag=True, help="Go on showing it, until Ctrl-C.")
+@click.option(
+    "--every",
+    type=click.FloatRange(0.1),
+    default=1.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How often --watch looks.",
+)
+def command(modules: tuple[str, ...], as_json: bool, watch: bool, every: float) -> None:
     """Show the broker, its queues and its workers."""
-
     app = loaded(modules)
+    if watch:
+        from .watching import watch as watch_status
 
-    async def look(broker: Broker) -> tuple[str, list[QueueStats], list[WorkerInfo], list[Backlog]]:
-        queues, workers = await broker.stats(), await broker.workers()
-        return broker.describe(), queues, workers, await backlogs(app)
-
-    address, queues, workers, outboxes = with_broker(app, look)
-    if as_json:
-        content = {
-            "broker": address,
-            "queues": [asdict(q) for q in queues],
-            "workers": [asdict(w) for w in workers],
-            "outboxes": [_outbox(o) for o in outboxes],
-        }
-        click.echo(json.dumps(content, indent=2))
+        watch_status(app, every, as_json=as_json)
         return
-    click.echo(f"broker: {address}\n")
-    show(_queue_table(queues) if queues else "No queues yet.")
-    show(_worker_table(workers) if workers else "No workers.")
-    if outboxes:
-        show(_outbox_table(outboxes))
+    status = with_broker(app, lambda broker: look(app, broker))
+    if as_json:
+        click.echo(json.dumps(status.content(), indent=2))
+        return
+    click.echo(f"broker: {status.broker}\n")
+    show(*tables(status))
 
 
-def _queue_table(queues: list[QueueStats]) -> object:
-    shown = table("Queues", "queue", "waiting", "running", "delayed", "dead")
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What was there at one moment."""
+
+    broker: str
+    queues: list[QueueStats]
+    workers: list[WorkerInfo]
+    outboxes: list[Backlog]
+
+    def content(self) -> dict[str, object]:
+        """As JSON has it."""
+        return {
+            "broker": self.broker,
+            "queues": [asdict(q) for q in self.queues],
+            "workers": [asdict(w) for w in self.workers],
+            "outboxes": [_outbox(o) for o in self.outboxes],
+        }
+
+
+async def look(app: App, broker: Broker) -> Status:
+    """What is there now."""
+    queues, workers = await broker.stats(), await broker.workers()
+    return Status(broker.describe(), queues, workers, await backlogs(app))
+
+
+def tables(status: Status, growth: Mapping[str, float] | None = None) -> list[Any]:
+    """The status for people.
+
+    Args:
+        growth: By how many messages a second the line of each queue grows, if that is known.
+    """
+    shown: list[Any] = [
+        _queue_table(status.queues, growth) if status.queues else "No queues yet.",
+        _worker_table(status.workers) if status.workers else "No workers.",
+    ]
+    return [*shown, _outbox_table(status.outboxes)] if status.outboxes else shown
+
+
+def _queue_table(queues: list[QueueStats], growth: Mapping[str, float] | None) -> object:
+    more = () if growth is None else ("waiting/s",)
+    shown = table("Queues", "queue", "waiting", "running", "delayed", "dead", *more)
     for q in queues:
-        add_row(shown, q.name, *map(str, (q.waiting, q.running, q.delayed, q.dead)))
+        counts = [str(n) for n in (q.waiting, q.running, q.delayed, q.dead)]
+        if growth is not None:
+            counts.append(f"{growth[q.name]:+.1f}" if q.name in growth else "")
+        add_row(shown, q.name, *counts)
     return shown
 
 

@@ -15,6 +15,7 @@ from ..config.settings import QUEUE_RULE, is_queue_name
 from ..errors import BrokerError
 from ..worker import signals
 from . import logs
+from .terminal import is_watched
 
 if TYPE_CHECKING:
     from ..config import Config
@@ -132,11 +133,14 @@ def _split(ctx: click.Context, parameter: click.Parameter, value: str | None) ->
 @click.option(
     "--log-level",
     type=click.Choice(logs.LEVELS),
-    default="warning",
-    show_default=True,
-    help="`info` logs every finished task, `warning` only what went wrong.",
+    help="`info` logs every finished task, `warning` only what went wrong. By default `warning`; "
+    "`info` on a terminal.",
 )
-@click.option("--log-format", type=click.Choice(logs.FORMATS), default="text", show_default=True)
+@click.option(
+    "--log-format",
+    type=click.Choice(logs.FORMATS),
+    help="By default `text`; `terminal` on one.",
+)
 @click.option(
     "--health-port",
     type=click.IntRange(1, 65535),
@@ -153,7 +157,7 @@ def command(**options: Any) -> None:
 
     Modules may also come from ASYNCTASQ_IMPORTS.
     """
-    settings = Settings(**options)
+    settings = Settings(**_with_logging(options))
     logs.configure(settings.log_level, settings.log_format)
     if settings.link is not None:
         # A service manager signals every process, but only the parent counts signals; and one
@@ -162,6 +166,14 @@ def command(**options: Any) -> None:
     elif settings.reload or settings.processes > 1:
         raise SystemExit(_supervise(settings))
     _work(settings)
+
+
+def _with_logging(options: dict[str, Any]) -> dict[str, Any]:
+    """The options with what is logged where nothing says it: more to somebody who is looking."""
+    level, form = options["log_level"], options["log_format"]
+    if level is None and form is None and is_watched():
+        return {**options, "log_level": "info", "log_format": "terminal"}
+    return {**options, "log_level": level or "warning", "log_format": form or "text"}
 
 
 def _work(settings: Settings) -> None:
@@ -173,7 +185,8 @@ def _work(settings: Settings) -> None:
     link = None if settings.link is None else Link(settings.link)
 
     def ready(worker: Worker) -> None:
-        logs.configure_application(settings.log_level)
+        if settings.log_format != "terminal":  # whose level is for tasks
+            logs.configure_application(settings.log_level)
         _refuse_without_tasks(worker)
         if link is None:
             _say(_address(), worker.queues, settings)

@@ -1,0 +1,66 @@
+"""`asynctasq status --watch`: the status again and again."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from time import monotonic
+
+import click
+
+from ..app import App
+from ..errors import BrokerUnavailable
+from .status import Status, look, tables
+
+
+def watch(app: App, every: float, *, as_json: bool) -> None:
+    """Show the status every so many seconds, until Ctrl-C."""
+    try:
+        asyncio.run(_print_lines(app, every) if as_json else _show(app, every))
+    except KeyboardInterrupt:
+        return
+
+
+async def _print_lines(app: App, every: float) -> None:
+    async for found in _looks(app, every):
+        if isinstance(found, Status):
+            click.echo(json.dumps(found.content()))
+        else:
+            click.echo(json.dumps({"error": str(found)}))
+
+
+async def _show(app: App, every: float) -> None:
+    from rich.console import Group
+    from rich.live import Live
+    from rich.text import Text
+
+    before: tuple[float, Status] | None = None
+    with Live(auto_refresh=False) as live:
+        async for found in _looks(app, every):
+            if isinstance(found, Status):
+                now = (monotonic(), found)
+                parts = [Text(f"broker: {found.broker}\n"), *tables(found, _growth(before, now))]
+                before = now
+            else:
+                parts = [Text(f"broker unavailable, retrying: {found}")]
+            live.update(Group(*parts), refresh=True)
+
+
+async def _looks(app: App, every: float) -> AsyncIterator[Status | BrokerUnavailable]:
+    while True:
+        try:
+            yield await look(app, app.open_broker())
+        except BrokerUnavailable as e:
+            yield e
+        await asyncio.sleep(every)
+
+
+def _growth(before: tuple[float, Status] | None, now: tuple[float, Status]) -> dict[str, float]:
+    if before is None:
+        return {}
+    seconds = now[0] - before[0]
+    waited = {q.name: q.waiting for q in before[1].queues}
+    return {
+        q.name: (q.waiting - waited[q.name]) / seconds for q in now[1].queues if q.name in waited
+    }
