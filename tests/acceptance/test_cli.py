@@ -186,9 +186,11 @@ def test_an_unreachable_broker_is_one_line_and_exit_code_1(
 
 @one_broker
 def test_a_wrong_setting_is_one_line(place: Place) -> None:
-    done = place.run("status", ASYNCTASQ_DRIVER="postgres")
+    done = place.run("status", ASYNCTASQ_DRIVER="carrier-pigeon")
     assert done.returncode == 1
-    assert "driver must be one of memory, redis, sqlite, not 'postgres'" in done.stderr
+    assert (
+        "driver must be one of memory, postgres, redis, sqlite, not 'carrier-pigeon'" in done.stderr
+    )
 
 
 def test_status_counts_every_state_and_shows_workers(place: Place) -> None:
