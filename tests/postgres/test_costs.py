@@ -44,15 +44,17 @@ async def test_an_idle_worker_makes_no_more_than_two_statements_a_second(
     broker: PostgresBroker, url: str
 ) -> None:
     async with consuming(broker, "idle") as consumer:
-        assert await consumer.take(1, 0.1) == []
+        # All connections are open then, and all statements prepared.
+        assert await consumer.take(1, 4) == []
+        assert await asyncio.to_thread(consumer.renew, []) == []
         await asyncio.sleep(2)  # processes of the server report what they did within a second
         before, started = committed(url), time.monotonic()
         while time.monotonic() - started < 8:
             assert await consumer.take(1, 5) == []  # as a worker does
             assert await asyncio.to_thread(consumer.renew, []) == []
         seconds = time.monotonic() - started
-        # What was done just before the first count may be reported after it.
-        assert committed(url) - before <= 2 * seconds + 5
+        # The server's figure holds the counting too, and what was reported late.
+        assert committed(url) - before <= 2 * seconds + 10
 
 
 @pytest.mark.parametrize("broker_is_other", [False, True])
