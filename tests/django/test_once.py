@@ -13,6 +13,7 @@ import asynctasq
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 from asynctasq import SyncTask, TaskHandle, TaskStatus, Worker, dispatch_many_sync, task
+from asynctasq.adapters import plugins
 from asynctasq.app import App
 from asynctasq.brokers import Outgoing
 from asynctasq.deadletters import list_dead
@@ -20,7 +21,7 @@ from asynctasq.sending import tables
 from asynctasq.sending.preparing import prepare
 from asynctasq.services.relay import Relay
 from asynctasq.tasks.task import registry
-from asynctasq_django import select_for_update
+from asynctasq_django import adapter, select_for_update
 from django.core.management import call_command
 from django.db import connections, transaction
 from django.test.utils import CaptureQueriesContext
@@ -53,12 +54,14 @@ def alias(request: pytest.FixtureRequest, migrated: Callable[[str], str]) -> str
 def app(monkeypatch: pytest.MonkeyPatch) -> Iterator[App]:
     """An application with an outbox on the memory broker; its tasks are forgotten afterwards."""
     before = dict(registry)
+    monkeypatch.setattr(asynctasq.app, "_current", None)
+    # Not others, of whose databases other tests may know.
+    monkeypatch.setattr(plugins, "_installed", plugins.Adapters({"django": adapter}))
     defaults = {"queue": f"once-{uuid4().hex[:8]}", "max_attempts": 1}
     asynctasq.init(driver="memory", outbox=True, task_defaults=defaults)
     yield asynctasq.app.current()
     registry.clear()
     registry.update(before)
-    asynctasq.init(driver="memory")
 
 
 def query(alias: str, sql: str) -> list[Any]:

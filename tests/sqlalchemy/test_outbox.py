@@ -15,11 +15,13 @@ import asynctasq
 import pytest
 import pytest_asyncio
 from asynctasq import TaskStatus, dispatch_many, task
+from asynctasq.adapters import plugins
 from asynctasq.app import App
 from asynctasq.brokers import Broker, Outgoing
 from asynctasq.sending import tables
 from asynctasq.sending.preparing import prepare
 from asynctasq.services.relay import Relay
+from asynctasq_sqlalchemy import adapter
 from asynctasq_sqlalchemy.outbox import run
 from sashop import User
 from sqlalchemy import text
@@ -37,6 +39,8 @@ async def greet(user: User) -> None: ...
 async def outbox(store: Store, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[App]:
     """An application with an outbox on the memory broker, in this store's database."""
     monkeypatch.setattr(asynctasq.app, "_current", None)
+    # Not Django's, of whose databases other tests may know.
+    monkeypatch.setattr(plugins, "_installed", plugins.Adapters({"sqlalchemy": adapter}))
     with store.setup() as session:
         for statement in tables.creation("mysql" if store.server == "mysql" else _dialect(store)):
             session.execute(text(statement.sql))

@@ -12,9 +12,10 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
+from asynctasq.adapters import plugins
 from asynctasq.cli import cli
 from asynctasq.sending import tables as core
-from asynctasq_sqlalchemy import tables
+from asynctasq_sqlalchemy import adapter, tables
 from click.testing import CliRunner
 from sqlalchemy import URL, MetaData, create_engine, inspect, text
 from sqlalchemy.pool import NullPool
@@ -106,6 +107,8 @@ def test_doctor_and_status_tell_of_tables_and_of_what_waits(
     lite: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(asynctasq.app, "_current", None)
+    # Not Django's, of whose databases other tests may know.
+    monkeypatch.setattr(plugins, "_installed", plugins.Adapters({"sqlalchemy": adapter}))
 
     def output(*arguments: str) -> str:
         return CliRunner().invoke(cli, arguments).output

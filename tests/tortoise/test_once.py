@@ -12,6 +12,7 @@ import asynctasq
 import pytest
 import tortoise
 from asynctasq import TaskStatus, Worker, dispatch_many, task
+from asynctasq.adapters import plugins
 from asynctasq.app import App
 from asynctasq.brokers import Outgoing
 from asynctasq.deadletters import list_dead
@@ -19,7 +20,7 @@ from asynctasq.sending import tables
 from asynctasq.sending.preparing import prepare
 from asynctasq.services.relay import Relay
 from asynctasq.tasks.task import registry
-from asynctasq_tortoise import select_for_update
+from asynctasq_tortoise import adapter, select_for_update
 from asynctasq_tortoise.outbox import base_client, run
 from tortoise.transactions import in_transaction
 from tortoise_shop.models import Order, User
@@ -39,15 +40,17 @@ async def db(url: str, initialise: Initialise) -> str:
 
 
 @pytest.fixture
-async def app(db: str) -> AsyncIterator[App]:
+async def app(db: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[App]:
     """An application with an outbox on the memory broker; its tasks are forgotten afterwards."""
     before = dict(registry)
+    monkeypatch.setattr(asynctasq.app, "_current", None)
+    # Not others, of whose databases other tests may know.
+    monkeypatch.setattr(plugins, "_installed", plugins.Adapters({"tortoise": adapter}))
     defaults = {"queue": f"once-{uuid4().hex[:8]}", "max_attempts": 1}
     asynctasq.init(driver="memory", outbox=True, task_defaults=defaults)
     yield asynctasq.app.current()
     registry.clear()
     registry.update(before)
-    asynctasq.init(driver="memory")
 
 
 def name() -> str:
