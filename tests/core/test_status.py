@@ -127,7 +127,7 @@ async def test_many_calls_leave_the_event_loop_to_others(any_app: App) -> None:
     is_over.set()
     await serving
     assert len({handle.id for handle in handles}) == 5000
-    assert turns_meanwhile > 5
+    assert turns_meanwhile > 1
 
 
 async def test_a_dispatch_of_many_that_fails_registers_none(app: App) -> None:

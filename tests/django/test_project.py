@@ -66,7 +66,7 @@ def test_without_django_in_use_a_worker_does_not_import_it(run: Run) -> None:
     code = (
         "import sys, asynctasq; asynctasq.init(driver='memory');"
         "from asynctasq_django import adapter; assert list(adapter.prepare()) == [];"
-        "assert not adapter.is_model(object()); assert adapter.task_scope(None) is None;"
+        "assert not adapter.is_model(object()); assert adapter.task_scope() is None;"
         "assert adapter.thread_scope() is None; assert not adapter.owns_transaction('default');"
         "assert adapter.open_transaction() is None;"
         "assert adapter.explain_import(OSError()) is None;"

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import asynctasq
 import asynctasq.adapters.plugins
 import asynctasq.app
+import asynctasq.events.listening
 import pytest
 import redis.asyncio
 from asynctasq import Ref, Worker, class_path, dispatch_many, hookimpl, task
 from asynctasq.adapters.plugins import Adapters
+from asynctasq.events import wanted
 
 TASKS = 2000
 
@@ -76,12 +78,17 @@ class Calls:
 
 
 @pytest.fixture
-def configure(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+def configure(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
     """Core alone: adapters whose ORM other tests have imported put a scope round each run."""
     monkeypatch.setenv("ASYNCTASQ_PLUGINS", "")
     monkeypatch.setattr(asynctasq.adapters.plugins, "_installed", None)
     monkeypatch.setattr(asynctasq.app, "_current", None)
-    return asynctasq.init
+    # Nobody listens, whatever tests before this one left.
+    monkeypatch.setattr(asynctasq.events.listening, "_listening", [])
+    heard = dict(wanted)
+    wanted.clear()
+    yield asynctasq.init
+    wanted.update(heard)
 
 
 async def _calls_of_worker() -> float:

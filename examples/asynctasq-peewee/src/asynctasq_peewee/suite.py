@@ -98,9 +98,10 @@ class TestPeewee(AdapterSuite):
 
     @contextmanager
     def without_table(self) -> Any:
-        db.execute_sql('ALTER TABLE "user" RENAME TO "hidden"')
+        user = "user".join(db.quote)
+        db.execute_sql(f"ALTER TABLE {user} RENAME TO hidden")
         yield
-        db.execute_sql('ALTER TABLE "hidden" RENAME TO "user"')
+        db.execute_sql(f"ALTER TABLE hidden RENAME TO {user}")
 
     def connections(self) -> int:
         found = [c for c in gc.get_objects() if isinstance(c, sqlite3.Connection)]

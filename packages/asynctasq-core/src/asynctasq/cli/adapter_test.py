@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 
 import click
 
@@ -25,6 +26,8 @@ def command(name: str, self_check: bool, pytest_arguments: tuple[str, ...]) -> N
     Further arguments go to pytest.
     """
     try:
+        for needed in ("pytest", "pytest_asyncio", "pytest_timeout"):
+            import_module(needed)
         from ..testing import run_adapter_suite
     except ModuleNotFoundError as e:
         raise click.ClickException(

@@ -79,6 +79,8 @@ def check_variables(
         name = variable.removeprefix(PREFIX)
         if not variable.startswith(PREFIX) or name in readable:
             continue
+        if name.endswith(tuple(f"_{known}" for known in readable)):
+            continue  # a known name behind a prefix of somebody else's, such as TEST_REDIS_URL
         if name in others:
             near = ", ".join(sorted(PREFIX + r for r in readable if r.startswith(f"{name}_")))
             advice = f"; there are {near}" if near else ""

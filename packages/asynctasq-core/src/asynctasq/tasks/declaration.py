@@ -117,7 +117,13 @@ def forget(task: Task[Any, Any]) -> None:
 def _are_two(earlier: Task[Any, Any], task: Task[Any, Any]) -> bool:
     if _identity(earlier) != _identity(task) or earlier.declared.module != task.declared.module:
         return True
+    if earlier.declared.place == task.declared.place and _module(earlier) != _module(task):
+        return False  # a script that imports itself by its own name
     return any(task.name in names for names in _under_way.values())
+
+
+def _module(task: Task[Any, Any]) -> object:
+    return getattr(task.function, "__module__", None)
 
 
 def _identity(task: Task[Any, Any]) -> object:
