@@ -219,7 +219,7 @@ class Running(Application):
             seen.note(row)
             assert fate == "good"
 
-        tasks = [task(name=f"read-{uuid4().hex}", max_attempts=1, timeout=0.5)(read)]
+        tasks = [task(name=f"read-{uuid4().hex}", max_attempts=1, timeout=2.0)(read)]
         if self.sync_tasks:
             tasks.append(task(name=f"read-{uuid4().hex}", max_attempts=1)(read_in_thread))
         row = await self.call(self.save, "Ada")
