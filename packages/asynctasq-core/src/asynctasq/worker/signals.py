@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -53,9 +54,26 @@ def _put_back(number: int) -> None:
         signal.signal(number, former)
 
 
+#: What the forking thread had blocked before its fork.
+_blocked: dict[int, set[signal.Signals]] = {}
+
+
+def _hold() -> None:
+    """Let a signal that comes early wait: our handler, still in place, would swallow it."""
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, list(_former))
+    _blocked[threading.get_ident()] = {signal.Signals(number) for number in held}
+
+
+def _let_go() -> None:
+    former = _blocked.pop(threading.get_ident(), None)
+    if former is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, former)
+
+
 def _reset() -> None:
     for number in list(_former):
         _put_back(number)
+    _let_go()
 
 
-os.register_at_fork(after_in_child=_reset)
+os.register_at_fork(before=_hold, after_in_parent=_let_go, after_in_child=_reset)
