@@ -343,7 +343,7 @@ async def test_hook_message_headers(toy: ModuleType) -> None:
     async def look() -> None:
         seen.append(dict(asynctasq.current_message().headers))
 
-    task = asynctasq.task(name="look")(look)
+    task = asynctasq.task(name="looks-at-its-headers")(look)
     token = toy.caller.set("a view")
     await task().dispatch()
     await task().with_headers({"toy-caller": "me"}).dispatch()

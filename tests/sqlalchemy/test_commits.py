@@ -38,13 +38,13 @@ class Send:
     fails: bool
 
     def __call__(self) -> None:
-        raise AssertionError("core sends all of a transaction together")
-
-    async def send_async(self) -> None:
         self.sends.log.append(f"sent {self.name}")
-        await asyncio.sleep(0)
         if self.fails:
             raise BrokerUnavailable(self.name)
+
+    async def send_async(self) -> None:
+        await asyncio.sleep(0)
+        self()
 
     def drop(self) -> None:
         self.sends.log.append(f"dropped {self.name}")
@@ -167,7 +167,7 @@ def test_the_connection_is_free_and_the_row_visible_when_the_sends_go_out(
     seen: list[object] = []
 
     class Look:
-        async def send_async(self) -> None:
+        def __call__(self) -> None:
             with lite.setup() as other:
                 other.add(Item(name="the database is not locked"))
                 other.commit()
