@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -78,12 +79,15 @@ class Calls:
 
 
 @pytest.fixture
-def configure(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+def configure(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> Iterator[Callable[..., Any]]:
     """Core alone: adapters whose ORM other tests have imported put a scope round each run."""
     monkeypatch.setenv("ASYNCTASQ_PLUGINS", "")
     monkeypatch.setattr(asynctasq.adapters.plugins, "_installed", None)
     monkeypatch.setattr(asynctasq.app, "_current", None)
-    # Nobody listens, whatever tests before this one left.
+    # Nobody listens and nothing is logged, whatever tests before this one left.
+    caplog.set_level(logging.WARNING, "asynctasq")
     monkeypatch.setattr(asynctasq.events.listening, "_listening", [])
     heard = dict(wanted)
     wanted.clear()
