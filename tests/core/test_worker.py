@@ -649,7 +649,7 @@ async def _burst_elsewhere() -> None:
 
 
 async def test_a_message_that_comes_back_while_it_still_runs_is_not_run_twice(
-    app: App, start_worker: Start, monkeypatch: pytest.MonkeyPatch, becomes: Becomes
+    app: App, start_worker: Start, becomes: Becomes
 ) -> None:
     proceed = asyncio.Event()
 
@@ -658,11 +658,15 @@ async def test_a_message_that_comes_back_while_it_still_runs_is_not_run_twice(
         ran.append(1)
         await proceed.wait()
 
-    monkeypatch.setattr(MemoryConsumer, "renew", lambda self, held: [])
     handle = await long().dispatch()
-    start_worker(lease=0.1)
+    worker = start_worker()
     await becomes(lambda: ran)
-    await asyncio.sleep(0.4)
+    await app.open_broker().release_worker(worker.id, ["default"])
+
+    async def taken_again() -> bool:
+        return await handle.status() is TaskStatus.RUNNING
+
+    await becomes(taken_again)
     proceed.set()
 
     async def done() -> bool:

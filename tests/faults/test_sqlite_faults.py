@@ -248,7 +248,7 @@ db.execute("ROLLBACK")
 
 
 FULL = """
-import asyncio, resource, sqlite3, sys, time
+import asyncio, contextlib, resource, sqlite3, sys, time
 from asynctasq import BrokerUnavailable
 from asynctasq.brokers import ConsumerOptions, Outcome, Outgoing, WorkerInfo
 from asynctasq.brokers.sqlite.broker import SQLiteBroker
@@ -256,16 +256,25 @@ from asynctasq import SQLiteConfig
 
 path, kind = sys.argv[1:]
 limited = []
+connections = []
 connect = sqlite3.connect
+
+def limit_pages(db):
+    db.execute(f"PRAGMA max_page_count = {300 if limited else 2**30}")
 
 def connect_limited(*args, **options):
     db = connect(*args, **options)
-    if kind == "pages" and limited:
-        db.execute("PRAGMA max_page_count = 300")
+    connections.append(db)
+    if kind == "pages":
+        limit_pages(db)
     return db
 
 def limit(on):
     limited[:] = [True] if on else []
+    if kind == "pages":
+        for db in connections:
+            with contextlib.suppress(sqlite3.ProgrammingError):  # closed since
+                limit_pages(db)
     if kind == "bytes":
         size = 2_000_000 if on else resource.RLIM_INFINITY
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))

@@ -238,7 +238,7 @@ async def test_a_run_that_fails_leaves_nothing(
         name=name(),
         atomic=True,
         result_ttl=60,
-        timeout=0.3,
+        timeout=2 if way == "timeout" else None,
         max_attempts=2 if way == "retry" else 1,
         retry_delay=0.01,
     )
