@@ -24,7 +24,7 @@ from asynctasq.brokers import (
 
 from . import queries, schema
 from .address import Address
-from .checks import check_server
+from .doctor import check_server
 from .config import PostgresConfig
 from .consumer import PostgresConsumer
 from .putting import PUT, PUT_POLICED, columns, places, policy_columns

@@ -200,7 +200,7 @@ async def check() -> Iterable[Finding]:
     """What `asynctasq doctor` says of session factories, engines and databases."""
     if not _is_loaded():
         return []
-    from .checks import check as look
+    from .doctor import check as look
 
     return await look()
 

@@ -24,7 +24,7 @@ from .. import (
     WorkerInfo,
 )
 from .asks import in_use, is_asking, packed
-from .checks import check_server
+from .doctor import check_server
 from .config import RedisConfig
 from .consumer import RedisConsumer
 from .keys import Keys

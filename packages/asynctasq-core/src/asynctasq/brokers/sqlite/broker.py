@@ -23,7 +23,7 @@ from .. import (
     QueueStats,
     WorkerInfo,
 )
-from . import checks as sqlite_checks
+from . import doctor as sqlite_doctor
 from . import clock
 from . import keys as sqlite_keys
 from . import queries as sqlite_queries
@@ -191,7 +191,7 @@ class SQLiteBroker:
             await self._thread.write(sqlite_transitions.declare, ())
         except BrokerError as e:
             return [Finding("error", "sqlite", str(e))]
-        return await self._thread.run(sqlite_checks.findings)
+        return await self._thread.run(sqlite_doctor.findings)
 
     def describe(self) -> str:
         """`sqlite` and the absolute path."""
