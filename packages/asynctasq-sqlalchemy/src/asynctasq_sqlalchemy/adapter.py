@@ -60,7 +60,7 @@ def is_model(obj: object) -> bool | None:
     """Whether the object's class is mapped."""
     if not _is_loaded():
         return None
-    from .models import is_mapped
+    from .mapped_classes import is_mapped
 
     return is_mapped(type(obj))
 

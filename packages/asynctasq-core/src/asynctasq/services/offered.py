@@ -10,7 +10,7 @@ from ..app import App
 from ..brokers import Remembering
 from ..errors import ConfigurationError, SerializationError
 from ..sending.preparing import prepare_template
-from ..sending.scheduled import Definition, Scheduled
+from ..sending.schedule_values import Definition, Scheduled
 from ..sending.schedules import Schedules
 from ..tasks.schedule import Declared
 from ..tasks.task import Task, registry

@@ -23,7 +23,7 @@ from . import outcomes
 from .execution import Runner, wanted_by
 from .jobs import Job, Key, recognise
 from .outcomes import Verdict
-from .prefetching import Ahead
+from .prefetching import Prefetched
 from .rows import Rows
 from .settling import Settler
 from .telling import tell_ended, tell_started
@@ -45,7 +45,7 @@ class Slots:
     Args:
         runner: Runs calls on the event loop and in threads.
         new_processes: Makes what runs `process=True` tasks, once there is one.
-        ahead: Learns how fast slots become free.
+        prefetched: Learns how fast slots become free.
         parents: Told of runs that wait for others.
         is_stopping: Whether a cancelled task was cancelled by the worker's shutdown.
     """
@@ -55,7 +55,7 @@ class Slots:
         settler: Settler,
         runner: Runner,
         new_processes: Callable[[], ProcessTasks],
-        ahead: Ahead,
+        prefetched: Prefetched,
         parents: WaitingParents,
         is_stopping: Callable[[], bool],
     ) -> None:
@@ -63,7 +63,7 @@ class Slots:
         self._settler = settler
         self._runner = runner
         self._new_processes = new_processes
-        self._ahead = ahead
+        self._prefetched = prefetched
         self._parents = parents
         self._is_stopping = is_stopping
         self._loop = asyncio.get_running_loop()
@@ -254,7 +254,7 @@ class Slots:
         self._settler.add(verdict.outcome)
         self._ended.set()
         if job is not None and seconds is not None:
-            self._ahead.note(perf_counter() - job.slot_since)
+            self._prefetched.note(perf_counter() - job.slot_since)
         if listened_to:
             tell_ended(verdict, job, self._app.config)
         if logger.isEnabledFor(verdict.level):

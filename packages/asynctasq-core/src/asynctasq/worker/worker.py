@@ -34,8 +34,8 @@ from .jobs import declared_queues
 from .leases import LeaseKeeper
 from .loop_watch import LoopWatch
 from .outcomes import instead_of_refused
-from .poison_isolation import Suspects
-from .prefetching import Ahead
+from .poison_isolation import PoisonIsolation
+from .prefetching import Prefetched
 from .settling import Settler
 from .slots import Slots
 from .taking import Taker, wait_for_broker
@@ -108,7 +108,7 @@ class Worker:
         self._consumer: Consumer
         self._settler: Settler
         self._taker: Taker
-        self._ahead: Ahead
+        self._prefetched: Prefetched
         self._keeper: LeaseKeeper
         self._late: asyncio.Task[None] | None = None
 
@@ -241,12 +241,12 @@ class Worker:
         app = self._app
         ThreadTracker.of(asyncio.get_running_loop())
         self._threads = ThreadPoolExecutor(self.concurrency, "asynctasq")
-        self._ahead = ahead = Ahead(self.concurrency)
+        self._prefetched = prefetched = Prefetched(self.concurrency)
         slots = Slots(
             self._settler,
             Runner(app, self._threads, scoped_adapters(app)),
             self._new_processes,
-            ahead,
+            prefetched,
             WaitingParents(self.concurrency, self.queues),
             self._stop.is_set,
         )
@@ -254,8 +254,8 @@ class Worker:
             self._consumer,
             self._settler,
             slots,
-            ahead,
-            Suspects(app.config.max_deliveries),
+            prefetched,
+            PoisonIsolation(app.config.max_deliveries),
             self.concurrency,
             burst=self.burst,
         )
@@ -304,7 +304,7 @@ class Worker:
 
     async def _wind_down(self, slots: Slots) -> None:
         """Let what runs end within the grace time, and cancel the rest."""
-        self._taker.give_back(self._ahead.clear())
+        self._taker.give_back(self._prefetched.clear())
         emptied = asyncio.create_task(slots.until_empty())
         hurried = asyncio.create_task(self._hurry.wait())
         try:
