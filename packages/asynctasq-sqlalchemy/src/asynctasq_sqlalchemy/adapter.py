@@ -37,9 +37,9 @@ def _is_loaded() -> bool:
 @wrapt.when_imported("sqlalchemy.orm")
 def _watch(module: object) -> None:
     """Listen before the first model is mapped and before the first flush."""
-    from . import commits, models
+    from . import commits, mapped_classes
 
-    models.watch()
+    mapped_classes.watch()
     commits.watch()
 
 

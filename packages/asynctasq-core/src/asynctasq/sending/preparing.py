@@ -44,7 +44,7 @@ def prepare(call: Call[Any], config: Config, adapters: Adapters) -> Prepared:
             call.kwargs,
             task.parameter_names,
             adapters.owner_of,
-            task.annotations.tags,
+            task.annotations.type_tags,
             adapters.plain_form,
         )
     except SerializationError as e:

@@ -12,7 +12,7 @@ from ..errors import ConfigurationError, SerializationError
 from ..sending.preparing import prepare_template
 from ..sending.schedule_values import Definition, Scheduled
 from ..sending.schedules import Schedules
-from ..tasks.schedule import Declared
+from ..tasks.schedule import DeclaredSchedule
 from ..tasks.task import Task, registry
 from .backlog import has_atomic_tasks
 from .forgetting import Forgetting
@@ -58,7 +58,7 @@ def declared_schedules(app: App) -> list[Scheduled]:
     ]
 
 
-def _definition(app: App, task: Task[Any, Any], one: Declared) -> Definition:
+def _definition(app: App, task: Task[Any, Any], one: DeclaredSchedule) -> Definition:
     try:
         template = prepare_template(task(*one.args, **one.kwargs), app.config, app.adapters)
     except (TypeError, ValueError, SerializationError) as e:

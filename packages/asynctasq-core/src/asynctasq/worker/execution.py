@@ -23,7 +23,7 @@ from ..app import current
 from ..brokers import Delivery
 from ..errors import TaskCancelled, TaskTimeout, UnknownArguments
 from ..tasks import runtime
-from ..tasks.annotations import Annotations, Declared
+from ..tasks.annotations import Annotations, DeclaredLoading
 from ..tasks.current import caller_waits, current_message, current_run
 from ..wire.decoding import decode_arguments, holds_references, read_arguments
 from ..wire.message import Message, new_id
@@ -78,7 +78,7 @@ def _choose(annotations: Annotations, named: Sequence[tuple[str, list[Ref]]]) ->
                 annotations.declared_for(name, path, installed().is_model_class)
 
 
-_NOTHING = Declared()
+_NOTHING = DeclaredLoading()
 
 
 @dataclass(slots=True)

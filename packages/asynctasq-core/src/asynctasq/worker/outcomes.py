@@ -107,7 +107,7 @@ def succeeded(app: App, job: Job, value: object) -> Verdict:
     try:
         result = encode_result(
             value,
-            job.task.result_annotations.tags,
+            job.task.result_annotations.type_tags,
             app.adapters.owner_of,
             app.adapters.plain_form,
             app.config.signing_key,
