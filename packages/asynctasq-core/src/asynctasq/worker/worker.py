@@ -29,7 +29,7 @@ from ..tasks.task import check_annotations, registry
 from ..wire.message import new_id
 from .atomic import check_atomic_tasks
 from .cancelling import end_cancelled
-from .execution import Runner, scoped_adapters
+from .execution import Runner
 from .jobs import declared_queues
 from .leases import LeaseKeeper
 from .loop_watch import LoopWatch
@@ -167,7 +167,7 @@ class Worker:
             raise RuntimeError("this worker has run already: make another, a Worker runs once")
         self._has_run = True
         check_annotations(registry.values())
-        check_atomic_tasks(self._app, registry.values())
+        check_atomic_tasks(self._app.config, self._app.adapters, registry.values())
         check_schedules(self._app)
         self._loop = asyncio.get_running_loop()
         life = asyncio.create_task(self._live())
@@ -190,7 +190,9 @@ class Worker:
         self._consumer = self._app.open_broker().consumer(options)
         if not await self._connect():
             return
-        self._settler = Settler(self._consumer, partial(instead_of_refused, self._app))
+        self._settler = Settler(
+            self._consumer, partial(instead_of_refused, self._app.config, self._app.adapters)
+        )
         slots = self._furnish()
         self._keeper = self._lease_keeper(slots)
         self._slots = slots
@@ -244,7 +246,7 @@ class Worker:
         self._prefetched = prefetched = Prefetched(self.concurrency)
         slots = Slots(
             self._settler,
-            Runner(app, self._threads, scoped_adapters(app)),
+            Runner(app.config, app.adapters, self._threads),
             self._new_processes,
             prefetched,
             WaitingParents(self.concurrency, self.queues),
@@ -264,7 +266,8 @@ class Worker:
     def _new_processes(self) -> ProcessTasks:
         from .process_tasks import ProcessTasks
 
-        return ProcessTasks(self._app, self.modules, self.children, self.max_tasks_per_child)
+        app, most = self._app, self.max_tasks_per_child
+        return ProcessTasks(app.config, app.adapters, self.modules, self.children, most)
 
     def _lease_keeper(self, slots: Slots) -> LeaseKeeper:
         loop = asyncio.get_running_loop()
