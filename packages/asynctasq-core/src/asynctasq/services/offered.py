@@ -26,7 +26,7 @@ _STARTED_MS = int(time() * 1000)
 def services_of(app: App) -> Sequence[Service]:
     """What the workers of this application do for all, for the running event loop."""
     services: list[Service] = []
-    is_atomic = has_atomic_tasks(app)
+    is_atomic = has_atomic_tasks(app.config)
     if app.config.outbox or is_atomic:
         services.append(Relay(app.outbox, app.open_broker(), app.config.signing_key))
     if is_atomic:
