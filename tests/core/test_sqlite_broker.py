@@ -34,10 +34,10 @@ from asynctasq.brokers import (
 from asynctasq.brokers.sqlite import clock
 from asynctasq.brokers.sqlite import queries as sqlite_queries
 from asynctasq.brokers.sqlite import transitions as sqlite_transitions
+from asynctasq.brokers.sqlite.awaited_results import AwaitedResults
 from asynctasq.brokers.sqlite.broker import SQLiteBroker
 from asynctasq.brokers.sqlite.consumer import SQLiteConsumer
 from asynctasq.brokers.sqlite.file import CHECKPOINT_BYTES, SQLiteFile
-from asynctasq.brokers.sqlite.results import AwaitedResults
 from asynctasq.brokers.sqlite.states import WAITING
 from asynctasq.testing import BrokerSuite, OpenBroker
 

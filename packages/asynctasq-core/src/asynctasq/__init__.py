@@ -63,7 +63,7 @@ from .supervision.run import run_worker
 from .tasks.annotations import OnMissing
 from .tasks.call import Call
 from .tasks.class_based import AsyncTask, SyncTask
-from .tasks.current import runs_for_caller
+from .tasks.current import current_message, runs_for_caller
 from .tasks.log_filter import TaskLogFilter
 from .tasks.options import TaskConfig
 from .tasks.policies import Limit, Rate, Unique
@@ -73,7 +73,6 @@ from .wire.class_paths import alias_model, class_path
 from .wire.encoding import register_type
 from .wire.message import Message
 from .wire.reference import Ref
-from .worker.execution import current_message
 from .worker.progress import progress, progress_sync
 from .worker.worker import Worker
 

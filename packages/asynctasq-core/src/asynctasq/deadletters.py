@@ -28,7 +28,7 @@ _PAGE = 500
 
 
 @dataclass(frozen=True, slots=True)
-class DeadLetter:
+class DeadCall:
     """A message that will not be run again unless somebody retries it.
 
     Attributes:
@@ -84,7 +84,7 @@ class Filter:
 
 async def list_dead(
     queue: str | None = None, *, limit: int = 100, offset: int = 0, where: Filter | None = None
-) -> list[DeadLetter]:
+) -> list[DeadCall]:
     """A page of the dead letters of a queue, or of all queues, newest first in each.
 
     Args:
@@ -99,7 +99,7 @@ async def list_dead(
 
 async def pages(
     queue: str | None = None, *, limit: int, offset: int = 0, where: Filter | None = None
-) -> AsyncIterator[list[DeadLetter]]:
+) -> AsyncIterator[list[DeadCall]]:
     """As `list_dead`, page by page, for more than memory should hold."""
     broker = current().open_broker()
     for name, dead in await _queues(queue):
@@ -118,7 +118,7 @@ async def pages(
                 break
 
 
-async def show(message_id: str, queue: str | None = None) -> DeadLetter | None:
+async def show(message_id: str, queue: str | None = None) -> DeadCall | None:
     """The dead letter of this id, looked for in all queues unless one is named."""
     for name, _ in await _queues(queue):
         for letter in await current().open_broker().find_dead(name, [message_id]):
@@ -207,9 +207,9 @@ def _renewed(body: bytes) -> bytes:
     return message.anew().encode(keys)
 
 
-def _readable(letter: brokers.DeadLetter) -> DeadLetter:
+def _readable(letter: brokers.DeadLetter) -> DeadCall:
     info = _info(letter.info)
-    return DeadLetter(
+    return DeadCall(
         queue=letter.queue,
         id=letter.id,
         **_texts(letter),

@@ -24,11 +24,11 @@ from asynctasq.brokers import (
 
 from . import queries, schema
 from .address import Address
-from .checks import check_server
+from .awaited_results import AwaitedResults
 from .config import PostgresConfig
 from .consumer import PostgresConsumer
+from .doctor import check_server
 from .putting import PUT, PUT_POLICED, columns, places, policy_columns
-from .results import AwaitedResults
 from .server import Server
 from .sizes import MOST_VALUE_BYTES, pages
 from .waking import Wakes, queue_topic, result_topic

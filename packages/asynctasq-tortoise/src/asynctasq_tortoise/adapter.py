@@ -172,9 +172,9 @@ def atomic_transaction(
 @hookimpl
 async def check() -> Sequence[Finding]:
     """Databases, pools, time zone, modules and indexes."""
-    from . import checks
+    from . import doctor
 
-    return await checks.check()
+    return await doctor.check()
 
 
 @hookimpl

@@ -18,7 +18,7 @@ from .application import add_row, json_option, loaded, module_option, moment, sh
 from .logs import printable
 
 if TYPE_CHECKING:
-    from ..deadletters import DeadLetter, Filter
+    from ..deadletters import DeadCall, Filter
 
 _NONE = "no dead letter {}; `asynctasq dead list` shows them"
 
@@ -91,13 +91,13 @@ def list_command(
 
 
 async def _without_arguments(
-    pages: AsyncIterator[list[DeadLetter]],
-) -> AsyncIterator[list[DeadLetter]]:
+    pages: AsyncIterator[list[DeadCall]],
+) -> AsyncIterator[list[DeadCall]]:
     async for page in pages:
         yield [replace(letter, arguments="") for letter in page]
 
 
-async def _print_json(pages: AsyncIterator[list[DeadLetter]]) -> None:
+async def _print_json(pages: AsyncIterator[list[DeadCall]]) -> None:
     """One array, written as it comes."""
     before = "["
     async for page in pages:
@@ -107,9 +107,9 @@ async def _print_json(pages: AsyncIterator[list[DeadLetter]]) -> None:
     click.echo("[]" if before == "[" else "\n]")
 
 
-async def _print(pages: AsyncIterator[list[DeadLetter]], limit: int) -> None:
+async def _print(pages: AsyncIterator[list[DeadCall]], limit: int) -> None:
     """A table, or if there may be many lines: laying out a row takes longer than reading it."""
-    shown: list[DeadLetter] = []
+    shown: list[DeadCall] = []
     count = 0
     async for page in pages:
         count += len(page)
@@ -127,14 +127,14 @@ async def _print(pages: AsyncIterator[list[DeadLetter]], limit: int) -> None:
 _COLUMNS = ("id", "queue", "task", "arguments", "attempts", "died", "reason", "error")
 
 
-def _table(letters: list[DeadLetter]) -> object:
+def _table(letters: list[DeadCall]) -> object:
     shown = table("Dead letters", *_COLUMNS)
     for letter in letters:
         add_row(shown, *_cells(letter))
     return shown
 
 
-def _cells(letter: DeadLetter) -> tuple[str, ...]:
+def _cells(letter: DeadCall) -> tuple[str, ...]:
     return (
         letter.id,
         letter.queue,

@@ -95,7 +95,7 @@ async def _of_outboxes(app: App) -> list[Finding]:
     from ..services.backlog import backlogs
 
     found = []
-    for o in await backlogs(app):
+    for o in await backlogs(app.config, app.outbox):
         subject = f"tables in {o.database}"
         if o.missing:
             names = " and ".join(o.missing)

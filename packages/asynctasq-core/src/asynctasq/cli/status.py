@@ -77,7 +77,7 @@ class Status:
 async def look(app: App, broker: Broker) -> Status:
     """What is there now."""
     queues, workers = await broker.stats(), await broker.workers()
-    return Status(broker.describe(), queues, workers, await backlogs(app))
+    return Status(broker.describe(), queues, workers, await backlogs(app.config, app.outbox))
 
 
 def tables(status: Status, growth: Mapping[str, float] | None = None) -> list[Any]:

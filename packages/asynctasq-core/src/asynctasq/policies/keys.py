@@ -23,7 +23,7 @@ _LONGEST_TEXT = 40
 
 
 @dataclass(frozen=True, slots=True)
-class Arguments:
+class KeyArguments:
     """The arguments of a call by the names of its parameters, defaults filled in."""
 
     call: Call[Any]
@@ -31,7 +31,7 @@ class Arguments:
     values: Mapping[str, Any]
 
     @classmethod
-    def of(cls, call: Call[Any], adapters: Adapters) -> Arguments:
+    def of(cls, call: Call[Any], adapters: Adapters) -> KeyArguments:
         """The call's."""
         bound = call.task.signature.bind(*call.args, **call.kwargs)
         bound.apply_defaults()
@@ -63,8 +63,8 @@ class Arguments:
         return {name: self.values[name] for name in names(policy)}
 
     def _packed(self, name: str, value: Any) -> bytes:
-        adapters, tags = self.adapters, self.call.task.annotations.tags
-        return encode_value(value, name, adapters.owner_of, tags, adapters.plain_form)
+        adapters, type_tags = self.adapters, self.call.task.annotations.type_tags
+        return encode_value(value, name, adapters.owner_of, type_tags, adapters.plain_form)
 
 
 def canonical(packed: bytes) -> bytes:

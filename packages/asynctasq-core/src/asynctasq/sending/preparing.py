@@ -16,7 +16,7 @@ from ..tasks.options import TaskOptions
 from ..wire.encoding import encode_arguments
 from ..wire.message import Message, new_id
 from .commits import Registration, open_atomic, what_to_wait_for
-from .scheduled import Template
+from .schedule_values import Template
 
 
 @dataclass(slots=True)
@@ -44,7 +44,7 @@ def prepare(call: Call[Any], config: Config, adapters: Adapters) -> Prepared:
             call.kwargs,
             task.parameter_names,
             adapters.owner_of,
-            task.annotations.tags,
+            task.annotations.type_tags,
             adapters.plain_form,
         )
     except SerializationError as e:

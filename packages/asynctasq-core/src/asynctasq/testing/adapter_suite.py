@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from .adapters.application import Scope
-from .adapters.commits import Commits
-from .adapters.fetching import Fetching
-from .adapters.importing import Importing
-from .adapters.loading import Loading
-from .adapters.missing import Missing
-from .adapters.references import References
-from .adapters.running import Running
+from .adapters.commits import CommitsTests
+from .adapters.fetching import FetchingTests
+from .adapters.importing import ImportingTests
+from .adapters.loading import LoadingTests
+from .adapters.missing import MissingTests
+from .adapters.references import ReferencesTests
+from .adapters.running import RunningTests
 from .adapters.statements import logged
 
 __all__ = ["AdapterSuite", "Scope", "logged"]
 
 
-class AdapterSuite(References, Fetching, Running, Missing, Commits, Loading, Importing):
+class AdapterSuite(
+    ReferencesTests,
+    FetchingTests,
+    RunningTests,
+    MissingTests,
+    CommitsTests,
+    LoadingTests,
+    ImportingTests,
+):
     """Everything that the hooks promise, as tests; subclass it with your models.
 
     The adapter must be installed (`pip install -e .` will do). A subclass whose name begins with

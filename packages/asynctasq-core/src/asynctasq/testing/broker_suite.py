@@ -2,48 +2,49 @@
 
 from __future__ import annotations
 
-from .brokers.cancelling import Cancelling
-from .brokers.dead_letters import DeadLetters
+from .brokers.cancelling import CancellingTests
+from .brokers.dead_letters import DeadLettersTests
 from .brokers.fixtures import OpenBroker, StartConsumer
-from .brokers.leading import Leading
-from .brokers.leasing import Leasing
-from .brokers.limits import Limits
-from .brokers.overview import Overview
-from .brokers.postponing import Postponing
-from .brokers.priorities import Priorities
-from .brokers.rates import Rates
-from .brokers.remembering import Remembers
-from .brokers.results import Results
-from .brokers.sending import Sending
-from .brokers.settling import Settling
-from .brokers.unique import Unique
-from .brokers.waiting import Waiting
+from .brokers.leading import LeadingTests
+from .brokers.leasing import LeasingTests
+from .brokers.limits import LimitsTests
+from .brokers.overview import OverviewTests
+from .brokers.postponing import PostponingTests
+from .brokers.priorities import PrioritiesTests
+from .brokers.rates import RatesTests
+from .brokers.remembering import RememberingTests
+from .brokers.results import ResultsTests
+from .brokers.sending import SendingTests
+from .brokers.settling import SettlingTests
+from .brokers.unique import UniqueTests
+from .brokers.waiting import WaitingTests
 
 __all__ = ["BrokerSuite", "OpenBroker", "StartConsumer"]
 
 
 class BrokerSuite(
-    Sending,
-    Cancelling,
-    Results,
-    Waiting,
-    Leasing,
-    Settling,
-    Postponing,
-    DeadLetters,
-    Overview,
-    Leading,
-    Unique,
-    Limits,
-    Rates,
-    Priorities,
-    Remembers,
+    SendingTests,
+    CancellingTests,
+    ResultsTests,
+    WaitingTests,
+    LeasingTests,
+    SettlingTests,
+    PostponingTests,
+    DeadLettersTests,
+    OverviewTests,
+    LeadingTests,
+    UniqueTests,
+    LimitsTests,
+    RatesTests,
+    PrioritiesTests,
+    RememberingTests,
 ):
     """Everything that `asynctasq.brokers` promises, as tests.
 
-    In the order of the contract: sending (`Sending`, `Cancelling`, `Results`), consuming
-    (`Waiting`, `Leasing`, `Settling`, `Postponing`), looking (`DeadLetters`, `Overview`) and
-    coordinating (`Leading`, `Unique`, `Limits`, `Rates`, `Priorities`, `Remembers`).
+    In the order of the contract: sending (`SendingTests`, `CancellingTests`, `ResultsTests`),
+    consuming (`WaitingTests`, `LeasingTests`, `SettlingTests`, `PostponingTests`), looking
+    (`DeadLettersTests`, `OverviewTests`) and coordinating (`LeadingTests`, `UniqueTests`,
+    `LimitsTests`, `RatesTests`, `PrioritiesTests`, `RememberingTests`).
 
     Subclass it in a test module and give one fixture, `open_broker`; every test then runs on it::
 

@@ -16,7 +16,7 @@ from ..brokers import Broker, ConsumerOptions, Delivery, Outgoing
 from ..brokers.memory.broker import MemoryBroker, MemoryConsumer
 from ..brokers.memory.store import MemoryStore
 from ..brokers.waiters import wait
-from ..worker.execution import Runner, scoped_adapters, wanted_by
+from ..worker.execution import Runner, wanted_by
 from ..worker.jobs import Job
 from ..worker.outcomes import Verdict
 from ..worker.worker import Worker
@@ -101,7 +101,7 @@ class TestWorker(Worker):
     __test__ = False
 
     def _new_processes(self) -> ProcessTasks:
-        runner = Runner(self._app, self._threads, scoped_adapters(self._app))
+        runner = Runner(self._app.config, self._app.adapters, self._threads)
         return cast("ProcessTasks", _Inline(runner))
 
 
@@ -115,7 +115,7 @@ class _Inline:
         wanted = wanted_by(job)
         fetched = None
         if wanted is not None:
-            (fetched,) = await fetch(self._runner.app.adapters, [wanted])
+            (fetched,) = await fetch(self._runner.adapters, [wanted])
         return await self._runner.run(job, wanted, fetched)
 
     def kill(self) -> None:

@@ -1,8 +1,8 @@
 """The message: what stands on a queue, as bytes.
 
 Owns the wire format and its version. A message is a msgpack array; with signing keys, a marker byte
-that no msgpack value starts with and a keyed BLAKE2b tag stand before it, and nothing is decoded
-before the tag has been verified.
+that no msgpack value starts with and a signature, a keyed BLAKE2b hash, stand before it, and
+nothing is decoded before the signature has been verified.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..errors import BadSignature, InvalidMessage, UnsupportedVersion
 
 VERSION = 1
 SIGNED = b"\xc1"
-TAG_BYTES = 16
+SIGNATURE_BYTES = 16
 MESSAGE, RESULT = b"asynctasq-msg", b"asynctasq-result"
 
 
@@ -182,30 +182,30 @@ def _what_is_wrong(parts: object) -> InvalidMessage | UnsupportedVersion:
     return InvalidMessage("a message whose parts have the wrong number or types")
 
 
-def _tag(packed: bytes, key: bytes, purpose: bytes) -> bytes:
-    return blake2b(packed, digest_size=TAG_BYTES, key=key, person=purpose).digest()
+def _signature(packed: bytes, key: bytes, purpose: bytes) -> bytes:
+    return blake2b(packed, digest_size=SIGNATURE_BYTES, key=key, person=purpose).digest()
 
 
 def sign(packed: bytes, keys: Sequence[bytes], purpose: bytes) -> bytes:
-    """Put the marker and the first key's tag before the bytes; unchanged without keys."""
-    return SIGNED + _tag(packed, keys[0], purpose) + packed if keys else packed
+    """Put the marker and the first key's signature before the bytes; unchanged without keys."""
+    return SIGNED + _signature(packed, keys[0], purpose) + packed if keys else packed
 
 
 def verify(body: bytes, keys: Sequence[bytes], purpose: bytes) -> bytes:
-    """The bytes behind the tag, compared in constant time with each key's.
+    """The bytes behind the signature, compared in constant time with each key's.
 
-    Without keys, a tag is passed over: signing can then be switched on for senders first.
+    Without keys, a signature is passed over: signing can then be switched on for senders first.
 
     Raises:
-        BadSignature: There are keys, and none of them made the tag.
+        BadSignature: There are keys, and none of them made the signature.
     """
     signed = body[:1] == SIGNED
     if not keys:
-        return body[1 + TAG_BYTES :] if signed else body
+        return body[1 + SIGNATURE_BYTES :] if signed else body
     if not signed:
         raise BadSignature("the message is not signed, and a signing_key is set")
-    tag, packed = body[1 : 1 + TAG_BYTES], body[1 + TAG_BYTES :]
-    matches = [hmac.compare_digest(tag, _tag(packed, key, purpose)) for key in keys]
+    signature, packed = body[1 : 1 + SIGNATURE_BYTES], body[1 + SIGNATURE_BYTES :]
+    matches = [hmac.compare_digest(signature, _signature(packed, key, purpose)) for key in keys]
     if not any(matches):
         raise BadSignature("no signing_key verifies the message")
     return packed

@@ -36,7 +36,7 @@ _MOST_CHARACTERS = 20_000
 
 def encode_result(
     value: object,
-    tags: Mapping[type, str],
+    type_tags: Mapping[type, str],
     owner_of: Callable[[object], Owner | None],
     plain_form: PlainForm,
     keys: Keys,
@@ -46,14 +46,14 @@ def encode_result(
     """The stored form of what a task returned; model instances travel as references.
 
     Args:
-        tags: Classes that the task's annotations name, with their tags.
+        type_tags: What each class that the task's annotations name is called on the wire.
         plain_form: What adapters make of values of their framework's own types.
         max_bytes: The largest that is kept.
 
     Raises:
         SerializationError: The value cannot travel, or it is too large.
     """
-    encoded = encode_value(value, "result", owner_of, tags, plain_form)
+    encoded = encode_value(value, "result", owner_of, type_tags, plain_form)
     sealed = _sealed({"value": encoded}, keys, message_id)
     if len(sealed) > max_bytes:
         raise PayloadTooLarge(

@@ -12,12 +12,13 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from time import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..adapters.fetching import Wanted
 from ..adapters.plugins import Adapter, Adapters
 from ..adapters.statements import Database, Run, Transaction
 from ..brokers import Outcome
+from ..config.settings import Config
 from ..errors import (
     ConfigurationError,
     DeletedModelError,
@@ -31,9 +32,6 @@ from ..wire.reference import Ref
 from . import outcomes
 from .jobs import Job
 from .outcomes import Verdict
-
-if TYPE_CHECKING:
-    from ..app import App
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +52,8 @@ class AtomicRun:
         verdict: What the run comes to if its transaction commits.
     """
 
-    app: App
+    config: Config
+    adapters: Adapters
     job: Job
     adapter: Adapter
     transaction: Transaction
@@ -68,7 +67,7 @@ class AtomicRun:
             ConfigurationError: The table that says so cannot be read.
         """
         try:
-            verdict = await _done(self.app, self.job, self.transaction.run)
+            verdict = await _done(self.job, self.transaction.run)
         except ReferenceUnavailable:
             raise
         except Exception as e:
@@ -88,7 +87,7 @@ class AtomicRun:
         run, message_id = self.transaction.run, self.job.message.id
         # First, since it gives new rows their keys, which the value may hold.
         await run(tables.done(message_id, time()))
-        verdict = outcomes.succeeded(self.app, self.job, value)
+        verdict = outcomes.succeeded(self.config, self.adapters, self.job, value)
         if verdict.word != "succeeded":
             raise Decided(verdict)
         if verdict.outcome.result is not None:
@@ -97,16 +96,18 @@ class AtomicRun:
 
 
 @asynccontextmanager
-async def atomic_run(app: App, job: Job, wanted: Wanted | None) -> AsyncIterator[AtomicRun]:
+async def atomic_run(
+    config: Config, adapters: Adapters, job: Job, wanted: Wanted | None
+) -> AsyncIterator[AtomicRun]:
     """The transaction of one run, committed at the end.
 
     Raises:
         Decided: The call is done.
     """
     refs = wanted.rows if wanted is not None else ()
-    adapter, begin = _begin(app.adapters, job.task, job.options.atomic, refs)
+    adapter, begin = _begin(adapters, job.task, job.options.atomic, refs)
     async with begin as transaction:
-        run = AtomicRun(app, job, adapter, transaction)
+        run = AtomicRun(config, adapters, job, adapter, transaction)
         await run.look()
         job.atomic = run
         with dispatching_in(Atomic(adapter, transaction.target)):
@@ -115,15 +116,15 @@ async def atomic_run(app: App, job: Job, wanted: Wanted | None) -> AsyncIterator
 
 @asynccontextmanager
 async def executed(
-    app: App, task: Task[Any, Any], target: object, arguments: Iterable[object]
+    adapters: Adapters, task: Task[Any, Any], target: object, arguments: Iterable[object]
 ) -> AsyncIterator[None]:
     """The transaction of a call that is run without a queue, so that nothing says that it is done.
 
     Args:
         arguments: Of the call.
     """
-    refs = list(_references(app.adapters, arguments))
-    adapter, begin = _begin(app.adapters, task, target, refs)
+    refs = list(_references(adapters, arguments))
+    adapter, begin = _begin(adapters, task, target, refs)
     async with begin as transaction:
         with dispatching_in(Atomic(adapter, transaction.target)):
             yield
@@ -136,43 +137,47 @@ def _references(adapters: Adapters, arguments: Iterable[object]) -> Iterator[Ref
                 yield replace(owner.to_ref(argument), orm=owner.name)
 
 
-async def verdict_if_done(app: App, job: Job, error: BaseException) -> Verdict | None:
+async def verdict_if_done(
+    config: Config, adapters: Adapters, job: Job, error: BaseException
+) -> Verdict | None:
     """What the run of an atomic task that raised has come to, if the error does not decide it."""
     if isinstance(error, Decided):
         return error.verdict
     if job.atomic is None or isinstance(error, ReferenceUnavailable):
         return None  # nothing was begun; or it is run again, and looks then
-    return await _looked_up(app, job, [(job.atomic.adapter, job.atomic.transaction.database)])
+    return await _looked_up(
+        config, adapters, job, [(job.atomic.adapter, job.atomic.transaction.database)]
+    )
 
 
-async def verdict_if_done_anywhere(app: App, job: Job) -> Verdict | None:
+async def verdict_if_done_anywhere(config: Config, adapters: Adapters, job: Job) -> Verdict | None:
     """The same for a run in a process that is gone, so that only the databases know."""
     found = []
-    for adapter in app.adapters.with_hook("atomic_transaction"):
+    for adapter in adapters.with_hook("atomic_transaction"):
         found += [(adapter, database) for database in (adapter.databases or tuple)()]
-    return await _looked_up(app, job, found)
+    return await _looked_up(config, adapters, job, found)
 
 
 async def _looked_up(
-    app: App, job: Job, places: Sequence[tuple[Adapter, Database]]
+    config: Config, adapters: Adapters, job: Job, places: Sequence[tuple[Adapter, Database]]
 ) -> Verdict | None:
     for adapter, database in places:
         assert adapter.own_transaction is not None
         try:
             async with adapter.own_transaction(database) as run:
-                verdict = await _done(app, job, run)
+                verdict = await _done(job, run)
         except Exception as e:
             # To retry it would use up an attempt for what may be done; to wait costs nothing.
             logger.exception("it is not known whether a call is done", extra={"id": job.message.id})
             unknown = ReferenceUnavailable(f"{database.name} does not say whether the call is done")
             unknown.__cause__ = e
-            return outcomes.failed(app, job, unknown)
+            return outcomes.failed(config, adapters, job, unknown)
         if verdict is not None:
             return verdict
     return None
 
 
-async def _done(app: App, job: Job, run: Run) -> Verdict | None:
+async def _done(job: Job, run: Run) -> Verdict | None:
     rows = await run(tables.done_result(job.message.id))
     if not rows:
         return None
@@ -227,17 +232,17 @@ def _shown(target: object) -> str:
     return target.__name__ if isinstance(target, type) else repr(target)
 
 
-def check_atomic_tasks(app: App, tasks: Iterable[Task[Any, Any]]) -> None:
+def check_atomic_tasks(config: Config, adapters: Adapters, tasks: Iterable[Task[Any, Any]]) -> None:
     """Refuse atomic tasks that no installed adapter can run, once every module has been imported.
 
     Raises:
         ConfigurationError: Names the task.
     """
     for task in tasks:
-        target = task.options(app.config.task_defaults).atomic
+        target = task.options(config.task_defaults).atomic
         if isinstance(target, type):
-            _adapter_of(app.adapters, task, target, set())
-        elif target and not app.adapters.with_hook("atomic_transaction"):
+            _adapter_of(adapters, task, target, set())
+        elif target and not adapters.with_hook("atomic_transaction"):
             raise ConfigurationError(
                 f"task {task.name}: no installed adapter can run atomic tasks; see `asynctasq "
                 f"plugins`"

@@ -24,7 +24,7 @@ SOLITUDE_SECONDS = 5.0
 CAREFUL_SECONDS = 0.5
 
 
-class Suspects:
+class PoisonIsolation:
     """What one worker knows of messages at their last permitted delivery.
 
     Args:

@@ -11,22 +11,24 @@ import pickle
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import msgpack
 
+from ..adapters.fetching import fetch
+from ..adapters.plugins import Adapters
+from ..app import adopt, current
 from ..brokers import Action, Delivery, Outcome
+from ..config.settings import Config
 from ..errors import MessageError, TaskCrashed, TaskTimeout
+from ..loading import load_modules
 from ..wire.results import encode_error, error_in, read_result
 from . import outcomes
 from .atomic import verdict_if_done_anywhere
 from .child_logs import log_here
-from .jobs import Job
+from .execution import Runner, wanted_by
+from .jobs import Job, recognise
 from .outcomes import Verdict
 from .processes import ProcessPool
-
-if TYPE_CHECKING:
-    from ..app import App
 
 
 class ProcessTasks:
@@ -38,12 +40,20 @@ class ProcessTasks:
         max_tasks: After so many tasks a child is replaced.
     """
 
-    def __init__(self, app: App, modules: Sequence[str], size: int, max_tasks: int | None) -> None:
-        self._app = app
+    def __init__(
+        self,
+        config: Config,
+        adapters: Adapters,
+        modules: Sequence[str],
+        size: int,
+        max_tasks: int | None,
+    ) -> None:
+        self._config = config
+        self._adapters = adapters
         # Pickled here and not by the pool: unpickling may import what adapters must prepare first.
-        config = pickle.dumps(replace(app.config, adapter_options={}))
+        pickled = pickle.dumps(replace(config, adapter_options={}))
         self._pool = ProcessPool(
-            size, _start, tuple(modules), config, max_calls=max_tasks, log=log_here
+            size, _start, tuple(modules), pickled, max_calls=max_tasks, log=log_here
         )
 
     async def run(self, job: Job) -> Verdict:
@@ -54,13 +64,15 @@ class ProcessTasks:
             reply = await self._pool.run(msgpack.packb(request), job.options.timeout)
         except (TaskCrashed, TaskTimeout) as e:
             error = type(e)(f"{job.task.name}: {e}")
-            if job.options.atomic and (known := await verdict_if_done_anywhere(self._app, job)):
-                return known
-            return outcomes.failed(self._app, job, error)
+            if job.options.atomic:
+                known = await verdict_if_done_anywhere(self._config, self._adapters, job)
+                if known is not None:
+                    return known
+            return outcomes.failed(self._config, self._adapters, job, error)
         word, error_text, *rest = msgpack.unpackb(reply)
         if not rest:
             refusal = MessageError(f"{job.task.name}: its process refused it: {error_text}")
-            return outcomes.failed(self._app, job, refusal)
+            return outcomes.failed(self._config, self._adapters, job, refusal)
         raised, is_expected, action, *outcome = rest
         verdict = Verdict(Outcome(job.delivery, Action(action), *outcome), word, error_text)
         verdict.is_expected = is_expected
@@ -80,46 +92,40 @@ class ProcessTasks:
 
 def _start(modules: tuple[str, ...], config: bytes) -> Callable[[bytes], bytes]:
     """In a child: import the application, and return what serves its calls."""
-    from ..app import adopt
-    from ..loading import load_modules
-
     load_modules(modules)
     adopt(pickle.loads(config))
     runner = asyncio.Runner()
-    return lambda request: runner.run(_serve(request, modules))
+    return lambda request: runner.run(_serve(request))
 
 
-async def _serve(request: bytes, modules: tuple[str, ...]) -> bytes:
-    from ..adapters.fetching import fetch
-    from ..app import current
-    from .execution import Runner, scoped_adapters, wanted_by
-    from .jobs import recognise
-
+async def _serve(request: bytes) -> bytes:
     queue, message_id, body, deliveries = msgpack.unpackb(request)
-    app = current()
+    config, adapters = current().config, current().adapters
     try:
-        job = recognise(Delivery(queue, message_id, body, deliveries, None), app.config)
+        job = recognise(Delivery(queue, message_id, body, deliveries, None), config)
     except MessageError as e:  # its modules are not those of the worker, or its keys
         refusal: bytes = msgpack.packb(["refused", f"{type(e).__name__}: {e}"])
         return refusal
     job.options = replace(job.options, timeout=None)  # the worker keeps the time
     with ThreadPoolExecutor(1, "asynctasq") as threads:
-        runner = Runner(app, threads, scoped_adapters(app))
+        runner = Runner(config, adapters, threads)
         try:
             wanted = wanted_by(job)
         except Exception as e:  # noqa: BLE001 - whatever the bytes did is their own fault
-            return _packed(app, outcomes.dead(app, job, e, "the message cannot be run"))
-        fetched = (await fetch(app.adapters, [wanted]))[0] if wanted is not None else None
-        return _packed(app, await runner.run(job, wanted, fetched))
+            verdict = outcomes.dead(config, adapters, job, e, "the message cannot be run")
+        else:
+            fetched = (await fetch(adapters, [wanted]))[0] if wanted is not None else None
+            verdict = await runner.run(job, wanted, fetched)
+    return _packed(config, adapters, verdict)
 
 
-def _packed(app: App, verdict: Verdict) -> bytes:
+def _packed(config: Config, adapters: Adapters, verdict: Verdict) -> bytes:
     outcome = verdict.outcome
     packed: bytes = msgpack.packb(
         [
             verdict.word,
             verdict.error,
-            _raised(app, verdict),
+            _raised(config, adapters, verdict),
             verdict.is_expected,
             outcome.action.value,
             outcome.body,
@@ -133,10 +139,10 @@ def _packed(app: App, verdict: Verdict) -> bytes:
     return packed
 
 
-def _raised(app: App, verdict: Verdict) -> bytes | None:
+def _raised(config: Config, adapters: Adapters, verdict: Verdict) -> bytes | None:
     """What went wrong, for listeners in the worker."""
     error, message_id = verdict.exception, verdict.outcome.delivery.id
     if error is None:
         return None
-    trace, most = outcomes.traceback_text(error), app.config.max_payload_bytes
-    return encode_error(error, trace, app.adapters.plain_form, (), message_id, most)
+    trace, most = outcomes.traceback_text(error), config.max_payload_bytes
+    return encode_error(error, trace, adapters.plain_form, (), message_id, most)

@@ -23,7 +23,7 @@ from . import outcomes
 from .execution import Runner, wanted_by
 from .jobs import Job, Key, recognise
 from .outcomes import Verdict
-from .prefetching import Ahead
+from .prefetching import Prefetched
 from .rows import Rows
 from .settling import Settler
 from .telling import tell_ended, tell_started
@@ -45,7 +45,7 @@ class Slots:
     Args:
         runner: Runs calls on the event loop and in threads.
         new_processes: Makes what runs `process=True` tasks, once there is one.
-        ahead: Learns how fast slots become free.
+        prefetched: Learns how fast slots become free.
         parents: Told of runs that wait for others.
         is_stopping: Whether a cancelled task was cancelled by the worker's shutdown.
     """
@@ -55,24 +55,24 @@ class Slots:
         settler: Settler,
         runner: Runner,
         new_processes: Callable[[], ProcessTasks],
-        ahead: Ahead,
+        prefetched: Prefetched,
         parents: WaitingParents,
         is_stopping: Callable[[], bool],
     ) -> None:
-        self._app = runner.app
+        self._config, self._adapters = runner.config, runner.adapters
         self._settler = settler
         self._runner = runner
         self._new_processes = new_processes
-        self._ahead = ahead
+        self._prefetched = prefetched
         self._parents = parents
         self._is_stopping = is_stopping
         self._loop = asyncio.get_running_loop()
         self._running: dict[Key, asyncio.Task[None] | None] = {}
         self._jobs: dict[Key, Job] = {}
-        self._rows = Rows(self._app.adapters, self._start, self._fail_late)
+        self._rows = Rows(self._adapters, self._start, self._fail_late)
         self._ended = asyncio.Event()
         self._processes: ProcessTasks | None = None
-        self._told = self._app.adapters.with_hook("run_ended")
+        self._told = self._adapters.with_hook("run_ended")
 
     def __len__(self) -> int:
         return len(self._running)
@@ -122,14 +122,14 @@ class Slots:
             # A message may be back, to be retried, before the settling of its last run returns.
             self._settler.held[key] = delivery
             self._running[key] = None
-            if delivery.deliveries > self._app.config.max_deliveries:
+            if delivery.deliveries > self._config.max_deliveries:
                 self._give_up(key, delivery)
                 continue
             try:
-                job = self._jobs[key] = recognise(delivery, self._app.config)
+                job = self._jobs[key] = recognise(delivery, self._config)
                 wanted = None if job.options.process else wanted_by(job)
             except Exception as e:  # noqa: BLE001 - whatever the bytes did is their own fault
-                self._finish(key, outcomes.not_recognised(self._app, delivery, e))
+                self._finish(key, outcomes.not_recognised(self._config, delivery, e))
                 continue
             job.slot_since = now
             job.waiting = self._parents
@@ -165,12 +165,12 @@ class Slots:
         """A message that its workers die with; whoever waits for its result is told."""
         reason = f"delivered {delivery.deliveries - 1} times to workers that died with it"
         try:
-            job = self._jobs[key] = recognise(delivery, self._app.config)
+            job = self._jobs[key] = recognise(delivery, self._config)
         except MessageError:
-            self._finish(key, outcomes.refused(self._app, delivery, reason))
+            self._finish(key, outcomes.refused(self._config, delivery, reason))
         else:
             error = TaskCrashed(f"{job.task.name}: {reason}")
-            self._finish(key, outcomes.dead(self._app, job, error, reason))
+            self._finish(key, outcomes.dead(self._config, self._adapters, job, error, reason))
 
     # --- running ------------------------------------------------------------------------
 
@@ -184,7 +184,7 @@ class Slots:
         """End a job whose rows did not come before its deadline."""
         timeout = job.options.timeout
         error = TaskTimeout(f"{job.task.name}: its rows were not there within {timeout} s")
-        verdict = outcomes.failed(self._app, job, error)
+        verdict = outcomes.failed(self._config, self._adapters, job, error)
         self._running[job.key] = self._loop.create_task(self._conclude(job, verdict, timeout))
 
     async def _run(self, job: Job, wanted: Wanted | None, fetched: Fetched | None) -> None:
@@ -198,7 +198,7 @@ class Slots:
             verdict = await self._cancelled(job, e)
         except Exception as e:
             logger.exception("running a task failed outside of it", extra={"id": job.message.id})
-            verdict = outcomes.failed(self._app, job, e)
+            verdict = outcomes.failed(self._config, self._adapters, job, e)
         if job.is_cancelled and verdict.outcome.action is not Action.DONE:
             verdict = await self._ended_by_call(job)
         if job.threads and (verdict.outcome.action in _RUN_AGAIN or job.is_cancelled):
@@ -233,13 +233,13 @@ class Slots:
                 await asyncio.sleep(0)
         if self._is_stopping() or job.is_cancelled:
             return outcomes.released(job)
-        return outcomes.failed(self._app, job, error)
+        return outcomes.failed(self._config, self._adapters, job, error)
 
     async def _ended_by_call(self, job: Job) -> Verdict:
         try:
             return await self._runner.cancelled(job)
         except asyncio.CancelledError:  # the worker's shutdown, while a hook of the task ran
-            return outcomes.cancelled(self._app, job)
+            return outcomes.cancelled(self._config, job)
 
     def _process_tasks(self) -> ProcessTasks:
         if self._processes is None:
@@ -254,9 +254,9 @@ class Slots:
         self._settler.add(verdict.outcome)
         self._ended.set()
         if job is not None and seconds is not None:
-            self._ahead.note(perf_counter() - job.slot_since)
+            self._prefetched.note(perf_counter() - job.slot_since)
         if listened_to:
-            tell_ended(verdict, job, self._app.config)
+            tell_ended(verdict, job, self._config)
         if logger.isEnabledFor(verdict.level):
             fields = verdict.fields(job, seconds or 0.0)
             error = None if verdict.is_expected else verdict.exception
@@ -275,13 +275,13 @@ class Slots:
             running.add_done_callback(lambda ended: self._note_unbegun(job, ended))
             running.cancel()
         elif self._rows.drop(key):
-            verdict = outcomes.cancelled(self._app, job)
+            verdict = outcomes.cancelled(self._config, job)
             self._running[key] = self._loop.create_task(self._conclude(job, verdict, None))
 
     def _note_unbegun(self, job: Job, ended: asyncio.Task[None]) -> None:
         """A run that was cancelled before its first step has no end of its own."""
         if self._running.get(job.key) is ended:
-            self._finish(job.key, outcomes.cancelled(self._app, job))
+            self._finish(job.key, outcomes.cancelled(self._config, job))
 
     async def cancel(self) -> None:
         """Cancel what runs and release what has ended; what ignores it is still there then."""

@@ -29,13 +29,13 @@ from ..tasks.task import check_annotations, registry
 from ..wire.message import new_id
 from .atomic import check_atomic_tasks
 from .cancelling import end_cancelled
-from .execution import Runner, scoped_adapters
+from .execution import Runner
 from .jobs import declared_queues
 from .leases import LeaseKeeper
 from .loop_watch import LoopWatch
 from .outcomes import instead_of_refused
-from .poison_isolation import Suspects
-from .prefetching import Ahead
+from .poison_isolation import PoisonIsolation
+from .prefetching import Prefetched
 from .settling import Settler
 from .slots import Slots
 from .taking import Taker, wait_for_broker
@@ -108,7 +108,7 @@ class Worker:
         self._consumer: Consumer
         self._settler: Settler
         self._taker: Taker
-        self._ahead: Ahead
+        self._prefetched: Prefetched
         self._keeper: LeaseKeeper
         self._late: asyncio.Task[None] | None = None
 
@@ -167,7 +167,7 @@ class Worker:
             raise RuntimeError("this worker has run already: make another, a Worker runs once")
         self._has_run = True
         check_annotations(registry.values())
-        check_atomic_tasks(self._app, registry.values())
+        check_atomic_tasks(self._app.config, self._app.adapters, registry.values())
         check_schedules(self._app)
         self._loop = asyncio.get_running_loop()
         life = asyncio.create_task(self._live())
@@ -190,7 +190,9 @@ class Worker:
         self._consumer = self._app.open_broker().consumer(options)
         if not await self._connect():
             return
-        self._settler = Settler(self._consumer, partial(instead_of_refused, self._app))
+        self._settler = Settler(
+            self._consumer, partial(instead_of_refused, self._app.config, self._app.adapters)
+        )
         slots = self._furnish()
         self._keeper = self._lease_keeper(slots)
         self._slots = slots
@@ -241,12 +243,12 @@ class Worker:
         app = self._app
         ThreadTracker.of(asyncio.get_running_loop())
         self._threads = ThreadPoolExecutor(self.concurrency, "asynctasq")
-        self._ahead = ahead = Ahead(self.concurrency)
+        self._prefetched = prefetched = Prefetched(self.concurrency)
         slots = Slots(
             self._settler,
-            Runner(app, self._threads, scoped_adapters(app)),
+            Runner(app.config, app.adapters, self._threads),
             self._new_processes,
-            ahead,
+            prefetched,
             WaitingParents(self.concurrency, self.queues),
             self._stop.is_set,
         )
@@ -254,8 +256,8 @@ class Worker:
             self._consumer,
             self._settler,
             slots,
-            ahead,
-            Suspects(app.config.max_deliveries),
+            prefetched,
+            PoisonIsolation(app.config.max_deliveries),
             self.concurrency,
             burst=self.burst,
         )
@@ -264,7 +266,8 @@ class Worker:
     def _new_processes(self) -> ProcessTasks:
         from .process_tasks import ProcessTasks
 
-        return ProcessTasks(self._app, self.modules, self.children, self.max_tasks_per_child)
+        app, most = self._app, self.max_tasks_per_child
+        return ProcessTasks(app.config, app.adapters, self.modules, self.children, most)
 
     def _lease_keeper(self, slots: Slots) -> LeaseKeeper:
         loop = asyncio.get_running_loop()
@@ -304,7 +307,7 @@ class Worker:
 
     async def _wind_down(self, slots: Slots) -> None:
         """Let what runs end within the grace time, and cancel the rest."""
-        self._taker.give_back(self._ahead.clear())
+        self._taker.give_back(self._prefetched.clear())
         emptied = asyncio.create_task(slots.until_empty())
         hurried = asyncio.create_task(self._hurry.wait())
         try:

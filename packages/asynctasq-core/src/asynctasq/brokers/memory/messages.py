@@ -24,7 +24,7 @@ class Stand(Enum):
 
 
 @dataclass(slots=True, eq=False)
-class Message:
+class StoredMessage:
     """A message.
 
     Attributes:

@@ -28,9 +28,9 @@ from .. import (
 )
 from ..waiters import Waiters
 from .lines import Lines
-from .messages import DUE, NEW, RETURNED, Message, Order, Stand
+from .messages import DUE, NEW, RETURNED, Order, Stand, StoredMessage
+from .remembered_values import RememberedValues
 from .unique import UniqueKeys
-from .values import Values
 
 
 class _Queue:
@@ -44,16 +44,16 @@ class _Queue:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.messages: dict[str, Message] = {}
-        self.waiting: list[tuple[Order, Message]] = []
-        self.delayed: list[tuple[float, int, Message]] = []
-        self.running: dict[str, Message] = {}
-        self.dead: dict[str, Message] = {}
+        self.messages: dict[str, StoredMessage] = {}
+        self.waiting: list[tuple[Order, StoredMessage]] = []
+        self.delayed: list[tuple[float, int, StoredMessage]] = []
+        self.running: dict[str, StoredMessage] = {}
+        self.dead: dict[str, StoredMessage] = {}
         self.next_expiry = float("inf")
         self.unique = UniqueKeys()
         self.lines = Lines(self.offer)
 
-    def offer(self, message: Message) -> None:
+    def offer(self, message: StoredMessage) -> None:
         """Let takes look at a message that waits."""
         heappush(self.waiting, (message.order, message))
 
@@ -82,7 +82,7 @@ class MemoryStore:
         self._expiring: list[tuple[float, tuple[str, str]]] = []
         self._workers: dict[str, tuple[float, WorkerInfo]] = {}
         self._leads: dict[str, tuple[float, str]] = {}
-        self._values = Values(clock)
+        self._values = RememberedValues(clock)
         self._serial = count(1)
 
     def wake(self) -> None:
@@ -342,7 +342,7 @@ class MemoryStore:
         return holder or (new.id if known is not None else None)
 
     def _add(self, queue: _Queue, new: Outgoing) -> None:
-        message = Message(
+        message = StoredMessage(
             new.queue, new.id, bytes(new.body), next(self._serial), new.priority, new.policy
         )
         queue.messages[new.id] = message
@@ -352,7 +352,7 @@ class MemoryStore:
         else:
             self._delay(queue, message, new.due)
 
-    def _may_run(self, queue: _Queue, message: Message, order: Order) -> bool:
+    def _may_run(self, queue: _Queue, message: StoredMessage, order: Order) -> bool:
         """Whether what was found among what waits is still there, and may run."""
         if message.state != "waiting" or message.order != order:
             return False
@@ -382,7 +382,7 @@ class MemoryStore:
         queue.lines.open_rates(now)
         return queue
 
-    def _move(self, queue: _Queue, message: Message, state: MessageState, at: float) -> int:
+    def _move(self, queue: _Queue, message: StoredMessage, state: MessageState, at: float) -> int:
         """Change the state; what was entered or leased before is valid no longer."""
         queue.running.pop(message.id, None)
         queue.dead.pop(message.id, None)
@@ -392,7 +392,7 @@ class MemoryStore:
             self._note_move(queue, message, was)
         return message.lease
 
-    def _note_move(self, queue: _Queue, message: Message, was: MessageState) -> None:
+    def _note_move(self, queue: _Queue, message: StoredMessage, was: MessageState) -> None:
         """Tell the lines and the keys of a message with a policy."""
         if message.has_line:
             if was == "waiting":
@@ -406,7 +406,9 @@ class MemoryStore:
         if message.state == "dead":
             queue.unique.ended(message)
 
-    def _wait(self, queue: _Queue, message: Message, rank: int, place: float | None = None) -> None:
+    def _wait(
+        self, queue: _Queue, message: StoredMessage, rank: int, place: float | None = None
+    ) -> None:
         serial = self._move(queue, message, "waiting", 0.0)
         place = message.place if place is None else place
         message.order = (-message.priority, rank, place, serial)
@@ -415,11 +417,11 @@ class MemoryStore:
         else:
             queue.offer(message)
 
-    def _delay(self, queue: _Queue, message: Message, due: float) -> None:
+    def _delay(self, queue: _Queue, message: StoredMessage, due: float) -> None:
         serial = self._move(queue, message, "delayed", due)
         heappush(queue.delayed, (due, serial, message))
 
-    def _lease(self, queue: _Queue, message: Message, owner: str, until: float) -> Delivery:
+    def _lease(self, queue: _Queue, message: StoredMessage, owner: str, until: float) -> Delivery:
         lease = self._move(queue, message, "running", until)
         queue.running[message.id] = message
         queue.next_expiry = min(queue.next_expiry, until)
@@ -427,11 +429,11 @@ class MemoryStore:
         message.deliveries += 1
         return Delivery(message.queue, message.id, message.body, message.deliveries, lease)
 
-    def _held(self, delivery: Delivery) -> Message | None:
+    def _held(self, delivery: Delivery) -> StoredMessage | None:
         message = self._queue(delivery.queue).running.get(delivery.id)
         return message if message is not None and message.lease == delivery.tag else None
 
-    def _apply(self, message: Message, outcome: Outcome) -> None:
+    def _apply(self, message: StoredMessage, outcome: Outcome) -> None:
         queue = self._queues[message.queue]
         if outcome.result is not None and outcome.action in (Action.DONE, Action.DEAD):
             self._keep(message.queue, message.id, outcome.result, outcome.result_ttl)
@@ -451,7 +453,7 @@ class MemoryStore:
             message.deliveries -= 1
             self._wait(queue, message, RETURNED)
 
-    def _forget(self, message: Message) -> None:
+    def _forget(self, message: StoredMessage) -> None:
         queue = self._queues[message.queue]
         self._move(queue, message, "dead", 0.0)
         del queue.messages[message.id]

@@ -24,12 +24,12 @@ from .. import (
     WorkerInfo,
 )
 from .asks import in_use, is_asking, packed
-from .checks import check_server
+from .awaited_results import AwaitedResults
 from .config import RedisConfig
 from .consumer import RedisConsumer
+from .doctor import check_server
 from .keys import Keys
 from .registry import alive_workers, release_worker, withdrawal
-from .results import Results
 from .scripts import (
     CANCEL,
     DEAD,
@@ -78,7 +78,7 @@ class RedisBroker:
         self.timeout_seconds = config.timeout
         self._server = Server(config)
         self._keys = Keys(config.key_prefix)
-        self._results = Results(self._server)
+        self._results = AwaitedResults(self._server)
         self._known_queues: set[str] = set()
 
     async def put(self, messages: Sequence[Outgoing]) -> Mapping[str, str] | None:

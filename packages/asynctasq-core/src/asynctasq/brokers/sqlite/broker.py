@@ -23,12 +23,12 @@ from .. import (
     QueueStats,
     WorkerInfo,
 )
-from . import checks as sqlite_checks
 from . import clock
+from . import doctor as sqlite_doctor
 from . import keys as sqlite_keys
 from . import queries as sqlite_queries
+from . import remembered_values as sqlite_remembered
 from . import transitions as sqlite_transitions
-from . import values as sqlite_values
 from .config import SQLiteConfig
 from .consumer import LeaseFile, SQLiteConsumer
 from .file import absolute_path
@@ -149,11 +149,11 @@ class SQLiteBroker:
 
     async def values(self, queue: str, kind: str) -> Mapping[str, bytes]:
         """All values of a kind."""
-        return await self._thread.read(sqlite_values.get_all, queue, kind)
+        return await self._thread.read(sqlite_remembered.get_all, queue, kind)
 
     async def value(self, queue: str, kind: str, name: str) -> bytes | None:
         """One value."""
-        return await self._thread.read(sqlite_values.get, queue, kind, name)
+        return await self._thread.read(sqlite_remembered.get, queue, kind, name)
 
     async def set_value(
         self,
@@ -165,7 +165,7 @@ class SQLiteBroker:
         ttl_seconds: float | None = None,
     ) -> None:
         """Keep a value, or delete it."""
-        await self._thread.write(sqlite_values.keep, queue, kind, name, value, ttl_seconds)
+        await self._thread.write(sqlite_remembered.keep, queue, kind, name, value, ttl_seconds)
 
     async def replace_value(
         self,
@@ -179,7 +179,7 @@ class SQLiteBroker:
     ) -> bool:
         """Replace a value and put messages in one step."""
         replaced = await self._thread.write(
-            sqlite_values.replace, queue, kind, name, value, expected, messages
+            sqlite_remembered.replace, queue, kind, name, value, expected, messages
         )
         if replaced and messages:
             self._thread.takers.wake()
@@ -191,7 +191,7 @@ class SQLiteBroker:
             await self._thread.write(sqlite_transitions.declare, ())
         except BrokerError as e:
             return [Finding("error", "sqlite", str(e))]
-        return await self._thread.run(sqlite_checks.findings)
+        return await self._thread.run(sqlite_doctor.findings)
 
     def describe(self) -> str:
         """`sqlite` and the absolute path."""

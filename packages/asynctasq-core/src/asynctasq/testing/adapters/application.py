@@ -48,7 +48,7 @@ class RolledBack(Exception):
 
 @pytest.mark.asyncio
 @pytest.mark.timeout(LONGEST_TEST_SECONDS)
-class Application:
+class ApplicationUnderTest:
     """The application under test; `AdapterSuite` describes what a subclass gives."""
 
     adapter: ClassVar[str] = ""

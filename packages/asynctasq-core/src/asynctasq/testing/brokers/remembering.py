@@ -11,7 +11,7 @@ from asynctasq.brokers import Broker, Remembering
 from .fixtures import BrokerFixtures, StartConsumer, becomes, ids, numbered, take_all
 
 
-class Remembers(BrokerFixtures):
+class RememberingTests(BrokerFixtures):
     """Values are kept by queue, kind and name; replacing one is a compare-and-set."""
 
     @pytest.fixture

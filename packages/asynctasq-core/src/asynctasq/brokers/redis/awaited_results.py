@@ -23,7 +23,7 @@ from .wire import Wire
 _QUIET_SECONDS = 15.0
 
 
-class Results:
+class AwaitedResults:
     """The results that somebody in this process waits for."""
 
     def __init__(self, server: Server) -> None:

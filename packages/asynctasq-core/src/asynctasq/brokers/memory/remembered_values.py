@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 
-class Values:
+class RememberedValues:
     """The values of all queues of a store.
 
     Args:

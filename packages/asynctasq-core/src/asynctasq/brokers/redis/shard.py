@@ -15,7 +15,7 @@ from .failures import code_of
 from .keys import Keys
 from .scripts import READ, SWEEP
 from .server import Server
-from .settling import ADMITTED
+from .settlements import ADMITTED
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class Sweep:
     is_asking: bool = False
 
 
-class Lane:
+class Shard:
     """Queues of one consumer whose keys live in one place, in order of priority."""
 
     def __init__(self, server: Server, keys: Keys, queues: Sequence[str], consumer: bytes) -> None:

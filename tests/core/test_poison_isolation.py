@@ -1,11 +1,11 @@
-"""Suspects: messages close to their delivery limit."""
+"""PoisonIsolation: messages close to their delivery limit."""
 
 from __future__ import annotations
 
 import asynctasq.worker.poison_isolation
 import pytest
 from asynctasq.brokers import Delivery
-from asynctasq.worker.poison_isolation import SOLITUDE_SECONDS, Suspects
+from asynctasq.worker.poison_isolation import SOLITUDE_SECONDS, PoisonIsolation
 
 
 @pytest.fixture
@@ -21,21 +21,21 @@ def _delivery(name: str, deliveries: int) -> Delivery:
 
 def test_a_suspect_is_begun_alone_and_the_others_given_back(clock: list[float]) -> None:
     suspect, other = _delivery("suspect", 5), _delivery("other", 1)
-    assert Suspects(5).choose([other, suspect], is_busy=False) == ([suspect], [other])
+    assert PoisonIsolation(5).choose([other, suspect], is_busy=False) == ([suspect], [other])
 
 
 def test_only_the_last_permitted_delivery_is_alone(clock: list[float]) -> None:
     shared = [_delivery("shared", 4), _delivery("other", 1)]
-    assert Suspects(5).choose(shared, is_busy=True) == (shared, ())
+    assert PoisonIsolation(5).choose(shared, is_busy=True) == (shared, ())
 
 
 def test_with_a_limit_of_one_every_message_shares_its_worker(clock: list[float]) -> None:
     both = [_delivery("one", 1), _delivery("other", 1)]
-    assert Suspects(1).choose(both, is_busy=True) == (both, ())
+    assert PoisonIsolation(1).choose(both, is_busy=True) == (both, ())
 
 
 def test_a_suspect_waits_elsewhere_while_others_run_but_not_for_long(clock: list[float]) -> None:
-    suspects, both = Suspects(5), [_delivery("suspect", 5), _delivery("other", 1)]
+    suspects, both = PoisonIsolation(5), [_delivery("suspect", 5), _delivery("other", 1)]
     assert suspects.choose(both, is_busy=True) == ([], both)
     assert 0 < suspects.patience_seconds() <= SOLITUDE_SECONDS
     clock[0] += SOLITUDE_SECONDS
@@ -45,7 +45,7 @@ def test_a_suspect_waits_elsewhere_while_others_run_but_not_for_long(clock: list
 
 
 def test_a_long_task_that_is_a_suspect_does_not_idle_its_worker(clock: list[float]) -> None:
-    suspects = Suspects(5)
+    suspects = PoisonIsolation(5)
     suspects.choose([_delivery("suspect", 5)], is_busy=False)
     assert suspects.patience_seconds() > 0
     clock[0] += SOLITUDE_SECONDS

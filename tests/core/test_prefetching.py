@@ -11,7 +11,7 @@ import pytest
 from asynctasq import Worker, dispatch_many, task
 from asynctasq.app import App
 from asynctasq.brokers import Delivery
-from asynctasq.worker.prefetching import AHEAD_SECONDS, ENOUGH, PATIENCE_SECONDS, Ahead
+from asynctasq.worker.prefetching import AHEAD_SECONDS, ENOUGH, PATIENCE_SECONDS, Prefetched
 
 Start = Callable[..., Worker]
 Becomes = Callable[..., Awaitable[None]]
@@ -38,27 +38,27 @@ def _delivery(n: int) -> Delivery:
     return Delivery("default", str(n), b"", 1, None)
 
 
-def _prove_short(ahead: Ahead) -> None:
+def _prove_short(ahead: Prefetched) -> None:
     for _ in range(50):
         ahead.note(AHEAD_SECONDS / 1000)
 
 
 def test_nothing_is_taken_ahead_before_tasks_have_proved_short() -> None:
-    ahead = Ahead(10)
+    ahead = Prefetched(10)
     assert ahead.room == 0
     _prove_short(ahead)
     assert ahead.room == ENOUGH - 10
 
 
 def test_one_long_task_ends_taking_ahead() -> None:
-    ahead = Ahead(10)
+    ahead = Prefetched(10)
     _prove_short(ahead)
     ahead.note(1.0)
     assert ahead.room == 0
 
 
 def test_no_more_is_taken_ahead_than_slots_become_free_for() -> None:
-    ahead = Ahead(20)
+    ahead = Prefetched(20)
     for _ in range(50):
         ahead.note(AHEAD_SECONDS)  # of twenty tasks at once, each takes its turn on the event loop
     assert 18 <= ahead.room <= 20
@@ -68,13 +68,13 @@ def test_no_more_is_taken_ahead_than_slots_become_free_for() -> None:
 
 
 def test_many_slots_need_nothing_ahead() -> None:
-    ahead = Ahead(ENOUGH)
+    ahead = Prefetched(ENOUGH)
     _prove_short(ahead)
     assert ahead.room == 0
 
 
 def test_messages_come_out_in_order_as_slots_allow(clock: list[float]) -> None:
-    ahead = Ahead(2)
+    ahead = Prefetched(2)
     ahead.put([_delivery(n) for n in range(5)])
     assert [d.id for d in ahead.take(2)] == ["0", "1"]
     assert [d.id for d in ahead.take(9)] == ["2", "3", "4"]
@@ -82,7 +82,7 @@ def test_messages_come_out_in_order_as_slots_allow(clock: list[float]) -> None:
 
 
 def test_what_waited_too_long_is_not_run_here_any_more(clock: list[float]) -> None:
-    ahead = Ahead(2)
+    ahead = Prefetched(2)
     _prove_short(ahead)
     ahead.put([_delivery(n) for n in range(3)])
     assert ahead.overdue() == ()

@@ -22,7 +22,7 @@ _SAVEPOINT = re.compile(
 )
 
 
-class Waiting:
+class WaitingDispatches:
     """The dispatches of one transaction in the order of their calls; their callbacks keep it.
 
     Attributes:
@@ -76,7 +76,7 @@ class OnCommit:
     def __init__(self, send: DeferredSend, connection: BaseDatabaseWrapper) -> None:
         self._send: DeferredSend | None = send
         self._connection = ref(connection)
-        self.waiting = waiting_on(connection) or Waiting()
+        self.waiting = waiting_on(connection) or WaitingDispatches()
         self._place = self.waiting.add(self)
         keep_before_commit(connection)
 
@@ -108,7 +108,7 @@ class OnCommit:
         return connection is not None and any(c is self for _, c, *_ in connection.run_on_commit)
 
 
-def waiting_on(connection: BaseDatabaseWrapper) -> Waiting | None:
+def waiting_on(connection: BaseDatabaseWrapper) -> WaitingDispatches | None:
     """What waits for the commit of the connection's open transaction, if anything does."""
     callbacks = (callback for _, callback, *_ in reversed(connection.run_on_commit))
     return next((c.waiting for c in callbacks if isinstance(c, OnCommit)), None)

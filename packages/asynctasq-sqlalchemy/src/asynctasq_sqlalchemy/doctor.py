@@ -24,7 +24,7 @@ from .factories import (
     sync_part,
 )
 from .loading import work_in
-from .models import mapped_classes
+from .mapped_classes import mapped_classes
 from .sessions import close
 
 #: Seconds that a database may take to answer.
