@@ -8,6 +8,7 @@ from .brokers.fixtures import OpenBroker, StartConsumer
 from .brokers.leading import Leading
 from .brokers.leasing import Leasing
 from .brokers.limits import Limits
+from .brokers.listing import Lists
 from .brokers.overview import Overview
 from .brokers.postponing import Postponing
 from .brokers.priorities import Priorities
@@ -32,6 +33,7 @@ class BrokerSuite(
     Postponing,
     DeadLetters,
     Overview,
+    Lists,
     Leading,
     Unique,
     Limits,
@@ -42,8 +44,8 @@ class BrokerSuite(
     """Everything that `asynctasq.brokers` promises, as tests.
 
     In the order of the contract: sending (`Sending`, `Cancelling`, `Results`), consuming
-    (`Waiting`, `Leasing`, `Settling`, `Postponing`), looking (`DeadLetters`, `Overview`) and
-    coordinating (`Leading`, `Unique`, `Limits`, `Rates`, `Priorities`, `Remembers`).
+    (`Waiting`, `Leasing`, `Settling`, `Postponing`), looking (`DeadLetters`, `Overview`,
+    `Lists`) and coordinating (`Leading`, `Unique`, `Limits`, `Rates`, `Priorities`, `Remembers`).
 
     Subclass it in a test module and give one fixture, `open_broker`; every test then runs on it::
 
@@ -77,6 +79,7 @@ class BrokerSuite(
 
     Capabilities are class attributes too. A test of one that is absent is skipped and names it:
 
+    * `lists` (false): whether it has the methods of `asynctasq.brokers.Listing`.
     * `coordinates` (false): whether it has the methods of `asynctasq.brokers.Coordinating`.
     * `polices` (false): whether it is `asynctasq.brokers.Policing`: policies and priorities.
     * `remembers` (false): whether it has the methods of `asynctasq.brokers.Remembering`.
