@@ -13,6 +13,7 @@ from asynctasq.testing import BrokerSuite, OpenBroker
 
 
 class TestMemoryBroker(BrokerSuite):
+    lists = True
     coordinates = True
     polices = True
     remembers = True

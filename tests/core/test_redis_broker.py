@@ -17,6 +17,7 @@ from ..servers import redis_url
 
 class TestRedisBroker(BrokerSuite):
     due_goes_first = False
+    lists = True
     coordinates = True
     remembers = True
     polices = True

@@ -77,6 +77,7 @@ async def drain(consumer: SQLiteConsumer) -> int:
 
 
 class TestSQLiteBroker(BrokerSuite):
+    lists = True
     coordinates = True
     polices = True
     remembers = True

@@ -26,6 +26,7 @@ from asynctasq.testing import BrokerSuite, OpenBroker
 
 class TestRedisClusterBroker(BrokerSuite):
     due_goes_first = False
+    lists = True
     coordinates = True
     polices = True
     remembers = True

@@ -9,6 +9,7 @@ from .brokers import OpenPostgres
 
 
 class TestPostgresBroker(BrokerSuite):
+    lists = True
     coordinates = True
     polices = True
     remembers = True

@@ -15,6 +15,9 @@ from asynctasq.brokers import (
     ConsumerOptions,
     DeadLetter,
     Finding,
+    HeldMessage,
+    HeldPage,
+    HeldState,
     KeyInUse,
     MessageState,
     Outgoing,
@@ -22,7 +25,7 @@ from asynctasq.brokers import (
     WorkerInfo,
 )
 
-from . import queries, schema
+from . import listing, queries, schema
 from .address import Address
 from .awaited_results import AwaitedResults
 from .config import PostgresConfig
@@ -114,6 +117,17 @@ class PostgresBroker:
         """Those of these dead letters that there are."""
         rows = await self._insist(queries.FIND_DEAD, queue, list(message_ids))
         return [DeadLetter(**row) for row in rows]
+
+    async def held(
+        self, queue: str, state: HeldState, *, limit: int = 100, after: str | None = None
+    ) -> HeldPage:
+        """A page of the messages in a state."""
+        return await listing.held(self._insist, queue, state, limit, after)
+
+    async def find_held(self, queue: str, message_ids: Sequence[str]) -> list[HeldMessage]:
+        """Those of these messages that wait, are delayed or run."""
+        rows = await self._insist(listing.FIND, queue, list(message_ids))
+        return [listing.shown(queue, row["state"], row) for row in rows]
 
     async def retry_dead(self, queue: str, bodies: Sequence[tuple[str, bytes]]) -> int:
         """Move dead letters back to waiting."""

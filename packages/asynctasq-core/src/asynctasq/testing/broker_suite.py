@@ -8,6 +8,7 @@ from .brokers.fixtures import OpenBroker, StartConsumer
 from .brokers.leading import LeadingTests
 from .brokers.leasing import LeasingTests
 from .brokers.limits import LimitsTests
+from .brokers.listing import ListingTests
 from .brokers.overview import OverviewTests
 from .brokers.postponing import PostponingTests
 from .brokers.priorities import PrioritiesTests
@@ -32,6 +33,7 @@ class BrokerSuite(
     PostponingTests,
     DeadLettersTests,
     OverviewTests,
+    ListingTests,
     LeadingTests,
     UniqueTests,
     LimitsTests,
@@ -43,7 +45,7 @@ class BrokerSuite(
 
     In the order of the contract: sending (`SendingTests`, `CancellingTests`, `ResultsTests`),
     consuming (`WaitingTests`, `LeasingTests`, `SettlingTests`, `PostponingTests`), looking
-    (`DeadLettersTests`, `OverviewTests`) and coordinating (`LeadingTests`, `UniqueTests`,
+    (`DeadLettersTests`, `OverviewTests`, `ListingTests`) and coordinating (`LeadingTests`, `UniqueTests`,
     `LimitsTests`, `RatesTests`, `PrioritiesTests`, `RememberingTests`).
 
     Subclass it in a test module and give one fixture, `open_broker`; every test then runs on it::
@@ -78,6 +80,7 @@ class BrokerSuite(
 
     Capabilities are class attributes too. A test of one that is absent is skipped and names it:
 
+    * `lists` (false): whether it has the methods of `asynctasq.brokers.Listing`.
     * `coordinates` (false): whether it has the methods of `asynctasq.brokers.Coordinating`.
     * `polices` (false): whether it is `asynctasq.brokers.Policing`: policies and priorities.
     * `remembers` (false): whether it has the methods of `asynctasq.brokers.Remembering`.

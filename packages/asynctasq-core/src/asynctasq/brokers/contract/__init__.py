@@ -28,7 +28,16 @@ from .consuming import (
     WorkerInfo,
 )
 from .coordinating import Coordinating, KeyInUse, Policing, Remembering
-from .looking import DeadLetter, Finding, Looking, QueueStats
+from .looking import (
+    DeadLetter,
+    Finding,
+    HeldMessage,
+    HeldPage,
+    HeldState,
+    Listing,
+    Looking,
+    QueueStats,
+)
 from .policies import LimitKey, Policy, RateKey, UniqueKey
 from .sending import MessageState, Outgoing, Sending
 from .tables import KeepingTables
@@ -43,9 +52,13 @@ __all__ = [
     "DeadLetter",
     "Delivery",
     "Finding",
+    "HeldMessage",
+    "HeldPage",
+    "HeldState",
     "KeepingTables",
     "KeyInUse",
     "LimitKey",
+    "Listing",
     "Looking",
     "MessageState",
     "Outcome",

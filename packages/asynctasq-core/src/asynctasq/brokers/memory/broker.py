@@ -14,6 +14,9 @@ from .. import (
     DeadLetter,
     Delivery,
     Finding,
+    HeldMessage,
+    HeldPage,
+    HeldState,
     KeyInUse,
     MessageState,
     Outcome,
@@ -87,6 +90,16 @@ class MemoryBroker:
         """Those of these dead letters that the queue holds."""
         wanted = set(message_ids)
         return [d for d in self.store.dead_letters(queue) if d.id in wanted]
+
+    async def held(
+        self, queue: str, state: HeldState, *, limit: int = 100, after: str | None = None
+    ) -> HeldPage:
+        """A page of the messages in a state."""
+        return self.store.held(queue, state, limit, after)
+
+    async def find_held(self, queue: str, message_ids: Sequence[str]) -> list[HeldMessage]:
+        """Those of these messages that wait, are delayed or run."""
+        return self.store.find_held(queue, message_ids)
 
     async def retry_dead(self, queue: str, bodies: Sequence[tuple[str, bytes]]) -> int:
         """Move dead letters back to waiting."""

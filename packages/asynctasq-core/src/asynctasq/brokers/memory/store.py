@@ -19,6 +19,9 @@ from .. import (
     ConsumerOptions,
     DeadLetter,
     Delivery,
+    HeldMessage,
+    HeldPage,
+    HeldState,
     KeyInUse,
     MessageState,
     Outcome,
@@ -30,6 +33,7 @@ from ..waiters import Waiters
 from .lines import Lines
 from .messages import DUE, NEW, RETURNED, Order, Stand, StoredMessage
 from .remembered_values import RememberedValues
+from .listing import page_of, shown
 from .unique import UniqueKeys
 
 
@@ -183,6 +187,18 @@ class MemoryStore:
         with self._lock:
             message = self._current(queue).messages.get(message_id)
             return message.state if message else None
+
+    def held(self, queue: str, state: HeldState, limit: int, after: str | None) -> HeldPage:
+        """A page of the messages in a state."""
+        with self._lock:
+            return page_of(self._current(queue).messages.values(), state, limit, after)
+
+    def find_held(self, queue: str, message_ids: Iterable[str]) -> list[HeldMessage]:
+        """Those of these messages that wait, are delayed or run."""
+        with self._lock:
+            known = self._current(queue).messages
+            found = [known[i] for i in dict.fromkeys(message_ids) if i in known]
+            return [shown(message) for message in found if message.state != "dead"]
 
     def remove(
         self, queue: str, message_ids: Iterable[str] | None, states: Container[MessageState]

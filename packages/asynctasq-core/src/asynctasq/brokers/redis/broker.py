@@ -17,12 +17,16 @@ from .. import (
     ConsumerOptions,
     DeadLetter,
     Finding,
+    HeldMessage,
+    HeldPage,
+    HeldState,
     KeyInUse,
     MessageState,
     Outgoing,
     QueueStats,
     WorkerInfo,
 )
+from . import listing
 from .asks import in_use, is_asking, packed
 from .awaited_results import AwaitedResults
 from .config import RedisConfig
@@ -34,6 +38,8 @@ from .scripts import (
     CANCEL,
     DEAD,
     FIND_DEAD,
+    FIND_HELD,
+    HELD,
     KEYS_IN_USE,
     LEAD,
     PURGE,
@@ -182,6 +188,25 @@ class RedisBroker:
         passed, *page = await self._server.insist(keys.stream, command)
         rows = zip(page[::3], page[1::3], page[2::3], strict=True)
         return passed, [_dead_letter(queue, *row) for row in rows]
+
+    async def held(
+        self, queue: str, state: HeldState, *, limit: int = 100, after: str | None = None
+    ) -> HeldPage:
+        """A page of the messages in a state; see `Listing.held`."""
+        keys = self._keys.of(queue)
+        command = HELD(keys[:4], *listing.begin(state, after), min(limit, listing.AT_ONCE))
+        return listing.page(queue, await self._server.insist(keys.stream, command))
+
+    async def find_held(self, queue: str, message_ids: Sequence[str]) -> list[HeldMessage]:
+        """Those of these messages that wait, are delayed or run."""
+        keys, left = self._keys.of(queue), list(dict.fromkeys(message_ids))
+        found: list[HeldMessage] = []
+        while left:
+            command = FIND_HELD(keys[:4], *left[: listing.AT_ONCE])
+            looked_at, texts = await self._server.insist(keys.stream, command)
+            found += listing.messages(queue, texts)
+            del left[:looked_at]
+        return found
 
     async def retry_dead(self, queue: str, bodies: Sequence[tuple[str, bytes]]) -> int:
         """Move dead letters back to waiting; see `Broker.retry_dead`."""

@@ -17,6 +17,9 @@ from .. import (
     ConsumerOptions,
     DeadLetter,
     Finding,
+    HeldMessage,
+    HeldPage,
+    HeldState,
     KeyInUse,
     MessageState,
     Outgoing,
@@ -26,6 +29,7 @@ from .. import (
 from . import clock
 from . import doctor as sqlite_doctor
 from . import keys as sqlite_keys
+from . import listing as sqlite_listing
 from . import queries as sqlite_queries
 from . import remembered_values as sqlite_remembered
 from . import transitions as sqlite_transitions
@@ -108,6 +112,16 @@ class SQLiteBroker:
     async def find_dead(self, queue: str, message_ids: Sequence[str]) -> list[DeadLetter]:
         """Those of these dead letters that the queue holds."""
         return await self._thread.read(sqlite_queries.find_dead, queue, message_ids)
+
+    async def held(
+        self, queue: str, state: HeldState, *, limit: int = 100, after: str | None = None
+    ) -> HeldPage:
+        """A page of the messages in a state."""
+        return await self._thread.read(sqlite_listing.held, queue, state, limit, after)
+
+    async def find_held(self, queue: str, message_ids: Sequence[str]) -> list[HeldMessage]:
+        """Those of these messages that wait, are delayed or run."""
+        return await self._thread.read(sqlite_listing.find_held, queue, message_ids)
 
     async def retry_dead(self, queue: str, bodies: Sequence[tuple[str, bytes]]) -> int:
         """Move dead letters back to waiting."""
