@@ -5,7 +5,11 @@ from __future__ import annotations
 import asynctasq.worker.poison_isolation
 import pytest
 from asynctasq.brokers import Delivery
-from asynctasq.worker.poison_isolation import SOLITUDE_SECONDS, PoisonIsolation
+from asynctasq.worker.poison_isolation import (
+    CAREFUL_TURNS,
+    SOLITUDE_SECONDS,
+    PoisonIsolation,
+)
 
 
 @pytest.fixture
@@ -52,3 +56,21 @@ def test_a_long_task_that_is_a_suspect_does_not_idle_its_worker(clock: list[floa
     assert suspects.patience_seconds() <= 0
     fresh = [_delivery("fresh", 1)]
     assert suspects.choose(fresh, is_busy=True) == (fresh, ())
+
+
+def test_nothing_is_taken_beside_what_was_delivered_before_for_some_turns_of_the_loop(
+    clock: list[float],
+) -> None:
+    isolation = PoisonIsolation(5)
+    again = [_delivery("again", 2)]
+    assert isolation.choose(again, is_busy=False) == (again, ())
+    for _ in range(CAREFUL_TURNS):
+        assert isolation.patience_seconds() > 0
+        clock[0] += 10  # a starved process: the clock goes on, its tasks do not
+    assert isolation.patience_seconds() <= 0
+
+
+def test_fresh_messages_are_taken_beside_others_at_once(clock: list[float]) -> None:
+    isolation = PoisonIsolation(5)
+    isolation.choose([_delivery("fresh", 1)], is_busy=False)
+    assert isolation.patience_seconds() <= 0

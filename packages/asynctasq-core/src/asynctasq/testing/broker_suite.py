@@ -45,8 +45,8 @@ class BrokerSuite(
 
     In the order of the contract: sending (`SendingTests`, `CancellingTests`, `ResultsTests`),
     consuming (`WaitingTests`, `LeasingTests`, `SettlingTests`, `PostponingTests`), looking
-    (`DeadLettersTests`, `OverviewTests`, `ListingTests`) and coordinating (`LeadingTests`, `UniqueTests`,
-    `LimitsTests`, `RatesTests`, `PrioritiesTests`, `RememberingTests`).
+    (`DeadLettersTests`, `OverviewTests`, `ListingTests`) and coordinating (`LeadingTests`,
+    `UniqueTests`, `LimitsTests`, `RatesTests`, `PrioritiesTests`, `RememberingTests`).
 
     Subclass it in a test module and give one fixture, `open_broker`; every test then runs on it::
 

@@ -31,9 +31,9 @@ from .. import (
 )
 from ..waiters import Waiters
 from .lines import Lines
+from .listing import page_of, shown
 from .messages import DUE, NEW, RETURNED, Order, Stand, StoredMessage
 from .remembered_values import RememberedValues
-from .listing import page_of, shown
 from .unique import UniqueKeys
 
 
