@@ -47,6 +47,7 @@ from .errors import (
     UnsupportedVersion,
 )
 from .events import listen, unlisten
+from .listing import calls, calls_sync, cancel_calls, cancel_calls_sync
 from .scheduling import (
     Schedule,
     schedule,
@@ -57,8 +58,10 @@ from .scheduling import (
     unschedule_sync,
 )
 from .sending.commits import DeferredSends, send_together, send_together_async
-from .sending.handle import TaskHandle, TaskStatus
+from .sending.handle import TaskHandle
+from .sending.listing import CallInfo, CallPage
 from .sending.progress import Progress
+from .sending.status import TaskStatus
 from .supervision.run import run_worker
 from .tasks.annotations import OnMissing
 from .tasks.call import Call
@@ -85,6 +88,8 @@ __all__ = [
     "BrokerError",
     "BrokerUnavailable",
     "Call",
+    "CallInfo",
+    "CallPage",
     "Config",
     "ConfigurationError",
     "Cron",
@@ -142,6 +147,10 @@ __all__ = [
     "UnsupportedVersion",
     "Worker",
     "alias_model",
+    "calls",
+    "calls_sync",
+    "cancel_calls",
+    "cancel_calls_sync",
     "class_path",
     "current_message",
     "dispatch_many",
