@@ -48,6 +48,7 @@ from .errors import (
     UnsupportedVersion,
 )
 from .events import listen, unlisten
+from .listing import calls, calls_sync, cancel_calls, cancel_calls_sync
 from .scheduling import (
     Schedule,
     schedule,
@@ -58,8 +59,10 @@ from .scheduling import (
     unschedule_sync,
 )
 from .sending.commits import DeferredSends, send_together, send_together_async
-from .sending.handle import TaskHandle, TaskStatus
+from .sending.handle import TaskHandle
+from .sending.listing import CallInfo, CallPage
 from .sending.progress import Progress
+from .sending.status import TaskStatus
 from .supervision.run import run_worker
 from .tasks.annotations import OnMissing
 from .tasks.call import Call
@@ -88,6 +91,8 @@ __all__ = [
     "BrokerError",
     "BrokerUnavailable",
     "Call",
+    "CallInfo",
+    "CallPage",
     "Config",
     "ConfigurationError",
     "Cron",
@@ -146,6 +151,10 @@ __all__ = [
     "Worker",
     "alias_model",
     "at_loop_end",
+    "calls",
+    "calls_sync",
+    "cancel_calls",
+    "cancel_calls_sync",
     "class_path",
     "current_message",
     "dispatch_many",

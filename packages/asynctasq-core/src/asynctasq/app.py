@@ -161,6 +161,7 @@ class App:
             self.adapters,
             outbox=self._outbox_in_use(),
             status_ttl=options.status_ttl,
+            shows_arguments=self.config.show_arguments,
         )
 
     def _handle(self, call: Call[R], prepared: Prepared) -> TaskHandle[R]:
@@ -179,6 +180,7 @@ class App:
             outbox=outbox,
             status_ttl=prepared.options.status_ttl,
             was_sent_here=True,
+            shows_arguments=self.config.show_arguments,
         )
         if prepared.defer is not None:
             handle._deferred = Deferred(self.connections, outgoing, outbox, learn=handle.stand_for)

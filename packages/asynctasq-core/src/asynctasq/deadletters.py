@@ -10,18 +10,13 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from fnmatch import fnmatchcase
 from time import time
-from typing import Any, TypeVar
-
-import msgpack
 
 from . import brokers
 from .app import current
 from .errors import MessageError
-from .tasks.declaration import registry
-from .wire.describing import described
+from .sending import letters
+from .sending.listing import Reader
 from .wire.message import Message
-
-T = TypeVar("T")
 
 #: How many are moved in one round trip.
 _PAGE = 500
@@ -73,10 +68,10 @@ class Filter:
 
     def fits(self, letter: brokers.DeadLetter) -> bool:
         """Whether the dead letter is one of those."""
-        texts = _texts(letter)
-        if self.task is not None and not fnmatchcase(texts["task"], self.task):
+        fate = letters.read(letter.info)
+        if self.task is not None and not fnmatchcase(fate.task, self.task):
             return False
-        if self.reason is not None and self.reason.lower() not in texts["reason"].lower():
+        if self.reason is not None and self.reason.lower() not in fate.reason.lower():
             return False
         age = self._now - letter.died_at
         return self.older_than is None or age >= self.older_than.total_seconds()
@@ -208,42 +203,18 @@ def _renewed(body: bytes) -> bytes:
 
 
 def _readable(letter: brokers.DeadLetter) -> DeadCall:
-    info = _info(letter.info)
+    config = current().config
+    info = Reader(config.signing_key, config.show_arguments).dead(letter)
     return DeadCall(
         queue=letter.queue,
         id=letter.id,
-        **_texts(letter),
-        arguments=_arguments(letter.body) if current().config.show_arguments else "",
-        attempts=_of(int, info.get("attempts"), 0),
-        deliveries=_of(int, info.get("deliveries"), 0),
+        task=info.task,
+        arguments=info.arguments,
+        reason=info.reason,
+        error=info.error,
+        traceback=info.traceback,
+        attempts=info.attempt,
+        deliveries=info.deliveries,
         died_at=letter.died_at,
         payload_bytes=len(letter.body),
     )
-
-
-def _texts(letter: brokers.DeadLetter) -> dict[str, str]:
-    info = _info(letter.info)
-    return {k: _of(str, info.get(k), "") for k in ("task", "reason", "error", "traceback")}
-
-
-def _arguments(body: bytes) -> str:
-    try:
-        message = Message.decode(body, current().config.signing_key)
-    except MessageError:
-        return ""
-    task = registry.get(message.task)
-    return described(message.payload, task.parameter_names if task else ())
-
-
-def _of(cls: type[T], value: object, default: T) -> T:
-    """The value if it is what a worker writes; others may have written to the store."""
-    return value if isinstance(value, cls) else default
-
-
-def _info(packed: bytes) -> dict[str, Any]:
-    try:
-        # Flat, so that no header of damaged bytes claims memory for nothing.
-        info = msgpack.unpackb(packed, max_array_len=0)
-    except (ValueError, TypeError, msgpack.UnpackException):
-        return {}
-    return info if isinstance(info, dict) else {}

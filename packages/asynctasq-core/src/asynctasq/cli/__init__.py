@@ -21,6 +21,7 @@ _COMMANDS = {
     "worker": "worker",
     "status": "status",
     "health": "health",
+    "tasks": "tasks",
     "dead": "dead",
     "cancel": "cancel",
     "schedule": "schedule",

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from math import inf
 from time import monotonic
 from typing import Any, Generic, TypeVar
@@ -19,36 +18,14 @@ from ..wire.results import decode_stored, encode_cancelled, error_in, read_resul
 from .commits import Deferred
 from .connections import Connections
 from .ending import RECORD_SECONDS, end, remove
+from .listing import CallInfo, Reader, find
 from .outbox import Outbox
 from .portal import portal
 from .progress import PROGRESS, Progress
 from .progress import decode as decode_progress
+from .status import TaskStatus, recorded
 
 R = TypeVar("R")
-
-
-class TaskStatus(StrEnum):
-    """Where a dispatched call is.
-
-    `UNCOMMITTED` waits for a transaction's commit, or is on its way to the broker after it, perhaps
-    in the outbox. `DROPPED` was not sent: the transaction was rolled back, or the broker could not
-    be reached after its commit. `DONE`, `CANCELLED`, and `DEAD` after a purge, stand for a record,
-    which a task keeps for its `result_ttl` or `status_ttl`, or for what the handle itself has done.
-    `ENDED` is a call that this handle sent and that its queue no longer holds, without a record of
-    how it went. Of a call that is `UNKNOWN` nothing is known: never dispatched, rolled back, not
-    committed yet elsewhere, expired or deleted.
-    """
-
-    UNCOMMITTED = "uncommitted"
-    DROPPED = "dropped"
-    WAITING = "waiting"
-    DELAYED = "delayed"
-    RUNNING = "running"
-    DONE = "done"
-    DEAD = "dead"
-    CANCELLED = "cancelled"
-    ENDED = "ended"
-    UNKNOWN = "unknown"
 
 
 #: How long one call of the broker may wait for a result: the first; those after it; and while the
@@ -85,6 +62,7 @@ class TaskHandle(Generic[R]):
         is_existing: Whether it stands for a call that was there before, as its unique key was
             taken; after a commit it is known once the call was sent.
         was_sent_here: Whether this handle is what `dispatch` returned.
+        shows_arguments: Whether `info` says with which arguments it was called.
     """
 
     id: str
@@ -99,6 +77,7 @@ class TaskHandle(Generic[R]):
     status_ttl: float | None = field(default=None, kw_only=True)
     is_existing: bool = field(default=False, kw_only=True)
     was_sent_here: bool = field(default=False, kw_only=True, repr=False)
+    shows_arguments: bool = field(default=True, kw_only=True, repr=False)
     _was_cancelled: bool = field(default=False, repr=False)
     _is_to_end: bool = field(default=False, repr=False)
 
@@ -122,7 +101,7 @@ class TaskHandle(Generic[R]):
         if self._record_ttl is not None or self._is_to_end:
             stored = await broker.result(self.queue, self.id, 0)
             if stored is not None:
-                return _recorded(self._read(stored))
+                return recorded(self._read(stored))
         if sending == "failed":
             return TaskStatus.DROPPED
         if self.outbox is not None and await self.outbox.holds(self.id):
@@ -132,6 +111,25 @@ class TaskHandle(Generic[R]):
     def status_sync(self) -> TaskStatus:
         """`status` for synchronous code."""
         return portal.run(self.status())
+
+    async def info(self) -> CallInfo:
+        """All that is known of the call: state, attempt, times, worker, error, progress.
+
+        Reads the queue only: no argument is built, and no row fetched.
+
+        Raises:
+            ConfigurationError: The broker cannot say.
+            BrokerUnavailable: The broker cannot be reached.
+        """
+        reader = Reader(self._keys, self.shows_arguments)
+        found = None
+        if self._sending() not in _DEFERRED and not self._was_cancelled:
+            found = await find(self._connections.broker(), reader, self.id, (self.queue,))
+        return found or CallInfo(self.id, self.queue, await self.status(), self.task.name)
+
+    def info_sync(self) -> CallInfo:
+        """`info` for synchronous code."""
+        return portal.run(self.info())
 
     def _sending(self) -> str:
         """How far a dispatch that waited for a commit has come."""
@@ -312,11 +310,3 @@ class TaskHandle(Generic[R]):
     @property
     def _name(self) -> str:
         return f"{self.task.name} {self.id}"
-
-
-def _recorded(content: Mapping[str, Any]) -> TaskStatus:
-    """What a stored result says of its call."""
-    if content.get("cancelled"):
-        return TaskStatus.CANCELLED
-    is_dead = "error" in content or content.get("ended") == "dead"
-    return TaskStatus.DEAD if is_dead else TaskStatus.DONE
