@@ -59,6 +59,7 @@ from .scheduling import (
 from .sending.commits import DeferredSends, send_together, send_together_async
 from .sending.handle import TaskHandle, TaskStatus
 from .sending.progress import Progress
+from .supervision.lifespan import lifespan
 from .supervision.run import run_worker
 from .tasks.annotations import OnMissing
 from .tasks.call import Call
@@ -149,6 +150,7 @@ __all__ = [
     "hookimpl",
     "hookspec",
     "init",
+    "lifespan",
     "listen",
     "load_config",
     "progress",
