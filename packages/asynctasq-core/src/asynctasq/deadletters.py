@@ -18,7 +18,7 @@ from . import brokers
 from .app import current
 from .errors import MessageError
 from .tasks.declaration import registry
-from .wire.describing import described
+from .wire.describing import Reference, described, references
 from .wire.message import Message
 
 T = TypeVar("T")
@@ -41,6 +41,7 @@ class DeadCall:
         deliveries: How often it was handed to a worker since its last attempt was counted.
         died_at: Unix time in seconds.
         payload_bytes: Size of the message.
+        references: The arguments that are model instances; none where `arguments` is empty.
     """
 
     queue: str
@@ -54,6 +55,7 @@ class DeadCall:
     deliveries: int
     died_at: float
     payload_bytes: int
+    references: tuple[Reference, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,11 +65,16 @@ class Filter:
     Attributes:
         task: The task's name, or a pattern such as `shop.*`.
         reason: Part of why it was given up, in capitals or not.
+        error: Part of the error's type and text, in capitals or not.
+        arguments: Part of the arguments as they are shown, such as `tenant=Tenant#5`. Where
+            `show_arguments` is off, no dead letter fits.
         older_than: How long ago it was given up at least, counted from when this was made.
     """
 
     task: str | None = None
     reason: str | None = None
+    error: str | None = None
+    arguments: str | None = None
     older_than: timedelta | None = None
     _now: float = field(default_factory=time, init=False, repr=False)
 
@@ -76,7 +83,10 @@ class Filter:
         texts = _texts(letter)
         if self.task is not None and not fnmatchcase(texts["task"], self.task):
             return False
-        if self.reason is not None and self.reason.lower() not in texts["reason"].lower():
+        for part, text in ((self.reason, "reason"), (self.error, "error")):
+            if part is not None and part.lower() not in texts[text].lower():
+                return False
+        if self.arguments is not None and not _fits_arguments(self.arguments, letter.body):
             return False
         age = self._now - letter.died_at
         return self.older_than is None or age >= self.older_than.total_seconds()
@@ -118,6 +128,69 @@ async def pages(
                 break
 
 
+@dataclass(slots=True)
+class Group:
+    """Dead letters of one task with errors of one type.
+
+    Attributes:
+        error: The type of the error, or why they were given up where there was none.
+        count: How many there are.
+        newest: When the last of them died, Unix time in seconds.
+        oldest: When the first of them died.
+        example: The error of one of them, with its text.
+    """
+
+    task: str
+    error: str
+    count: int
+    newest: float
+    oldest: float
+    example: str
+
+
+async def groups(
+    queue: str | None = None, *, where: Filter | None = None, most: int = 2000
+) -> tuple[list[Group], int]:
+    """What dead letters have in common, the largest group first.
+
+    Args:
+        where: Only these.
+        most: How many are looked at, the newest of each queue in turn.
+
+    Returns:
+        The groups, and how many dead letters were looked at.
+
+    Raises:
+        BrokerUnavailable: The broker cannot be reached.
+    """
+    found: dict[tuple[str, str], Group] = {}
+    looked_at = 0
+    broker = current().open_broker()
+    for name, dead in await _queues(queue):
+        start = 0
+        while start < dead and looked_at < most:
+            page = await broker.dead_letters(name, limit=min(_PAGE, most - looked_at), offset=start)
+            start += len(page)
+            looked_at += len(page)
+            for letter in page:
+                if where is None or where.fits(letter):
+                    _count(found, letter)
+            if not page:
+                break
+    return sorted(found.values(), key=lambda group: -group.count), looked_at
+
+
+def _count(found: dict[tuple[str, str], Group], letter: brokers.DeadLetter) -> None:
+    texts, at = _texts(letter), letter.died_at
+    kind = texts["error"].partition(":")[0] or texts["reason"]
+    group = found.get((texts["task"], kind))
+    if group is None:
+        group = Group(texts["task"], kind, 0, at, at, texts["error"] or texts["reason"])
+        found[texts["task"], kind] = group
+    group.count += 1
+    group.newest, group.oldest = max(group.newest, at), min(group.oldest, at)
+
+
 async def show(message_id: str, queue: str | None = None) -> DeadCall | None:
     """The dead letter of this id, looked for in all queues unless one is named."""
     for name, _ in await _queues(queue):
@@ -127,7 +200,11 @@ async def show(message_id: str, queue: str | None = None) -> DeadCall | None:
 
 
 async def retry(
-    queue: str | None = None, ids: Sequence[str] | None = None, where: Filter | None = None
+    queue: str | None = None,
+    ids: Sequence[str] | None = None,
+    where: Filter | None = None,
+    *,
+    on_progress: Callable[[int], object] | None = None,
 ) -> int:
     """Put dead letters back on their queues, to be run at once with all attempts ahead.
 
@@ -135,12 +212,13 @@ async def retry(
         queue: Where they are; by default in all queues.
         ids: Which ones; by default all that are there now.
         where: Only these, instead of `ids`.
+        on_progress: Called now and then with how many have been done.
 
     Returns:
         How many there were.
     """
     if ids is None:
-        return await _each(queue, where, _retry)
+        return await _each(queue, where, _retry, on_progress)
     broker = current().open_broker()
     count = 0
     for name, _ in await _queues(queue):
@@ -151,11 +229,15 @@ async def retry(
 
 
 async def purge(
-    queue: str | None = None, ids: Sequence[str] | None = None, where: Filter | None = None
+    queue: str | None = None,
+    ids: Sequence[str] | None = None,
+    where: Filter | None = None,
+    *,
+    on_progress: Callable[[int], object] | None = None,
 ) -> int:
     """Delete dead letters for ever; arguments and result as for `retry`."""
     if ids is None and where is not None:
-        return await _each(queue, where, _purge)
+        return await _each(queue, where, _purge, on_progress)
     broker = current().open_broker()
     return sum([await broker.purge_dead(name, ids) for name, _ in await _queues(queue)])
 
@@ -170,6 +252,7 @@ async def _each(
     queue: str | None,
     where: Filter | None,
     take_away: Callable[[str, Sequence[brokers.DeadLetter]], Awaitable[int]],
+    on_progress: Callable[[int], object] | None,
 ) -> int:
     """Take away the dead letters meant, page by page; returns how many there were."""
     broker = current().open_broker()
@@ -184,6 +267,8 @@ async def _each(
             seen.update(letter.id for letter in chosen)
             count += await take_away(name, chosen)
             offset += len(page) - len(chosen)
+            if on_progress is not None:
+                on_progress(count)
     return count
 
 
@@ -213,11 +298,12 @@ def _readable(letter: brokers.DeadLetter) -> DeadCall:
         queue=letter.queue,
         id=letter.id,
         **_texts(letter),
-        arguments=_arguments(letter.body) if current().config.show_arguments else "",
+        arguments=_arguments(letter.body),
         attempts=_of(int, info.get("attempts"), 0),
         deliveries=_of(int, info.get("deliveries"), 0),
         died_at=letter.died_at,
         payload_bytes=len(letter.body),
+        references=_references(letter.body),
     )
 
 
@@ -227,12 +313,31 @@ def _texts(letter: brokers.DeadLetter) -> dict[str, str]:
 
 
 def _arguments(body: bytes) -> str:
+    """The arguments as text; empty where nobody is to see them."""
+    shown = _shown(body)
+    return described(*shown) if shown is not None else ""
+
+
+def _references(body: bytes) -> tuple[Reference, ...]:
+    shown = _shown(body)
+    return references(*shown) if shown is not None else ()
+
+
+def _fits_arguments(part: str, body: bytes) -> bool:
+    shown = _shown(body)
+    return shown is not None and part.lower() in described(*shown).lower()
+
+
+def _shown(body: bytes) -> tuple[bytes, Sequence[str]] | None:
+    """The arguments' bytes and names; `None` where they cannot be read or are not to be seen."""
+    if not current().config.show_arguments:
+        return None
     try:
         message = Message.decode(body, current().config.signing_key)
     except MessageError:
-        return ""
+        return None
     task = registry.get(message.task)
-    return described(message.payload, task.parameter_names if task else ())
+    return message.payload, task.parameter_names if task else ()
 
 
 def _of(cls: type[T], value: object, default: T) -> T:
