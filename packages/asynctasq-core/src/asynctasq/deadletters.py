@@ -18,7 +18,8 @@ from . import brokers
 from .app import current
 from .errors import MessageError
 from .tasks.declaration import registry
-from .wire.describing import Reference, described, references
+from .wire.describing import Reference as Reference
+from .wire.describing import described, references
 from .wire.message import Message
 
 T = TypeVar("T")
