@@ -13,7 +13,7 @@ from itertools import chain
 from typing import Any
 
 from asynctasq import deadletters, history, looking, scheduling
-from asynctasq.deadletters import DeadLetter
+from asynctasq.deadletters import DeadCall
 from asynctasq.looking import KeyInUse, QueueStats
 from starlette.exceptions import HTTPException
 
@@ -142,9 +142,9 @@ async def dead(view: View) -> Context:
     }
 
 
-async def _letters(chosen: Chosen, offset: int) -> tuple[list[DeadLetter], bool]:
+async def _letters(chosen: Chosen, offset: int) -> tuple[list[DeadCall], bool]:
     """Those of a page and one more, and whether all that could be there have been looked at."""
-    found: list[DeadLetter] = []
+    found: list[DeadCall] = []
     pages = deadletters.pages(chosen.queue, limit=LINES + 1, offset=offset, where=chosen.where)
     async with aclosing(pages):  # type: ignore[type-var]
         read = 0
