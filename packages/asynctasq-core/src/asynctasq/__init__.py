@@ -63,6 +63,7 @@ from .sending.handle import TaskHandle
 from .sending.listing import CallInfo, CallPage
 from .sending.progress import Progress
 from .sending.status import TaskStatus
+from .supervision.lifespan import lifespan
 from .supervision.run import run_worker
 from .tasks.annotations import OnMissing
 from .tasks.call import Call
@@ -162,6 +163,7 @@ __all__ = [
     "hookimpl",
     "hookspec",
     "init",
+    "lifespan",
     "listen",
     "load_config",
     "plain_value",

@@ -16,6 +16,7 @@ from .app import current
 from .errors import MessageError
 from .sending import letters
 from .sending.listing import Reader
+from .wire.describing import Reference as Reference
 from .wire.message import Message
 
 #: How many are moved in one round trip.
@@ -36,6 +37,7 @@ class DeadCall:
         deliveries: How often it was handed to a worker since its last attempt was counted.
         died_at: Unix time in seconds.
         payload_bytes: Size of the message.
+        references: The arguments that are model instances; none where `arguments` is empty.
     """
 
     queue: str
@@ -49,6 +51,7 @@ class DeadCall:
     deliveries: int
     died_at: float
     payload_bytes: int
+    references: tuple[Reference, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,11 +61,16 @@ class Filter:
     Attributes:
         task: The task's name, or a pattern such as `shop.*`.
         reason: Part of why it was given up, in capitals or not.
+        error: Part of the error's type and text, in capitals or not.
+        arguments: Part of the arguments as they are shown, such as `tenant=Tenant#5`. Where
+            `show_arguments` is off, no dead letter fits.
         older_than: How long ago it was given up at least, counted from when this was made.
     """
 
     task: str | None = None
     reason: str | None = None
+    error: str | None = None
+    arguments: str | None = None
     older_than: timedelta | None = None
     _now: float = field(default_factory=time, init=False, repr=False)
 
@@ -71,7 +79,10 @@ class Filter:
         fate = letters.read(letter.info)
         if self.task is not None and not fnmatchcase(fate.task, self.task):
             return False
-        if self.reason is not None and self.reason.lower() not in fate.reason.lower():
+        for part, text in ((self.reason, fate.reason), (self.error, fate.error)):
+            if part is not None and part.lower() not in text.lower():
+                return False
+        if self.arguments is not None and not _fits_arguments(self.arguments, letter):
             return False
         age = self._now - letter.died_at
         return self.older_than is None or age >= self.older_than.total_seconds()
@@ -113,6 +124,69 @@ async def pages(
                 break
 
 
+@dataclass(slots=True)
+class Group:
+    """Dead letters of one task with errors of one type.
+
+    Attributes:
+        error: The type of the error, or why they were given up where there was none.
+        count: How many there are.
+        newest: When the last of them died, Unix time in seconds.
+        oldest: When the first of them died.
+        example: The error of one of them, with its text.
+    """
+
+    task: str
+    error: str
+    count: int
+    newest: float
+    oldest: float
+    example: str
+
+
+async def groups(
+    queue: str | None = None, *, where: Filter | None = None, most: int = 2000
+) -> tuple[list[Group], int]:
+    """What dead letters have in common, the largest group first.
+
+    Args:
+        where: Only these.
+        most: How many are looked at, the newest of each queue in turn.
+
+    Returns:
+        The groups, and how many dead letters were looked at.
+
+    Raises:
+        BrokerUnavailable: The broker cannot be reached.
+    """
+    found: dict[tuple[str, str], Group] = {}
+    looked_at = 0
+    broker = current().open_broker()
+    for name, dead in await _queues(queue):
+        start = 0
+        while start < dead and looked_at < most:
+            page = await broker.dead_letters(name, limit=min(_PAGE, most - looked_at), offset=start)
+            start += len(page)
+            looked_at += len(page)
+            for letter in page:
+                if where is None or where.fits(letter):
+                    _count(found, letter)
+            if not page:
+                break
+    return sorted(found.values(), key=lambda group: -group.count), looked_at
+
+
+def _count(found: dict[tuple[str, str], Group], letter: brokers.DeadLetter) -> None:
+    fate, at = letters.read(letter.info), letter.died_at
+    kind = fate.error.partition(":")[0] or fate.reason
+    group = found.get((fate.task, kind))
+    if group is None:
+        group = Group(fate.task, kind, 0, at, at, fate.error or fate.reason)
+        found[fate.task, kind] = group
+    group.count += 1
+    group.newest, group.oldest = max(group.newest, at), min(group.oldest, at)
+
+
 async def show(message_id: str, queue: str | None = None) -> DeadCall | None:
     """The dead letter of this id, looked for in all queues unless one is named."""
     for name, _ in await _queues(queue):
@@ -122,7 +196,11 @@ async def show(message_id: str, queue: str | None = None) -> DeadCall | None:
 
 
 async def retry(
-    queue: str | None = None, ids: Sequence[str] | None = None, where: Filter | None = None
+    queue: str | None = None,
+    ids: Sequence[str] | None = None,
+    where: Filter | None = None,
+    *,
+    on_progress: Callable[[int], object] | None = None,
 ) -> int:
     """Put dead letters back on their queues, to be run at once with all attempts ahead.
 
@@ -130,12 +208,13 @@ async def retry(
         queue: Where they are; by default in all queues.
         ids: Which ones; by default all that are there now.
         where: Only these, instead of `ids`.
+        on_progress: Called now and then with how many have been done.
 
     Returns:
         How many there were.
     """
     if ids is None:
-        return await _each(queue, where, _retry)
+        return await _each(queue, where, _retry, on_progress)
     broker = current().open_broker()
     count = 0
     for name, _ in await _queues(queue):
@@ -146,11 +225,15 @@ async def retry(
 
 
 async def purge(
-    queue: str | None = None, ids: Sequence[str] | None = None, where: Filter | None = None
+    queue: str | None = None,
+    ids: Sequence[str] | None = None,
+    where: Filter | None = None,
+    *,
+    on_progress: Callable[[int], object] | None = None,
 ) -> int:
     """Delete dead letters for ever; arguments and result as for `retry`."""
     if ids is None and where is not None:
-        return await _each(queue, where, _purge)
+        return await _each(queue, where, _purge, on_progress)
     broker = current().open_broker()
     return sum([await broker.purge_dead(name, ids) for name, _ in await _queues(queue)])
 
@@ -165,6 +248,7 @@ async def _each(
     queue: str | None,
     where: Filter | None,
     take_away: Callable[[str, Sequence[brokers.DeadLetter]], Awaitable[int]],
+    on_progress: Callable[[int], object] | None,
 ) -> int:
     """Take away the dead letters meant, page by page; returns how many there were."""
     broker = current().open_broker()
@@ -179,6 +263,8 @@ async def _each(
             seen.update(letter.id for letter in chosen)
             count += await take_away(name, chosen)
             offset += len(page) - len(chosen)
+            if on_progress is not None:
+                on_progress(count)
     return count
 
 
@@ -203,8 +289,7 @@ def _renewed(body: bytes) -> bytes:
 
 
 def _readable(letter: brokers.DeadLetter) -> DeadCall:
-    config = current().config
-    info = Reader(config.signing_key, config.show_arguments).dead(letter)
+    info = _reader().dead(letter)
     return DeadCall(
         queue=letter.queue,
         id=letter.id,
@@ -217,4 +302,15 @@ def _readable(letter: brokers.DeadLetter) -> DeadCall:
         deliveries=info.deliveries,
         died_at=letter.died_at,
         payload_bytes=len(letter.body),
+        references=info.references,
     )
+
+
+def _fits_arguments(part: str, letter: brokers.DeadLetter) -> bool:
+    arguments = _reader().dead(letter).arguments
+    return bool(arguments) and part.lower() in arguments.lower()
+
+
+def _reader() -> Reader:
+    config = current().config
+    return Reader(config.signing_key, config.show_arguments)

@@ -13,7 +13,7 @@ import click
 from ..errors import AsynctasqError
 from .application import add_row, json_option, loaded, module_option, moment, show, table
 from .dead import arguments_option, queue_option
-from .logs import printable
+from .log_lines import printable
 
 if TYPE_CHECKING:
     from ..sending.listing import CallInfo, CallPage

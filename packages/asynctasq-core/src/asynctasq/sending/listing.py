@@ -14,7 +14,7 @@ from urllib.parse import quote, unquote
 from ..brokers import Broker, DeadLetter, HeldMessage, HeldPage, Listing, Remembering
 from ..errors import ConfigurationError, MessageError
 from ..tasks.declaration import registry
-from ..wire.describing import described
+from ..wire.describing import Reference, described, references
 from ..wire.message import Message
 from ..wire.results import read_result
 from . import letters
@@ -48,6 +48,7 @@ class CallInfo:
         reason: Why it was given up, of a dead one.
         error: The type and text of the error that it failed with, of a dead one.
         traceback: Of that error.
+        references: The arguments that are model instances; none where `arguments` is empty.
         progress: How far it has come, as it last told; only from `TaskHandle.info`.
         checkpoint_bytes: Size of its checkpoint; only from `TaskHandle.info`.
     """
@@ -67,6 +68,7 @@ class CallInfo:
     reason: str = ""
     error: str = ""
     traceback: str = ""
+    references: tuple[Reference, ...] = ()
     progress: Progress | None = None
     checkpoint_bytes: int | None = None
 
@@ -126,10 +128,11 @@ class Reader:
 
     def arguments(self, message: Message) -> str:
         """The arguments as text, by name where the task is known."""
-        if not self.shows_arguments:
-            return ""
-        task = registry.get(message.task)
-        return described(message.payload, task.parameter_names if task else ())
+        return described(message.payload, _names(message)) if self.shows_arguments else ""
+
+    def references(self, message: Message) -> tuple[Reference, ...]:
+        """The arguments that are model instances."""
+        return references(message.payload, _names(message)) if self.shows_arguments else ()
 
     def _read(self, queue: str, message_id: str, body: bytes, state: TaskStatus) -> CallInfo:
         info = CallInfo(message_id, queue, state, payload_bytes=len(body))
@@ -141,9 +144,15 @@ class Reader:
             info,
             task=message.task,
             arguments=self.arguments(message),
+            references=self.references(message),
             attempt=message.attempt,
             enqueued_at=message.enqueued_at,
         )
+
+
+def _names(message: Message) -> Sequence[str]:
+    task = registry.get(message.task)
+    return task.parameter_names if task else ()
 
 
 def listing(broker: Broker) -> Listing:

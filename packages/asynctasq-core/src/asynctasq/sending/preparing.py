@@ -14,7 +14,7 @@ from ..policies.asking import policy_of
 from ..tasks.call import Call
 from ..tasks.options import TaskOptions
 from ..wire.encoding import encode_arguments
-from ..wire.message import Message, new_id
+from ..wire.message import Message, moment_ms, new_id
 from .commits import Registration, open_atomic, what_to_wait_for
 from .schedule_values import Template
 
@@ -52,6 +52,8 @@ def prepare(call: Call[Any], config: Config, adapters: Adapters) -> Prepared:
     queue = call.queue or options.queue
     message = Message(new_id(), task.name, encoded.payload, time(), 1, call.overrides or {})
     message.headers = call.headers or {}
+    if call.due is not None:
+        message.due_ms = moment_ms(call.due)
     if adapters.header_hooks:
         message.headers = _with_headers(message, queue, adapters)
     body = message.encode(config.signing_key)

@@ -50,6 +50,11 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_random)
 
 
+def moment_ms(seconds: float) -> int:
+    """A Unix time as a message holds it: in milliseconds, and within what its marks can say."""
+    return int(min(max(seconds, 0.0) * 1000, 10.0**15 - 1))
+
+
 @dataclass(slots=True)
 class Message:
     """One call of a task.
@@ -66,6 +71,7 @@ class Message:
         snoozes: How often the task itself has put the call off.
         unknown_since_ms: When a worker first did not know what it names, in Unix time; 0 for never.
         outage_since_ms: When the outage began that puts its runs off, in Unix time; 0 for none.
+        due_ms: When its next run was to begin, in Unix time; 0 for at once, when it was dispatched.
         queue: Where it was taken from; empty where it was not. Not on the wire.
     """
 
@@ -80,11 +86,12 @@ class Message:
     snoozes: int = 0
     unknown_since_ms: int = 0
     outage_since_ms: int = 0
+    due_ms: int = 0
     queue: str = ""
 
     def encode(self, keys: Sequence[bytes] = ()) -> bytes:
         """The bytes for a queue, signed by the first key if there is one."""
-        since = self.unknown_since_ms or self.outage_since_ms
+        marks = self.unknown_since_ms or self.outage_since_ms or self.due_ms
         parts = (
             VERSION,
             self.id,
@@ -92,7 +99,7 @@ class Message:
             self.attempt,
             self.enqueued_at,
             self.options,
-            self._marked_headers() if self.snoozes or since else self.headers,
+            self._marked_headers() if self.snoozes or marks else self.headers,
             self.postponed,
             self.payload,
         )
@@ -147,6 +154,7 @@ _MARKS = {
     "asynctasq-snoozes": "snoozes",
     "asynctasq-unknown-since-ms": "unknown_since_ms",
     "asynctasq-outage-since-ms": "outage_since_ms",
+    "asynctasq-due-ms": "due_ms",
 }
 
 #: Senders may give none of these.

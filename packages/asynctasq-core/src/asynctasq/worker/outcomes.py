@@ -26,7 +26,7 @@ from ..errors import (
     UnknownTask,
 )
 from ..sending.ending import RECORD_SECONDS
-from ..wire.message import Message
+from ..wire.message import Message, moment_ms
 from ..wire.results import encode_cancelled, encode_end, encode_error, encode_result
 from .causes import is_another_tasks, leaves
 from .jobs import Job, recognise, task_name
@@ -246,7 +246,8 @@ def _retried(config: Config, adapters: Adapters, job: Job, error: BaseException)
     own_delay = _own_delay(error)
     if own_delay is not None:
         delay = own_delay
-    again = replace(rested(message), attempt=message.attempt + 1)
+    due_ms = moment_ms(time() + delay)
+    again = replace(rested(message), attempt=message.attempt + 1, due_ms=due_ms)
     if message.outage_since_ms and is_outage(adapters, job, error):  # it has lasted for too long
         again.outage_since_ms = message.outage_since_ms
     body = again.encode(config.signing_key)

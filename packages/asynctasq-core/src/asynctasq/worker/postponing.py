@@ -14,7 +14,7 @@ from ..adapters.plugins import Adapters
 from ..config.settings import Config
 from ..durations import is_delay
 from ..errors import NotYetKnown, ReferenceUnavailable, Snooze
-from ..wire.message import Message
+from ..wire.message import Message, moment_ms
 from .causes import is_another_tasks, leaves
 from .jobs import Job
 from .retry import postponement_delay
@@ -126,5 +126,6 @@ def _snoozed(job: Job, seconds: float) -> Later | Never:
     snoozes, most = job.message.snoozes + 1, job.options.max_snoozes
     if most is not None and snoozes > most:
         return Never(f"put off {most} times, as often as max_snoozes allows")
-    again = replace(rested(job.message), snoozes=snoozes)
+    due_ms = moment_ms(time() + seconds)
+    again = replace(rested(job.message), snoozes=snoozes, due_ms=due_ms)
     return Later(again, seconds, is_expected=True)
