@@ -19,6 +19,7 @@ class TestRedisBroker(BrokerSuite):
     due_goes_first = False
     coordinates = True
     remembers = True
+    pauses = True
     polices = True
 
     @pytest_asyncio.fixture

@@ -9,6 +9,7 @@ from .brokers.leading import Leading
 from .brokers.leasing import Leasing
 from .brokers.limits import Limits
 from .brokers.overview import Overview
+from .brokers.pausing import Pauses
 from .brokers.postponing import Postponing
 from .brokers.priorities import Priorities
 from .brokers.rates import Rates
@@ -38,12 +39,14 @@ class BrokerSuite(
     Rates,
     Priorities,
     Remembers,
+    Pauses,
 ):
     """Everything that `asynctasq.brokers` promises, as tests.
 
     In the order of the contract: sending (`Sending`, `Cancelling`, `Results`), consuming
     (`Waiting`, `Leasing`, `Settling`, `Postponing`), looking (`DeadLetters`, `Overview`) and
-    coordinating (`Leading`, `Unique`, `Limits`, `Rates`, `Priorities`, `Remembers`).
+    coordinating (`Leading`, `Unique`, `Limits`, `Rates`, `Priorities`, `Remembers`,
+    `Pauses`).
 
     Subclass it in a test module and give one fixture, `open_broker`; every test then runs on it::
 
@@ -80,4 +83,5 @@ class BrokerSuite(
     * `coordinates` (false): whether it has the methods of `asynctasq.brokers.Coordinating`.
     * `polices` (false): whether it is `asynctasq.brokers.Policing`: policies and priorities.
     * `remembers` (false): whether it has the methods of `asynctasq.brokers.Remembering`.
+    * `pauses` (false): whether it has the methods of `asynctasq.brokers.Pausing`.
     """

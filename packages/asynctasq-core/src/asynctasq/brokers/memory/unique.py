@@ -49,6 +49,13 @@ class UniqueKeys:
         if message.policy and message.policy.unique and message.policy.unique.until == "started":
             self.ended(message)
 
+    def take_again(self, message: Message, now: float) -> None:
+        """A message was not to be delivered yet: what that has freed is its own if still free."""
+        key = message.policy.unique if message.policy else None
+        if key is not None and key.until == "started" and key.lasts_seconds is None:
+            if self.holder(message.policy, now) is None:
+                self.take(message, now)
+
     def ended(self, message: Message) -> None:
         """A message is done, dead or removed."""
         key = message.policy.unique if message.policy else None

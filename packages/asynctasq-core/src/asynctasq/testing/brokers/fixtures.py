@@ -39,6 +39,7 @@ class BrokerFixtures:
     coordinates = False
     polices = False
     remembers = False
+    pauses = False
     needs = ""
 
     @pytest.fixture(autouse=True)
