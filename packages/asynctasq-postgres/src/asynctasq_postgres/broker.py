@@ -21,6 +21,7 @@ from asynctasq.brokers import (
     QueueStats,
     WorkerInfo,
 )
+from asynctasq.brokers.parking import PAUSES, number_of
 
 from . import queries, schema
 from .address import Address
@@ -155,6 +156,23 @@ class PostgresBroker:
         """The keys that are taken or have messages."""
         rows = await self._insist(queries.KEYS, queue, limit)
         return [KeyInUse(**{**row, "holders": tuple(row["holders"])}) for row in rows]
+
+    async def pauses(self, queue: str) -> Mapping[str, bytes]:
+        """The pauses of a queue by name."""
+        return await self.values(queue, PAUSES)
+
+    async def pause(self, queue: str, name: str, value: bytes) -> None:
+        """Begin a pause."""
+        await self._insist("SELECT {schema}.pause($1, $2, $3)", queue, name, value)
+        self._wakes.tell([queue_topic(queue)])
+
+    async def resume(self, queue: str, name: str) -> bool:
+        """End a pause."""
+        ended = await self._value(
+            "SELECT {schema}.resume($1, $2, $3)", queue, name, number_of(name)
+        )
+        self._wakes.tell([queue_topic(queue)])
+        return bool(ended)
 
     async def values(self, queue: str, kind: str) -> Mapping[str, bytes]:
         """All values of a kind."""

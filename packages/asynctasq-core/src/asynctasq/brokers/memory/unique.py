@@ -52,9 +52,10 @@ class UniqueKeys:
     def take_again(self, message: Message, now: float) -> None:
         """A message was not to be delivered yet: what that has freed is its own if still free."""
         key = message.policy.unique if message.policy else None
-        if key is not None and key.until == "started" and key.lasts_seconds is None:
-            if self.holder(message.policy, now) is None:
-                self.take(message, now)
+        if key is None or key.until != "started" or key.lasts_seconds is not None:
+            return
+        if self.holder(message.policy, now) is None:
+            self.take(message, now)
 
     def ended(self, message: Message) -> None:
         """A message is done, dead or removed."""

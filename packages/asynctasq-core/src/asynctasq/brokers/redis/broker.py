@@ -23,6 +23,7 @@ from .. import (
     QueueStats,
     WorkerInfo,
 )
+from ..parking import PAUSES, number_of
 from .asks import in_use, is_asking, packed
 from .checks import check_server
 from .config import RedisConfig
@@ -36,12 +37,14 @@ from .scripts import (
     FIND_DEAD,
     KEYS_IN_USE,
     LEAD,
+    PAUSE,
     PURGE,
     PURGE_DEAD,
     PUT,
     PUT_ASKING,
     REGISTER,
     REPLACE_VALUE,
+    RESUME,
     RETRY_DEAD,
     SET_VALUE,
     STATE,
@@ -238,6 +241,26 @@ class RedisBroker:
         keys = self._keys.of(queue)
         command = KEYS_IN_USE(keys[:4], max(limit, _KEYS_AT_ONCE))
         return in_use(await self._server.insist(keys.stream, command), limit)
+
+    async def pauses(self, queue: str) -> Mapping[str, bytes]:
+        """The pauses of a queue by name."""
+        return await self.values(queue, PAUSES)
+
+    async def pause(self, queue: str, name: str, value: bytes) -> None:
+        """Begin a pause; see `Pausing.pause`."""
+        stream = self._keys.of(queue).stream
+        await self._put_and_register([(stream, PAUSE((stream,), name, value))], {queue})
+
+    async def resume(self, queue: str, name: str) -> bool:
+        """End a pause; see `Pausing.resume`."""
+        keys = self._keys.of(queue)
+        number = number_of(name) if name else 0
+        command = RESUME(keys[:3], name, number, _AT_ONCE)
+        was_paused, woken = await self._server.insist(keys.stream, command)
+        some = woken
+        while some == _AT_ONCE:
+            _, some = await self._server.insist(keys.stream, command)
+        return bool(was_paused or woken)
 
     async def values(self, queue: str, kind: str) -> Mapping[str, bytes]:
         """All values of a kind; see `Remembering.values`."""

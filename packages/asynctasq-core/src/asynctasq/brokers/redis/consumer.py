@@ -16,7 +16,7 @@ from .keys import Keys
 from .lane import Lane
 from .registry import announcement, release_worker, withdrawal
 from .renewal import Renewal
-from .scripts import RIGHTS, Command
+from .scripts import IDLE, RIGHTS, Command
 from .server import Call, Server
 from .settling import Settlement, settlements
 
@@ -75,7 +75,7 @@ class RedisConsumer:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_seconds
         self._is_taking = True
-        if self._sweeps_first:
+        if self._sweeps_first or any(lane.is_fenced for lane in self._lanes):
             self._sweep_at = 0.0
         try:
             while True:
@@ -184,13 +184,12 @@ class RedisConsumer:
         return tag is not delivery.tag
 
     async def idle(self) -> bool:
-        """Whether its queues hold nothing but dead letters."""
+        """Whether its queues hold nothing but dead letters and what pauses keep back."""
         calls: list[Call] = []
         for queue in self._options.queues:
             keys = self._keys.of(queue)
-            calls.append((keys.stream, (b"XLEN", keys.stream)))
-            calls.append((keys.stream, (b"ZCARD", keys.delayed)))
-        return not any(await self._server.call_many(calls))
+            calls.append((keys.stream, IDLE((keys.stream, keys.delayed))))
+        return all(await self._server.call_many(calls))
 
     async def stop(self) -> None:
         """Release what is leased and withdraw; see `Consumer.stop`."""

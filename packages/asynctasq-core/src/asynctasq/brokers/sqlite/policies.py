@@ -32,7 +32,8 @@ _PUT = """INSERT INTO message
 _LINE_IS = "queue = ? AND limited = ? AND most = ? AND rated = ? AND interval = ? AND burst = ?"
 _ADD_LINE = """INSERT INTO line (queue, limited, most, rated, interval, burst)
     VALUES (?, ?, ?, ?, ?, ?)"""
-_BEFORE = "SELECT 1 FROM message WHERE line = ? AND state IN (2, 5, 6) AND at <= ? LIMIT 1"
+_BEFORE = """SELECT 1 FROM message
+    WHERE line = ? AND state IN (2, 5, 6) AND (at, place) < (?, ?) LIMIT 1"""
 _DUE = """SELECT place, line, -priority, at FROM message
     WHERE queue = ? AND state = 1 AND at <= ? ORDER BY at, place LIMIT ?"""
 _ARRIVE = "UPDATE message SET place = ?, state = ?, at = ? WHERE place = ?"
@@ -112,7 +113,7 @@ def _add(db: Connection, queue: int, message: Outgoing, place: int, now: float) 
     policy = message.policy or Policy()
     line = _line(db, queue, policy)
     at = float(-message.priority)
-    state = WAITING if line is None else _stand(db, line, at)
+    state = WAITING if line is None else _stand(db, line, at, place)
     if message.due is not None:
         state, at = DELAYED, message.due
     limited, rated = policy.limit and policy.limit.key, policy.rate and policy.rate.key
@@ -155,9 +156,9 @@ _NO_LIMIT = LimitKey("", 0)
 _NO_RATE = RateKey("", 0.0, 0)
 
 
-def _stand(db: Connection, line: int, at: float) -> int:
+def _stand(db: Connection, line: int, at: float, place: int) -> int:
     """Where a message that joins a line stands: open, if none that is open is before it."""
-    return BEHIND if db.execute(_BEFORE, (line, at)).fetchone() else WAITING
+    return BEHIND if db.execute(_BEFORE, (line, at, place)).fetchone() else WAITING
 
 
 def _arrive(db: Connection, queue: int, places: Iterator[int], now: float) -> None:
@@ -167,7 +168,7 @@ def _arrive(db: Connection, queue: int, places: Iterator[int], now: float) -> No
             db.execute(_ARRIVE, (place, WAITING, at, place))
         else:  # what was parked for a pause keeps its place
             arrival = place if due < 0 else next(places)
-            db.execute(_ARRIVE, (arrival, _stand(db, line, at), at, place))
+            db.execute(_ARRIVE, (arrival, _stand(db, line, at, arrival), at, place))
     db.execute(_RETURN, (queue, clock.now(), _ARRIVALS))
     opening = db.execute(_OPENING, (queue, now)).fetchall()
     if opening:

@@ -17,8 +17,8 @@ NEVER = float("inf")
 
 _NUMBER = "(SELECT number FROM queue WHERE name = ?)"
 _COUNT = f"SELECT count(*) FROM message WHERE queue = {_NUMBER} AND state = ? AND at <= ?"
-_IS_PAUSED = f"""(special & {PAUSED} AND EXISTS (
-    SELECT 1 FROM value WHERE value.queue = queue.name AND kind = '{PAUSES}' AND value.name = ''))"""
+_IS_PAUSED = f"""(special & {PAUSED} AND EXISTS (SELECT 1 FROM value
+    WHERE value.queue = queue.name AND kind = '{PAUSES}' AND value.name = ''))"""
 _NEXT = f"""SELECT min(
     ifnull((SELECT at FROM message WHERE queue = number AND state = 0 ORDER BY at LIMIT 1), 9e999)
         - :lease_now,

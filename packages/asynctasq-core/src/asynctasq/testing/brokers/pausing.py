@@ -88,7 +88,11 @@ class Pauses(BrokerFixtures):
         consumer = await start_consumer(broker)
         done, retried, released = await take_all(consumer, 3)
         await pausing.pause(queue, "", b"")
-        outcomes = [Outcome(done), Outcome(retried, Action.RETRY), Outcome(released, Action.RELEASE)]
+        outcomes = [
+            Outcome(done),
+            Outcome(retried, Action.RETRY),
+            Outcome(released, Action.RELEASE),
+        ]
         assert await consumer.settle(outcomes) == []
         assert await nothing_comes(consumer, 0.7)
         await pausing.resume(queue, "")
@@ -277,9 +281,10 @@ class Pauses(BrokerFixtures):
         await broker.put([replace(message(queue, "other"), policy=serial)])
         [other] = await take_all(consumer, 1)
         assert other.id == "other"
-        await consumer.settle([Outcome(other)])
+        await broker.put([replace(message(queue, "later"), policy=serial)])
+        await consumer.settle([Outcome(other, Action.RETRY, delay=0.2)])
         await pausing.resume(queue, "p")
-        for expected in ("0000", "0001", "0002"):
+        for expected in ("0000", "0001", "0002", "later"):
             [delivery] = await consumer.take(5, 20)
             assert (delivery.id, delivery.deliveries) == (expected, 1)
             await consumer.settle([Outcome(delivery)])
