@@ -47,6 +47,7 @@ from .errors import (
     UnsupportedVersion,
 )
 from .events import listen, unlisten
+from .pausing import Pause, pause, pause_sync, pauses, pauses_sync, resume, resume_sync
 from .scheduling import (
     Schedule,
     schedule,
@@ -104,6 +105,7 @@ __all__ = [
     "MessageError",
     "NotYetKnown",
     "OnMissing",
+    "Pause",
     "PayloadTooLarge",
     "PluginError",
     "Progress",
@@ -152,9 +154,15 @@ __all__ = [
     "init",
     "listen",
     "load_config",
+    "pause",
+    "pause_sync",
+    "pauses",
+    "pauses_sync",
     "progress",
     "progress_sync",
     "register_type",
+    "resume",
+    "resume_sync",
     "run_worker",
     "runs_for_caller",
     "schedule",

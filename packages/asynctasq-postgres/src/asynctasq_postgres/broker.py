@@ -12,6 +12,7 @@ from typing import Any
 
 from asynctasq import BrokerError
 from asynctasq.brokers import (
+    PAUSES,
     ConsumerOptions,
     DeadLetter,
     Finding,
@@ -20,8 +21,8 @@ from asynctasq.brokers import (
     Outgoing,
     QueueStats,
     WorkerInfo,
+    pause_number,
 )
-from asynctasq.brokers.parking import PAUSES, number_of
 
 from . import queries, schema
 from .address import Address
@@ -169,7 +170,7 @@ class PostgresBroker:
     async def resume(self, queue: str, name: str) -> bool:
         """End a pause."""
         ended = await self._value(
-            "SELECT {schema}.resume($1, $2, $3)", queue, name, number_of(name)
+            "SELECT {schema}.resume($1, $2, $3)", queue, name, pause_number(name)
         )
         self._wakes.tell([queue_topic(queue)])
         return bool(ended)

@@ -9,8 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from asynctasq import BrokerError, BrokerUnavailable
-from asynctasq.brokers import Action, ConsumerOptions, Delivery, Outcome, OutcomesRefused
-from asynctasq.brokers.parking import number_of
+from asynctasq.brokers import (
+    Action,
+    ConsumerOptions,
+    Delivery,
+    Outcome,
+    OutcomesRefused,
+    pause_number,
+)
 
 from .failures import is_withdrawn
 from .renewal import Renewal
@@ -240,7 +246,7 @@ def _delivery(row: Any, pauses: Mapping[str, bytes] | None) -> Delivery:
 
 
 def _delay(outcome: Outcome) -> float:
-    return float(number_of(outcome.pause) if outcome.action is Action.PARK else outcome.delay)
+    return float(pause_number(outcome.pause) if outcome.action is Action.PARK else outcome.delay)
 
 
 def _info(outcome: Outcome) -> bytes:

@@ -29,8 +29,10 @@ from .contract import (
     UniqueKey,
     WorkerInfo,
 )
+from .parking import PAUSES, pause_number
 
 __all__ = [
+    "PAUSES",
     "Action",
     "Backoff",
     "Broker",
@@ -58,4 +60,5 @@ __all__ = [
     "Sending",
     "UniqueKey",
     "WorkerInfo",
+    "pause_number",
 ]

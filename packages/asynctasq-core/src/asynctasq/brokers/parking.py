@@ -18,7 +18,7 @@ _NUMBER_BYTES = 3
 PARKED_SECONDS = float(2**40)
 
 
-def number_of(name: str) -> int:
+def pause_number(name: str) -> int:
     """What stands for a pause: 1 to 2**24."""
     digest = blake2b(name.encode("utf-8", "surrogatepass"), digest_size=_NUMBER_BYTES).digest()
     return 1 + int.from_bytes(digest, "big")
@@ -26,4 +26,4 @@ def number_of(name: str) -> int:
 
 def parked_until(name: str) -> float:
     """The time at which what is parked under this name would be due."""
-    return PARKED_SECONDS + number_of(name)
+    return PARKED_SECONDS + pause_number(name)

@@ -23,6 +23,8 @@ _COMMANDS = {
     "health": "health",
     "dead": "dead",
     "cancel": "cancel",
+    "pause": "pause",
+    "resume": "resume",
     "schedule": "schedule",
     "plugins": "plugins",
     "doctor": "doctor",

@@ -23,7 +23,7 @@ from .. import (
     QueueStats,
     WorkerInfo,
 )
-from ..parking import PAUSES, number_of
+from ..parking import PAUSES, pause_number
 from .asks import in_use, is_asking, packed
 from .checks import check_server
 from .config import RedisConfig
@@ -254,7 +254,7 @@ class RedisBroker:
     async def resume(self, queue: str, name: str) -> bool:
         """End a pause; see `Pausing.resume`."""
         keys = self._keys.of(queue)
-        number = number_of(name) if name else 0
+        number = pause_number(name) if name else 0
         command = RESUME(keys[:3], name, number, _AT_ONCE)
         was_paused, woken = await self._server.insist(keys.stream, command)
         some = woken

@@ -13,7 +13,7 @@ from ...errors import BrokerError
 from .. import Delivery
 from .failures import code_of
 from .keys import Keys
-from .scripts import READ, SWEEP
+from .scripts import READ, SWEEP, Command
 from .server import Server
 from .settling import ADMITTED
 
@@ -165,8 +165,9 @@ class Lane:
         the next.
         """
         after = [self._fenced.get(stream, b"$") for stream in self._streams]
-        block = (b"BLOCK", max(1, math.ceil(wait_seconds * 1000)))
-        command = (b"XREAD", b"COUNT", 1, *block, b"STREAMS", *self._streams, *after)
+        block_ms = max(1, math.ceil(wait_seconds * 1000))
+        head: Command = (b"XREAD", b"COUNT", 1, b"BLOCK", block_ms, b"STREAMS")
+        command = (*head, *self._streams, *after)
         limit_seconds = self._server.timeout_seconds + max(0.0, wait_seconds)
         self.is_woken |= bool(await self._server.call(self._streams[0], command, limit_seconds))
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from .. import Action, Delivery, Outcome
-from ..parking import number_of
+from ..parking import pause_number
 from .keys import QueueKeys
 from .scripts import SETTLE, SETTLE_ASKING, Command
 
@@ -131,7 +131,7 @@ def _other(
         outcome.action.value,
         entry_of(delivery),
         delivery.id,
-        number_of(outcome.pause) if parks else max(0, round(outcome.delay * 1000)),
+        pause_number(outcome.pause) if parks else max(0, round(outcome.delay * 1000)),
         int(outcome.body is not None),
         outcome.body or b"",
         outcome.pause if parks else outcome.info,
