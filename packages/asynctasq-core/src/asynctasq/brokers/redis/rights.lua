@@ -11,7 +11,7 @@ local calls = {
   {'XRANGE', probe, '-', '+'}, {'XACK', probe, GROUP, '0-1'},
   {'XCLAIM', probe, GROUP, RELEASED, 0, '0-1'}, {'XPENDING', probe, GROUP},
   {'XREADGROUP', 'GROUP', GROUP, RELEASED, 'STREAMS', probe, '>'},
-  {'XGROUP', 'CREATE', probe, GROUP, '0'}, {'XGROUP', 'DELCONSUMER', probe, GROUP, RELEASED},
+  {'XREAD', 'STREAMS', probe, '$'}, {'XGROUP', 'CREATE', probe, GROUP, '0'}, {'XGROUP', 'DELCONSUMER', probe, GROUP, RELEASED},
   {'XGROUP', 'SETID', probe, GROUP, '0'}, {'XINFO', 'STREAM', probe},
   {'XINFO', 'CONSUMERS', probe, GROUP}, {'XINFO', 'GROUPS', probe},
   {'HGET', probe, 'id'}, {'HMGET', probe, 'id'}, {'HSET', probe, 'id', ''}, {'HDEL', probe, 'id'},
