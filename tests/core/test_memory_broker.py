@@ -17,6 +17,7 @@ class TestMemoryBroker(BrokerSuite):
     coordinates = True
     polices = True
     remembers = True
+    pauses = True
 
     @pytest_asyncio.fixture
     async def open_broker(self) -> AsyncIterator[OpenBroker]:

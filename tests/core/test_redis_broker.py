@@ -20,6 +20,7 @@ class TestRedisBroker(BrokerSuite):
     lists = True
     coordinates = True
     remembers = True
+    pauses = True
     polices = True
 
     @pytest_asyncio.fixture

@@ -81,6 +81,7 @@ class TestSQLiteBroker(BrokerSuite):
     coordinates = True
     polices = True
     remembers = True
+    pauses = True
 
     @pytest_asyncio.fixture
     async def open_broker(self, open_sqlite: OpenSQLite) -> OpenBroker:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from uuid import uuid4
 
 import asynctasq
 import pytest
@@ -55,6 +57,22 @@ def whoami(context: Any, number: int) -> list[Any]:
 @tasks.task
 def fail() -> None:
     raise LookupError("nothing here")
+
+
+def _note(name: str) -> None:
+    User.objects.create(email=f"{uuid4().hex}@example.com", name=name)
+
+
+note = tasks.task(_note)
+
+
+@contextmanager
+def backend_with(**options: Any) -> Iterator[str]:
+    """The alias of a backend with these `OPTIONS`."""
+    alias = f"policed-{uuid4().hex[:8]}"
+    params = {"BACKEND": settings.TASKS["default"]["BACKEND"], "OPTIONS": options}
+    with override_settings(TASKS={**settings.TASKS, alias: params}):
+        yield alias
 
 
 @pytest.fixture(autouse=True)
@@ -133,9 +151,42 @@ def test_arguments_that_do_not_fit_are_refused_at_once() -> None:
         whoami.enqueue()  # type: ignore[call-arg]
 
 
-def test_a_priority_is_refused() -> None:
+def test_calls_of_a_higher_priority_run_first() -> None:
+    User.objects.all().delete()
+    for name, priority in (("low", -5), ("none", 0), ("high", 5)):
+        note.using(priority=priority).enqueue(name)
+    asyncio.run(Worker(burst=True, concurrency=1).run())
+    assert list(User.objects.order_by("pk").values_list("name", flat=True)) == [
+        "high",
+        "none",
+        "low",
+    ]
+
+
+@pytest.mark.parametrize("priority", [101, -101, 0.5])
+def test_a_priority_that_there_is_not_is_refused(priority: Any) -> None:
     with pytest.raises(InvalidTask, match="priority"):
-        whoami.using(priority=5)
+        whoami.using(priority=priority)
+
+
+def test_options_give_every_task_of_the_backend_its_policies() -> None:
+    policies = {"unique": asynctasq.Unique(by="name"), "limit": asynctasq.Limit(1, by="name")}
+    with backend_with(**policies) as backend:
+        single: Any = tasks.task(backend=backend)(_note)
+        first, again = single.enqueue("Ada"), single.enqueue("Ada")
+        other = single.enqueue("Grace")
+        assert first.id == again.id != other.id
+        work()
+    assert User.objects.filter(name="Ada").count() == 1
+
+
+def test_options_that_do_not_fit_a_task_are_refused_where_it_is_declared() -> None:
+    by_order = backend_with(limit=asynctasq.Limit(1, by="order"))
+    with by_order as backend, pytest.raises(asynctasq.ConfigurationError, match="'order'"):
+        tasks.task(backend=backend)(_note)
+    too_high = backend_with(priority=101)
+    with too_high as backend, pytest.raises(asynctasq.ConfigurationError, match="-100 to 100"):
+        tasks.task(backend=backend)(_note)
 
 
 def test_an_unknown_result_does_not_exist() -> None:

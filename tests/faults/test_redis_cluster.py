@@ -30,6 +30,7 @@ class TestRedisClusterBroker(BrokerSuite):
     coordinates = True
     polices = True
     remembers = True
+    pauses = True
     lease_seconds = 1.2  # the first renewal connects to every node
 
     @pytest_asyncio.fixture

@@ -13,6 +13,7 @@ class TestPostgresBroker(BrokerSuite):
     coordinates = True
     polices = True
     remembers = True
+    pauses = True
 
     @pytest_asyncio.fixture
     async def open_broker(self, open_postgres: OpenPostgres) -> OpenBroker:

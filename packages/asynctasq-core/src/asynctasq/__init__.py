@@ -49,6 +49,7 @@ from .errors import (
 )
 from .events import listen, unlisten
 from .listing import calls, calls_sync, cancel_calls, cancel_calls_sync
+from .pausing import Pause, pause, pause_sync, pauses, pauses_sync, resume, resume_sync
 from .scheduling import (
     Schedule,
     schedule,
@@ -112,6 +113,7 @@ __all__ = [
     "MessageError",
     "NotYetKnown",
     "OnMissing",
+    "Pause",
     "PayloadTooLarge",
     "PluginError",
     "Progress",
@@ -166,10 +168,16 @@ __all__ = [
     "lifespan",
     "listen",
     "load_config",
+    "pause",
+    "pause_sync",
+    "pauses",
+    "pauses_sync",
     "plain_value",
     "progress",
     "progress_sync",
     "register_type",
+    "resume",
+    "resume_sync",
     "run_worker",
     "runs_for_caller",
     "schedule",

@@ -12,6 +12,7 @@ from typing import Any
 
 from asynctasq import BrokerError
 from asynctasq.brokers import (
+    PAUSES,
     ConsumerOptions,
     DeadLetter,
     Finding,
@@ -23,6 +24,7 @@ from asynctasq.brokers import (
     Outgoing,
     QueueStats,
     WorkerInfo,
+    pause_number,
 )
 
 from . import listing, queries, schema
@@ -169,6 +171,23 @@ class PostgresBroker:
         """The keys that are taken or have messages."""
         rows = await self._insist(queries.KEYS, queue, limit)
         return [KeyInUse(**{**row, "holders": tuple(row["holders"])}) for row in rows]
+
+    async def pauses(self, queue: str) -> Mapping[str, bytes]:
+        """The pauses of a queue by name."""
+        return await self.values(queue, PAUSES)
+
+    async def pause(self, queue: str, name: str, value: bytes) -> None:
+        """Begin a pause."""
+        await self._insist("SELECT {schema}.pause($1, $2, $3)", queue, name, value)
+        self._wakes.tell([queue_topic(queue)])
+
+    async def resume(self, queue: str, name: str) -> bool:
+        """End a pause."""
+        ended = await self._value(
+            "SELECT {schema}.resume($1, $2, $3)", queue, name, pause_number(name)
+        )
+        self._wakes.tell([queue_topic(queue)])
+        return bool(ended)
 
     async def values(self, queue: str, kind: str) -> Mapping[str, bytes]:
         """All values of a kind."""

@@ -23,6 +23,7 @@ from .contract import (
     MessageState,
     Outcome,
     Outgoing,
+    Pausing,
     Policing,
     Policy,
     QueueStats,
@@ -32,8 +33,10 @@ from .contract import (
     UniqueKey,
     WorkerInfo,
 )
+from .parking import PAUSES, pause_number
 
 __all__ = [
+    "PAUSES",
     "Action",
     "Backoff",
     "Broker",
@@ -56,6 +59,7 @@ __all__ = [
     "Outcome",
     "OutcomesRefused",
     "Outgoing",
+    "Pausing",
     "Policing",
     "Policy",
     "QueueStats",
@@ -64,4 +68,5 @@ __all__ = [
     "Sending",
     "UniqueKey",
     "WorkerInfo",
+    "pause_number",
 ]

@@ -29,6 +29,8 @@ _COMMANDS = {
     "tasks": "tasks",
     "dead": "dead",
     "cancel": "cancel",
+    "pause": "pause",
+    "resume": "resume",
     "schedule": "schedule",
     "plugins": "plugins",
     "doctor": "doctor",

@@ -14,6 +14,7 @@ from .watching import watch as watch_status
 @click.command("status")
 @module_option
 @json_option
+@click.option("--keys", is_flag=True, help="Show the keys of policies in use, too.")
 @click.option("--watch", is_flag=True, help="Go on showing it, until Ctrl-C.")
 @click.option(
     "--every",
@@ -23,13 +24,13 @@ from .watching import watch as watch_status
     metavar="SECONDS",
     help="How often --watch looks.",
 )
-def command(modules: tuple[str, ...], as_json: bool, watch: bool, every: float) -> None:
+def command(modules: tuple[str, ...], as_json: bool, keys: bool, watch: bool, every: float) -> None:
     """Show the broker, its queues and its workers."""
     app = loaded(modules)
     if watch:
-        watch_status(app, every, as_json=as_json)
+        watch_status(app, every, as_json=as_json, with_keys=keys)
         return
-    status = with_broker(app, lambda broker: look(app, broker))
+    status = with_broker(app, lambda broker: look(app, broker, with_keys=keys))
     if as_json:
         click.echo(json.dumps(status.content(), indent=2))
         return

@@ -10,6 +10,7 @@ from .brokers.leasing import LeasingTests
 from .brokers.limits import LimitsTests
 from .brokers.listing import ListingTests
 from .brokers.overview import OverviewTests
+from .brokers.pausing import PausingTests
 from .brokers.postponing import PostponingTests
 from .brokers.priorities import PrioritiesTests
 from .brokers.rates import RatesTests
@@ -40,13 +41,15 @@ class BrokerSuite(
     RatesTests,
     PrioritiesTests,
     RememberingTests,
+    PausingTests,
 ):
     """Everything that `asynctasq.brokers` promises, as tests.
 
     In the order of the contract: sending (`SendingTests`, `CancellingTests`, `ResultsTests`),
     consuming (`WaitingTests`, `LeasingTests`, `SettlingTests`, `PostponingTests`), looking
     (`DeadLettersTests`, `OverviewTests`, `ListingTests`) and coordinating (`LeadingTests`,
-    `UniqueTests`, `LimitsTests`, `RatesTests`, `PrioritiesTests`, `RememberingTests`).
+    `UniqueTests`, `LimitsTests`, `RatesTests`, `PrioritiesTests`, `RememberingTests`,
+    `PausingTests`).
 
     Subclass it in a test module and give one fixture, `open_broker`; every test then runs on it::
 
@@ -84,4 +87,5 @@ class BrokerSuite(
     * `coordinates` (false): whether it has the methods of `asynctasq.brokers.Coordinating`.
     * `polices` (false): whether it is `asynctasq.brokers.Policing`: policies and priorities.
     * `remembers` (false): whether it has the methods of `asynctasq.brokers.Remembering`.
+    * `pauses` (false): whether it has the methods of `asynctasq.brokers.Pausing`.
     """

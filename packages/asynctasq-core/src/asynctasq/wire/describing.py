@@ -88,6 +88,29 @@ def _reference_of(parameter: str, body: dict[Any, Any]) -> Reference:
     return Reference(parameter, _reference(body), _shortened(model, _WHOLE_LENGTH), _key(body))
 
 
+def texts_by_name(payload: bytes, names: Sequence[str] = ()) -> dict[str, str]:
+    """Each argument with a name as text, as `described` shows it, but strings bare and whole.
+
+    Raises:
+        ValueError: The payload is damaged.
+    """
+    try:
+        args, kwargs = _unpacked(payload, _DEPTH)
+        values = dict(zip(names, args, strict=False)) | kwargs
+        return {str(name): _bare(value) for name, value in values.items()}
+    except Exception as e:  # whatever decoding damaged bytes raises
+        raise ValueError("not the arguments of a call") from e
+
+
+def text_of(packed: bytes) -> str:
+    """One encoded value as `texts_by_name` shows it."""
+    return _bare(_unpacked(packed, _DEPTH))
+
+
+def _bare(value: Any) -> str:
+    return value if type(value) is str else _shown(value)
+
+
 def _unpacked(data: bytes, depth: int) -> Any:
     def extension(code: int, content: bytes) -> object:
         if code in scalars.DECODERS:

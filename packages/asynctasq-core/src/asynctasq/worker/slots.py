@@ -15,14 +15,16 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from ..adapters.fetching import Fetched, Wanted
-from ..brokers import Action, Delivery
-from ..errors import MessageError, TaskCrashed, TaskTimeout
+from ..brokers import Action, Delivery, Outcome
+from ..errors import MessageError, NotYetKnown, TaskCrashed, TaskTimeout
 from ..events import RunStarted
 from ..events import wanted as listened_to
 from . import outcomes
 from .execution import Runner, wanted_by
 from .jobs import Job, Key, recognise
+from .not_yet_known import NotYetKnownTasks
 from .outcomes import Verdict
+from .pausing import holding
 from .prefetching import Prefetched
 from .rows import Rows
 from .settling import Settler
@@ -47,6 +49,7 @@ class Slots:
         new_processes: Makes what runs `process=True` tasks, once there is one.
         prefetched: Learns how fast slots become free.
         parents: Told of runs that wait for others.
+        unknown: Told of what is put off since nobody here knows it.
         is_stopping: Whether a cancelled task was cancelled by the worker's shutdown.
     """
 
@@ -57,6 +60,7 @@ class Slots:
         new_processes: Callable[[], ProcessTasks],
         prefetched: Prefetched,
         parents: WaitingParents,
+        unknown: NotYetKnownTasks,
         is_stopping: Callable[[], bool],
     ) -> None:
         self._config, self._adapters = runner.config, runner.adapters
@@ -65,6 +69,7 @@ class Slots:
         self._new_processes = new_processes
         self._prefetched = prefetched
         self._parents = parents
+        self._unknown = unknown
         self._is_stopping = is_stopping
         self._loop = asyncio.get_running_loop()
         self._running: dict[Key, asyncio.Task[None] | None] = {}
@@ -121,6 +126,8 @@ class Slots:
                 continue
             # A message may be back, to be retried, before the settling of its last run returns.
             self._settler.held[key] = delivery
+            if delivery.pauses is not None and self._parks(delivery):
+                continue
             self._running[key] = None
             if delivery.deliveries > self._config.max_deliveries:
                 self._give_up(key, delivery)
@@ -143,6 +150,16 @@ class Slots:
                 with_rows.append((job, wanted))
         if with_rows:
             self._rows.fetch(with_rows)
+
+    def _parks(self, delivery: Delivery) -> bool:
+        """Whether a pause holds the call back; it is left to wait for the end of that."""
+        name = holding(delivery, self._config, self._adapters)
+        if name is None:
+            return False
+        logger.debug("call parked", extra={"id": delivery.id, "queue": delivery.queue})
+        self._settler.add(Outcome(delivery, Action.PARK, pause=name))
+        self._ended.set()  # its slot is free
+        return True
 
     def without_known(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         """Those that neither run here already nor have an outcome that is still to be settled.
@@ -255,6 +272,8 @@ class Slots:
         self._ended.set()
         if job is not None and seconds is not None:
             self._prefetched.note(perf_counter() - job.slot_since)
+        if verdict.word == "postponed" and isinstance(verdict.exception, NotYetKnown):
+            self._unknown.note(verdict.outcome.delivery, verdict.exception)
         if listened_to:
             tell_ended(verdict, job, self._config)
         if logger.isEnabledFor(verdict.level):

@@ -33,6 +33,7 @@ from .execution import Runner
 from .jobs import declared_queues
 from .leases import LeaseKeeper
 from .loop_watch import LoopWatch
+from .not_yet_known import NotYetKnownTasks
 from .outcomes import instead_of_refused
 from .poison_isolation import PoisonIsolation
 from .prefetching import Prefetched
@@ -109,6 +110,7 @@ class Worker:
         self._settler: Settler
         self._taker: Taker
         self._prefetched: Prefetched
+        self._unknown: NotYetKnownTasks
         self._keeper: LeaseKeeper
         self._late: asyncio.Task[None] | None = None
 
@@ -190,6 +192,7 @@ class Worker:
         self._consumer = self._app.open_broker().consumer(options)
         if not await self._connect():
             return
+        self._unknown = NotYetKnownTasks(self._app.config)
         self._settler = Settler(
             self._consumer, partial(instead_of_refused, self._app.config, self._app.adapters)
         )
@@ -202,6 +205,7 @@ class Worker:
         )
         settling = asyncio.create_task(self._settler.run())
         cancelling = asyncio.create_task(end_cancelled(self._app.open_broker(), slots))
+        noting = asyncio.create_task(self._unknown.run(self._app.open_broker()))
         try:
             await self._call_adapters("worker_started")
             if WorkerStarted in wanted:
@@ -213,9 +217,9 @@ class Worker:
         finally:
             self._stop.set()
             await self._wind_down(slots)
-            for beside in (services, settling, cancelling):
+            for beside in (services, settling, cancelling, noting):
                 beside.cancel()
-            await asyncio.wait({services, settling, cancelling})
+            await asyncio.wait({services, settling, cancelling, noting})
             await self._settle_the_last()
             watch.stop()
             self.left_running = bool(slots)
@@ -250,6 +254,7 @@ class Worker:
             self._new_processes,
             prefetched,
             WaitingParents(self.concurrency, self.queues),
+            self._unknown,
             self._stop.is_set,
         )
         self._taker = Taker(

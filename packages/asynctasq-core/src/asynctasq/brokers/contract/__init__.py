@@ -27,7 +27,7 @@ from .consuming import (
     Outcome,
     WorkerInfo,
 )
-from .coordinating import Coordinating, KeyInUse, Policing, Remembering
+from .coordinating import Coordinating, KeyInUse, Pausing, Policing, Remembering
 from .looking import (
     DeadLetter,
     Finding,
@@ -63,6 +63,7 @@ __all__ = [
     "MessageState",
     "Outcome",
     "Outgoing",
+    "Pausing",
     "Policing",
     "Policy",
     "QueueStats",

@@ -129,6 +129,18 @@ class MemoryBroker:
         """The keys of policies."""
         return self.store.keys_in_use(queue, limit)
 
+    async def pauses(self, queue: str) -> Mapping[str, bytes]:
+        """The pauses of a queue by name."""
+        return self.store.pauses(queue)
+
+    async def pause(self, queue: str, name: str, value: bytes) -> None:
+        """Begin a pause."""
+        self.store.pause(queue, name, value)
+
+    async def resume(self, queue: str, name: str) -> bool:
+        """End a pause."""
+        return self.store.resume(queue, name)
+
     async def values(self, queue: str, kind: str) -> Mapping[str, bytes]:
         """All values of a kind."""
         return self.store.values(queue, kind)

@@ -157,6 +157,16 @@ class Lines:
         message.stand = stand
         heappush(parked, (message.order, message))
 
+    def uncount(self, message: StoredMessage) -> None:
+        """Take back that a rate has counted a delivery; the next may come so much earlier."""
+        assert message.policy is not None
+        key = message.policy.rate
+        if key is not None and message.counted and key.key in self._rates:
+            rate = self._rates[key.key]
+            rate.tat -= key.interval_seconds
+            self._open_first(rate.parked, Stand.RATED)
+        message.counted = False
+
     # --- opening ------------------------------------------------------------------------
 
     def open_rates(self, now: float) -> None:

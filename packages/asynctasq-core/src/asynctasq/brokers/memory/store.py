@@ -44,6 +44,7 @@ class _Queue:
         waiting: What a take looks at.
         delayed: `(due, serial, message)`.
         next_expiry: No lease of a running message ends before.
+        pauses: By name; replaced and not changed, since deliveries carry it.
     """
 
     def __init__(self, name: str) -> None:
@@ -54,6 +55,8 @@ class _Queue:
         self.running: dict[str, StoredMessage] = {}
         self.dead: dict[str, StoredMessage] = {}
         self.next_expiry = float("inf")
+        self.pauses: dict[str, bytes] = {}
+        self.parked = 0
         self.unique = UniqueKeys()
         self.lines = Lines(self.offer)
 
@@ -114,7 +117,7 @@ class MemoryStore:
             until = self.lease_clock() + options.lease_seconds
             for name in options.queues:
                 queue = self._current(name)
-                while queue.waiting and len(taken) < limit:
+                while queue.waiting and len(taken) < limit and "" not in queue.pauses:
                     order, message = heappop(queue.waiting)
                     if self._may_run(queue, message, order):
                         taken.append(self._lease(queue, message, options.worker.id, until))
@@ -124,7 +127,7 @@ class MemoryStore:
         """Seconds until time alone makes something ready; infinite when nothing will be."""
         with self._lock:
             now, lease_now = self.clock(), self.lease_clock()
-            current = [self._current(name) for name in queues]
+            current = [q for name in queues if "" not in (q := self._current(name)).pauses]
             expiring = [queue.next_expiry - lease_now for queue in current]
             due = [queue.delayed[0][0] - now for queue in current if queue.delayed]
             opening = [queue.lines.next_opening() - now for queue in current]
@@ -178,9 +181,12 @@ class MemoryStore:
         return released
 
     def busy(self, queues: Iterable[str]) -> bool:
-        """Whether any of the queues holds something that is not dead."""
+        """Whether any of the queues holds something that is neither dead nor kept back."""
         with self._lock:
-            return any(len(q.messages) > len(q.dead) for q in map(self._queue, queues))
+            return any(
+                q.running if "" in q.pauses else len(q.messages) > len(q.dead) + q.parked
+                for q in map(self._current, queues)
+            )
 
     def state(self, queue: str, message_id: str) -> MessageState | None:
         """Where the message is."""
@@ -296,6 +302,30 @@ class MemoryStore:
             found = q.unique.in_use(now) + q.lines.in_use(now)
         return sorted(found, key=lambda key: (-key.waiting, key.kind, key.key))[:limit]
 
+    def pauses(self, queue: str) -> dict[str, bytes]:
+        """The pauses of a queue by name."""
+        with self._lock:
+            return dict(self._queue(queue).pauses)
+
+    def pause(self, name: str, pause: str, value: bytes) -> None:
+        """Begin a pause."""
+        with self._lock:
+            queue = self._queues.setdefault(name, _Queue(name))
+            queue.pauses = {**queue.pauses, pause: bytes(value)}
+        self.takers.wake()  # a consumer in burst mode may be done now
+
+    def resume(self, name: str, pause: str) -> bool:
+        """End a pause, and let what is parked under its name go on."""
+        with self._lock:
+            queue = self._queue(name)
+            was_paused = pause in queue.pauses
+            queue.pauses = {n: v for n, v in queue.pauses.items() if n != pause}
+            parked = [m for m in queue.messages.values() if m.parked == pause] if pause else []
+            for message in sorted(parked, key=lambda m: m.place):
+                self._wait(queue, message, RETURNED)
+        self.takers.wake()
+        return was_paused or bool(parked)
+
     def values(self, queue: str, kind: str) -> dict[str, bytes]:
         """All values of a kind."""
         with self._lock:
@@ -402,6 +432,9 @@ class MemoryStore:
         """Change the state; what was entered or leased before is valid no longer."""
         queue.running.pop(message.id, None)
         queue.dead.pop(message.id, None)
+        if message.parked:
+            message.parked = ""
+            queue.parked -= 1
         was, message.state = message.state, state
         message.at, message.lease = at, next(self._serial)
         if message.policy is not None:
@@ -437,13 +470,24 @@ class MemoryStore:
         serial = self._move(queue, message, "delayed", due)
         heappush(queue.delayed, (due, serial, message))
 
+    def _park(self, queue: _Queue, message: StoredMessage, pause: str) -> None:
+        """Undo what the delivery has done to its key and its rate, and keep it back."""
+        message.deliveries -= 1
+        if message.policy is not None:
+            queue.unique.take_again(message, self.clock())
+            queue.lines.uncount(message)
+        self._move(queue, message, "delayed", float("inf"))
+        message.parked = pause
+        queue.parked += 1
+
     def _lease(self, queue: _Queue, message: StoredMessage, owner: str, until: float) -> Delivery:
         lease = self._move(queue, message, "running", until)
         queue.running[message.id] = message
         queue.next_expiry = min(queue.next_expiry, until)
         message.owner = owner
         message.deliveries += 1
-        return Delivery(message.queue, message.id, message.body, message.deliveries, lease)
+        pauses = queue.pauses or None
+        return Delivery(message.queue, message.id, message.body, message.deliveries, lease, pauses)
 
     def _held(self, delivery: Delivery) -> StoredMessage | None:
         message = self._queue(delivery.queue).running.get(delivery.id)
@@ -461,6 +505,8 @@ class MemoryStore:
             message.deliveries = 0 if outcome.action is Action.RETRY else message.deliveries - 1
             message.counted = False
             self._delay(queue, message, self.clock() + outcome.delay)
+        elif outcome.action is Action.PARK and outcome.pause in queue.pauses:
+            self._park(queue, message, outcome.pause)
         elif outcome.action is Action.DEAD:
             message.info = bytes(outcome.info)
             self._move(queue, message, "dead", self.clock())

@@ -49,6 +49,14 @@ class UniqueKeys:
         if message.policy and message.policy.unique and message.policy.unique.until == "started":
             self.ended(message)
 
+    def take_again(self, message: StoredMessage, now: float) -> None:
+        """A message was not to be delivered yet: what that has freed is its own if still free."""
+        key = message.policy.unique if message.policy else None
+        if key is None or key.until != "started" or key.lasts_seconds is not None:
+            return
+        if self.holder(message.policy, now) is None:
+            self.take(message, now)
+
     def ended(self, message: StoredMessage) -> None:
         """A message is done, dead or removed."""
         key = message.policy.unique if message.policy else None

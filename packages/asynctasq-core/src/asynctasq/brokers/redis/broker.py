@@ -26,6 +26,7 @@ from .. import (
     QueueStats,
     WorkerInfo,
 )
+from ..parking import PAUSES, pause_number
 from . import listing
 from .asks import in_use, is_asking, packed
 from .awaited_results import AwaitedResults
@@ -42,12 +43,14 @@ from .scripts import (
     HELD,
     KEYS_IN_USE,
     LEAD,
+    PAUSE,
     PURGE,
     PURGE_DEAD,
     PUT,
     PUT_ASKING,
     REGISTER,
     REPLACE_VALUE,
+    RESUME,
     RETRY_DEAD,
     SET_VALUE,
     STATE,
@@ -263,6 +266,26 @@ class RedisBroker:
         keys = self._keys.of(queue)
         command = KEYS_IN_USE(keys[:4], max(limit, _KEYS_AT_ONCE))
         return in_use(await self._server.insist(keys.stream, command), limit)
+
+    async def pauses(self, queue: str) -> Mapping[str, bytes]:
+        """The pauses of a queue by name."""
+        return await self.values(queue, PAUSES)
+
+    async def pause(self, queue: str, name: str, value: bytes) -> None:
+        """Begin a pause; see `Pausing.pause`."""
+        stream = self._keys.of(queue).stream
+        await self._put_and_register([(stream, PAUSE((stream,), name, value))], {queue})
+
+    async def resume(self, queue: str, name: str) -> bool:
+        """End a pause; see `Pausing.resume`."""
+        keys = self._keys.of(queue)
+        number = pause_number(name) if name else 0
+        command = RESUME(keys[:3], name, number, _AT_ONCE)
+        was_paused, woken = await self._server.insist(keys.stream, command)
+        some = woken
+        while some == _AT_ONCE:
+            _, some = await self._server.insist(keys.stream, command)
+        return bool(was_paused or woken)
 
     async def values(self, queue: str, kind: str) -> Mapping[str, bytes]:
         """All values of a kind; see `Remembering.values`."""

@@ -15,7 +15,7 @@ from .failures import denial, is_about_size
 from .keys import Keys
 from .registry import announcement, release_worker, withdrawal
 from .renewal import Renewal
-from .scripts import RIGHTS, Command
+from .scripts import IDLE, RIGHTS, Command
 from .server import Call, Server
 from .settlements import Settlement, settlements
 from .shard import Shard
@@ -75,7 +75,7 @@ class RedisConsumer:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_seconds
         self._is_taking = True
-        if self._sweeps_first:
+        if self._sweeps_first or any(shard.is_fenced for shard in self._shards):
             self._sweep_at = 0.0
         try:
             while True:
@@ -184,13 +184,12 @@ class RedisConsumer:
         return tag is not delivery.tag
 
     async def idle(self) -> bool:
-        """Whether its queues hold nothing but dead letters."""
+        """Whether its queues hold nothing but dead letters and what pauses keep back."""
         calls: list[Call] = []
         for queue in self._options.queues:
             keys = self._keys.of(queue)
-            calls.append((keys.stream, (b"XLEN", keys.stream)))
-            calls.append((keys.stream, (b"ZCARD", keys.delayed)))
-        return not any(await self._server.call_many(calls))
+            calls.append((keys.stream, IDLE((keys.stream, keys.delayed))))
+        return all(await self._server.call_many(calls))
 
     async def stop(self) -> None:
         """Release what is leased and withdraw; see `Consumer.stop`."""

@@ -217,17 +217,30 @@ local function free_key(lines, id, ask)
   end
 end
 
+-- The time up to which a rate is used up.
+local function tat_of(lines, rate)
+  return tonumber(string.match(redis.call('HGET', lines.rates, rate) or '', '^%S+')) or 0
+end
+
+-- Undo what the delivery of a message has done to its rate and to its key, for it did not run.
+local function take_back_delivery(lines, id, ask, now)
+  if ask.has_rate then
+    local tat = tat_of(lines, ask.rate) - ask.interval
+    local opens = tat - (ask.burst - 1) * ask.interval
+    redis.call('HSET', lines.rates, ask.rate, string.format('%.3f %.3f', tat, opens))
+    open_parked(lines, 'R', ask.rate)  -- it is judged again
+  end
+  if ask.until_started and ask.lasts == 0 then
+    take_key(lines, id, ask, now)
+  end
+end
+
 -- A message that was admitted does not run any more.
 local function free_place(lines, id, ask)
   if ask.has_limit then
     redis.call('ZREM', lines.judging, 'H' .. ask.limit .. '\0' .. id)
     open_parked(lines, 'L', ask.limit)
   end
-end
-
--- The time up to which a rate is used up.
-local function tat_of(lines, rate)
-  return tonumber(string.match(redis.call('HGET', lines.rates, rate) or '', '^%S+')) or 0
 end
 
 -- Whether an open message may pass now, and then it is counted; parked if not.

@@ -78,15 +78,8 @@ for _, lease in ipairs(pending(stream, '-', '+', PAGE, RELEASED)) do
   end
 end
 
-local after = '-'
-local groups = redis.pcall('XINFO', 'GROUPS', stream)
-for _, fields in ipairs(groups.err and {} or groups) do
-  for i = 1, #fields, 2 do
-    if fields[i] == 'last-delivered-id' and fields[i + 1] ~= '0-0' then
-      after = '(' .. fields[i + 1]
-    end
-  end
-end
+local read = fence_of(stream) or last_read(stream) or '0-0'
+local after = read == '0-0' and '-' or '(' .. read
 for _ = 1, PAGE do
   local entry = budget > 0 and redis.call('XRANGE', stream, after, '+', 'COUNT', 1)[1]
   if not entry then

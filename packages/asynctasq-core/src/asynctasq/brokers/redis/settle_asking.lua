@@ -24,9 +24,9 @@ if not (is_sound(stream, ids, delayed, bodies) and lines_are_sound(lines) and is
 end
 local deliveries = held(lines.admitted, ARGV[1], entries, ARGV[2], ARGV[3])
 
-local function wait(id, ask, extra, body, delay)
+local function wait(id, ask, extra, body, delay, at)
   if delay > 0 then
-    redis.call('ZADD', delayed, now + delay, MARKED .. id)
+    redis.call('ZADD', delayed, at or now + delay, MARKED .. id)
     redis.call('HSET', bodies, MARKED .. id, to_record(extra, body))
     redis.call('HSET', ids, id, 'delayed' .. MARKED)
   else
@@ -51,6 +51,10 @@ local function apply(action, message, id, count, delay, info)
     wait(id, ask, to_asking(0, false, ask.text), body, delay)
   elseif action == 'postpone' then
     wait(id, ask, to_asking(earlier(extra) + count - 1, false, ask.text), body, delay)
+  elseif action == 'park' then
+    take_back_delivery(lines, id, ask, now)
+    local again = to_asking(earlier(extra) + count - 1, false, ask.text)
+    wait(id, ask, again, body, delay, parked_at(stream, delay))
   else
     free_key(lines, id, ask)
   end
@@ -88,7 +92,11 @@ for i = 5, #ARGV, WIDTH do
     if ARGV[i + 4] == '1' then
       message.body = ARGV[i + 5]
     end
-    apply(ARGV[i], message, id, deliveries[entry], tonumber(ARGV[i + 3]), ARGV[i + 6])
+    local action = ARGV[i]
+    if action == 'park' and not is_paused(stream, ARGV[i + 6]) then
+      action = 'release'
+    end
+    apply(action, message, id, deliveries[entry], tonumber(ARGV[i + 3]), ARGV[i + 6])
     if ARGV[i + 7] ~= '0' then
       keep_result(KEYS[6 + tonumber(ARGV[i + 7])], ARGV[i + 8], ARGV[i + 9])
     end

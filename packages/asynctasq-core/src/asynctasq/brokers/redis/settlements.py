@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from .. import Action, Delivery, Outcome
+from ..parking import pause_number
 from .keys import QueueKeys
 from .scripts import SETTLE, SETTLE_ASKING, Command
 
@@ -121,6 +122,7 @@ def _other(
     outcome: Outcome, keys: QueueKeys, results: list[bytes]
 ) -> tuple[bytes | str | int, ...]:
     delivery = outcome.delivery
+    parks = outcome.action is Action.PARK
     result_number = 0
     if outcome.result is not None and outcome.action in (Action.DONE, Action.DEAD):
         results.append(keys.result(delivery.id))
@@ -129,10 +131,10 @@ def _other(
         outcome.action.value,
         entry_of(delivery),
         delivery.id,
-        max(0, round(outcome.delay * 1000)),
+        pause_number(outcome.pause) if parks else max(0, round(outcome.delay * 1000)),
         int(outcome.body is not None),
         outcome.body or b"",
-        outcome.info,
+        outcome.pause if parks else outcome.info,
         result_number,
         outcome.result or b"",
         max(1, round(outcome.result_ttl * 1000)),

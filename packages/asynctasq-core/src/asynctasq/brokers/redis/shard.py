@@ -13,7 +13,7 @@ from ...errors import BrokerError
 from .. import Delivery
 from .failures import code_of
 from .keys import Keys
-from .scripts import READ, SWEEP
+from .scripts import READ, SWEEP, Command
 from .server import Server
 from .settlements import ADMITTED
 
@@ -60,6 +60,8 @@ class Shard:
         self._streams = self._all_streams
         self._spoilt: frozenset[int] = frozenset()
         self._count = _FIRST_COUNT
+        #: Streams of queues with pauses, from which sweeps alone read; and their last entries.
+        self._fenced: dict[bytes, bytes] = {}
         #: Whether a read has met an entry that says that there is something for a sweep to find.
         self.is_woken = False
         self._queue_of = dict(zip(self._all_streams, self._queues, strict=True))
@@ -74,8 +76,17 @@ class Shard:
         reply = await self._server.call(self._keys[0], command)
         sweep = Sweep(math.inf if reply[0] < 0 else max(0.001, reply[0] / 1000))
         self._note_spoilt(frozenset(reply[1]))
-        for queue_index, claimed, counts, new, *admitted in reply[2:]:
+        pauses: dict[str, dict[str, bytes]] = {}
+        self._fenced.clear()
+        for queue_index, claimed, counts, *more in reply[2:]:
             queue = self._queues[queue_index]
+            if not more:  # its last entry, and its pauses
+                names = [name.decode("utf-8", "replace") for name in counts[::2]]
+                pauses[queue] = dict(zip(names, counts[1::2], strict=True))
+                if "" not in pauses[queue]:
+                    self._fenced[self._all_streams[queue_index]] = claimed
+                continue
+            new, *admitted = more
             again = [_delivery(queue, e, n) for e, n in zip(claimed, counts, strict=True)]
             sweep.claimed += again
             sweep.found += again
@@ -85,7 +96,15 @@ class Shard:
                     delivery.tag = ADMITTED + delivery.tag
             sweep.found += deliveries
             sweep.is_asking |= bool(admitted)
+        if pauses:
+            for delivery in sweep.found:
+                delivery.pauses = pauses.get(delivery.queue)
         return sweep
+
+    @property
+    def is_fenced(self) -> bool:
+        """Whether only sweeps find what its queues have, since some have pauses."""
+        return bool(self._fenced)
 
     def _note_spoilt(self, spoilt: frozenset[int]) -> None:
         """Leave alone the queues whose keys somebody has overwritten, until they are mended."""
@@ -120,6 +139,9 @@ class Shard:
         if not self._streams:
             await asyncio.sleep(max(0.0, wait_seconds))
             return []
+        if self._fenced:
+            await self._wait_for_entries(wait_seconds)
+            return []
         count = min(limit, self._count) if len(self._streams) == 1 else 1
         block_ms = math.ceil(wait_seconds * 1000)
         block = (b"BLOCK", block_ms) if block_ms > 0 else ()
@@ -135,6 +157,19 @@ class Shard:
         if found:
             self._note_size(sum([len(delivery.body) for delivery in found]), len(found))
         return found
+
+    async def _wait_for_entries(self, wait_seconds: float) -> None:
+        """Wait for anything to be added, and leave it to a sweep.
+
+        Streams without pauses are looked at from now on; what came since the last sweep is found by
+        the next.
+        """
+        after = [self._fenced.get(stream, b"$") for stream in self._streams]
+        block_ms = max(1, math.ceil(wait_seconds * 1000))
+        head: Command = (b"XREAD", b"COUNT", 1, b"BLOCK", block_ms, b"STREAMS")
+        command = (*head, *self._streams, *after)
+        limit_seconds = self._server.timeout_seconds + max(0.0, wait_seconds)
+        self.is_woken |= bool(await self._server.call(self._streams[0], command, limit_seconds))
 
     def _deliveries(self, reply: Iterable[tuple[bytes, Sequence[Any]]]) -> list[Delivery]:
         """What was read, but for what only wakes: after that a sweep finds more."""

@@ -12,7 +12,8 @@
 -- Returns {ms until the next sweep is worth while or -1, {indices from 0 of queues that hold keys of
 -- another type, left as they are}, {queue index from 0, claimed entries, their delivery counts, new
 -- entries}, ...}. Of a queue whose messages ask for something (see lines.lua), there may be several such
--- parts, each with a fifth element: 1 if its new entries are of `admitted`, else 0.
+-- parts, each with a fifth element: 1 if its new entries are of `admitted`, else 0. Of a queue that has
+-- pauses (see pausing.lua) comes first {queue index, its last entry, {name, pause, ...}}.
 
 local PAGE = 500
 local MOST_DUE = 200
@@ -42,6 +43,8 @@ local function promote(now, stream, ids, delayed, bodies)
       due[#due + 1] = member
     end
   end
+  -- What was parked is due at the number that it had (see resume.lua), and goes first in its line.
+  local resumed = lines and redis.call('ZCOUNT', delayed, '(0', PARKED_OF_ONE) or 0
   local moved = in_pages(due, function(page)
     local found = redis.call('HMGET', bodies, unpack(page))
     redis.call('ZREM', delayed, unpack(page))
@@ -55,13 +58,14 @@ local function promote(now, stream, ids, delayed, bodies)
           extra, body = from_record(body)
         end
         if is_asking(extra) then
-          local ask = asked(extra)
-          enter(lines, id_of(member), ask, extra, body, new_order(lines, ask, 1, now, 0))
+          local ask, rank = asked(extra), resumed > 0 and 0 or 1
+          enter(lines, id_of(member), ask, extra, body, new_order(lines, ask, rank, now * rank, 0))
         else
           places[#places + 1] = id_of(member)
           places[#places + 1] = add(stream, id_of(member), body, extra)
         end
       end
+      resumed = resumed - 1
     end
     if #places > 0 then
       redis.call('HSET', ids, unpack(places))
@@ -200,15 +204,8 @@ end
 
 -- The first entry that nobody has read: its id, ms and number.
 local function first_unread(stream)
-  local after = '-'
-  local groups = redis.pcall('XINFO', 'GROUPS', stream)
-  for _, fields in ipairs(groups.err and {} or groups) do
-    for i = 1, #fields, 2 do
-      if fields[i] == 'last-delivered-id' and fields[i + 1] ~= '0-0' then
-        after = '(' .. fields[i + 1]
-      end
-    end
-  end
+  local read = last_read(stream) or '0-0'
+  local after = read == '0-0' and '-' or '(' .. read
   return function(most)
     return redis.call('XRANGE', stream, after, '+', 'COUNT', most)
   end
@@ -309,7 +306,37 @@ local function lease_asking(index, lines, stream, look)
   return more
 end
 
+-- Give back what is leased and has run out, of a queue that delivers nothing.
+local function let_go(stream, look)
+  if is_time_to_look(now, look) then
+    for _, entry in ipairs(expired(now, stream, look, MOST_DUE)) do
+      release(stream, entry[1], entry[4])
+    end
+  end
+end
+
+-- Tell the consumer of the pauses of a queue, in whose fence there is a gap from here on.
+local function tell_pauses(index, stream)
+  local fields, pauses = redis.call('HGETALL', pauses_key(stream)), {}
+  for i = 1, #fields, 2 do
+    pauses[i], pauses[i + 1] = fields[i], unexpired(fields[i + 1], now) or ''
+  end
+  lift(stream)
+  local info, last = redis.call('XINFO', 'STREAM', stream), '0-0'
+  for i = 1, #info, 2 do
+    last = info[i] == 'last-generated-id' and info[i + 1] or last
+  end
+  reply[#reply + 1] = {index, last, pauses}
+end
+
 local function look_after(index, stream, ids, delayed, bodies, look)
+  local is_fenced = fence_of(stream) ~= nil
+  local all_room, held = room, false
+  if is_fenced then
+    tell_pauses(index, stream)
+    held = is_held(stream)
+    room = held and 0 or room
+  end
   local nearest = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2]
   local are_asking, more, lines = false, false, nil
   if nearest and tonumber(nearest) <= now then
@@ -328,11 +355,18 @@ local function look_after(index, stream, ids, delayed, bodies, look)
   if nearest and tonumber(nearest) <= now then
     nearest = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2]
   end
-  if nearest and (next_ms < 0 or nearest - now < next_ms) then
+  if nearest and not held and (next_ms < 0 or nearest - now < next_ms) then
     next_ms = math.max(0, nearest - now)
   end
-  if more then
+  if more and not held then
     next_ms = 0
+  end
+  if held then
+    let_go(stream, look)
+    room = all_room
+  end
+  if is_fenced then
+    fence(stream)
   end
 end
 

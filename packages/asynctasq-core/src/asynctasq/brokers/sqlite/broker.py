@@ -30,6 +30,7 @@ from . import clock
 from . import doctor as sqlite_doctor
 from . import keys as sqlite_keys
 from . import listing as sqlite_listing
+from . import pauses as sqlite_pauses
 from . import queries as sqlite_queries
 from . import remembered_values as sqlite_remembered
 from . import transitions as sqlite_transitions
@@ -160,6 +161,24 @@ class SQLiteBroker:
     async def keys_in_use(self, queue: str, *, limit: int = 100) -> list[KeyInUse]:
         """The keys of policies."""
         return await self._thread.read(sqlite_keys.keys_in_use, queue, limit)
+
+    async def pauses(self, queue: str) -> Mapping[str, bytes]:
+        """The pauses of a queue by name."""
+        return await self._thread.read(sqlite_pauses.get_all, queue)
+
+    async def pause(self, queue: str, name: str, value: bytes) -> None:
+        """Begin a pause."""
+        await self._thread.write(sqlite_transitions.declare, (queue,))
+        await self._thread.write(sqlite_pauses.begin, queue, name, value)
+
+    async def resume(self, queue: str, name: str) -> bool:
+        """End a pause, in chunks if much is parked, as of `_delete_all`."""
+        ended, moved = await self._thread.write(sqlite_pauses.end, queue, name, CHUNK)
+        some = moved
+        while some == CHUNK:
+            _, some = await self._thread.write(sqlite_pauses.end, queue, name, CHUNK)
+        self._thread.takers.wake()
+        return ended or moved > 0
 
     async def values(self, queue: str, kind: str) -> Mapping[str, bytes]:
         """All values of a kind."""

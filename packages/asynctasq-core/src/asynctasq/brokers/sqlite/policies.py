@@ -13,11 +13,12 @@ from sqlite3 import Connection
 from .. import LimitKey, Outgoing, Policy, RateKey, UniqueKey
 from . import clock
 from .scripts import statements
-from .states import BEHIND, DEAD, DELAYED, LEASED, LIMITED, RATED, WAITING
+from .states import BEHIND, DEAD, DELAYED, LEASED, LIMITED, POLICED, RATED, WAITING
 
 _ARRIVALS = 1000
 
-_SPECIAL = "UPDATE queue SET special = 1 WHERE number = ? AND special = 0"
+_SPECIAL = f"""UPDATE queue SET special = special | {POLICED}
+    WHERE number = ? AND special & {POLICED} = 0"""
 _KNOWN = "SELECT state, at FROM message WHERE queue = ? AND id = ?"
 _HOLDER = """SELECT holder FROM taken
     WHERE queue = ? AND name = ? AND (expires IS NULL OR expires > ?)"""
@@ -31,8 +32,9 @@ _PUT = """INSERT INTO message
 _LINE_IS = "queue = ? AND limited = ? AND most = ? AND rated = ? AND interval = ? AND burst = ?"
 _ADD_LINE = """INSERT INTO line (queue, limited, most, rated, interval, burst)
     VALUES (?, ?, ?, ?, ?, ?)"""
-_BEFORE = "SELECT 1 FROM message WHERE line = ? AND state IN (2, 5, 6) AND at <= ? LIMIT 1"
-_DUE = """SELECT place, line, -priority FROM message
+_BEFORE = """SELECT 1 FROM message
+    WHERE line = ? AND state IN (2, 5, 6) AND (at, place) < (?, ?) LIMIT 1"""
+_DUE = """SELECT place, line, -priority, at FROM message
     WHERE queue = ? AND state = 1 AND at <= ? ORDER BY at, place LIMIT ?"""
 _ARRIVE = "UPDATE message SET place = ?, state = ?, at = ? WHERE place = ?"
 _RETURN = """UPDATE message SET state = 2, at = -priority, owner = NULL, lease = NULL
@@ -111,7 +113,7 @@ def _add(db: Connection, queue: int, message: Outgoing, place: int, now: float) 
     policy = message.policy or Policy()
     line = _line(db, queue, policy)
     at = float(-message.priority)
-    state = WAITING if line is None else _stand(db, line, at)
+    state = WAITING if line is None else _stand(db, line, at, place)
     if message.due is not None:
         state, at = DELAYED, message.due
     limited, rated = policy.limit and policy.limit.key, policy.rate and policy.rate.key
@@ -154,18 +156,19 @@ _NO_LIMIT = LimitKey("", 0)
 _NO_RATE = RateKey("", 0.0, 0)
 
 
-def _stand(db: Connection, line: int, at: float) -> int:
+def _stand(db: Connection, line: int, at: float, place: int) -> int:
     """Where a message that joins a line stands: open, if none that is open is before it."""
-    return BEHIND if db.execute(_BEFORE, (line, at)).fetchone() else WAITING
+    return BEHIND if db.execute(_BEFORE, (line, at, place)).fetchone() else WAITING
 
 
 def _arrive(db: Connection, queue: int, places: Iterator[int], now: float) -> None:
     """Let what time has made ready wait: what is due, whose lease ran out, whose rate opens."""
-    for place, line, at in db.execute(_DUE, (queue, now, _ARRIVALS)).fetchall():
+    for place, line, at, due in db.execute(_DUE, (queue, now, _ARRIVALS)).fetchall():
         if line is None:
             db.execute(_ARRIVE, (place, WAITING, at, place))
-        else:
-            db.execute(_ARRIVE, (next(places), _stand(db, line, at), at, place))
+        else:  # what was parked for a pause keeps its place
+            arrival = place if due < 0 else next(places)
+            db.execute(_ARRIVE, (arrival, _stand(db, line, at, arrival), at, place))
     db.execute(_RETURN, (queue, clock.now(), _ARRIVALS))
     opening = db.execute(_OPENING, (queue, now)).fetchall()
     if opening:

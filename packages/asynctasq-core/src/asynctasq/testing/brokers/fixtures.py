@@ -40,6 +40,7 @@ class BrokerFixtures:
     polices = False
     remembers = False
     lists = False
+    pauses = False
     needs = ""
 
     @pytest.fixture(autouse=True)
