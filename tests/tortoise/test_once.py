@@ -21,7 +21,8 @@ from asynctasq.sending.preparing import prepare
 from asynctasq.services.relay import Relay
 from asynctasq.tasks.task import registry
 from asynctasq_tortoise import adapter, select_for_update
-from asynctasq_tortoise.outbox import base_client, run
+from asynctasq_tortoise.clients import base_client
+from asynctasq_tortoise.outbox import run
 from tortoise.transactions import in_transaction
 from tortoise_shop.models import Order, User
 

@@ -17,7 +17,6 @@ from asyncpg import exceptions
 from asynctasq import BrokerUnavailable
 from asynctasq.brokers import Backoff
 
-from . import schema
 from .address import Address
 from .failures import (
     ERRORS,
@@ -28,6 +27,7 @@ from .failures import (
     is_read_only,
 )
 from .loops import PerLoop
+from .schema import ensure, upgrade
 
 T = TypeVar("T")
 
@@ -140,7 +140,7 @@ class Server:
         try:
             connection = await asyncpg.connect(**self.address.options)
             try:
-                await schema.upgrade(connection, self.address)
+                await upgrade(connection, self.address)
                 self._has_tables = True
             finally:
                 await connection.close(timeout=self.timeout_seconds)
@@ -229,7 +229,7 @@ class Server:
             return await self._connect(deadline)
         if not self._has_tables:
             try:
-                await bounded(connection, schema.ensure(connection, self.address), deadline)
+                await bounded(connection, ensure(connection, self.address), deadline)
             except BaseException:
                 connection.terminate()
                 raise

@@ -15,18 +15,12 @@ from typing import Any
 
 from asynctasq import ConfigurationError, DeferredSend
 
+from .clients import is_transaction
 from .lifecycle import is_initialised
 from .outbox import database_of, run
 from .transactions import Level, OpenTransaction
 
 _MARK = "_asynctasq_transaction"
-
-
-def is_transaction(client: object) -> bool:
-    """Whether this is what `in_transaction` gives."""
-    base = sys.modules["tortoise.backends.base.client"]
-    kinds = [getattr(base, n, ()) for n in ("TransactionalDBClient", "BaseTransactionWrapper")]
-    return isinstance(client, tuple(kinds))  # the latter is the name in 0.21
 
 
 def transaction_of(client: Any) -> OpenTransaction | None:

@@ -48,7 +48,7 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except AsynctasqError as e:
-            from .logs import printable
+            from .log_lines import printable
 
             click.echo(printable(_place_in_application(e), lines=True), err=True, nl=False)
             raise click.ClickException(printable(str(e), lines=True)) from e

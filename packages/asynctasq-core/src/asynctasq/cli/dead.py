@@ -15,7 +15,7 @@ import click
 from ..errors import AsynctasqError
 from .ages import age
 from .application import add_row, json_option, loaded, module_option, moment, show, table
-from .logs import printable
+from .log_lines import printable
 
 if TYPE_CHECKING:
     from ..deadletters import DeadCall, Filter

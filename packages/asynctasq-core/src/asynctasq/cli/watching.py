@@ -11,7 +11,7 @@ import click
 
 from ..app import App
 from ..errors import BrokerUnavailable
-from .status import Status, look, tables
+from .queue_status import Status, look, tables
 
 
 def watch(app: App, every: float, *, as_json: bool) -> None:
