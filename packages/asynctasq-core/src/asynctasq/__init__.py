@@ -3,6 +3,7 @@
 from typing import Any
 
 from .adapters.hookspecs import DeferredSend, hookimpl, hookspec
+from .adapters.loop_end import at_loop_end
 from .adapters.shielding import uninterrupted
 from .adapters.statements import Database, Run, Statement, Transaction
 from .app import dispatch_many, dispatch_many_sync, init, load_config
@@ -72,11 +73,13 @@ from .tasks.task import Task, task
 from .wire.class_paths import alias_model, class_path
 from .wire.encoding import register_type
 from .wire.message import Message
+from .wire.plain_values import PLAIN_TYPES, plain_value
 from .wire.reference import Ref
 from .worker.progress import progress, progress_sync
 from .worker.worker import Worker
 
 __all__ = [
+    "PLAIN_TYPES",
     "AdapterNotReady",
     "AsyncTask",
     "AsynctasqError",
@@ -142,6 +145,7 @@ __all__ = [
     "UnsupportedVersion",
     "Worker",
     "alias_model",
+    "at_loop_end",
     "class_path",
     "current_message",
     "dispatch_many",
@@ -151,6 +155,7 @@ __all__ = [
     "init",
     "listen",
     "load_config",
+    "plain_value",
     "progress",
     "progress_sync",
     "register_type",

@@ -1,53 +1,12 @@
-"""Values of exactly the types that travel, from what stands for them elsewhere."""
+"""What a column of another type makes of a plain value."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import date, datetime, time, timedelta
+from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
-
-_MAKE: dict[type, Callable[[Any], Any]] = {
-    bool: bool,
-    int: int.__int__,
-    str: str.__str__,
-    float: float.__float__,
-    bytes: bytes,
-    bytearray: bytes,
-    memoryview: bytes,
-    Decimal: Decimal,
-    UUID: lambda value: UUID(int=value.int),
-    datetime: lambda value: datetime.combine(
-        date(value.year, value.month, value.day), _time_of(value)
-    ),
-    date: lambda value: date(value.year, value.month, value.day),
-    time: lambda value: _time_of(value),
-    timedelta: lambda value: timedelta(value.days, value.seconds, value.microseconds),
-}
-
-#: Types of which a part of a key on the queue is exactly one.
-TRAVELLING = frozenset(_MAKE) - {bytearray, memoryview}
-
-
-def _time_of(value: Any) -> time:
-    return time(
-        value.hour,
-        value.minute,
-        value.second,
-        value.microsecond,
-        tzinfo=value.tzinfo,
-        fold=value.fold,
-    )
-
-
-def plain(value: Any) -> Any:
-    """The value without the subclass that a driver, an enum or a library made of it."""
-    cls = type(value)
-    if cls in TRAVELLING:
-        return value
-    make = next((make for base, make in _MAKE.items() if issubclass(cls, base)), None)
-    return value if make is None else make(value)
 
 
 def converted(value: Any, expected: type) -> Any:
