@@ -50,11 +50,9 @@ class ProcessTasks:
     ) -> None:
         self._config = config
         self._adapters = adapters
-        # Pickled here and not by the pool: unpickling may import what adapters must prepare first.
-        pickled = pickle.dumps(replace(config, adapter_options={}))
-        self._pool = ProcessPool(
-            size, _start, tuple(modules), pickled, max_calls=max_tasks, log=log_here
-        )
+        without_adapters = replace(config, adapter_options={})
+        greeting = msgpack.packb((tuple(modules), pickle.dumps(without_adapters)))
+        self._pool = ProcessPool(size, _start, greeting, max_calls=max_tasks, log=log_here)
 
     async def run(self, job: Job) -> Verdict:
         """Run a job in a child; what the child died of is the task's failure."""
@@ -90,9 +88,11 @@ class ProcessTasks:
         await self._pool.close()
 
 
-def _start(modules: tuple[str, ...], config: bytes) -> Callable[[bytes], bytes]:
+def _start(greeting: bytes) -> Callable[[bytes], bytes]:
     """In a child: import the application, and return what serves its calls."""
+    modules, config = msgpack.unpackb(greeting)
     load_modules(modules)
+    # Now, since the configuration may name what adapters must prepare the import of.
     adopt(pickle.loads(config))
     runner = asyncio.Runner()
     return lambda request: runner.run(_serve(request))
