@@ -95,6 +95,22 @@ async def test_groups_are_of_one_task_and_one_type_of_error() -> None:
     assert [group.count for group in (await deadletters.groups(where=where))[0]] == [1]
 
 
+async def test_a_search_ends_before_it_has_seen_all() -> None:
+    for n in range(1600):
+        await fail(n).dispatch()
+    await work()
+    where = deadletters.Filter(error="broken 1599")
+    assert [letter.error for letter in (await deadletters.search(where=where))[0]] == [
+        "ValueError: broken 1599"
+    ]
+    where = deadletters.Filter(error="broken 0")
+    assert await deadletters.search(where=where, most=1000) == ([], False)
+    found, is_all = await deadletters.search(where=where)
+    assert (len(found), is_all) == (1, True)
+    found, is_all = await deadletters.search(limit=2, most=1)
+    assert (len(found), is_all) == (2, True)
+
+
 async def test_whoever_waits_hears_how_far_it_has_come() -> None:
     for n in range(1203):
         await fail(n).dispatch()

@@ -6,8 +6,10 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
+import asynctasq.adapters.plugins
 import pytest
 from asynctasq import BrokerUnavailable, dispatch_many, history, task
+from asynctasq.adapters.plugins import Adapters
 from asynctasq.app import App
 from asynctasq.brokers import Remembering
 from asynctasq.events import RunFailed, RunSucceeded, flush
@@ -30,6 +32,12 @@ async def fail() -> None:
 def succeeded(at: float, **fields: object) -> RunSucceeded:
     given = {"enqueued_at": at - 3, "started_at": at - 1, "task": "t", "queue": "q", **fields}
     return RunSucceeded(at=at, id="1", **given)  # type: ignore[arg-type]
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a plugin that counts as well."""
+    monkeypatch.setattr(asynctasq.adapters.plugins, "_installed", Adapters({}))
 
 
 async def kept() -> list[history.Minute]:

@@ -124,6 +124,35 @@ async def pages(
                 break
 
 
+async def search(
+    queue: str | None = None,
+    *,
+    limit: int = 100,
+    offset: int = 0,
+    where: Filter | None = None,
+    most: int = 5000,
+) -> tuple[list[DeadCall], bool]:
+    """As `list_dead`, for whoever waits: of those that a filter passes over, not too many are read.
+
+    Args:
+        most: About how many are looked at for `where`.
+
+    Returns:
+        The dead letters, and whether none can have been missed.
+
+    Raises:
+        BrokerUnavailable: The broker cannot be reached.
+    """
+    found: list[DeadCall] = []
+    looked_at = 0
+    async for page in pages(queue, limit=limit, offset=offset, where=where):
+        found += page
+        looked_at += _PAGE
+        if where is not None and looked_at >= most and len(found) < limit:
+            return found, False
+    return found, True
+
+
 @dataclass(slots=True)
 class Group:
     """Dead letters of one task with errors of one type.

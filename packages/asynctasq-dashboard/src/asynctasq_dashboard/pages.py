@@ -7,13 +7,11 @@ what lies in the queues, and shows so many lines at most.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
 from asynctasq import deadletters, history, looking, scheduling
-from asynctasq.deadletters import DeadCall
 from asynctasq.looking import KeyInUse, QueueStats
 from starlette.exceptions import HTTPException
 
@@ -25,9 +23,8 @@ from .view import View
 
 Context = dict[str, Any]
 
-#: Lines of a page; queues whose keys are asked for; pages of the broker that a search reads (of 500
-#: dead letters each), and dead letters that are grouped.
-LINES, MOST_QUEUES, MOST_PAGES, MOST_GROUPED = 100, 20, 10, 2000
+#: Lines of a page; queues whose keys are asked for; dead letters that are searched, and grouped.
+LINES, MOST_QUEUES, MOST_SEARCHED, MOST_GROUPED = 100, 20, 5000, 2000
 
 #: Lines of the overview.
 _FEW = 12
@@ -128,32 +125,20 @@ async def dead(view: View) -> Context:
         )
         return {**context, "groups": found[:LINES], "looked_at": looked_at}
     offset = view.offset()
-    letters, is_all = await _letters(chosen, offset)
+    letters, is_all = await deadletters.search(
+        chosen.queue, limit=LINES + 1, offset=offset, where=chosen.where, most=MOST_SEARCHED
+    )
     more = view.address("/dead", by="one", **chosen.texts, offset=offset + LINES)
     less = view.address("/dead", by="one", **chosen.texts, offset=max(0, offset - LINES) or None)
     return {
         **context,
         "letters": letters[:LINES],
         "is_all": is_all,
-        "looked_at": MOST_PAGES * 500,
+        "looked_at": MOST_SEARCHED,
         "offset": offset,
         "after": more if len(letters) > LINES else "",
         "before": less if offset else "",
     }
-
-
-async def _letters(chosen: Chosen, offset: int) -> tuple[list[DeadCall], bool]:
-    """Those of a page and one more, and whether all that could be there have been looked at."""
-    found: list[DeadCall] = []
-    pages = deadletters.pages(chosen.queue, limit=LINES + 1, offset=offset, where=chosen.where)
-    async with aclosing(pages):  # type: ignore[type-var]
-        read = 0
-        async for page in pages:
-            found += page
-            read += 1
-            if read == MOST_PAGES and chosen.where is not None:
-                return found, False
-    return found, True
 
 
 async def call(view: View) -> Context:

@@ -6,7 +6,7 @@ missing, and children for `process=True` tasks are this process.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from math import inf
 from typing import TYPE_CHECKING, Any, cast
@@ -41,6 +41,11 @@ class Queues:
         self.clock = clock
         self.store = MemoryStore(clock)
 
+    def note(self, messages: Iterable[Outgoing]) -> None:
+        """Messages that were added, or took the place of others of their ids."""
+        new = {message.id: message for message in messages}
+        self.put = [message for message in self.put if message.id not in new] + [*new.values()]
+
     def open(self) -> Broker:
         """A broker over them."""
         return _TestBroker(self)
@@ -53,10 +58,11 @@ class _TestBroker(MemoryBroker):
 
     async def put(self, messages: Sequence[Outgoing]) -> Any:
         """Add the messages, delays counted from the time of the test."""
-        self._queues.put += messages
         clock = self._queues.clock
         moved = [m if m.due is None else replace(m, due=clock.of(m.due)) for m in messages]
-        return await super().put(moved)
+        refused = await super().put(moved)
+        self._queues.note(m for m in messages if m.id not in (refused or ()))
+        return refused
 
     def consumer(self, options: ConsumerOptions) -> MemoryConsumer:
         """One that moves the time."""
