@@ -6,6 +6,7 @@ from .adapters.hookspecs import DeferredSend, hookimpl, hookspec
 from .adapters.shielding import uninterrupted
 from .adapters.statements import Database, Run, Statement, Transaction
 from .app import dispatch_many, dispatch_many_sync, init, load_config
+from .batching import Batch, BatchHandle
 from .brokers import Finding, QueueStats
 from .brokers.redis.config import RedisConfig
 from .brokers.sqlite.config import SQLiteConfig
@@ -17,6 +18,7 @@ from .errors import (
     BrokenModule,
     BrokerError,
     BrokerUnavailable,
+    ChainStopped,
     ConfigurationError,
     DeletedModelError,
     DispatchDropped,
@@ -84,12 +86,15 @@ __all__ = [
     "AsyncTask",
     "AsynctasqError",
     "BadSignature",
+    "Batch",
+    "BatchHandle",
     "BrokenModule",
     "BrokerError",
     "BrokerUnavailable",
     "Call",
     "CallInfo",
     "CallPage",
+    "ChainStopped",
     "Config",
     "ConfigurationError",
     "Cron",

@@ -73,9 +73,9 @@ class ProcessTasks:
         if not rest:
             refusal = MessageError(f"{job.task.name}: its process refused it: {error_text}")
             return outcomes.failed(self._config, self._adapters, job, refusal)
-        raised, is_expected, action, *outcome = rest
+        raised, is_expected, handed_on, action, *outcome = rest
         verdict = Verdict(Outcome(job.delivery, Action(action), *outcome), word, error_text)
-        verdict.is_expected = is_expected
+        verdict.is_expected, verdict.handed_on = is_expected, handed_on
         if raised is not None:
             message_id = job.message.id
             verdict.exception = error_in(read_result(raised, (), message_id, job.task.name))
@@ -127,6 +127,7 @@ def _packed(config: Config, adapters: Adapters, verdict: Verdict) -> bytes:
             verdict.error,
             _raised(config, adapters, verdict),
             verdict.is_expected,
+            verdict.handed_on,
             outcome.action.value,
             outcome.body,
             outcome.delay,

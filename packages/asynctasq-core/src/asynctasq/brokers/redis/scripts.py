@@ -44,7 +44,7 @@ def with_source(command: Command) -> Command:
 
 
 PUT = Script("put", "putting")
-PUT_ASKING = Script("put_asking", "lines")
+PUT_ASKING = Script("put_asking", "lines", "asking")
 REGISTER = Script("register")
 READ = Script("read")
 SWEEP = Script("sweep", "lines")
@@ -70,5 +70,5 @@ PURGE = Script("purge", "lines")
 VALUES = Script("values", "remembering")
 VALUE = Script("value", "remembering")
 SET_VALUE = Script("set_value", "remembering")
-REPLACE_VALUE = Script("replace_value", "remembering", "putting")
+REPLACE_VALUE = Script("replace_value", "lines", "remembering", "putting", "asking")
 KEYS_IN_USE = Script("keys_in_use", "lines")
