@@ -7,6 +7,7 @@ from .adapters.loop_end import at_loop_end
 from .adapters.shielding import uninterrupted
 from .adapters.statements import Database, Run, Statement, Transaction
 from .app import dispatch_many, dispatch_many_sync, init, load_config
+from .batching import Batch, BatchHandle
 from .brokers import Finding, QueueStats
 from .brokers.redis.config import RedisConfig
 from .brokers.sqlite.config import SQLiteConfig
@@ -18,6 +19,7 @@ from .errors import (
     BrokenModule,
     BrokerError,
     BrokerUnavailable,
+    ChainStopped,
     ConfigurationError,
     DeletedModelError,
     DispatchDropped,
@@ -89,12 +91,15 @@ __all__ = [
     "AsyncTask",
     "AsynctasqError",
     "BadSignature",
+    "Batch",
+    "BatchHandle",
     "BrokenModule",
     "BrokerError",
     "BrokerUnavailable",
     "Call",
     "CallInfo",
     "CallPage",
+    "ChainStopped",
     "Config",
     "ConfigurationError",
     "Cron",

@@ -10,7 +10,7 @@ from time import monotonic
 from typing import Any, TypeVar
 
 from .adapters.plugins import Adapters, installed
-from .brokers import Broker, Outgoing, Policing
+from .brokers import Broker, Outgoing, Policing, Remembering
 from .brokers.opening import installed_drivers, open_broker
 from .config import Config
 from .errors import ConfigurationError, DuplicateCall
@@ -26,6 +26,7 @@ from .tasks.call import Call, Dispatchable
 from .tasks.options import check_defaults, check_task_options
 from .tasks.task import Task
 from .wire.class_paths import allow_packages
+from .wire.flow import following_id
 
 R = TypeVar("R")
 
@@ -52,6 +53,7 @@ class App:
         self.outbox = Outbox(adapters, self.connections)
         self._keeps_calls = config.outbox and _instead is None
         self._polices: bool | None = None
+        self._remembers: bool | None = None
 
     def open_broker(self) -> Broker:
         """The broker of the running event loop, closed when the loop is shut down."""
@@ -66,7 +68,7 @@ class App:
             if conflicts:
                 standing = await self.connections.resolve((prepared.outgoing,), conflicts)
                 self._note_existing((call,), (handle,), standing)
-        return handle
+        return self._last(call, handle)
 
     def dispatch_sync(self, call: Call[R]) -> TaskHandle[R]:
         """As `Call.dispatch_sync`."""
@@ -75,7 +77,7 @@ class App:
         if prepared.defer is None:
             standing = self.connections.put_blocking((prepared.outgoing,))
             self._note_existing((call,), (handle,), standing)
-        return handle
+        return self._last(call, handle)
 
     async def dispatch_many(self, calls: Iterable[Dispatchable[Any]]) -> list[TaskHandle[Any]]:
         """As `asynctasq.dispatch_many`."""
@@ -89,7 +91,7 @@ class App:
         handles, now = self._registered(to_send, prepared)
         if now:
             self._note_existing(to_send, handles, await self.connections.put_resolved(now))
-        return handles
+        return [*map(self._last, to_send, handles)]
 
     def dispatch_many_sync(self, calls: Iterable[Dispatchable[Any]]) -> list[TaskHandle[Any]]:
         """As `asynctasq.dispatch_many_sync`."""
@@ -98,7 +100,7 @@ class App:
         handles, now = self._registered(to_send, prepared)
         if now:
             self._note_existing(to_send, handles, self.connections.put_blocking(now))
-        return handles
+        return [*map(self._last, to_send, handles)]
 
     def _registered(
         self, calls: list[Call[Any]], prepared: list[Prepared]
@@ -138,6 +140,58 @@ class App:
         if duplicates:
             raise duplicates[0]
 
+    def need_remembering(self, what: str) -> None:
+        """Refuse what follows calls where the broker could not keep it.
+
+        Raises:
+            ConfigurationError: Names `what`.
+        """
+        if self._remembers is None:
+            self._remembers = isinstance(open_broker(self.config), Remembering)
+        if not self._remembers:
+            raise ConfigurationError(
+                f"{what}: driver {self.config.driver!r} cannot keep what follows a call"
+            )
+
+    def remembering(self, what: str) -> Remembering:
+        """The broker of the running event loop as one that keeps values.
+
+        Raises:
+            ConfigurationError: It does not; names `what` needs it.
+        """
+        broker = self.open_broker()
+        if not isinstance(broker, Remembering):
+            raise ConfigurationError(f"{what}: {broker.describe()} keeps no values")
+        return broker
+
+    def handle_of(
+        self, call: Call[R], message_id: str, parent: TaskHandle[Any] | None = None
+    ) -> TaskHandle[R]:
+        """The handle of a call that is made when another has ended."""
+        options = call.options(self.config.task_defaults)
+        return TaskHandle(
+            message_id,
+            call.queue or options.queue,
+            call.task,
+            options.result_ttl,
+            self.connections,
+            self.config.signing_key,
+            self.adapters,
+            outbox=self._outbox_in_use(),
+            status_ttl=options.status_ttl,
+            was_sent_here=parent is not None,
+            shows_arguments=self.config.show_arguments,
+            parent=parent,
+        )
+
+    def _last(self, call: Call[R], handle: TaskHandle[Any]) -> TaskHandle[R]:
+        """The handle of the last call that follows a dispatched one, or of itself."""
+        for link in call.following:
+            follows = self.handle_of(link.call, following_id(handle.id), handle)
+            handle.children.append(follows)
+            handle = follows
+        return handle
+
     def _need_policing(self, call: Call[Any]) -> None:
         """Refuse a policy or a priority where the broker would not honour it."""
         if self._polices is None:
@@ -167,6 +221,8 @@ class App:
     def _handle(self, call: Call[R], prepared: Prepared) -> TaskHandle[R]:
         outgoing = prepared.outgoing
         outbox = self._outbox_in_use()
+        if call.following or call.place is not None:
+            self.need_remembering(f"call of {call.task.name}")
         if outgoing.policy is not None or outgoing.priority:
             self._need_policing(call)
         handle = TaskHandle(

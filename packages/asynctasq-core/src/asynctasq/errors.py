@@ -31,6 +31,7 @@
         ├── ResultNotKept           the task keeps no result
         ├── ResultTimeout           no result yet
         ├── TaskCancelled           the task was cancelled before it started
+        ├── ChainStopped            a call that it follows has failed for good
         └── TaskFailed              the task failed with an error that cannot be raised again here
 
 `Retry` and `Snooze` are no errors but requests: a task raises them to be run again.
@@ -206,6 +207,13 @@ class ResultTimeout(ResultError, TimeoutError):
 
 class TaskCancelled(ResultError):
     """The task was cancelled before it started."""
+
+
+class ChainStopped(ResultError):
+    """A call that this one follows has failed for good, so that this one is not made.
+
+    Retrying that one from the dead letters lets the chain go on.
+    """
 
 
 class TaskFailed(ResultError):

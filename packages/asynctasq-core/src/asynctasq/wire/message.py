@@ -72,7 +72,10 @@ class Message:
         unknown_since_ms: When a worker first did not know what it names, in Unix time; 0 for never.
         outage_since_ms: When the outage began that puts its runs off, in Unix time; 0 for none.
         due_ms: When its next run was to begin, in Unix time; 0 for at once, when it was dispatched.
+        flow: What comes after it, and what it is part of, encoded as `flow.Flow`; mostly empty.
         queue: Where it was taken from; empty where it was not. Not on the wire.
+        checkpoint: What the last run of the call left for this one with `checkpoint`; `None` if
+            there is nothing. Not on the wire.
     """
 
     id: str
@@ -87,7 +90,9 @@ class Message:
     unknown_since_ms: int = 0
     outage_since_ms: int = 0
     due_ms: int = 0
+    flow: bytes = field(default=b"", repr=False)
     queue: str = ""
+    checkpoint: Any = None
 
     def encode(self, keys: Sequence[bytes] = ()) -> bytes:
         """The bytes for a queue, signed by the first key if there is one."""
@@ -103,6 +108,8 @@ class Message:
             self.postponed,
             self.payload,
         )
+        if self.flow:
+            parts = (*parts, self.flow)  # type: ignore[assignment]
         packed: bytes = msgpack.Packer(buf_size=len(self.payload) + 256).pack(parts)
         return sign(packed, keys, MESSAGE) if keys else packed
 
@@ -131,6 +138,9 @@ class Message:
             parts = msgpack.unpackb(packed, **_LIMITS)
         except (ValueError, msgpack.UnpackException, TypeError) as e:
             raise InvalidMessage(f"not a message: {type(e).__name__}") from e
+        flow = b""
+        if type(parts) is list and len(parts) == len(_TYPES) + 1 and type(parts[-1]) is bytes:
+            flow = parts.pop()
         if type(parts) is not list or [*map(type, parts)] != _TYPES or parts[0] != VERSION:
             raise _what_is_wrong(parts)
         _, id_, task, attempt, enqueued_at, options, headers, postponed, payload = parts
@@ -141,7 +151,8 @@ class Message:
             if not all(type(text) is str for item in headers.items() for text in item):
                 raise InvalidMessage("a message whose headers are not text")
             marks = _without_marks(headers)
-        return cls(id_, task, payload, enqueued_at, attempt, options, headers, postponed, **marks)
+        counted = (attempt, options, headers, postponed)
+        return cls(id_, task, payload, enqueued_at, *counted, flow=flow, **marks)
 
     def _marked_headers(self) -> dict[str, str]:
         """The headers with what few messages have, and what the format has no part for."""

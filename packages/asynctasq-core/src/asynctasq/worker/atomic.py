@@ -17,16 +17,18 @@ from typing import Any
 from ..adapters.fetching import Wanted
 from ..adapters.plugins import Adapter, Adapters
 from ..adapters.statements import Database, Run, Transaction
-from ..brokers import Outcome
+from ..brokers import Outcome, Outgoing
 from ..config.settings import Config
 from ..errors import (
     ConfigurationError,
     DeletedModelError,
+    PayloadTooLarge,
     ReferenceUnavailable,
     UnsavedModelError,
 )
 from ..sending import tables
 from ..sending.commits import Atomic, dispatching_in
+from ..sending.following import NONE, next_call
 from ..tasks.task import Task
 from ..wire.reference import Ref
 from . import outcomes
@@ -50,6 +52,7 @@ class AtomicRun:
 
     Attributes:
         verdict: What the run comes to if its transaction commits.
+        following: The call that follows then, which is in the outbox.
     """
 
     config: Config
@@ -58,6 +61,7 @@ class AtomicRun:
     adapter: Adapter
     transaction: Transaction
     verdict: Verdict | None = None
+    following: Outgoing | None = None
 
     async def look(self) -> None:
         """Look whether the call is done.
@@ -92,7 +96,32 @@ class AtomicRun:
             raise Decided(verdict)
         if verdict.outcome.result is not None:
             await run(tables.with_result(message_id, verdict.outcome.result))
+        if self.job.flow.then:
+            await self._keep_next(verdict)
         self.verdict = verdict
+
+    async def _keep_next(self, verdict: Verdict) -> None:
+        """Put the call that follows into the outbox.
+
+        Raises:
+            Decided: It is too large.
+        """
+        config, job = self.config, self.job
+        result = NONE if verdict.handed_on is None else verdict.handed_on
+        try:
+            self.following = next_call(
+                job.flow,
+                job.message,
+                result,
+                self.adapters,
+                config.signing_key,
+                config.max_payload_bytes,
+            )
+        except PayloadTooLarge as e:
+            reason = "what follows it cannot be put"
+            raise Decided(outcomes.dead(config, self.adapters, job, e, reason)) from e
+        for statement in tables.insertion((self.following,)):
+            await self.transaction.run(statement)
 
 
 @asynccontextmanager

@@ -26,6 +26,7 @@ from ..errors import (
     UnknownTask,
 )
 from ..sending.ending import RECORD_SECONDS
+from ..wire.encoding import encode_value
 from ..wire.message import Message, moment_ms
 from ..wire.results import encode_cancelled, encode_end, encode_error, encode_result
 from .causes import is_another_tasks, leaves
@@ -51,6 +52,7 @@ class Verdict:
         value: What the task returned, if it succeeded.
         exception: What the run failed with, if it did not succeed.
         is_expected: Whether nobody need look: a task was put off as it meant to be, for example.
+        handed_on: What the task returned, encoded, if a call that follows takes it.
     """
 
     outcome: Outcome
@@ -59,6 +61,7 @@ class Verdict:
     value: object = None
     exception: BaseException | None = None
     is_expected: bool = False
+    handed_on: bytes | None = None
 
     @property
     def level(self) -> int:
@@ -97,6 +100,19 @@ _LEVELS = {
 
 def succeeded(config: Config, adapters: Adapters, job: Job, value: object) -> Verdict:
     """The verdict on a task that returned `value`."""
+    if not job.flow.wants_result:
+        return _succeeded(config, adapters, job, value)
+    try:
+        type_tags = job.task.result_annotations.type_tags
+        handed_on = encode_value(value, "result", adapters.owner_of, type_tags, adapters.plain_form)
+    except SerializationError as e:
+        return dead(config, adapters, job, e, "the result cannot be handed on")
+    verdict = _succeeded(config, adapters, job, value)
+    verdict.handed_on = handed_on
+    return verdict
+
+
+def _succeeded(config: Config, adapters: Adapters, job: Job, value: object) -> Verdict:
     ttl = job.options.result_ttl
     if ttl is None:
         outcome = Outcome(job.delivery)

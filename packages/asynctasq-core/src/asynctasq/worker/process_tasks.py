@@ -77,9 +77,9 @@ class ProcessTasks:
         if not rest:
             refusal = MessageError(f"{job.task.name}: its process refused it: {error_text}")
             return outcomes.failed(self._config, self._adapters, job, refusal)
-        job.message.headers, raised, is_expected, action, *outcome = rest
+        job.message.headers, raised, is_expected, handed_on, action, *outcome = rest
         verdict = Verdict(Outcome(job.delivery, Action(action), *outcome), word, error_text)
-        verdict.is_expected = is_expected
+        verdict.is_expected, verdict.handed_on = is_expected, handed_on
         if raised is not None:
             message_id = job.message.id
             verdict.exception = error_in(read_result(raised, (), message_id, job.task.name))
@@ -144,6 +144,7 @@ def _packed(config: Config, adapters: Adapters, job: Job, verdict: Verdict) -> b
             job.message.headers,  # for those in the worker who are told of the end
             _raised(config, adapters, verdict),
             verdict.is_expected,
+            verdict.handed_on,
             outcome.action.value,
             outcome.body,
             outcome.delay,

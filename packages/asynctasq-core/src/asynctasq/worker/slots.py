@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +20,10 @@ from ..brokers import Action, Delivery, Outcome
 from ..errors import MessageError, NotYetKnown, TaskCrashed, TaskTimeout
 from ..events import RunStarted
 from ..events import wanted as listened_to
+from ..wire.flow import NO_FLOW, Flow
 from . import outcomes
 from .execution import Runner, wanted_by
+from .following import Followers, flow_of
 from .jobs import Job, Key, recognise
 from .not_yet_known import NotYetKnownTasks
 from .outcomes import Verdict
@@ -50,6 +53,7 @@ class Slots:
         prefetched: Learns how fast slots become free.
         parents: Told of runs that wait for others.
         unknown: Told of what is put off since nobody here knows it.
+        followers: Sees to what comes after calls.
         is_stopping: Whether a cancelled task was cancelled by the worker's shutdown.
     """
 
@@ -61,6 +65,7 @@ class Slots:
         prefetched: Prefetched,
         parents: WaitingParents,
         unknown: NotYetKnownTasks,
+        followers: Followers,
         is_stopping: Callable[[], bool],
     ) -> None:
         self._config, self._adapters = runner.config, runner.adapters
@@ -70,6 +75,8 @@ class Slots:
         self._prefetched = prefetched
         self._parents = parents
         self._unknown = unknown
+        self._followers = followers
+        self._unrecognised: set[Key] = set()
         self._is_stopping = is_stopping
         self._loop = asyncio.get_running_loop()
         self._running: dict[Key, asyncio.Task[None] | None] = {}
@@ -274,10 +281,16 @@ class Slots:
 
     def _finish(self, key: Key, verdict: Verdict, seconds: float | None = None) -> None:
         """Settle; `seconds` is the time the run took, if there was one."""
+        job = self._jobs.get(key)
+        if verdict.outcome.action in _ENDS and self._is_followed(key, job, verdict, seconds):
+            return
         del self._running[key]
-        job = self._jobs.pop(key, None)
+        self._jobs.pop(key, None)
         verdict.outcome.delivery = self._settler.held[key]
-        self._settler.add(verdict.outcome)
+        settled = None
+        if job is not None and job.flow.then and verdict.outcome.action is Action.DONE:
+            settled = partial(self._followers.settled, job)
+        self._settler.add(verdict.outcome, settled)
         self._ended.set()
         if job is not None and seconds is not None:
             self._prefetched.note(perf_counter() - job.slot_since)
@@ -290,12 +303,46 @@ class Slots:
             error = None if verdict.is_expected else verdict.exception
             logger.log(verdict.level, "task %s", verdict.word, extra=fields, exc_info=error)
 
+    def _is_followed(
+        self, key: Key, job: Job | None, verdict: Verdict, seconds: float | None
+    ) -> bool:
+        """Begin to see to what comes after a call that has ended; `False` if nothing does."""
+        if job is None:  # a message that cannot be run here may be part of a batch all the same
+            flow = flow_of(self._settler.held[key].body, self._config)
+            if flow.place is None or key in self._unrecognised:
+                self._unrecognised.discard(key)
+                return False
+            self._unrecognised.add(key)
+        elif job.flow is NO_FLOW or job.has_followed:
+            return False
+        else:
+            flow, job.has_followed = job.flow, True
+        self._running[key] = self._loop.create_task(self._follow(key, flow, job, verdict, seconds))
+        return True
+
+    async def _follow(
+        self, key: Key, flow: Flow, job: Job | None, verdict: Verdict, seconds: float | None
+    ) -> None:
+        try:
+            if job is not None:
+                verdict = await self._followers.see_to(job, verdict)
+            else:
+                await self._followers.tell_batch(flow, verdict)
+        except asyncio.CancelledError:  # the worker's shutdown; the next run finds what was done
+            verdict = _released(self._settler.held[key])
+        except Exception as e:
+            logger.exception("what follows a call could not be seen to", extra={"id": key[1]})
+            if job is not None:
+                reason = "what follows it cannot be put"
+                verdict = outcomes.dead(self._config, self._adapters, job, e, reason)
+        self._finish(key, verdict, seconds)
+
     # --- ending -------------------------------------------------------------------------
 
     def cancel_call(self, key: Key) -> None:
         """End a run for good, once: its call was cancelled. What it has done by then stands."""
         job = self._jobs.get(key)
-        if job is None or job.is_cancelled:
+        if job is None or job.is_cancelled or job.has_followed:
             return
         job.is_cancelled = True
         running = self._running[key]
@@ -318,12 +365,12 @@ class Slots:
         tasks |= self._rows.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=CANCEL_SECONDS)
-        free = self._rows.let_go()
+        free = [job.key for job in self._rows.let_go()]
         for key, running in self._running.items():
             if running is not None and running.done():  # cancelled before its first step
-                free.append(self._jobs[key])
-        for job in free:
-            self._finish(job.key, outcomes.released(job))
+                free.append(key)
+        for key in free:
+            self._finish(key, _released(self._settler.held[key]))
 
     def alive(self) -> list[Delivery]:
         """What still runs although the event loop is closed; called in another thread."""
@@ -340,6 +387,13 @@ class Slots:
         if self._processes is not None:
             await self._processes.close()
 
+
+def _released(delivery: Delivery) -> Verdict:
+    return Verdict(Outcome(delivery, Action.RELEASE), "released")
+
+
+#: After these it is not run again.
+_ENDS = frozenset({Action.DONE, Action.DEAD})
 
 #: After these a message may be run by anyone, at once or later.
 _RUN_AGAIN = frozenset({Action.RETRY, Action.RELEASE, Action.POSTPONE})

@@ -30,6 +30,7 @@ from ..wire.message import new_id
 from .atomic import check_atomic_tasks
 from .cancelling import end_cancelled
 from .execution import Runner
+from .following import Followers
 from .jobs import declared_queues
 from .leases import LeaseKeeper
 from .loop_watch import LoopWatch
@@ -108,6 +109,7 @@ class Worker:
         self._slots: Slots | None = None
         self._consumer: Consumer
         self._settler: Settler
+        self._followers: Followers
         self._taker: Taker
         self._prefetched: Prefetched
         self._unknown: NotYetKnownTasks
@@ -248,6 +250,7 @@ class Worker:
         ThreadTracker.of(asyncio.get_running_loop())
         self._threads = ThreadPoolExecutor(self.concurrency, "asynctasq")
         self._prefetched = prefetched = Prefetched(self.concurrency)
+        self._followers = Followers(app.config, app.adapters, app.open_broker(), app.outbox)
         slots = Slots(
             self._settler,
             Runner(app.config, app.adapters, self._threads),
@@ -255,6 +258,7 @@ class Worker:
             prefetched,
             WaitingParents(self.concurrency, self.queues),
             self._unknown,
+            self._followers,
             self._stop.is_set,
         )
         self._taker = Taker(
@@ -332,6 +336,7 @@ class Worker:
         try:
             async with asyncio.timeout(LAST_SETTLE_SECONDS):
                 await self._settler.finish()
+                await self._followers.finish()
         except TimeoutError:
             logger.warning("stopped before the broker took the last outcomes")
 

@@ -337,7 +337,8 @@ class RedisBroker:
             value or b"",
             int(expected is not None),
             expected or b"",
-            *_arguments(messages),
+            int(any(map(is_asking, messages))),
+            *(_asking_arguments if any(map(is_asking, messages)) else _arguments)(messages),
         )
         calls: list[Call] = [(keys.stream, command)]
         queues = {queue} if messages else set()

@@ -6,9 +6,26 @@ import asyncio
 
 import pytest
 
-from asynctasq.brokers import Broker, Remembering
+from asynctasq.brokers import (
+    Broker,
+    LimitKey,
+    Outcome,
+    Outgoing,
+    Policy,
+    Remembering,
+    UniqueKey,
+)
 
-from .fixtures import BrokerFixtures, StartConsumer, becomes, ids, numbered, take_all
+from .fixtures import (
+    BrokerFixtures,
+    StartConsumer,
+    becomes,
+    ids,
+    message,
+    nothing_comes,
+    numbered,
+    take_all,
+)
 
 
 class RememberingTests(BrokerFixtures):
@@ -92,6 +109,28 @@ class RememberingTests(BrokerFixtures):
         assert await keeper.replace_value(queue, "k", "a", b"2", expected=b"1", messages=rest)
         async with asyncio.timeout(5):
             assert ids(await waiting)[0] == "0001"
+
+    async def test_what_messages_put_with_a_value_ask_for_is_honoured(
+        self, one: Remembering, broker: Broker, queue: str, start_consumer: StartConsumer
+    ) -> None:
+        self.need("polices")
+        limited = Policy(unique=UniqueKey("unique"), limit=LimitKey("limit", 1))
+        one_at_a_time = [
+            Outgoing(queue, "a", b"", policy=limited),
+            Outgoing(queue, "b", b"", policy=Policy(limit=LimitKey("limit", 1))),
+            Outgoing(queue, "urgent", b"", priority=5),
+            message(queue, "plain"),
+        ]
+        assert await one.replace_value(queue, "k", "n", b"1", expected=None, messages=one_at_a_time)
+        consumer = await start_consumer(broker)
+        taken = await take_all(consumer, 3)
+        assert ids(taken)[0] == "urgent"
+        assert {"plain", "urgent"} < set(ids(taken))
+        assert await nothing_comes(consumer)
+        [first] = [d for d in taken if d.id in ("a", "b")]
+        await consumer.settle([Outcome(first)])
+        [second] = await take_all(consumer, 1)
+        assert {first.id, second.id} == {"a", "b"}
 
     async def test_of_many_who_replace_at_once_one_does(
         self, keeper: Remembering, other_keeper: Remembering, broker: Broker, queue: str
