@@ -145,7 +145,7 @@ class OnceRound(Round):
 
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
         """What is in the database."""
-        return self._connection.execute(sql).fetchall()  # type: ignore[call-overload,no-any-return]
+        return self._connection.execute(sql).fetchall()
 
     async def settle(self, kill_at: str = NEVER) -> None:
         """Let a worker go on until nothing is left anywhere: nothing can come after that."""

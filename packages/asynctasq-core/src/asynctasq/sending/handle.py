@@ -36,7 +36,8 @@ class TaskStatus(StrEnum):
     which a task keeps for its `result_ttl` or `status_ttl`, or for what the handle itself has done.
     `ENDED` is a call that this handle sent and that its queue no longer holds, without a record of
     how it went. Of a call that is `UNKNOWN` nothing is known: never dispatched, rolled back, not
-    committed yet elsewhere, expired or deleted.
+    committed yet elsewhere, expired or deleted; or its commit failed without an answer, and it is
+    neither in the outbox nor in its queue.
     """
 
     UNCOMMITTED = "uncommitted"
@@ -115,6 +116,21 @@ class TaskHandle(Generic[R]):
             return _DEFERRED[sending]
         if self._was_cancelled:
             return TaskStatus.CANCELLED
+        if (found := await self._told_by_broker()) is not None:
+            return found
+        if sending == "failed":
+            return TaskStatus.DROPPED
+        if self.outbox is not None:
+            is_held = await self.outbox.holds(self.id)
+            if is_held:
+                return TaskStatus.UNCOMMITTED
+            if (found := await self._told_by_broker()) is not None:  # sent between the two looks
+                return found
+            if is_held is None or sending == "doubtful":
+                return TaskStatus.UNKNOWN
+        return TaskStatus.ENDED if self.was_sent_here else TaskStatus.UNKNOWN
+
+    async def _told_by_broker(self) -> TaskStatus | None:
         broker = self._connections.broker()
         state = await broker.state(self.queue, self.id)
         if state is not None:
@@ -123,11 +139,7 @@ class TaskHandle(Generic[R]):
             stored = await broker.result(self.queue, self.id, 0)
             if stored is not None:
                 return _recorded(self._read(stored))
-        if sending == "failed":
-            return TaskStatus.DROPPED
-        if self.outbox is not None and await self.outbox.holds(self.id):
-            return TaskStatus.UNCOMMITTED
-        return TaskStatus.ENDED if self.was_sent_here else TaskStatus.UNKNOWN
+        return None
 
     def status_sync(self) -> TaskStatus:
         """`status` for synchronous code."""
@@ -202,9 +214,14 @@ class TaskHandle(Generic[R]):
             step = _LONGEST_SECONDS
 
     async def _is_unknown(self, timeout: float | None) -> bool:
-        """Whether the queue does not hold the call; not asked of one that may be sent in time."""
-        if timeout is not None and self._sending() != "failed":
+        """Whether nothing holds the call; not asked of one that may be sent in time."""
+        is_failed = self._sending() == "failed"
+        if timeout is not None and not is_failed:
             return False
+        if not is_failed and self.outbox is not None:
+            # First, since what leaves it is in the queue by then.
+            if await self.outbox.holds(self.id) is not False:
+                return False
         return await self._connections.broker().state(self.queue, self.id) is None
 
     async def _stored_last(self) -> bytes:
@@ -224,7 +241,7 @@ class TaskHandle(Generic[R]):
             raise DispatchDropped(f"{self._name}: its transaction was rolled back")
         if state == "cancelled":
             raise TaskCancelled(f"{self._name} was cancelled")
-        return state in ("sent", "kept", "failed")
+        return state in ("sent", "kept", "failed", "doubtful")
 
     async def cancel(self, *, running: bool = False) -> bool:
         """Remove the call if it has not started.
