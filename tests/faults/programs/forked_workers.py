@@ -15,6 +15,8 @@ import sys
 from importlib import import_module
 from typing import Any
 
+modules = [import_module(name) for name in sys.argv[1:]]
+
 # What a worker imports anyway; nothing of it starts a thread or opens a connection.
 for name in (
     "asyncio",
@@ -38,7 +40,6 @@ for name in (
     "asynctasq_postgres.broker",
 ):
     import_module(name)
-modules = [import_module(name) for name in sys.argv[1:]]
 
 # A worker collects garbage at its start, which would copy all of this for each fork.
 gc.collect()

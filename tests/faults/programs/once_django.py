@@ -12,7 +12,7 @@ from django.conf import settings
 from django.db import connections, models, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.utils import CursorWrapper
-from killed_at_step import commit, make_deadly, statement  # type: ignore[import-not-found]
+from killed_at_step import commit, make_deadly, note_doubt, statement  # type: ignore[import-not-found]
 
 #: Steps of one chain.
 LENGTH = 3
@@ -93,4 +93,18 @@ def send(chains: int) -> None:
                         raise Never
             except Never:
                 pass
+    connections.close_all()
+
+
+def doubt(chains: int) -> None:
+    """Begin chains whose commits may fail; what their handles say then goes to a file."""
+    for _ in range(chains):
+        try:
+            with transaction.atomic():
+                chain = Chain.objects.create()
+                handle = advance(chain, 0).dispatch_sync()
+                chain.call = handle.id
+                chain.save()
+        except Exception as e:  # noqa: BLE001 - of the driver
+            note_doubt(e, handle.status_sync())
     connections.close_all()

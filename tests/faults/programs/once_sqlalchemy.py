@@ -8,7 +8,7 @@ from typing import Any
 
 from asynctasq import task
 from asynctasq_sqlalchemy import create_worker_session_factory, task_session
-from killed_at_step import commit, make_deadly, statement  # type: ignore[import-not-found]
+from killed_at_step import commit, make_deadly, note_doubt, statement  # type: ignore[import-not-found]
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -77,3 +77,22 @@ async def begin(chains: int) -> None:
 def send(chains: int) -> None:
     """The program that begins chains."""
     asyncio.run(begin(chains))
+
+
+async def begin_in_doubt(chains: int) -> None:
+    """Begin chains whose commits may fail; what their handles say then goes to a file."""
+    for _ in range(chains):
+        try:
+            async with Base._asynctasq_session_factory() as session:
+                session.add(chain := Chain())
+                await session.flush()
+                handle = await advance(chain, 0).dispatch()
+                chain.call = handle.id
+                await session.commit()
+        except Exception as e:  # noqa: BLE001 - of the driver
+            note_doubt(e, await handle.status())
+
+
+def doubt(chains: int) -> None:
+    """The program that begins chains over a bad network."""
+    asyncio.run(begin_in_doubt(chains))

@@ -9,7 +9,7 @@ from typing import Any
 import asyncpg
 from asyncpg.transaction import Transaction
 from asynctasq import init, task
-from killed_at_step import commit, make_deadly, statement  # type: ignore[import-not-found]
+from killed_at_step import commit, make_deadly, note_doubt, statement  # type: ignore[import-not-found]
 from tortoise import Tortoise, fields
 from tortoise.expressions import F
 from tortoise.models import Model
@@ -97,3 +97,23 @@ async def begin(chains: int) -> None:
 def send(chains: int) -> None:
     """The program that begins chains."""
     asyncio.run(begin(chains))
+
+
+async def begin_in_doubt(chains: int) -> None:
+    """Begin chains whose commits may fail; what their handles say then goes to a file."""
+    await Tortoise.init(**CONFIG)
+    for _ in range(chains):
+        try:
+            async with in_transaction():
+                chain = await Chain.create()
+                handle = await advance(chain, 0).dispatch()
+                chain.call = handle.id
+                await chain.save()
+        except Exception as e:  # noqa: BLE001 - of the driver
+            note_doubt(e, await handle.status())
+    await Tortoise.close_connections()
+
+
+def doubt(chains: int) -> None:
+    """The program that begins chains over a bad network."""
+    asyncio.run(begin_in_doubt(chains))
