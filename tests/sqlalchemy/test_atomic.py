@@ -24,7 +24,7 @@ from asynctasq import (
 )
 from asynctasq.adapters import plugins
 from asynctasq.app import App
-from asynctasq.brokers import Outgoing
+from asynctasq.brokers import ConsumerOptions, Outgoing, WorkerInfo
 from asynctasq.deadletters import list_dead
 from asynctasq.sending import tables
 from asynctasq.sending.preparing import prepare
@@ -200,6 +200,49 @@ async def test_what_is_delivered_again_is_not_run_again_and_keeps_its_result(
         await work(app)
     assert (runs, items(atomic_store)) == ([0], ["once"])
     assert await add.handle(message.id).result(5) == "run 1"
+
+
+async def test_a_task_that_deletes_its_row_is_found_to_be_done(
+    atomic_store: Store, app: App, queue: str
+) -> None:
+    @task(name=name(), atomic=True, result_ttl=60)
+    async def remove(item: Item) -> str:
+        await task_session().delete(item)
+        return "removed"
+
+    atomic_store.add(item := Item(id=1, name="gone"))
+    [message] = outgoing(app, remove(item), queue)
+    for _ in range(2):
+        await app.open_broker().put([message])
+        await work(app)
+    assert (items(atomic_store), await errors(queue)) == ([], [])
+    assert await remove.handle(message.id).result(5) == "removed"
+
+
+async def test_a_call_is_found_to_be_done_before_it_is_given_up(
+    lite_store: Store, app: App, queue: str
+) -> None:
+    asynctasq.init(driver="memory", max_deliveries=1, task_defaults={"queue": queue})
+    app = asynctasq.app.current()
+
+    @task(name=name(), atomic=True, result_ttl=60)
+    async def add(user: User) -> str:
+        task_session().add(Item(name="once"))
+        return "kept"
+
+    lite_store.add(user := User(id=1, name="Ann"))
+    done_one, never_run = outgoing(app, add(user), queue) + outgoing(app, add(user), queue)
+    await app.open_broker().put([done_one])
+    await work(app)
+    await app.open_broker().put([done_one, never_run])
+    worker = WorkerInfo("dying", "here", 1, (queue,), 2, 0.0)
+    dying = app.open_broker().consumer(ConsumerOptions(worker, (queue,), lease_seconds=0.05))
+    await dying.start()
+    assert len(await dying.take(2, 1)) == 2
+    await work(app)
+    assert (items(lite_store), len(await errors(queue))) == (["once"], 1)
+    assert await add.handle(done_one.id).result(5) == "kept"
+    assert await add.handle(never_run.id).status() is TaskStatus.DEAD
 
 
 async def test_of_two_runs_at_once_one_commits(atomic_store: Store, app: App, queue: str) -> None:

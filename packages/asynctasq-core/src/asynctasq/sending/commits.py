@@ -157,8 +157,8 @@ class Deferred:
     Attributes:
         outbox: Where its transaction may keep it, if the application has one.
         state: `"waiting"`, then `"dropped"`, `"cancelled"` or `"sending"`, and after that `"sent"`
-            or `"failed"` (the broker may have it all the same), or `"kept"` in the outbox; the
-            handle shows it.
+            or `"failed"` (the broker may have it all the same), or `"kept"` in the outbox, or
+            `"doubtful"`: kept there by a transaction whose end is not known; the handle shows it.
         learn: Told the id of the call that stands for it, where its unique key was taken.
     """
 
@@ -320,11 +320,11 @@ class DeferredSends:
             send.drop()
 
     def drop(self) -> None:
-        """Drop everything: the transaction was rolled back."""
+        """Drop everything: the transaction was rolled back, or how it ended is not known."""
         self.roll_back_to(0)
         kept, self._kept = self._kept, []
-        for deferred in kept:
-            deferred.state = "dropped"
+        for deferred in kept:  # a commit whose answer was lost looks like one that failed
+            deferred.state = "doubtful"
 
     def statements(self) -> Sequence[Statement]:
         """What the transaction has to run just before its commit; nothing without an outbox.

@@ -106,6 +106,23 @@ class TaskHandle(Generic[R]):
             return _DEFERRED[sending]
         if self._was_cancelled:
             return TaskStatus.CANCELLED
+        if (found := await self._told_by_broker()) is not None:
+            return found
+        if self.parent is not None:
+            return await self._status_by_parent(self.parent)
+        if sending == "failed":
+            return TaskStatus.DROPPED
+        if self.outbox is not None:
+            is_held = await self.outbox.holds(self.id)
+            if is_held:
+                return TaskStatus.UNCOMMITTED
+            if (found := await self._told_by_broker()) is not None:  # sent between the two looks
+                return found
+            if is_held is None or sending == "doubtful":
+                return TaskStatus.UNKNOWN
+        return TaskStatus.ENDED if self.was_sent_here else TaskStatus.UNKNOWN
+
+    async def _told_by_broker(self) -> TaskStatus | None:
         broker = self._connections.broker()
         state = await broker.state(self.queue, self.id)
         if state is not None:
@@ -114,13 +131,7 @@ class TaskHandle(Generic[R]):
             stored = await broker.result(self.queue, self.id, 0)
             if stored is not None:
                 return recorded(self._read(stored))
-        if self.parent is not None:
-            return await self._status_by_parent(self.parent)
-        if sending == "failed":
-            return TaskStatus.DROPPED
-        if self.outbox is not None and await self.outbox.holds(self.id):
-            return TaskStatus.UNCOMMITTED
-        return TaskStatus.ENDED if self.was_sent_here else TaskStatus.UNKNOWN
+        return None
 
     async def _status_by_parent(self, parent: TaskHandle[Any]) -> TaskStatus:
         """Where a call is that its queue does not hold: before its time, or after it."""
@@ -258,11 +269,16 @@ class TaskHandle(Generic[R]):
         raise ChainStopped(f"{self._name}: {_STOPPED} {where._name}: {error}")
 
     async def _is_unknown(self, timeout: float | None) -> bool:
-        """Whether the queue does not hold the call; not asked of one that may be sent in time."""
+        """Whether nothing holds the call; not asked of one that may be sent in time."""
         if self.parent is not None:
             ended = (TaskStatus.ENDED, TaskStatus.UNKNOWN)
             return timeout is None and await self.status() in ended
-        if timeout is not None and self._sending() != "failed":
+        is_failed = self._sending() == "failed"
+        if timeout is not None and not is_failed:
+            return False
+        # The outbox first, since what leaves it is in the queue by then.
+        outbox = None if is_failed else self.outbox
+        if outbox is not None and await outbox.holds(self.id) is not False:
             return False
         return await self._connections.broker().state(self.queue, self.id) is None
 
@@ -283,7 +299,7 @@ class TaskHandle(Generic[R]):
             raise DispatchDropped(f"{self._name}: its transaction was rolled back")
         if state == "cancelled":
             raise TaskCancelled(f"{self._name} was cancelled")
-        return state in ("sent", "kept", "failed")
+        return state in ("sent", "kept", "failed", "doubtful")
 
     async def cancel(self, *, running: bool = False) -> bool:
         """Remove the call if it has not started; with it goes what follows it.

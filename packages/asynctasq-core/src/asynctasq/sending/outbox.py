@@ -203,13 +203,18 @@ class Outbox:
             else:
                 self._failing.discard(key)
 
-    async def holds(self, message_id: str) -> bool:
-        """Whether a message is in the outbox of some database."""
-        for adapter, database in self.databases():
+    async def holds(self, message_id: str) -> bool | None:
+        """Whether a message is in the outbox of some database; `None` where one does not say."""
+        answers: list[bool] = []
+
+        async def ask(adapter: Adapter, database: Database) -> None:
             async with self.transaction(adapter, database) as run:
-                if await run(tables.holding(message_id)):
-                    return True
-        return False
+                answers.append(bool(await run(tables.holding(message_id))))
+
+        await self.in_each_database(ask, "an outbox cannot be asked for a call")
+        if any(answers):
+            return True
+        return False if len(answers) == len(list(self.databases())) else None
 
 
 def _note_sent(backlog: _Backlog, place: Place, messages: Sequence[Outgoing]) -> None:

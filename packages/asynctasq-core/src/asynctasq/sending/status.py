@@ -16,7 +16,8 @@ class TaskStatus(StrEnum):
     which a task keeps for its `result_ttl` or `status_ttl`, or for what the handle itself has done.
     `ENDED` is a call that this handle sent and that its queue no longer holds, without a record of
     how it went. Of a call that is `UNKNOWN` nothing is known: never dispatched, rolled back, not
-    committed yet elsewhere, expired or deleted.
+    committed yet elsewhere, expired or deleted; or its commit failed without an answer, and it is
+    neither in the outbox nor in its queue.
     """
 
     UNCOMMITTED = "uncommitted"

@@ -34,6 +34,7 @@ from ..wire.reference import Ref
 from . import outcomes
 from .jobs import Job
 from .outcomes import Verdict
+from .postponing import is_outage
 
 logger = logging.getLogger(__name__)
 
@@ -172,15 +173,20 @@ async def verdict_if_done(
     """What the run of an atomic task that raised has come to, if the error does not decide it."""
     if isinstance(error, Decided):
         return error.verdict
-    if job.atomic is None or isinstance(error, ReferenceUnavailable):
-        return None  # nothing was begun; or it is run again, and looks then
+    if isinstance(error, ReferenceUnavailable):
+        return None  # it is run again, and looks then
+    if job.atomic is None:
+        if isinstance(error, ConfigurationError):
+            return None
+        # A row is gone, for example: a run that is done may have deleted it.
+        return await verdict_if_done_anywhere(config, adapters, job)
     return await _looked_up(
         config, adapters, job, [(job.atomic.adapter, job.atomic.transaction.database)]
     )
 
 
 async def verdict_if_done_anywhere(config: Config, adapters: Adapters, job: Job) -> Verdict | None:
-    """The same for a run in a process that is gone, so that only the databases know."""
+    """The same where only the databases know: for a run in a process that is gone, for example."""
     found = []
     for adapter in adapters.with_hook("atomic_transaction"):
         found += [(adapter, database) for database in (adapter.databases or tuple)()]
@@ -196,6 +202,8 @@ async def _looked_up(
             async with adapter.own_transaction(database) as run:
                 verdict = await _done(job, run)
         except Exception as e:
+            if len(places) > 1 and not is_outage(adapters, job, e):
+                continue  # of several databases, some may have none of these tables
             # To retry it would use up an attempt for what may be done; to wait costs nothing.
             logger.exception("it is not known whether a call is done", extra={"id": job.message.id})
             unknown = ReferenceUnavailable(f"{database.name} does not say whether the call is done")

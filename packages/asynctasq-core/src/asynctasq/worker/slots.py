@@ -22,6 +22,7 @@ from ..events import RunStarted
 from ..events import wanted as listened_to
 from ..wire.flow import NO_FLOW, Flow
 from . import outcomes
+from .atomic import verdict_if_done_anywhere
 from .execution import Runner, wanted_by
 from .following import Followers, flow_of
 from .jobs import Job, Key, recognise
@@ -195,6 +196,10 @@ class Slots:
         else:
             error = TaskCrashed(f"{job.task.name}: {reason}")
             verdict = outcomes.dead(self._config, self._adapters, job, error, reason)
+            if job.options.atomic:
+                work = self._conclude_unless_done(job, verdict, None)
+                self._running[key] = self._loop.create_task(work)
+                return
         self._end_unbegun(key, verdict)
 
     # --- running ------------------------------------------------------------------------
@@ -210,7 +215,8 @@ class Slots:
         timeout = job.options.timeout
         error = TaskTimeout(f"{job.task.name}: its rows were not there within {timeout} s")
         verdict = outcomes.failed(self._config, self._adapters, job, error)
-        self._running[job.key] = self._loop.create_task(self._conclude(job, verdict, timeout))
+        conclude = self._conclude_unless_done if job.options.atomic else self._conclude
+        self._running[job.key] = self._loop.create_task(conclude(job, verdict, timeout))
 
     async def _run(self, job: Job, wanted: Wanted | None, fetched: Fetched | None) -> None:
         started = perf_counter()
@@ -244,6 +250,16 @@ class Slots:
                 await self._tell(job, verdict)
         finally:
             self._finish(job.key, verdict, seconds)
+
+    async def _conclude_unless_done(
+        self, job: Job, verdict: Verdict, seconds: float | None
+    ) -> None:
+        """End an atomic call that is not run now; one of its runs may have committed though."""
+        try:
+            verdict = await verdict_if_done_anywhere(self._config, self._adapters, job) or verdict
+        except asyncio.CancelledError as e:
+            verdict = await self._cancelled(job, e)
+        await self._conclude(job, verdict, seconds)
 
     async def _tell(self, job: Job, verdict: Verdict) -> None:
         """Let adapters know what has become of a run; what they do with it changes nothing."""
