@@ -39,6 +39,7 @@ SIZES = {
     "scaling": f"{_PEERS} --n 3000 --processes 1,2 asynctasq",
     "processes": "--repeat 1 --n 100 --steps 10",
     "growth": "--repeat 1 --n 50 --largest 500",
+    "policies": "--repeat 1 --n 200 --largest 400",
     "payload": "",
     "soak": "--minutes 0.02 --broker sqlite --seed 1",
 }

@@ -306,8 +306,7 @@ async def test_a_class_based_task_has_policies(policing: App, work: Work) -> Non
 
 def keys_of(app: App, *values: object) -> list[str]:
     return [
-        KeyArguments.of(once(value), app.adapters).key("scope", Unique(by="value"))
-        for value in values
+        KeyArguments(once(value), app.adapters).key("scope", Unique(by="value")) for value in values
     ]
 
 
@@ -344,8 +343,7 @@ def test_a_function_of_the_arguments_may_give_the_key(app: App) -> None:
 
     policy = Unique(by=city)
     keys = [
-        KeyArguments.of(once(value), app.adapters).key("s", policy)
-        for value in ("Rome", "rome", "x")
+        KeyArguments(once(value), app.adapters).key("s", policy) for value in ("Rome", "rome", "x")
     ]
     assert keys[0] == keys[1] != keys[2]
 

@@ -40,7 +40,7 @@ def policy_of(call: Call[Any], options: TaskOptions, adapters: Adapters) -> Poli
             f"call of {task.name}: limits and rates hold inside a queue, so it goes to "
             f"{options.queue!r} and not to {call.queue!r}"
         )
-    arguments = KeyArguments.of(call, adapters)
+    arguments = KeyArguments(call, adapters)
     return Policy(
         unique_key(unique, arguments) if unique else None,
         limit_key(limit, arguments) if limit else None,

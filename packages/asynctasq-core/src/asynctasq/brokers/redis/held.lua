@@ -70,19 +70,24 @@ local function new(after, count)
   return #found, after
 end
 
-local function standing(prefix, without_line)
-  return function(after, count)
-    local first = after == '' and '[' .. prefix or '(' .. after
-    local found = redis.call(
-      'ZRANGEBYLEX', lines.judging, first, '(' .. prefix .. '\255', 'LIMIT', 0, count)
-    for _, member in ipairs(found) do
-      after = member
-      local head = without_line and prefix or string.match(member, '^B[^%z]*%z[^%z]*%z')
-      local _, id = parts_of(member, head or member)
-      show_standing(bodies, id, without_line)
-    end
-    return #found, after
+local function show_members(key, first, last, count, after, without_line)
+  local found = redis.call('ZRANGEBYLEX', key, first, last, 'LIMIT', 0, count)
+  for _, member in ipairs(found) do
+    after = member
+    local head = without_line and '' or string.match(member, '^B[^%z]*%z[^%z]*%z') or member
+    local _, id = parts_of(member, head)
+    show_standing(bodies, id, without_line)
   end
+  return #found, after
+end
+
+local function open_ones(after, count)
+  return show_members(lines.open, after == '' and '-' or '(' .. after, '+', count, after, true)
+end
+
+local function in_lines(after, count)
+  local first = after == '' and '[B' or '(' .. after
+  return show_members(lines.judging, first, '(B\255', count, after, false)
 end
 
 -- As the server orders members of the same score; `>` follows its locale.
@@ -134,8 +139,8 @@ local function later(is_due)
 end
 
 local parts = {
-  r = leases(stream, true), a = leases(lines.admitted, true), o = standing('O', true), d = later(true),
-  n = new, b = standing('B', false), s = leases(stream, false), t = leases(lines.admitted, false),
+  r = leases(stream, true), a = leases(lines.admitted, true), o = open_ones, d = later(true),
+  n = new, b = in_lines, s = leases(stream, false), t = leases(lines.admitted, false),
   l = later(false),
 }
 

@@ -23,6 +23,19 @@ _LARGE_BYTES = 512 * 1024
 ADMITTED = b"*"
 
 
+class AdmittedTag(bytes):
+    """The tag of such a delivery, with what its message asks for, as `lines.lua` reads it."""
+
+    asked: bytes = b""
+
+    @classmethod
+    def of(cls, entry: bytes, extra: bytes) -> AdmittedTag:
+        """The tag for a stream entry that has this extra."""
+        tag = cls(ADMITTED + entry)
+        tag.asked = extra[5:]
+        return tag
+
+
 @dataclass(slots=True)
 class Settlement:
     """Outcomes of one queue that one script call applies; it answers with the entries lost.
@@ -97,12 +110,15 @@ def _settle_command(
 ) -> Command:
     entries: list[bytes] = []
     ids: list[str] = []
+    asked: list[bytes] = []
     others: list[bytes | str | int] = []
     results: list[bytes] = []
     for outcome in outcomes:
-        if outcome.action is Action.DONE and outcome.result is None and not is_asking:
-            entries.append(outcome.delivery.tag)
+        if outcome.action is Action.DONE and outcome.result is None:
+            entries.append(entry_of(outcome.delivery))
             ids.append(outcome.delivery.id)
+            if is_asking:
+                asked.append(outcome.delivery.tag.asked)
         else:
             others += _other(outcome, keys, results)
     tags = [entry_of(outcome.delivery) for outcome in outcomes]
@@ -114,6 +130,7 @@ def _settle_command(
         len(entries),
         *entries,
         *ids,
+        *asked,
         *others,
     )
 

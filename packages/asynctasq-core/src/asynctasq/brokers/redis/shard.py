@@ -15,7 +15,7 @@ from .failures import code_of
 from .keys import Keys
 from .scripts import READ, SWEEP, Command
 from .server import Server
-from .settlements import ADMITTED
+from .settlements import AdmittedTag
 
 logger = logging.getLogger(__name__)
 
@@ -92,8 +92,8 @@ class Shard:
             sweep.found += again
             deliveries = [_delivery(queue, entry, 1) for entry in new]
             if admitted == [1]:
-                for delivery in deliveries:
-                    delivery.tag = ADMITTED + delivery.tag
+                for delivery, entry in zip(deliveries, new, strict=True):
+                    delivery.tag = AdmittedTag.of(entry[0], entry[1][5] if entry[1][5:] else b"")
             sweep.found += deliveries
             sweep.is_asking |= bool(admitted)
         if pauses:

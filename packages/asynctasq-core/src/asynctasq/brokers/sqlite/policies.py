@@ -17,8 +17,7 @@ from .states import BEHIND, DEAD, DELAYED, LEASED, LIMITED, POLICED, RATED, WAIT
 
 _ARRIVALS = 1000
 
-_SPECIAL = f"""UPDATE queue SET special = special | {POLICED}
-    WHERE number = ? AND special & {POLICED} = 0"""
+_SPECIAL = f"UPDATE queue SET special = special | {POLICED} WHERE number = ?"
 _KNOWN = "SELECT state, at FROM message WHERE queue = ? AND id = ?"
 _HOLDER = """SELECT holder FROM taken
     WHERE queue = ? AND name = ? AND (expires IS NULL OR expires > ?)"""
@@ -68,14 +67,19 @@ def is_special(message: Outgoing) -> bool:
     return message.policy is not None or message.priority != 0
 
 
+def begin(db: Connection, queue: int) -> None:
+    """The first special message is put into a queue."""
+    db.execute(_SPECIAL, (queue,))
+    for statement in statements("policies.sql"):
+        db.execute(statement)
+
+
 def put(
     db: Connection, queue: int, messages: Sequence[Outgoing], places: Iterator[int], now: float
 ) -> dict[str, str]:
     """Add messages to a queue, of which some are special; the conflicts as of `Sending.put`."""
-    if db.execute(_SPECIAL, (queue,)).rowcount:
-        for statement in statements("policies.sql"):
-            db.execute(statement)
-    _arrive(db, queue, places, now)
+    if any(m.policy and (m.policy.limit or m.policy.rate) for m in messages):
+        _arrive(db, queue, places, now)  # what is due comes before these in its line
     conflicts = {}
     for message in messages:
         known = db.execute(_KNOWN, (queue, message.id)).fetchone()
@@ -95,9 +99,11 @@ def _replaces(message: Outgoing) -> bool:
 def _holder(
     db: Connection, queue: int, message: Outgoing, known: tuple[int, float] | None, now: float
 ) -> str | None:
-    """The message that keeps one from being added; one that it replaces is deleted."""
+    """The message that keeps one from being added, else it has its key; one replaced is deleted."""
     key = message.policy.unique if message.policy else None
     if key is None or (known is not None and not key.replaces):
+        return None
+    if known is None and _take_key(db, queue, message.id, key, now):
         return None
     found = db.execute(_HOLDER, (queue, key.key, now)).fetchone()
     holder: str | None = found[0] if found else None
@@ -105,6 +111,7 @@ def _holder(
         return holder
     if holder == message.id and _can_be_replaced(*known):
         db.execute("DELETE FROM message WHERE queue = ? AND id = ?", (queue, message.id))
+        _take_key(db, queue, message.id, key, now)
         return None
     return holder or message.id
 
@@ -120,8 +127,6 @@ def _add(db: Connection, queue: int, message: Outgoing, place: int, now: float) 
     unique = policy.unique and policy.unique.key
     row = (place, queue, message.id, state, at, message.body, message.priority)
     db.execute(_PUT, (*row, line, limited, rated, unique))
-    if policy.unique is not None:
-        _take_key(db, queue, message.id, policy.unique, now)
     if rated is not None:
         db.execute(_FORGET_RATES, (now,))
 
@@ -130,15 +135,17 @@ def _can_be_replaced(state: int, at: float) -> bool:
     return state not in (LEASED, DEAD) or (state == LEASED and at <= clock.now())
 
 
-def _take_key(db: Connection, queue: int, message_id: str, key: UniqueKey, now: float) -> None:
+def _take_key(db: Connection, queue: int, message_id: str, key: UniqueKey, now: float) -> bool:
+    """Let a message have its key; whether that was free."""
     expires = None if key.lasts_seconds is None else now + key.lasts_seconds
     started = key.until == "started"
-    db.execute(_TAKE_KEY, {
+    taken = db.execute(_TAKE_KEY, {
         "queue": queue, "name": key.key, "holder": message_id, "until_started": started,
         "expires": expires, "now": now,
-    })  # fmt: skip
+    }).rowcount  # fmt: skip
     if expires is not None:
         db.execute(_FORGET_KEYS, (now,))
+    return taken == 1
 
 
 def _line(db: Connection, queue: int, policy: Policy) -> int | None:

@@ -73,9 +73,11 @@ def put(db: Connection, messages: Sequence[Outgoing]) -> dict[str, str] | None:
     declare(db, by_queue)
     conflicts: dict[str, str] = {}
     for queue, its in by_queue.items():
-        [number] = db.execute("SELECT number FROM queue WHERE name = ?", (queue,)).fetchone()
+        number, special = db.execute(_QUEUE, (queue,)).fetchone()
         places = count(_next_place(db, number))
         if any(map(sqlite_policies.is_special, its)):
+            if not special & POLICED:
+                sqlite_policies.begin(db, number)
             conflicts |= sqlite_policies.put(db, number, its, places, time.time())
         else:
             rows = ((next(places), number, m.id, *_state_of(m), m.body) for m in its)
