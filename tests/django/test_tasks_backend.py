@@ -13,6 +13,7 @@ from uuid import uuid4
 import asynctasq
 import pytest
 from asynctasq import TaskStatus, Worker
+from asynctasq.brokers import ConsumerOptions, Outgoing, WorkerInfo
 from asynctasq_django import prefetch_related
 from django.conf import settings
 from django.db import connection, connections, transaction
@@ -396,6 +397,65 @@ def test_the_signal_says_what_is_stored_however_a_task_ends(
     assert (found.status, found.args, found.attempts) == (FAILED, [kind], 1)
     for each in (told, found):
         assert [e.exception_class for e in each.errors] == [error]
+
+
+@pytest.mark.parametrize(
+    ("how", "error", "attempts"),
+    [("raise", LookupError, 1), ("crash", asynctasq.TaskCrashed, 0), ("return", None, 1)],
+)
+def test_a_run_in_a_process_of_its_own_has_a_result_with_its_arguments(
+    how: str,
+    error: type[BaseException] | None,
+    attempts: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from djshop.process_runs import end
+
+    monkeypatch.setenv("DJANGO_SETTINGS_MODULE", "djsettings")
+    with Finished() as finished:
+        result = end.enqueue(how, number=7)
+        asyncio.run(Worker(burst=True, modules=["djshop.process_runs"]).run())
+    found = end.get_result(result.id)
+    (told,) = finished.told
+    assert facts(told) == facts(found)
+    assert (found.args, found.kwargs, found.attempts) == ([how], {"number": 7}, attempts)
+    assert [e.exception_class for e in found.errors] == ([] if error is None else [error])
+
+
+async def put(message: Outgoing) -> None:
+    """Put a message as it is on its queue."""
+    await asynctasq.app.current().open_broker().put([message])
+
+
+async def lose_to_dead_workers(message_queue: str, times: int) -> None:
+    """Let workers take the queue's message and die."""
+    broker = asynctasq.app.current().open_broker()
+    for i in range(times):
+        info = WorkerInfo(f"worker-{i}", "host", i, (message_queue,), 1, 0.0)
+        consumer = broker.consumer(ConsumerOptions(info, (message_queue,), 60))
+        await consumer.start()
+        assert await consumer.take(1, 10)
+        await broker.release_worker(info.id, (message_queue,))
+
+
+def test_the_signal_is_sent_for_a_call_whose_workers_died_with_it() -> None:
+    asynctasq.init(driver="memory", max_deliveries=2)
+    with Finished() as finished:
+        result = greet.enqueue(user(), words=[])
+        asyncio.run(lose_to_dead_workers("default", 2))
+        work()
+    result.refresh()
+    (told,) = finished.told
+    assert (told.id, told.status, result.status) == (result.id, FAILED, FAILED)
+
+
+def test_the_signal_is_sent_for_a_call_that_cannot_be_read() -> None:
+    message = asynctasq.Message("0" * 32, f"default:{greet.module_path}", b"\xc1", 0.0)
+    with Finished() as finished:
+        asyncio.run(put(Outgoing("default", message.id, message.encode(()))))
+        work()
+    (told,) = finished.told
+    assert (told.id[:32], told.status) == (message.id, FAILED)
 
 
 @pytest.mark.parametrize("on_missing", ["skip", "fail"])

@@ -17,7 +17,17 @@ import asynctasq
 from asgiref.sync import async_to_sync
 from asynctasq import Message
 
-from .task_results import ID_LENGTH, QUEUE, Record, failed, name_of, ready, remote_error, succeeded
+from .task_results import (
+    ID_LENGTH,
+    QUEUE,
+    Record,
+    failed,
+    name_of,
+    plain,
+    ready,
+    remote_error,
+    succeeded,
+)
 from .task_results import result_id as id_of_result
 from .task_runs import runnable, tell_finished
 from .tasks_api import (
@@ -111,7 +121,10 @@ class AsynctasqBackend(BaseTaskBackend):
         self.validate_task(task)
         _, run = _registered[name_of(task)]
         call = run(*args, **kwargs).on_queue(task.queue_name)
-        call = call.with_headers({QUEUE: task.queue_name})
+        headers = {QUEUE: task.queue_name}
+        if self.options.get("process"):  # a process may die before it has written anything down
+            headers |= Record(args=plain(args), kwargs=plain(kwargs)).header()
+        call = call.with_headers(headers)
         if task.priority:  # else that of `OPTIONS`
             call = call.priority(int(task.priority))
         # A naive time is local, as Django's are without USE_TZ.

@@ -21,7 +21,13 @@ from ..brokers import Action, Delivery, Outcome
 from ..config.settings import Config
 from ..errors import MessageError, TaskCrashed, TaskTimeout
 from ..loading import load_modules
-from ..wire.results import encode_error, error_in, read_result
+from ..wire.results import (
+    decode_stored,
+    encode_error,
+    error_in,
+    read_result,
+    references_in,
+)
 from . import outcomes
 from .atomic import verdict_if_done_anywhere
 from .child_logs import log_here
@@ -71,13 +77,23 @@ class ProcessTasks:
         if not rest:
             refusal = MessageError(f"{job.task.name}: its process refused it: {error_text}")
             return outcomes.failed(self._config, self._adapters, job, refusal)
-        raised, is_expected, action, *outcome = rest
+        job.message.headers, raised, is_expected, action, *outcome = rest
         verdict = Verdict(Outcome(job.delivery, Action(action), *outcome), word, error_text)
         verdict.is_expected = is_expected
         if raised is not None:
             message_id = job.message.id
             verdict.exception = error_in(read_result(raised, (), message_id, job.task.name))
+        elif verdict.outcome.result is not None and self._adapters.with_hook("run_ended"):
+            verdict.value = self._value(job, verdict.outcome.result)
         return verdict
+
+    def _value(self, job: Job, result: bytes) -> object:
+        """What the task returned, from what is kept of it; `None` if model instances are in it."""
+        name = job.task.name
+        stored = read_result(result, self._config.signing_key, job.message.id, name).get("value")
+        if stored is None or references_in(stored, name):
+            return None
+        return decode_stored(stored, job.task.result_annotations.types, name)
 
     def kill(self) -> None:
         """Kill the children and what they started; called in any thread."""
@@ -116,15 +132,16 @@ async def _serve(request: bytes) -> bytes:
         else:
             fetched = (await fetch(adapters, [wanted]))[0] if wanted is not None else None
             verdict = await runner.run(job, wanted, fetched)
-    return _packed(config, adapters, verdict)
+    return _packed(config, adapters, job, verdict)
 
 
-def _packed(config: Config, adapters: Adapters, verdict: Verdict) -> bytes:
+def _packed(config: Config, adapters: Adapters, job: Job, verdict: Verdict) -> bytes:
     outcome = verdict.outcome
     packed: bytes = msgpack.packb(
         [
             verdict.word,
             verdict.error,
+            job.message.headers,  # for those in the worker who are told of the end
             _raised(config, adapters, verdict),
             verdict.is_expected,
             outcome.action.value,

@@ -136,7 +136,7 @@ class Slots:
                 job = self._jobs[key] = recognise(delivery, self._config)
                 wanted = None if job.options.process else wanted_by(job)
             except Exception as e:  # noqa: BLE001 - whatever the bytes did is their own fault
-                self._finish(key, outcomes.not_recognised(self._config, delivery, e))
+                self._end_unbegun(key, outcomes.not_recognised(self._config, delivery, e))
                 continue
             job.slot_since = now
             job.waiting = self._parents
@@ -184,10 +184,11 @@ class Slots:
         try:
             job = self._jobs[key] = recognise(delivery, self._config)
         except MessageError:
-            self._finish(key, outcomes.refused(self._config, delivery, reason))
+            verdict = outcomes.refused(self._config, delivery, reason)
         else:
             error = TaskCrashed(f"{job.task.name}: {reason}")
-            self._finish(key, outcomes.dead(self._config, self._adapters, job, error, reason))
+            verdict = outcomes.dead(self._config, self._adapters, job, error, reason)
+        self._end_unbegun(key, verdict)
 
     # --- running ------------------------------------------------------------------------
 
@@ -221,6 +222,14 @@ class Slots:
         if job.threads and (verdict.outcome.action in _RUN_AGAIN or job.is_cancelled):
             await outlast(job)
         await self._conclude(job, verdict, perf_counter() - started)
+
+    def _end_unbegun(self, key: Key, verdict: Verdict) -> None:
+        """End what was not run; of a call of a task that is registered here, adapters are told."""
+        job = self._jobs.get(key)
+        if job is None or not self._told:
+            self._finish(key, verdict)
+        else:
+            self._running[key] = self._loop.create_task(self._conclude(job, verdict, None))
 
     async def _conclude(self, job: Job, verdict: Verdict, seconds: float | None) -> None:
         try:
@@ -294,13 +303,12 @@ class Slots:
             running.add_done_callback(lambda ended: self._note_unbegun(job, ended))
             running.cancel()
         elif self._rows.drop(key):
-            verdict = outcomes.cancelled(self._config, job)
-            self._running[key] = self._loop.create_task(self._conclude(job, verdict, None))
+            self._end_unbegun(key, outcomes.cancelled(self._config, job))
 
     def _note_unbegun(self, job: Job, ended: asyncio.Task[None]) -> None:
         """A run that was cancelled before its first step has no end of its own."""
         if self._running.get(job.key) is ended:
-            self._finish(job.key, outcomes.cancelled(self._config, job))
+            self._end_unbegun(job.key, outcomes.cancelled(self._config, job))
 
     async def cancel(self) -> None:
         """Cancel what runs and release what has ended; what ignores it is still there then."""
