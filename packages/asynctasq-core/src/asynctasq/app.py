@@ -10,7 +10,7 @@ from time import monotonic
 from typing import Any, TypeVar
 
 from .adapters.plugins import Adapters, installed
-from .brokers import Broker, Outgoing, Policing, Remembering
+from .brokers import Broker, Policing, Remembering
 from .brokers.opening import installed_drivers, open_broker
 from .config import Config
 from .errors import ConfigurationError, DuplicateCall
@@ -30,8 +30,9 @@ from .wire.flow import following_id
 
 R = TypeVar("R")
 
-#: How long preparing many calls may hold an event loop at a time.
-_SLICE_SECONDS = 0.01
+#: How long preparing many calls may hold an event loop at a time, and for how many of them their
+#: handles are made then, which takes less.
+_SLICE_SECONDS, _SLICE_HANDLES = 0.01, 1000
 
 
 class App:
@@ -88,7 +89,16 @@ class App:
             if monotonic() - since > _SLICE_SECONDS:
                 await asyncio.sleep(0)
                 since = monotonic()
-        handles, now = self._registered(to_send, prepared)
+        handles: list[TaskHandle[Any]] = []
+        try:
+            for i, (call, ready) in enumerate(zip(to_send, prepared, strict=True)):
+                if i % _SLICE_HANDLES == _SLICE_HANDLES - 1:
+                    await asyncio.sleep(0)
+                handles.append(self._handle(call, ready))
+        except BaseException:
+            _drop(handles)
+            raise
+        now = [ready.outgoing for ready in prepared if ready.defer is None]
         if now:
             self._note_existing(to_send, handles, await self.connections.put_resolved(now))
         return [*map(self._last, to_send, handles)]
@@ -97,24 +107,17 @@ class App:
         """As `asynctasq.dispatch_many_sync`."""
         to_send = [c._as_call() for c in calls]
         prepared = [prepare(call, self.config, self.adapters) for call in to_send]
-        handles, now = self._registered(to_send, prepared)
+        handles: list[TaskHandle[Any]] = []
+        try:
+            for call, ready in zip(to_send, prepared, strict=True):
+                handles.append(self._handle(call, ready))
+        except BaseException:
+            _drop(handles)
+            raise
+        now = [ready.outgoing for ready in prepared if ready.defer is None]
         if now:
             self._note_existing(to_send, handles, self.connections.put_blocking(now))
         return [*map(self._last, to_send, handles)]
-
-    def _registered(
-        self, calls: list[Call[Any]], prepared: list[Prepared]
-    ) -> tuple[list[TaskHandle[Any]], list[Outgoing]]:
-        """The handles, and what is to be sent now; all are registered or, after an error, none."""
-        handles: list[TaskHandle[Any]] = []
-        try:
-            for call, ready in zip(calls, prepared, strict=True):
-                handles.append(self._handle(call, ready))
-        except BaseException:
-            for handle in handles:
-                handle.drop()
-            raise
-        return handles, [ready.outgoing for ready in prepared if ready.defer is None]
 
     def _note_existing(
         self,
@@ -248,6 +251,12 @@ class App:
         return self.outbox if self._keeps_calls or open_atomic() is not None else None
 
 
+def _drop(handles: Iterable[TaskHandle[Any]]) -> None:
+    """Take back calls that wait for a commit, after an error of one that was to wait with them."""
+    for handle in handles:
+        handle.drop()
+
+
 _current: App | None = None
 _instead: Callable[[], Broker] | None = None
 _lock = threading.RLock()
@@ -361,7 +370,9 @@ runtime.is_model_class = lambda cls: installed().is_model_class(cls)
 
 
 async def dispatch_many(calls: Iterable[Dispatchable[Any]]) -> list[TaskHandle[Any]]:
-    """Put many calls on their queues in one round trip, in order.
+    """Put many calls on their queues, in order: 500 in a round trip.
+
+    The event loop is held for some milliseconds at a time, however many there are.
 
     Raises:
         SerializationError: An argument cannot travel; nothing is sent then.
