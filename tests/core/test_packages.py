@@ -8,7 +8,9 @@ from pathlib import Path
 
 import asynctasq
 import asynctasq.brokers
+import asynctasq.deadletters
 import asynctasq.events
+import asynctasq.looking
 import asynctasq.testing
 import pytest
 
@@ -19,9 +21,11 @@ ADAPTERS = sorted(
     if path.parent.name not in ("asynctasq", "asynctasq_dashboard")
 )
 PUBLIC = {
-    "asynctasq": asynctasq.__all__,
+    "asynctasq": [*asynctasq.__all__, "deadletters", "history", "looking"],
     "asynctasq.brokers": asynctasq.brokers.__all__,
     "asynctasq.events": asynctasq.events.__all__,
+    "asynctasq.deadletters": asynctasq.deadletters.__all__,
+    "asynctasq.looking": asynctasq.looking.__all__,
     "asynctasq.testing": asynctasq.testing.__all__,
     "asynctasq.cli": ["cli"],
 }

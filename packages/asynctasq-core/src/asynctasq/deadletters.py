@@ -16,8 +16,22 @@ from .app import current
 from .errors import MessageError
 from .sending import letters
 from .sending.listing import Reader
-from .wire.describing import Reference as Reference
+from .wire.describing import Reference
 from .wire.message import Message
+
+__all__ = [
+    "DeadCall",
+    "Filter",
+    "Group",
+    "Reference",
+    "groups",
+    "list_dead",
+    "pages",
+    "purge",
+    "retry",
+    "search",
+    "show",
+]
 
 #: How many are moved in one round trip.
 _PAGE = 500
