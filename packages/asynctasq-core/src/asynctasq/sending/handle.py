@@ -218,10 +218,9 @@ class TaskHandle(Generic[R]):
         is_failed = self._sending() == "failed"
         if timeout is not None and not is_failed:
             return False
-        if not is_failed and self.outbox is not None:
-            # First, since what leaves it is in the queue by then.
-            if await self.outbox.holds(self.id) is not False:
-                return False
+        # The outbox first, since what leaves it is in the queue by then.
+        if not is_failed and self.outbox and await self.outbox.holds(self.id) is not False:
+            return False
         return await self._connections.broker().state(self.queue, self.id) is None
 
     async def _stored_last(self) -> bytes:

@@ -8,6 +8,7 @@ from .adapters.fetching import Fetching
 from .adapters.importing import Importing
 from .adapters.loading import Loading
 from .adapters.missing import Missing
+from .adapters.once import Once
 from .adapters.references import References
 from .adapters.running import Running
 from .adapters.statements import logged
@@ -15,7 +16,7 @@ from .adapters.statements import logged
 __all__ = ["AdapterSuite", "Scope", "logged"]
 
 
-class AdapterSuite(References, Fetching, Running, Missing, Commits, Loading, Importing):
+class AdapterSuite(References, Fetching, Running, Missing, Commits, Once, Loading, Importing):
     """Everything that the hooks promise, as tests; subclass it with your models.
 
     The adapter must be installed (`pip install -e .` will do). A subclass whose name begins with
@@ -75,4 +76,7 @@ class AdapterSuite(References, Fetching, Running, Missing, Commits, Loading, Imp
       thousands must take several.
     * `transactions_end` (true): what entering `transaction()` gave cannot begin another one.
     * `counts_connections`: `connections()`, as the server or the pool counts them.
+    * `outbox`, beside `transactions`: there are hooks `databases` and `own_transaction`, and what
+      waits is kept in the first of these databases, where the rows of `save` are.
+    * `atomic`: there is a hook `atomic_transaction`; `save_changes(row)`.
     """
