@@ -21,6 +21,8 @@ _FLAG_OF_HOOK = {
     "open_transaction": "context_transactions",
     "task_scope": "counts_connections",
     "thread_scope": "counts_connections",
+    "own_transaction": "outbox",
+    "atomic_transaction": "atomic",
 }
 
 _suites = pytest.StashKey["list[type[ApplicationUnderTest]]"]()

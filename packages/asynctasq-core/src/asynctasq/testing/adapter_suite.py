@@ -8,6 +8,7 @@ from .adapters.fetching import FetchingTests
 from .adapters.importing import ImportingTests
 from .adapters.loading import LoadingTests
 from .adapters.missing import MissingTests
+from .adapters.once import OnceTests
 from .adapters.references import ReferencesTests
 from .adapters.running import RunningTests
 from .adapters.statements import logged
@@ -21,6 +22,7 @@ class AdapterSuite(
     RunningTests,
     MissingTests,
     CommitsTests,
+    OnceTests,
     LoadingTests,
     ImportingTests,
 ):
@@ -83,4 +85,7 @@ class AdapterSuite(
       thousands must take several.
     * `transactions_end` (true): what entering `transaction()` gave cannot begin another one.
     * `counts_connections`: `connections()`, as the server or the pool counts them.
+    * `outbox`, beside `transactions`: there are hooks `databases` and `own_transaction`, and what
+      waits is kept in the first of these databases, where the rows of `save` are.
+    * `atomic`: there is a hook `atomic_transaction`; `save_changes(row)`.
     """

@@ -254,7 +254,7 @@ class Slots:
     async def _conclude_unless_done(
         self, job: Job, verdict: Verdict, seconds: float | None
     ) -> None:
-        """End an atomic call that is not run now; one of its runs may have committed though."""
+        """End an atomic call that is not run now; another run of it may have committed."""
         try:
             verdict = await verdict_if_done_anywhere(self._config, self._adapters, job) or verdict
         except asyncio.CancelledError as e:
