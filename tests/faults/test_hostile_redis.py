@@ -363,7 +363,9 @@ async def test_damaged_policies_are_none_and_stop_nobody(client: redis.Redis, ex
         assert await consumer.idle()
 
 
-@pytest.mark.parametrize("name", ["admitted", "open", "judging", "held", "timers", "rates", "unique"])
+@pytest.mark.parametrize(
+    "name", ["admitted", "open", "judging", "held", "timers", "rates", "unique"]
+)
 async def test_overwritten_keys_of_policies_block_no_other_queue(
     client: redis.Redis, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:

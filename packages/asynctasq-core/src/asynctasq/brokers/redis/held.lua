@@ -42,23 +42,8 @@ local function is_later(entry, other)
   return ms > other_ms or (ms == other_ms and tonumber(number) > tonumber(other_number))
 end
 
--- The last entry that was ever delivered.
-local function last_delivered()
-  local groups = redis.pcall('XINFO', 'GROUPS', stream)
-  for _, group in ipairs(groups.err and {} or groups) do
-    local fields = {}
-    for i = 1, #group, 2 do
-      fields[group[i]] = group[i + 1]
-    end
-    if fields.name == GROUP then
-      return fields['last-delivered-id']
-    end
-  end
-  return '0-0'
-end
-
 local function new(after, count)
-  local delivered = last_delivered()
+  local delivered = fence_of(stream) or last_read(stream) or '0-0'
   if after == '' or is_later(delivered, after) then
     after = delivered
   end
@@ -70,19 +55,26 @@ local function new(after, count)
   return #found, after
 end
 
-local function standing(prefix, without_line)
-  return function(after, count)
-    local first = after == '' and '[' .. prefix or '(' .. after
-    local found = redis.call(
-      'ZRANGEBYLEX', lines.judging, first, '(' .. prefix .. '\255', 'LIMIT', 0, count)
-    for _, member in ipairs(found) do
-      after = member
-      local head = without_line and prefix or string.match(member, '^B[^%z]*%z[^%z]*%z')
-      local _, id = parts_of(member, head or member)
-      show_standing(bodies, id, without_line)
-    end
-    return #found, after
+local function open_ones(after, count)
+  local first = after == '' and '-' or '(' .. after
+  local found = redis.call('ZRANGEBYLEX', lines.open, first, '+', 'LIMIT', 0, count)
+  for _, member in ipairs(found) do
+    after = member
+    local _, id = parts_of(member, '')
+    show_standing(bodies, id, true)
   end
+  return #found, after
+end
+
+local function in_lines(after, count)
+  local first = after == '' and '[B' or '(' .. after
+  local found = redis.call('ZRANGEBYLEX', lines.judging, first, '(B\255', 'LIMIT', 0, count)
+  for _, member in ipairs(found) do
+    after = member
+    local _, id = parts_of(member, string.match(member, '^B[^%z]*%z[^%z]*%z') or member)
+    show_standing(bodies, id, false)
+  end
+  return #found, after
 end
 
 -- As the server orders members of the same score; `>` follows its locale.
@@ -134,8 +126,8 @@ local function later(is_due)
 end
 
 local parts = {
-  r = leases(stream, true), a = leases(lines.admitted, true), o = standing('O', true), d = later(true),
-  n = new, b = standing('B', false), s = leases(stream, false), t = leases(lines.admitted, false),
+  r = leases(stream, true), a = leases(lines.admitted, true), o = open_ones, d = later(true),
+  n = new, b = in_lines, s = leases(stream, false), t = leases(lines.admitted, false),
   l = later(false),
 }
 
