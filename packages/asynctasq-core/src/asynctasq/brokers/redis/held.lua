@@ -42,23 +42,8 @@ local function is_later(entry, other)
   return ms > other_ms or (ms == other_ms and tonumber(number) > tonumber(other_number))
 end
 
--- The last entry that was ever delivered.
-local function last_delivered()
-  local groups = redis.pcall('XINFO', 'GROUPS', stream)
-  for _, group in ipairs(groups.err and {} or groups) do
-    local fields = {}
-    for i = 1, #group, 2 do
-      fields[group[i]] = group[i + 1]
-    end
-    if fields.name == GROUP then
-      return fields['last-delivered-id']
-    end
-  end
-  return '0-0'
-end
-
 local function new(after, count)
-  local delivered = last_delivered()
+  local delivered = fence_of(stream) or last_read(stream) or '0-0'
   if after == '' or is_later(delivered, after) then
     after = delivered
   end
@@ -70,24 +55,26 @@ local function new(after, count)
   return #found, after
 end
 
-local function show_members(key, first, last, count, after, without_line)
-  local found = redis.call('ZRANGEBYLEX', key, first, last, 'LIMIT', 0, count)
+local function open_ones(after, count)
+  local first = after == '' and '-' or '(' .. after
+  local found = redis.call('ZRANGEBYLEX', lines.open, first, '+', 'LIMIT', 0, count)
   for _, member in ipairs(found) do
     after = member
-    local head = without_line and '' or string.match(member, '^B[^%z]*%z[^%z]*%z') or member
-    local _, id = parts_of(member, head)
-    show_standing(bodies, id, without_line)
+    local _, id = parts_of(member, '')
+    show_standing(bodies, id, true)
   end
   return #found, after
 end
 
-local function open_ones(after, count)
-  return show_members(lines.open, after == '' and '-' or '(' .. after, '+', count, after, true)
-end
-
 local function in_lines(after, count)
   local first = after == '' and '[B' or '(' .. after
-  return show_members(lines.judging, first, '(B\255', count, after, false)
+  local found = redis.call('ZRANGEBYLEX', lines.judging, first, '(B\255', 'LIMIT', 0, count)
+  for _, member in ipairs(found) do
+    after = member
+    local _, id = parts_of(member, string.match(member, '^B[^%z]*%z[^%z]*%z') or member)
+    show_standing(bodies, id, false)
+  end
+  return #found, after
 end
 
 -- As the server orders members of the same score; `>` follows its locale.
