@@ -119,9 +119,9 @@ async def test_classes_and_functions_of_every_kind_follow_each_other() -> None:
     last = await add(1, 1).then(Triple, times=2).then(Halve).then(say).dispatch()
     await work()
     assert await last.result(timeout=5) == "6.0"
-    last = await Triple(1).then(double).dispatch()
+    doubled = await Triple(1).then(double).dispatch()
     await work()
-    assert await last.result(timeout=5) == 6
+    assert await doubled.result(timeout=5) == 6
 
 
 async def test_a_call_that_follows_may_leave_the_result_alone() -> None:
@@ -267,7 +267,7 @@ async def gather(first: int, *others: int) -> list[int]:
 
 async def test_what_does_not_fit_is_refused_where_the_chain_is_made() -> None:
     with pytest.raises(TypeError, match="double"):
-        add(1, 2).then(double, 1, 2)  # type: ignore[call-arg]
+        add(1, 2).then(double, 1, 2)  # type: ignore[call-overload]
     with pytest.raises(TypeError, match="takes arguments for a task"):
         add(1, 2).then(say("x"), 1)  # type: ignore[call-overload]
     with pytest.raises(TypeError, match="a task or a call"):

@@ -206,6 +206,10 @@ class Forks:
         """Send calls from a fork; its process id."""
         return self.run(deployment, _IMPORTS + _dispatching(calls))
 
+    def run_with_tasks(self, deployment: Deployment, code: str) -> int:
+        """Run code that sees the tasks in the deployment; its process id."""
+        return self.run(deployment, _IMPORTS + code)
+
     def _fork(self, deployment: Deployment, settings: dict[str, str], what: dict[str, Any]) -> int:
         environment = deployment.environment | settings
         order = {"path": str(deployment.path), "environment": environment, **what}

@@ -30,9 +30,11 @@ from asynctasq.sending import tables
 from asynctasq.sending.preparing import prepare
 from asynctasq.services.forgetting import Forgetting
 from asynctasq.tasks.task import registry
+from asynctasq.wire.flow import following_id
 from asynctasq_sqlalchemy import adapter, for_update, task_session
 from sashop import Item, Order, User
 from sqlalchemy import event, select, text
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from .stores import Store
@@ -243,6 +245,85 @@ async def test_a_call_is_found_to_be_done_before_it_is_given_up(
     assert (items(lite_store), len(await errors(queue))) == (["once"], 1)
     assert await add.handle(done_one.id).result(5) == "kept"
     assert await add.handle(never_run.id).status() is TaskStatus.DEAD
+
+
+async def test_the_call_that_follows_comes_with_the_commit_and_once(
+    atomic_store: Store, app: App, queue: str
+) -> None:
+    runs: list[str] = []
+
+    @task(name=name(), atomic=True)
+    async def add(user: User) -> Item:
+        runs.append("add")
+        item = Item(name=f"of {user.name}")
+        task_session().add(item)
+        return item
+
+    @task(name=name(), result_ttl=60)
+    async def show(item: Item, end: str) -> str:
+        runs.append("show")
+        return f"{item.name}{end}"
+
+    user = User(id=1, name="Ann")
+    atomic_store.add(user)
+    [message] = outgoing(app, add(user).then(show, end="!"), queue)
+    for _ in range(3):
+        await app.open_broker().put([message])
+        await work(app)
+        await becomes(lambda: count(atomic_store, tables.OUTBOX) == 0)
+    await work(app)
+    assert (runs, items(atomic_store)) == (["add", "show"], ["of Ann"])
+    assert await show.handle(following_id(message.id)).result(5) == "of Ann!"
+
+
+async def test_nothing_follows_a_run_that_is_rolled_back(
+    atomic_store: Store, app: App, queue: str
+) -> None:
+    @task(name=name(), atomic=True)
+    async def add(user: User) -> Item:
+        task_session().add(Item(name=user.name))
+        await task_session().flush()
+        raise ValueError("not now")
+
+    @task(name=name(), atomic=True)
+    async def give(user: User) -> object:
+        return object()
+
+    @task(name=name())
+    async def never(item: object) -> None:
+        raise AssertionError
+
+    user = User(id=1, name="Ann")
+    atomic_store.add(user)
+    handles = [await add(user).then(never).dispatch(), await give(user).then(never).dispatch()]
+    await work(app)
+    assert (items(atomic_store), done(atomic_store)) == ([], 0)
+    assert count(atomic_store, tables.OUTBOX) == 0
+    assert [await handle.status() for handle in handles] == [TaskStatus.DEAD] * 2
+
+
+async def test_a_chain_waits_for_the_commit_of_every_instance_in_it(
+    atomic_store: Store, app: App, queue: str
+) -> None:
+    @task(name=name())
+    async def first() -> str:
+        return "first"
+
+    @task(name=name(), result_ttl=60)
+    async def second(text: str, user: User) -> str:
+        return f"{text} {user.name}"
+
+    async with AsyncSession(atomic_store.engine) as session:
+        user = User(id=5, name="Eve")
+        session.add(user)
+        await session.flush()
+        handle = await first().then(second, user).dispatch()
+        assert handle.parent is not None
+        assert await handle.parent.status() is TaskStatus.UNCOMMITTED
+        assert await handle.status() is TaskStatus.WAITING
+        await session.commit()
+    await work(app)
+    assert await handle.result(5) == "first Eve"
 
 
 async def test_of_two_runs_at_once_one_commits(atomic_store: Store, app: App, queue: str) -> None:

@@ -39,6 +39,7 @@ from .errors import (
     Retry,
     SerializationError,
     Snooze,
+    Stopped,
     TaskCancelled,
     TaskCrashed,
     TaskFailed,
@@ -82,6 +83,7 @@ from .wire.encoding import register_type
 from .wire.message import Message
 from .wire.plain_values import PLAIN_TYPES, plain_value
 from .wire.reference import Ref
+from .worker.checkpoints import checkpoint, checkpoint_sync, is_stopping, resumable
 from .worker.progress import progress, progress_sync
 from .worker.worker import Worker
 
@@ -139,6 +141,7 @@ __all__ = [
     "SerializationError",
     "Snooze",
     "Statement",
+    "Stopped",
     "SyncTask",
     "Task",
     "TaskCancelled",
@@ -163,6 +166,8 @@ __all__ = [
     "calls_sync",
     "cancel_calls",
     "cancel_calls_sync",
+    "checkpoint",
+    "checkpoint_sync",
     "class_path",
     "current_message",
     "dispatch_many",
@@ -170,6 +175,7 @@ __all__ = [
     "hookimpl",
     "hookspec",
     "init",
+    "is_stopping",
     "lifespan",
     "listen",
     "load_config",
@@ -181,6 +187,7 @@ __all__ = [
     "progress",
     "progress_sync",
     "register_type",
+    "resumable",
     "resume",
     "resume_sync",
     "run_worker",

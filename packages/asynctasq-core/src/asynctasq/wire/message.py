@@ -72,6 +72,7 @@ class Message:
         unknown_since_ms: When a worker first did not know what it names, in Unix time; 0 for never.
         outage_since_ms: When the outage began that puts its runs off, in Unix time; 0 for none.
         due_ms: When its next run was to begin, in Unix time; 0 for at once, when it was dispatched.
+        resumed: Whether a run has left a checkpoint for the next one: 1, or 0.
         flow: What comes after it, and what it is part of, encoded as `flow.Flow`; mostly empty.
         queue: Where it was taken from; empty where it was not. Not on the wire.
         checkpoint: What the last run of the call left for this one with `checkpoint`; `None` if
@@ -90,13 +91,14 @@ class Message:
     unknown_since_ms: int = 0
     outage_since_ms: int = 0
     due_ms: int = 0
+    resumed: int = 0
     flow: bytes = field(default=b"", repr=False)
     queue: str = ""
     checkpoint: Any = None
 
     def encode(self, keys: Sequence[bytes] = ()) -> bytes:
         """The bytes for a queue, signed by the first key if there is one."""
-        marks = self.unknown_since_ms or self.outage_since_ms or self.due_ms
+        marks = self.unknown_since_ms or self.outage_since_ms or self.due_ms or self.resumed
         parts = (
             VERSION,
             self.id,
@@ -114,8 +116,8 @@ class Message:
         return sign(packed, keys, MESSAGE) if keys else packed
 
     def anew(self) -> Message:
-        """The message as it was before its first run."""
-        counts: dict[str, Any] = dict.fromkeys(_MARKS.values(), 0)
+        """The message as it was before its first run, but for what a run has left for the next."""
+        counts: dict[str, Any] = dict.fromkeys(_MARKS.values(), 0) | {"resumed": self.resumed}
         return replace(self, attempt=1, postponed=0, **counts)
 
     @classmethod
@@ -166,6 +168,7 @@ _MARKS = {
     "asynctasq-unknown-since-ms": "unknown_since_ms",
     "asynctasq-outage-since-ms": "outage_since_ms",
     "asynctasq-due-ms": "due_ms",
+    "asynctasq-resumed": "resumed",
 }
 
 #: Senders may give none of these.

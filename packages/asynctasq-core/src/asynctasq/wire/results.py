@@ -104,6 +104,33 @@ def encode_cancelled(keys: Keys, message_id: str) -> bytes:
     return _sealed({"cancelled": True}, keys, message_id)
 
 
+def encode_checkpoint(
+    value: object, plain_form: PlainForm, keys: Keys, message_id: str, max_bytes: int
+) -> bytes:
+    """The stored form of what a run leaves for the next one.
+
+    Raises:
+        SerializationError: The value cannot travel, or it is too large.
+    """
+    encoded = encode_value(value, "checkpoint", lambda _: None, {}, plain_form)
+    sealed = _sealed({"checkpoint": encoded}, keys, message_id)
+    if len(sealed) > max_bytes:
+        text = f"{len(sealed)} bytes encoded, more than a checkpoint may have ({max_bytes})"
+        raise PayloadTooLarge(text, "checkpoint")
+    return sealed
+
+
+def decode_checkpoint(stored: bytes, keys: Keys, message_id: str) -> Any:
+    """What a run has left.
+
+    Raises:
+        BadSignature: It was not signed for this call.
+        TaskFailed: It is damaged.
+    """
+    content = read_result(stored, keys, message_id, message_id)
+    return decode_stored(content.get("checkpoint", b"\xc0"), {}, message_id)
+
+
 def _encoded(value: object, plain_form: PlainForm) -> bytes | None:
     """What of an error can travel; `None` if it cannot."""
     try:

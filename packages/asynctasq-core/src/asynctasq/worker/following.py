@@ -1,4 +1,4 @@
-"""What comes after a run: the next call of its chain, and what its batch is told.
+"""What comes before and after a run: its checkpoint, the next call of its chain, its batch.
 
 Owns the order: what follows is put, and the batch told, before the call's own outcome is settled.
 A worker killed in between leaves the call to be run again, and whoever does finds these done.
@@ -17,10 +17,12 @@ from ..config import Config
 from ..errors import BrokerError, BrokerUnavailable, MessageError, PayloadTooLarge
 from ..sending.following import NONE, NOTE_SECONDS, forget_put, next_call, put_once
 from ..sending.outbox import Outbox
+from ..sending.progress import CHECKPOINT
 from ..wire.flow import NO_FLOW, Flow, decode, following_id
 from ..wire.message import Message
 from . import outcomes
 from .batches import BatchReports
+from .checkpoints import load_checkpoint
 from .jobs import Job
 from .outcomes import Verdict
 
@@ -91,19 +93,27 @@ class Followers:
         broker = remembering(self._broker)
         await until_reached(lambda: put_once(broker, outgoing))
 
-    def settled(self, job: Job) -> None:
-        """The call's outcome is settled: only a run that has lost its lease may still come."""
-        if job.flow.then and not job.options.atomic:
-            task = asyncio.get_running_loop().create_task(self._let_note_go(job))
-            self._tasks.add(task)  # the loop holds it weakly
-            task.add_done_callback(self._tasks.discard)
+    async def load_checkpoint(self, job: Job) -> None:
+        """Give a run what the one before has left; waits for the broker."""
+        await until_reached(lambda: load_checkpoint(job, self._broker, self._config))
 
-    async def _let_note_go(self, job: Job) -> None:
-        link, broker = job.flow.then[0], remembering(self._broker)
+    def settled(self, job: Job) -> None:
+        """The call is done and settled: only a run that has lost its lease may still come."""
+        task = asyncio.get_running_loop().create_task(self._let_go(job))
+        self._tasks.add(task)  # the loop holds it weakly
+        task.add_done_callback(self._tasks.discard)
+
+    async def _let_go(self, job: Job) -> None:
+        message_id = job.message.id
         try:
-            await forget_put(broker, link.queue, following_id(job.message.id), NOTE_SECONDS)
+            broker = remembering(self._broker)
+            if job.flow.then and not job.options.atomic:
+                queue = job.flow.then[0].queue
+                await forget_put(broker, queue, following_id(message_id), NOTE_SECONDS)
+            if job.has_checkpoint:
+                await broker.set_value(job.delivery.queue, CHECKPOINT, message_id, None)
         except BrokerError as e:
-            logger.warning("a note of a call that followed stays: %s", e)
+            logger.warning("what a call has left in the broker stays there: %s", e)
 
     async def finish(self) -> None:
         """Wait for what is still to be written."""

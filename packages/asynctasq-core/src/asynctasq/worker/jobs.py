@@ -5,7 +5,7 @@ Owns the rule that bytes from a queue run nothing but what the application regis
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,10 @@ OVERRIDABLE = frozenset({"max_attempts", "retry_delay", "timeout"})
 Key = tuple[str, str]
 
 
+def _never() -> bool:
+    return False
+
+
 @dataclass(slots=True)
 class Job(Run):
     """A delivery that has been recognised as a call of a registered task, and its run.
@@ -45,6 +49,8 @@ class Job(Run):
         is_cancelled: Whether somebody cancelled the call while it ran.
         progress_at: When it last told how far it has come, by `monotonic`.
         flow: What comes after it, and what it is part of.
+        is_stopping: Whether its worker stops.
+        has_checkpoint: Whether this run or one before has left a checkpoint.
         has_followed: Whether that is being seen to, as it has ended.
     """
 
@@ -60,6 +66,8 @@ class Job(Run):
     atomic: AtomicRun | None = None
     is_cancelled: bool = False
     progress_at: float = float("-inf")
+    is_stopping: Callable[[], bool] = _never
+    has_checkpoint: bool = False
     flow: Flow = NO_FLOW
     has_followed: bool = False
 

@@ -145,7 +145,11 @@ def postponed(config: Config, adapters: Adapters, job: Job, error: BaseException
     decided = put_off(config, adapters, job, error)
     if isinstance(decided, Never):
         return dead(config, adapters, job, error, decided.reason)
-    return None if decided is None else _postponed(config, job.delivery, error, decided)
+    if decided is None:
+        return None
+    if job.has_checkpoint:
+        decided.message.resumed = 1
+    return _postponed(config, job.delivery, error, decided)
 
 
 def _postponed(config: Config, delivery: Delivery, error: BaseException, later: Later) -> Verdict:
@@ -217,9 +221,15 @@ def skipped(config: Config, adapters: Adapters, job: Job, error: BaseException) 
     return replace(verdict, word="skipped", error=_text(error), exception=error)
 
 
-def released(job: Job) -> Verdict:
-    """The verdict on a task that shutdown interrupted: as if it had not been taken."""
-    return Verdict(Outcome(job.delivery, Action.RELEASE), "released")
+def released(job: Job, config: Config) -> Verdict:
+    """The verdict on a task that shutdown interrupted: as if it had not been taken.
+
+    With a checkpoint, the message says that there is one.
+    """
+    if not job.has_checkpoint or job.message.resumed:
+        return Verdict(Outcome(job.delivery, Action.RELEASE), "released")
+    body = replace(job.message, resumed=1).encode(config.signing_key)
+    return Verdict(Outcome(job.delivery, Action.POSTPONE, body=body), "released")
 
 
 def cancelled(config: Config, job: Job) -> Verdict:
@@ -266,6 +276,8 @@ def _retried(config: Config, adapters: Adapters, job: Job, error: BaseException)
     again = replace(rested(message), attempt=message.attempt + 1, due_ms=due_ms)
     if message.outage_since_ms and is_outage(adapters, job, error):  # it has lasted for too long
         again.outage_since_ms = message.outage_since_ms
+    if job.has_checkpoint:
+        again.resumed = 1
     body = again.encode(config.signing_key)
     outcome = Outcome(job.delivery, Action.RETRY, body=body, delay=delay)
     return Verdict(outcome, "retried", _text(error), exception=error)
@@ -285,6 +297,8 @@ def dead(
     }
     verdict = dead_delivery(job.delivery, info)
     verdict.exception = error
+    if job.has_checkpoint and not job.message.resumed:  # for when it is retried
+        verdict.outcome.body = replace(job.message, resumed=1).encode(config.signing_key)
     if job.options.result_ttl is not None:
         verdict.outcome.result = encode_error(
             error,

@@ -13,7 +13,7 @@ from time import time
 from ..adapters.plugins import Adapters
 from ..config.settings import Config
 from ..durations import is_delay
-from ..errors import NotYetKnown, ReferenceUnavailable, Snooze
+from ..errors import NotYetKnown, ReferenceUnavailable, Snooze, Stopped
 from ..wire.message import Message, moment_ms
 from .causes import is_another_tasks, leaves
 from .jobs import Job
@@ -56,6 +56,8 @@ def put_off(
         return _snoozed(job, seconds)
     if is_another_tasks(error):
         return None
+    if all(isinstance(e, Stopped) for e in leaves(error)):
+        return Later(replace(job.message), 0.0, is_expected=True)
     if isinstance(error, ReferenceUnavailable):
         again = replace(job.message, postponed=job.message.postponed + 1)
         return Later(again, postponement_delay(again.postponed))

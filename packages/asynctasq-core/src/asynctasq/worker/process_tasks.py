@@ -30,6 +30,7 @@ from ..wire.results import (
 )
 from . import outcomes
 from .atomic import verdict_if_done_anywhere
+from .checkpoints import load_checkpoint, may_have_checkpoint
 from .child_logs import log_here
 from .execution import Runner, wanted_by
 from .jobs import Job, recognise
@@ -77,7 +78,8 @@ class ProcessTasks:
         if not rest:
             refusal = MessageError(f"{job.task.name}: its process refused it: {error_text}")
             return outcomes.failed(self._config, self._adapters, job, refusal)
-        job.message.headers, raised, is_expected, handed_on, action, *outcome = rest
+        job.message.headers, raised, is_expected, handed_on, *ended = rest
+        job.has_checkpoint, action, *outcome = ended
         verdict = Verdict(Outcome(job.delivery, Action(action), *outcome), word, error_text)
         verdict.is_expected, verdict.handed_on = is_expected, handed_on
         if raised is not None:
@@ -123,6 +125,8 @@ async def _serve(request: bytes) -> bytes:
         refusal: bytes = msgpack.packb(["refused", f"{type(e).__name__}: {e}"])
         return refusal
     job.options = replace(job.options, timeout=None)  # the worker keeps the time
+    if may_have_checkpoint(job):
+        await load_checkpoint(job, current().open_broker(), config)
     with ThreadPoolExecutor(1, "asynctasq") as threads:
         runner = Runner(config, adapters, threads)
         try:
@@ -145,6 +149,7 @@ def _packed(config: Config, adapters: Adapters, job: Job, verdict: Verdict) -> b
             _raised(config, adapters, verdict),
             verdict.is_expected,
             verdict.handed_on,
+            job.has_checkpoint,
             outcome.action.value,
             outcome.body,
             outcome.delay,

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..adapters.fetching import Fetched, Wanted
 from ..brokers import Action, Delivery, Outcome
-from ..errors import MessageError, NotYetKnown, TaskCrashed, TaskTimeout
+from ..errors import BrokerError, MessageError, NotYetKnown, TaskCrashed, TaskTimeout
 from ..events import RunStarted
 from ..events import wanted as listened_to
 from ..wire.flow import NO_FLOW, Flow
 from . import outcomes
 from .atomic import verdict_if_done_anywhere
+from .checkpoints import may_have_checkpoint
 from .execution import Runner, wanted_by
 from .following import Followers, flow_of
 from .jobs import Job, Key, recognise
@@ -148,6 +149,7 @@ class Slots:
                 continue
             job.slot_since = now
             job.waiting = self._parents
+            job.is_stopping = self._is_stopping
             if job.options.timeout is not None:
                 job.deadline = self._loop.time() + job.options.timeout
             if RunStarted in listened_to:
@@ -221,6 +223,8 @@ class Slots:
     async def _run(self, job: Job, wanted: Wanted | None, fetched: Fetched | None) -> None:
         started = perf_counter()
         try:
+            if not job.options.process and may_have_checkpoint(job):
+                await self._followers.load_checkpoint(job)
             if job.options.process:
                 verdict = await self._process_tasks().run(job)
             else:
@@ -232,6 +236,8 @@ class Slots:
             verdict = outcomes.failed(self._config, self._adapters, job, e)
         if job.is_cancelled and verdict.outcome.action is not Action.DONE:
             verdict = await self._ended_by_call(job)
+        if job.options.process and verdict.word == "released":
+            verdict = await self._released_process(job)
         if job.threads and (verdict.outcome.action in _RUN_AGAIN or job.is_cancelled):
             await outlast(job)
         await self._conclude(job, verdict, perf_counter() - started)
@@ -281,8 +287,14 @@ class Slots:
             with suppress(asyncio.CancelledError):
                 await asyncio.sleep(0)
         if self._is_stopping() or job.is_cancelled:
-            return outcomes.released(job)
+            return outcomes.released(job, self._config)
         return outcomes.failed(self._config, self._adapters, job, error)
+
+    async def _released_process(self, job: Job) -> Verdict:
+        """The verdict on a run in a process, which has told nobody whether it left a checkpoint."""
+        with suppress(BrokerError, asyncio.CancelledError):
+            await self._followers.load_checkpoint(job)
+        return outcomes.released(job, self._config)
 
     async def _ended_by_call(self, job: Job) -> Verdict:
         try:
@@ -304,7 +316,8 @@ class Slots:
         self._jobs.pop(key, None)
         verdict.outcome.delivery = self._settler.held[key]
         settled = None
-        if job is not None and job.flow.then and verdict.outcome.action is Action.DONE:
+        is_done = verdict.outcome.action is Action.DONE
+        if job is not None and is_done and (job.flow.then or job.has_checkpoint):
             settled = partial(self._followers.settled, job)
         self._settler.add(verdict.outcome, settled)
         self._ended.set()
