@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from .app import current
 from .brokers import KeyInUse, Policing, QueueStats, WorkerInfo
+from .brokers.opening import open_broker
 from .sending.portal import portal
 from .services.backlog import Backlog, backlogs
 
@@ -33,7 +34,7 @@ __all__ = [
 
 def describe() -> str:
     """Kind and address of the broker, without a password."""
-    return current().open_broker().describe()
+    return open_broker(current().config).describe()
 
 
 def shows_arguments() -> bool:

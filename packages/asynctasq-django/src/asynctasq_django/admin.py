@@ -7,7 +7,7 @@ run, `delete` to delete for ever.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from asynctasq import BrokerError, class_path, deadletters, looking, scheduling
@@ -32,7 +32,13 @@ _NAMES = ("queue", "task", "error", "arguments")
 _LONGEST = 300
 
 
-class _Page(admin.ModelAdmin[Any]):
+if TYPE_CHECKING:
+    ModelAdmin = admin.ModelAdmin[Any]
+else:  # generic for type checkers alone
+    ModelAdmin = admin.ModelAdmin
+
+
+class _Page(ModelAdmin):
     """A page of its own in the place of a table's."""
 
     page_template = ""
