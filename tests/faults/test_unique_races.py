@@ -13,6 +13,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -133,9 +134,10 @@ def race(
         answers = [sender.communicate(timeout=120)[0] for sender in senders]
         assert [sender.returncode for sender in senders] == [0] * PROCESSES
     finally:
-        for process in (*senders, *workers):
+        started: list[subprocess.Popen[Any]] = [*senders, *workers]
+        for process in started:
             process.terminate()
-        for process in (*senders, *workers):
+        for process in started:
             process.wait(60)
     return [(key, id_, standing) for text in answers for key, id_, standing in json.loads(text)]
 

@@ -34,7 +34,7 @@ from asynctasq.wire.flow import following_id
 from asynctasq_sqlalchemy import adapter, for_update, task_session
 from sashop import Item, Order, User
 from sqlalchemy import event, select, text
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
 
 from .stores import Store
@@ -313,6 +313,7 @@ async def test_a_chain_waits_for_the_commit_of_every_instance_in_it(
     async def second(text: str, user: User) -> str:
         return f"{text} {user.name}"
 
+    assert isinstance(atomic_store.engine, AsyncEngine)
     async with AsyncSession(atomic_store.engine) as session:
         user = User(id=5, name="Eve")
         session.add(user)

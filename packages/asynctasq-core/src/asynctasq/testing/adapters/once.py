@@ -16,13 +16,13 @@ from asynctasq.sending.preparing import prepare
 from asynctasq.services.relay import Relay
 from asynctasq.tasks.task import registry
 
-from .application import Application, RolledBack, Seen, needs
+from .application import ApplicationUnderTest, RolledBack, Seen, needs
 
 #: Nobody listens there.
 _AWAY = {"url": "redis://127.0.0.1:1/0", "timeout": 20.0, "connect_timeout": 20.0}
 
 
-class OnceTests(Application):
+class OnceTests(ApplicationUnderTest):
     """`databases`, `own_transaction` and `atomic_transaction`, and what `after_commit` keeps."""
 
     # --- the outbox ---------------------------------------------------------------------
