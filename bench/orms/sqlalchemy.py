@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import asynctasq
-from sqlalchemy import event, select
+from asynctasq_sqlalchemy import tables
+from sqlalchemy import String, event, select
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -23,6 +24,30 @@ class User(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     email: Mapped[str]
     name: Mapped[str]
+
+
+class Outgoing(Base):
+    """What a hand-written outbox keeps."""
+
+    __tablename__ = "outgoing_by_hand"
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    body: Mapped[bytes]
+
+
+class Done(Base):
+    """What a hand-written worker notes."""
+
+    __tablename__ = "done_by_hand"
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+
+
+tables(Base.metadata)
+
+
+@asynctasq.task(atomic=True)
+async def change(user: User) -> None:
+    user.name += "!"
+    meter.tick()
 
 
 @asynctasq.task

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import asynctasq
 import asynctasq.testing
+import asynctasq_sqlalchemy
 import psycopg
 import pytest
 
@@ -31,6 +32,7 @@ SIZES = {
     "models": "--repeat 1 --n 20 sqlalchemy",
     "hundred": "--repeat 1 --n 5 django tortoise",
     "commits": "--repeat 1 --n 10",
+    "once": "--repeat 1 --n 10",
     "blocking": f"{_PEERS} --n 20",
     "large": f"{_PEERS} --n 3",
     "results": "--repeat 1 --n 5",
@@ -43,7 +45,7 @@ SIZES = {
     "payload": "",
     "soak": "--minutes 0.02 --broker sqlite --seed 1",
 }
-ON_POSTGRES = {"models", "hundred", "commits"}
+ON_POSTGRES = {"models", "hundred", "commits", "once"}
 WITHOUT_REDIS = {"payload", "soak"}
 
 
@@ -126,6 +128,7 @@ def _used_names(tree: ast.AST) -> Iterator[tuple[str, str]]:
 def test_benchmarks_use_public_names_only(module: Path) -> None:
     public = {
         "asynctasq": {*asynctasq.__all__, ""},
+        "asynctasq_sqlalchemy": {*asynctasq_sqlalchemy.__all__},
         "asynctasq.testing": {*asynctasq.testing.__all__, ""},
     }
     tree = ast.parse(module.read_text())

@@ -206,7 +206,7 @@ async def both(one: User, other: User) -> None: ...
 
 def test_statements_are_bounded_by_bytes() -> None:
     messages = [Outgoing("q", str(n), b"x" * 1_500_000) for n in range(5)]
-    sizes = [len(statement.parameters) // 6 for statement in tables.insertion(messages)]
+    sizes = [len(statement.parameters) // 3 for statement in tables.insertion(messages)]
     assert sizes == [2, 2, 1]
 
 

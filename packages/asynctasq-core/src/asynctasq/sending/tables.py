@@ -85,11 +85,19 @@ def portions(items: Iterable[T], size: Callable[[T], int]) -> Iterator[list[T]]:
 def insertion(messages: Sequence[Outgoing]) -> Iterator[Statement]:
     """What keeps messages, in as few statements as drivers and servers allow."""
     for rows in portions(messages, lambda m: len(m.body)):
-        places = ", ".join(["(?, ?, ?, ?, ?, ?)"] * len(rows))
+        places: list[str] = []
         parameters: list[Parameter] = []
         for m in rows:
-            parameters += (m.id, m.queue, m.body, m.due, m.priority, _packed(m.policy))
-        yield Statement(f"INSERT INTO {OUTBOX} ({', '.join(_COLUMNS)}) VALUES {places}", parameters)
+            if m.due is None and m.policy is None and not m.priority:
+                # As nearly all are. Of a thousand rows, parameters are most of what drivers do.
+                places.append("(?, ?, ?, NULL, 0, NULL)")
+                parameters += (m.id, m.queue, m.body)
+            else:
+                places.append("(?, ?, ?, ?, ?, ?)")
+                parameters += (m.id, m.queue, m.body, m.due, m.priority, _packed(m.policy))
+        columns = ", ".join(_COLUMNS)
+        sql = f"INSERT INTO {OUTBOX} ({columns}) VALUES {', '.join(places)}"
+        yield Statement(sql, parameters)
 
 
 def selection(ids: Sequence[str], dialect: Dialect) -> Statement:
