@@ -14,6 +14,8 @@ from asynctasq.brokers import HeldMessage, HeldPage, HeldState
 Query = Callable[..., Awaitable[Sequence[Any]]]
 
 _LEAST, _MOST = -(2**63), 2**63 - 1
+#: As `parked_until` of `pauses.sql` has it.
+_PARKED_SECONDS = 8e12
 _LEAST_INT, _MOST_INT = -(2**31), 2**31 - 1
 
 # Each lane is read from a place on, as a range of an index. What is compared with a column is made
@@ -153,7 +155,7 @@ def shown(queue: str, state: HeldState, row: Any) -> HeldMessage:
         row["body"],
         state,
         row["deliveries"],
-        due=float(due) if state == "delayed" else None,
+        due=float(due) if state == "delayed" and due < _PARKED_SECONDS else None,
         worker=worker if state == "running" else "",
     )
 

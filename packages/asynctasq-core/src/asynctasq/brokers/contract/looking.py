@@ -44,7 +44,8 @@ class HeldMessage:
 
     Attributes:
         deliveries: How often it was delivered, as `Delivery.deliveries`; 0 before the first time.
-        due: Unix time in seconds before which nobody may take it, while it is delayed.
+        due: Unix time in seconds before which nobody may take it, while it is delayed; `None` while
+            it is parked until the end of a pause.
         worker: Id of the worker that it is leased to, while it runs.
     """
 

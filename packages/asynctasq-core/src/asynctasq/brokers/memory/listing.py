@@ -35,7 +35,7 @@ def shown(message: StoredMessage) -> HeldMessage:
         message.body,
         message.state,
         message.deliveries,
-        due=message.at if message.state == "delayed" else None,
+        due=message.at if message.state == "delayed" and not message.parked else None,
         worker=message.owner if message.state == "running" else "",
     )
 

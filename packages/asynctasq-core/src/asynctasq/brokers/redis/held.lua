@@ -42,23 +42,8 @@ local function is_later(entry, other)
   return ms > other_ms or (ms == other_ms and tonumber(number) > tonumber(other_number))
 end
 
--- The last entry that was ever delivered.
-local function last_delivered()
-  local groups = redis.pcall('XINFO', 'GROUPS', stream)
-  for _, group in ipairs(groups.err and {} or groups) do
-    local fields = {}
-    for i = 1, #group, 2 do
-      fields[group[i]] = group[i + 1]
-    end
-    if fields.name == GROUP then
-      return fields['last-delivered-id']
-    end
-  end
-  return '0-0'
-end
-
 local function new(after, count)
-  local delivered = last_delivered()
+  local delivered = fence_of(stream) or last_read(stream) or '0-0'
   if after == '' or is_later(delivered, after) then
     after = delivered
   end

@@ -15,12 +15,15 @@ AT_ONCE = 500
 #: The parts of `held.lua` that each state has.
 _PARTS: dict[HeldState, bytes] = {"waiting": b"raodnb", "running": b"st", "delayed": b"l"}
 
+#: Scores of what is parked, as of `pausing.lua`.
+_PARKED_MS = 2.0**52
+
 _ENTRY = re.compile(rb"\d{1,20}-\d{1,20}")
 _DUE = re.compile(rb"-?[\d.]{1,20}(e[+-]\d+)? .*", re.DOTALL)
 _LAST = {
     **dict.fromkeys(b"rastn", _ENTRY),
     **dict.fromkeys(b"dl", _DUE),
-    ord("o"): re.compile(rb"O.{37}.*", re.DOTALL),
+    ord("o"): re.compile(rb".{37}.*", re.DOTALL),
     ord("b"): re.compile(rb"B[^\0]*\0[^\0]*\0.{37}.*", re.DOTALL),
 }
 
@@ -58,6 +61,6 @@ def messages(queue: str, texts: Sequence[bytes]) -> Iterator[HeldMessage]:
             body,
             cast(HeldState, state.decode()),
             int(deliveries),
-            due=float(due) / 1000 if due else None,
+            due=float(due) / 1000 if due and float(due) < _PARKED_MS else None,
             worker=consumer.decode("utf-8", "replace").rpartition("~")[0],
         )

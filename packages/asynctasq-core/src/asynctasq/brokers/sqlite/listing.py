@@ -9,6 +9,7 @@ from sqlite3 import Connection
 from typing import Any
 
 from .. import HeldMessage, HeldPage, HeldState
+from ..parking import PARKED_SECONDS
 from . import clock
 from .states import BEHIND, DEAD, DELAYED, LEASED, LIMITED, RATED, WAITING
 
@@ -94,7 +95,7 @@ def _shown(queue: str, state: HeldState, row: tuple[Any, ...]) -> HeldMessage:
         body if isinstance(body, bytes) else b"",
         state,
         deliveries if isinstance(deliveries, int) else 0,
-        due=at if state == "delayed" else None,
+        due=at if state == "delayed" and at < PARKED_SECONDS else None,
         worker=str(owner or "") if state == "running" else "",
     )
 

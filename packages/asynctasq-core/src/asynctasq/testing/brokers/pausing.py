@@ -12,6 +12,7 @@ from asynctasq.brokers import (
     Broker,
     Delivery,
     LimitKey,
+    Listing,
     Outcome,
     Pausing,
     Policy,
@@ -252,6 +253,20 @@ class PausingTests(BrokerFixtures):
         await pausing.resume(queue, "p")
         assert await nothing_comes(consumer)
         assert await broker.state(queue, "0000") is None
+
+    async def test_what_is_parked_is_listed_without_a_time(
+        self, broker: Broker, pausing: Pausing, queue: str, start_consumer: StartConsumer
+    ) -> None:
+        self.need("lists")
+        assert isinstance(broker, Listing)
+        await pausing.pause(queue, "p", b"")
+        await broker.put(numbered(queue, 3))
+        consumer = await start_consumer(broker)
+        await consumer.settle([parked(d) for d in await take_all(consumer, 2)])
+        [waiting] = (await broker.held(queue, "waiting")).messages
+        assert waiting.id == "0002"
+        delayed = (await broker.held(queue, "delayed")).messages
+        assert [(m.id, m.due) for m in delayed] == [("0000", None), ("0001", None)]
 
     async def test_hundreds_are_parked_and_go_on_in_their_order(
         self, broker: Broker, pausing: Pausing, queue: str, start_consumer: StartConsumer
