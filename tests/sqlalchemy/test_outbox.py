@@ -14,10 +14,10 @@ from typing import Any
 import asynctasq
 import pytest
 import pytest_asyncio
-from asynctasq import TaskStatus, dispatch_many, task
+from asynctasq import Message, TaskStatus, Unique, dispatch_many, task
 from asynctasq.adapters import plugins
 from asynctasq.app import App
-from asynctasq.brokers import Broker, Outgoing
+from asynctasq.brokers import Broker, ConsumerOptions, Delivery, Outgoing, WorkerInfo
 from asynctasq.sending import tables
 from asynctasq.sending.preparing import prepare
 from asynctasq.services.relay import Relay
@@ -184,6 +184,84 @@ async def test_the_relay_sends_what_a_process_left(store: Store, outbox: App) ->
     await relay.turn()
     assert rows(store) == 0
     assert await waiting(outbox.open_broker()) == 5
+
+
+@task(queue="outbox", unique=Unique(by="user"))
+async def welcome(user: User, text: str = "") -> None: ...
+
+
+@task(queue="outbox", unique=Unique(by="user", on_conflict="replace"))
+async def remind(user: User, text: str = "") -> None: ...
+
+
+async def test_a_conflict_is_decided_when_the_outbox_sends(store: Store, outbox: App) -> None:
+    """Two transactions that know nothing of each other dispatch the same call."""
+    with store.setup() as session:
+        session.add(user := User(name="a"))
+        session.commit()
+    async with opened(store) as one, opened(store) as other:
+        mine, its = await _done(one.get(User, user.id)), await _done(other.get(User, user.id))
+        first = await welcome(mine).on_commit(one).dispatch()
+        second = await welcome(its).on_commit(other).dispatch()
+        assert first.id != second.id
+        await _done(one.commit())
+        await becomes(lambda: rows(store) == 0)
+        await _done(other.commit())
+    await becomes(lambda: rows(store) == 0)
+    assert not first.is_existing
+    assert second.is_existing
+    assert second.id == first.id
+    assert await waiting(outbox.open_broker()) == 1
+
+
+async def test_a_rolled_back_call_in_the_outbox_takes_no_key(store: Store, outbox: App) -> None:
+    async with opened(store) as session:
+        user = User(name="a")
+        session.add(user)
+        await _done(session.flush())
+        dropped = await welcome(user).dispatch()
+        await _done(session.rollback())
+        session.add(again := User(name="a"))
+        await _done(session.flush())
+        kept = await welcome(again).dispatch()
+        await _done(session.commit())
+    await becomes(lambda: rows(store) == 0)
+    assert not kept.is_existing
+    assert kept.id != dropped.id
+    assert await waiting(outbox.open_broker()) == 1
+
+
+@pytest.mark.parametrize("called", [welcome, remind], ids=["keep", "replace"])
+async def test_the_relay_sends_of_equal_calls_one(store: Store, outbox: App, called: Any) -> None:
+    with store.setup() as session:
+        user = User(name="a")
+        session.add(user)
+        session.flush()
+        connection = session.connection()
+        texts = {}
+        for n in range(5):
+            call = called(user, f"text {n}").on_commit(False)
+            outgoing = prepare(call, outbox.config, outbox.adapters).outgoing
+            texts[outgoing.id] = f"text {n}".encode()
+            for statement in tables.insertion([outgoing]):
+                run(connection, statement)
+        session.commit()
+    assert outbox.outbox is not None
+    relay = Relay(outbox.outbox, outbox.open_broker())
+    await relay.turn()
+    await relay.turn()
+    assert rows(store) == 0
+    assert await waiting(outbox.open_broker()) == 1
+    [delivery] = await take(outbox.open_broker())
+    decisive = max(texts) if called is remind else min(texts)  # in the order of their ids
+    assert texts[decisive] in Message.decode(delivery.body).payload
+
+
+async def take(broker: Broker) -> list[Delivery]:
+    info = WorkerInfo("w", "host", 1, ("outbox",), 10, 0.0)
+    consumer = broker.consumer(ConsumerOptions(info, ("outbox",)))
+    await consumer.start()
+    return await consumer.take(10, 5)
 
 
 async def test_a_call_with_several_new_rows_is_kept_once(store: Store, outbox: App) -> None:
