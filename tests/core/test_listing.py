@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from asynctasq import (
+    Batch,
     CallInfo,
     ConfigurationError,
     TaskCancelled,
@@ -305,3 +306,50 @@ def test_cancel_takes_a_task_a_queue_or_both() -> None:
     for wrong in ([], ["--state", "waiting"], ["id", "--task", "x"], ["id", "--state", "waiting"]):
         assert "name calls by their ids" in cancel(*wrong)
     assert cancel("--task", "*") == "0 cancelled 2\n"
+
+
+@pytest.mark.usefixtures("shared")
+def test_watch_follows_a_call_or_a_batch_to_its_end() -> None:
+    def watch(*arguments: str) -> tuple[int, list[str]]:
+        result = CliRunner().invoke(cli, ["watch", *arguments])
+        return result.exit_code, result.output.splitlines()
+
+    handle = tell().dispatch_sync()
+    batch = Batch([pay(1), pay(2)]).dispatch_sync()
+    failing = write("nobody").dispatch_sync()
+    cancelled = write("you").dispatch_sync()
+    cancelled.cancel_sync()
+    asyncio.run(Worker(queues=["bills", "letters"], burst=True).run())
+    assert watch(handle.id) == (0, ["done 2/2 all of it", f" {handle.id}: done"])
+    assert watch(batch.id) == (0, ["done 2/2", f"batch {batch.id}: done"])
+    code, lines = watch(failing.id, "-q", "letters")
+    assert (code, lines[0]) == (1, "dead 0")
+    assert "ValueError: no address" in lines[-1]
+    assert watch(cancelled.id)[0] == 1
+    code, lines = watch("unknown")
+    assert code == 1
+    assert "no queue holds unknown" in lines[-1]
+
+
+@pytest.mark.usefixtures("shared")
+async def test_watch_shows_each_change_of_a_call_that_runs() -> None:
+    from asynctasq.cli.watch_call import _looks
+
+    handle = await write("you").dispatch()
+    worker = Worker(queues=["letters"])
+    running = asyncio.create_task(worker.run())
+    states = []
+    async with asyncio.timeout(30):
+        async for look in _looks(handle.id, None):
+            states.append((look.state, look.done, look.note))
+            if look.note:
+                may_end.set()
+    assert ("running", 1, "greeting") in states
+    assert states[-1][0] == "done"
+    worker.stop()
+    await running
+
+
+@task(queue="bills", status_ttl=60)
+async def tell() -> None:
+    await progress(2, 2, "all of it")

@@ -256,6 +256,41 @@ def test_an_error_of_the_task_is_told_from_one_of_the_look_up(kind: str) -> None
     assert result.errors[0].exception_class is getattr(asynctasq, kind)
 
 
+@tasks.task
+async def endless() -> None:
+    await asyncio.sleep(3600)
+
+
+def test_a_call_that_is_cancelled_while_it_runs_has_failed() -> None:
+    seen: list[Any] = []
+
+    def note(task_result: Any, **_: Any) -> None:
+        seen.append((task_result.id, task_result.status, task_result.errors[0].exception_class))
+
+    async def run() -> None:
+        worker = Worker(queues=["default"])
+        working = asyncio.create_task(worker.run())
+        async with asyncio.timeout(30):
+            while not (await asynctasq.calls("running", queue="default")).calls:
+                await asyncio.sleep(0.01)
+            while not seen:
+                await asynctasq.cancel_calls(queue="default", state="running")
+                await asyncio.sleep(0.01)
+        worker.stop()
+        await working
+
+    task_finished.connect(note, dispatch_uid="note")
+    try:
+        result = endless.enqueue()
+        asyncio.run(run())
+    finally:
+        task_finished.disconnect(dispatch_uid="note")
+    assert seen == [(result.id, FAILED, asynctasq.TaskCancelled)]
+    result.refresh()
+    assert result.status == FAILED
+    assert result.errors[0].exception_class is asynctasq.TaskCancelled
+
+
 def test_an_error_of_the_look_up_is_not_the_tasks(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"driver": "sqlite", "sqlite": str(tmp_path / "queue.db")}
     asynctasq.init(settings, signing_key="1" * 16, task_defaults={"max_attempts": 1})

@@ -137,9 +137,13 @@ async def find_call(message_id: str, queue: str | None = None) -> CallInfo | Non
         ConfigurationError: The broker cannot list what it holds.
         BrokerUnavailable: The broker cannot be reached.
     """
-    broker = current().open_broker()
-    queues = [s.name for s in await broker.stats() if queue in (None, s.name)]
-    return await find(broker, _reader(), message_id, queues)
+    queues = [name for name in await queue_names() if queue in (None, name)]
+    return await find(current().open_broker(), _reader(), message_id, queues)
+
+
+async def queue_names() -> list[str]:
+    """Names of the queues that the broker knows."""
+    return [stats.name for stats in await current().open_broker().stats()]
 
 
 def _reader() -> Reader:

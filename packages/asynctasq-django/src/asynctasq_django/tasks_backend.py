@@ -23,6 +23,7 @@ from .task_results import (
     Record,
     failed,
     name_of,
+    path_of,
     plain,
     ready,
     remote_error,
@@ -33,6 +34,7 @@ from .task_runs import runnable, tell_finished
 from .tasks_api import (
     BaseTaskBackend,
     Task,
+    TaskError,
     TaskResult,
     TaskResultDoesNotExist,
     TaskResultStatus,
@@ -97,7 +99,7 @@ class AsynctasqBackend(BaseTaskBackend):
         queue.
 
         Raises:
-            TaskResultDoesNotExist: Cancelled, expired, or of a task that is not imported here.
+            TaskResultDoesNotExist: Expired, or of a task that is not imported here.
             BrokerUnavailable: The broker cannot be reached.
             BadSignature: What is stored was not signed for this call.
         """
@@ -111,7 +113,10 @@ class AsynctasqBackend(BaseTaskBackend):
         except Exception as e:
             if isinstance(e.__cause__, asynctasq.RemoteTraceback):
                 return failed(result, Record.of(e.__cause__.headers), remote_error(e))
-            if not isinstance(e, asynctasq.ResultTimeout | asynctasq.TaskCancelled):
+            if isinstance(e, asynctasq.TaskCancelled):
+                told = TaskError(exception_class_path=path_of(e), traceback=str(e))
+                return failed(result, Record(), told)
+            if not isinstance(e, asynctasq.ResultTimeout):
                 raise
         if status == asynctasq.TaskStatus.DEAD:
             return failed(result, Record())
@@ -141,11 +146,17 @@ class AsynctasqBackend(BaseTaskBackend):
         raise TaskResultDoesNotExist(result_id)
 
 
+#: Outcomes after which a call is not run again.
+_ENDS = ("succeeded", "skipped", "dead", "cancelled")
+
+
 def run_ended(
     message: Message, outcome: str, value: object, error: BaseException | None
 ) -> Awaitable[None] | None:
     """What follows when it is decided what becomes of a call of a task of Django's."""
-    if message.task not in _registered or outcome not in ("succeeded", "skipped", "dead"):
+    if message.task not in _registered or outcome not in _ENDS:
         return None
+    if outcome == "cancelled":
+        error = asynctasq.TaskCancelled(f"{message.task} was cancelled while it ran")
     content = value if isinstance(value, dict) else None
     return tell_finished(_registered[message.task][0], message, content, error)

@@ -29,6 +29,7 @@ _COMMANDS = {
     "tasks": "tasks",
     "dead": "dead",
     "cancel": "cancel",
+    "watch": "watch_call",
     "pause": "pause",
     "resume": "resume",
     "schedule": "schedule",

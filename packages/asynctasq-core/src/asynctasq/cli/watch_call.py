@@ -1,0 +1,124 @@
+"""`asynctasq watch`: how far one call has come, or a batch, until it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import click
+
+from ..errors import AsynctasqError
+from .application import loaded, module_option
+from .dead import queue_option
+from .log_lines import printable
+
+#: Between two looks.
+_SECONDS = 0.25
+
+_UNDER_WAY = ("waiting", "delayed", "running", "uncommitted")
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """How far it is; `state` is that of a call, or `batch`."""
+
+    state: str
+    task: str
+    done: float
+    total: float | None
+    note: str
+    error: str = ""
+
+
+@click.command("watch")
+@click.argument("message_id", metavar="ID")
+@module_option
+@queue_option
+def command(message_id: str, modules: tuple[str, ...], queue: str | None) -> None:
+    """Show the progress of a call, or of a batch, until it ends.
+
+    Exits with 1 if the call has failed for good or was cancelled.
+    """
+    loaded(modules)
+    try:
+        last = asyncio.run(_watch(message_id, queue))
+    except KeyboardInterrupt:
+        return
+    if last is None:
+        raise AsynctasqError(f"no queue holds {message_id}, and there is no record of its end")
+    click.echo(f"{printable(last.task)} {printable(message_id)}: {last.state}")
+    if last.error:
+        raise AsynctasqError(last.error)
+    if last.state == "cancelled":
+        sys.exit(1)
+
+
+async def _watch(message_id: str, queue: str | None) -> _Look | None:
+    looks = _looks(message_id, queue)
+    return await (_show(looks) if sys.stdout.isatty() else _print(looks))
+
+
+async def _looks(message_id: str, queue: str | None) -> AsyncIterator[_Look]:
+    from ..batching import Batch
+    from ..listing import find_call, queue_names
+
+    last: _Look | None = None
+    while True:
+        look = None
+        if (call := await find_call(message_id, queue)) is not None:
+            told = call.progress
+            done, total, note = (told.done, told.total, told.note) if told else (0, None, "")
+            look = _Look(call.state.value, call.task, done, total, note, call.error)
+        else:
+            for name in [queue] if queue else await queue_names():
+                if (told := await Batch.handle(message_id, name).progress()) is not None:
+                    state = "done" if told.done == told.total else "running"
+                    look = _Look(state, "batch", told.done, told.total, told.note)
+        if look is None:
+            if last is not None:
+                yield _Look("ended", last.task, last.done, last.total, last.note)
+            return
+        yield look
+        if look.state not in _UNDER_WAY:
+            return
+        last = look
+        await asyncio.sleep(_SECONDS)
+
+
+async def _print(looks: AsyncIterator[_Look]) -> _Look | None:
+    """A line for each change."""
+    last = None
+    async for look in looks:
+        if look != last:
+            of = "" if look.total is None else f"/{look.total:g}"
+            click.echo(f"{look.state} {look.done:g}{of} {printable(look.note)}".rstrip())
+        last = look
+    return last
+
+
+async def _show(looks: AsyncIterator[_Look]) -> _Look | None:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.fields[count]} {task.fields[note]}", markup=False),
+        TimeElapsedColumn(),
+    )
+    last = None
+    with Progress(*columns) as bar:
+        shown = bar.add_task("", total=None, count="", note="")
+        async for look in looks:
+            of = "" if look.total is None else f"/{look.total:g}"
+            bar.update(
+                shown,
+                description=f"{printable(look.task)} {look.state}",
+                completed=look.done,
+                total=look.total,
+                count=f"{look.done:g}{of}",
+                note=printable(look.note),
+            )
+            last = look
+    return last
