@@ -7,7 +7,10 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import asynctasq
@@ -19,8 +22,12 @@ from asynctasq.brokers import (
     Consumer,
     ConsumerOptions,
     Delivery,
+    LimitKey,
     Outcome,
     Outgoing,
+    Policy,
+    RateKey,
+    UniqueKey,
     WorkerInfo,
 )
 from asynctasq.brokers.redis.broker import RedisBroker
@@ -212,3 +219,86 @@ def test_tens_of_thousands_are_listed_as_they_come(start_redis: Any) -> None:
             listed = first + listing.stdout.read()
             assert listing.wait(60) == 0
         assert len(json.loads(listed) if options else listed.splitlines()) == count
+
+
+@contextmanager
+def commands_of_scripts(server: RedisProcess) -> Iterator[list[int]]:
+    """How many commands each script that the server runs has called, as the server tells it."""
+    counts = [0]
+
+    def listen() -> None:
+        with server.client() as client, client.monitor() as monitor:
+            listening.set()
+            for told in monitor.listen():
+                if told["command"] == "PING end":
+                    return
+                if told["client_type"] == "lua":
+                    counts[-1] += 1
+                elif counts[-1]:
+                    counts.append(0)
+
+    listening = threading.Event()
+    thread = threading.Thread(target=listen)
+    thread.start()
+    listening.wait(10)
+    try:
+        yield counts
+    finally:
+        with server.client() as client:
+            client.execute_command("PING", "end")
+        thread.join(30)
+
+
+#: What messages ask for, by number.
+ASKING: dict[str, Callable[[int], dict[str, Any]]] = {
+    "nothing": lambda n: {},
+    "limit": lambda n: {"policy": Policy(limit=LimitKey(f"key-{n % 20}", 50))},
+    "rate": lambda n: {"policy": Policy(rate=RateKey(f"key-{n % 20}", 0.0001, 50))},
+    "unique": lambda n: {"policy": Policy(unique=UniqueKey(f"key-{n}"))},
+    "priority": lambda n: {"priority": n % 200 - 100},
+}
+
+
+@pytest.mark.parametrize("asking", ASKING)
+async def test_no_script_takes_long_however_much_there_is_to_do(
+    start_redis: Any, asking: str
+) -> None:
+    """By what it does: a command takes some microseconds."""
+    server, count = start_redis(), 1500
+    broker = RedisBroker(RedisConfig(url=server.url, timeout=60))
+
+    async def started(name: str, lease_seconds: float) -> Consumer:
+        info = WorkerInfo(name, "host", 1, ("q",), 500, time.time())
+        consumer = broker.consumer(ConsumerOptions(info, ("q",), lease_seconds))
+        await consumer.start()
+        return consumer
+
+    async def settle_all(consumer: Consumer, action: Action, **changes: Any) -> None:
+        settled: set[str] = set()
+        async with asyncio.timeout(120):
+            while len(settled) < count:
+                taken = await consumer.take(500, 1)
+                settled |= {delivery.id for delivery in taken}
+                await consumer.settle([Outcome(d, action, **changes) for d in taken])
+
+    def messages(due: float | None = None) -> list[Outgoing]:
+        return [Outgoing("q", f"{n}", b"body", due, **ASKING[asking](n)) for n in range(count)]
+
+    with commands_of_scripts(server) as counts:
+        first, second = await started("first", 0.5), await started("second", 60)
+        await broker.put(messages(due=time.time() + 1))
+        held: list[Delivery] = []
+        while len(held) < count // 2:
+            held += await first.take(500, 1)
+        # Together with those whose leases `first` lets run out.
+        await settle_all(second, Action.POSTPONE, delay=0.5)
+        await settle_all(second, Action.RETRY, body=b"again", delay=0.5)
+        await settle_all(second, Action.DEAD, info=b"why")
+        letters = await broker.dead_letters("q", limit=count)
+        await broker.retry_dead("q", [(letter.id, letter.body) for letter in letters])
+        assert await broker.purge("q") == count
+        for consumer in (first, second):
+            await consumer.stop()
+        await broker.close()
+    assert sum(counts) > 10 * count
+    assert max(counts) < 3000

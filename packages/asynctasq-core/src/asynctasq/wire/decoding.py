@@ -18,7 +18,7 @@ from ..errors import AsynctasqError, InvalidMessage, InvalidReference, UnknownAr
 from . import scalars
 from .encoding import FROZENSET, MAX_EXTENSION_DEPTH, OBJECT, REF, SET, TUPLE, registered_tags
 from .forms import form_of
-from .hashing import Collections
+from .hashing import dict_of, set_of
 from .reference import Ref
 
 
@@ -37,7 +37,7 @@ class Decoder:
     instances: Iterator[object] = field(default_factory=lambda: iter(()))
     refs: list[Ref] = field(default_factory=list)
     collecting: bool = False
-    _collections: Collections | None = None
+    _is_large: bool = False
     _depth: int = 0
 
     def unpack(self, data: bytes) -> Any:
@@ -47,11 +47,10 @@ class Decoder:
 
     def hooks(self, data: bytes) -> dict[str, Any]:
         """How msgpack is to read these bytes; in large ones, dicts are built with care."""
-        if self._collections is None and len(data) > _SMALL_BYTES:
-            self._collections = Collections()
+        self._is_large |= len(data) > _SMALL_BYTES
         hooks: dict[str, Any] = {"ext_hook": self.extension, "strict_map_key": False}
-        if self._collections is not None and (b"\xde" in data or b"\xdf" in data):
-            hooks["object_pairs_hook"] = _nothing if self.collecting else self._collections.dict_of
+        if self._is_large and (b"\xde" in data or b"\xdf" in data):
+            hooks["object_pairs_hook"] = _nothing if self.collecting else dict_of
         return hooks
 
     def extension(self, code: int, data: bytes) -> object:
@@ -76,7 +75,7 @@ class Decoder:
         if code == TUPLE:
             return tuple(content)
         if code in (SET, FROZENSET):
-            members = (self._collections.set_of if self._collections else set)(content)
+            members = set_of(content) if self._is_large else set(content)
             return members if code == SET else frozenset(members)
         if code == OBJECT and len(content) == 2 and isinstance(content[0], str):
             return self._object(*content)

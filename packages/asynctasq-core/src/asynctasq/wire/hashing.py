@@ -1,80 +1,54 @@
 """Sets and dicts of values that anybody may have written, built at a bounded cost.
 
-Owns the rule that no message holds a worker by keys that were chosen to collide: a hash table of
-such keys takes time that grows with the square of their number. Which keys collide depends on
-their types, on Python's version and, for text, on a seed that may be known, so it is the time taken
-that is looked at: it covers all of them, and spares large collections that are only large.
+Owns the rule that no message holds a worker by keys that were chosen to collide: a hash table
+compares each of them with all others of its hash, in a time that grows with the square of their
+number. So the hashes are counted before anything is compared. Whatever type the keys have, and
+whatever Python's seed for texts is, that costs no more than hashing them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
-from time import thread_time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from operator import itemgetter
 from typing import Any
 
 from ..errors import InvalidMessage
 
-#: A collection of so few is built without a look at the clock.
+#: A collection of so few is built as it is.
 _FEW = 16
 
-#: Items between two looks at the clock.
-_STEP = 256
-
-#: Seconds of processor time for one item, ten times what the slowest of ours take on a slow
-#: machine; and how long, in how many steps, a message may be slower. A garbage collection may fall
-#: into a step or two.
-_ITEM_SECONDS, _SLOW_SECONDS, _SLOW_STEPS = 1e-5, 0.05, 3
+#: Comparisons for each item, on average, that are still no flood: pairs of small numbers have a few
+#: hashes in common, since -1 and -2 have the same.
+_MOST_COMPARISONS = 16
 
 
-@dataclass(slots=True)
-class Collections:
-    """Builds the sets and dicts of one message.
+def set_of(items: Sequence[Any]) -> set[Any]:
+    """A set of these items.
 
-    Attributes:
-        slow_seconds: How long steps took in which items took longer than they should.
-        slow_steps: How many there were.
+    Raises:
+        InvalidMessage: They were chosen to collide.
     """
+    if len(items) > _FEW:
+        _check(items)
+    return set(items)
 
-    slow_seconds: float = 0.0
-    slow_steps: int = 0
 
-    def set_of(self, items: Sequence[Any]) -> set[Any]:
-        """A set of these items.
+def dict_of(pairs: Sequence[tuple[Any, Any]]) -> dict[Any, Any]:
+    """A dict of these keys and values.
 
-        Raises:
-            InvalidMessage: They were chosen to collide.
-        """
-        if len(items) <= _FEW:
-            return set(items)
-        built: set[Any] = set()
-        self._add(iter(items), built.update)
-        return built
+    Raises:
+        InvalidMessage: The keys were chosen to collide.
+    """
+    if len(pairs) > _FEW:
+        _check(map(itemgetter(0), pairs))
+    return dict(pairs)
 
-    def dict_of(self, pairs: Sequence[tuple[Any, Any]]) -> dict[Any, Any]:
-        """A dict of these keys and values.
 
-        Raises:
-            InvalidMessage: The keys were chosen to collide.
-        """
-        if len(pairs) <= _FEW:
-            return dict(pairs)
-        built: dict[Any, Any] = {}
-        self._add(iter(pairs), built.update)
-        return built
-
-    def _add(self, items: Iterator[Any], add: Callable[[list[Any]], None]) -> None:
-        since = thread_time()
-        while step := list(islice(items, _STEP)):
-            add(step)
-            now = thread_time()
-            if now - since > len(step) * _ITEM_SECONDS:
-                self._note_slow(now - since)
-            since = now
-
-    def _note_slow(self, seconds: float) -> None:
-        self.slow_seconds += seconds
-        self.slow_steps += 1
-        if self.slow_seconds > _SLOW_SECONDS and self.slow_steps >= _SLOW_STEPS:
-            raise InvalidMessage("keys, or members of a set, that were chosen to collide")
+def _check(keys: Iterable[Any]) -> None:
+    shared = Counter(map(hash, keys))
+    count = shared.total()
+    if len(shared) == count:
+        return
+    if sum(n * n for n in shared.values() if n > 1) > 2 * _MOST_COMPARISONS * count:
+        raise InvalidMessage("keys, or members of a set, that were chosen to collide")

@@ -74,6 +74,8 @@ _BYTES_AT_ONCE = 1024 * 1024
 _LETTERS_AT_ONCE = 100
 #: Lines, limits, rates and unique keys that a look at the keys in use sees, each.
 _KEYS_AT_ONCE = 1000
+#: What a message that asks for something counts for at least, as it takes some ten commands.
+_ASKING_BYTES = 8192
 
 
 class RedisBroker:
@@ -365,7 +367,8 @@ class RedisBroker:
 
     def _puts(self, queue: str, messages: Sequence[Outgoing]) -> Iterator[Call]:
         keys = self._keys.of(queue)
-        for page in _pages(messages, lambda message: len(message.body)):
+        least = _ASKING_BYTES if any(map(is_asking, messages)) else 0
+        for page in _pages(messages, lambda message: max(least, len(message.body))):
             if any(map(is_asking, page)):
                 yield keys.stream, PUT_ASKING(keys[:4], *_asking_arguments(page))
             else:

@@ -204,6 +204,10 @@ end
 -- wait long. What is one message over is moved, since messages are as large as they are.
 local budget = 1024 * 1024
 
+-- What a step for a message that asks for something counts for, besides its bytes: it takes some ten
+-- commands, and a script should not take much more than two thousand.
+local STEP_BYTES = 6144
+
 -- Do something with a list in pages that double as long as the budget allows: `apply` gets a page and
 -- returns its bytes. Returns how many of the list were applied.
 local function in_pages(list, apply)

@@ -278,6 +278,10 @@ end
 -- Do what time alone brings about.
 local function pass_time(lines, now)
   for _, timer in ipairs(redis.call('ZRANGEBYSCORE', lines.timers, '-inf', now, 'LIMIT', 0, 200)) do
+    if budget <= 0 then
+      break
+    end
+    budget = budget - STEP_BYTES / 2
     local kind, key = string.sub(timer, 1, 1), string.sub(timer, 2)
     redis.call('ZREM', lines.timers, timer)
     if kind == 'R' then
@@ -339,12 +343,14 @@ local function remove_asking(lines, id, place)
     local entry = string.sub(place, 2)
     local fields = (redis.call('XRANGE', lines.admitted, entry, entry)[1] or {})[2]
     ask = asked(fields and fields[6] or '')
+    budget = budget - STEP_BYTES - #(fields and fields[4] or '')
     redis.pcall('XACK', lines.admitted, GROUP, entry)
     redis.call('XDEL', lines.admitted, entry)
     free_place(lines, ask)
   else
     record = redis.call('HGET', lines.bodies, MARKED .. id)
     ask = asked(record and from_record(record) or '')
+    budget = budget - STEP_BYTES - #(record or '')
     redis.call('HDEL', lines.bodies, MARKED .. id)
     if mark == '@' then
       leave(lines, id, ask, string.sub(place, 2, 2), string.sub(place, 3))

@@ -35,7 +35,7 @@ local function remove_all_asking()
     found[#found + 1] = entry and entry[2][2]
   end
   for _, id in ipairs(found) do
-    local place = redis.call('HGET', ids, id)
+    local place = budget > 0 and redis.call('HGET', ids, id)
     if place and is_asking_place(place) then
       remove_asking(lines, id, place)
       redis.call('HDEL', ids, id)
@@ -51,7 +51,11 @@ end
 local later, plain = redis.call('ZRANGE', delayed, 0, PAGE), {}
 for _, member in ipairs(later) do
   local id = id_of(member)
-  local place = is_marked(member) and id ~= '' and redis.call('HGET', ids, id)
+  local is_looked_up = is_marked(member) and id ~= ''
+  if is_looked_up and budget <= 0 then
+    break
+  end
+  local place = is_looked_up and redis.call('HGET', ids, id)
   if place and is_asking_place(place) then
     lines = lines or lines_of(stream, ids, delayed, bodies)
     remove_asking(lines, id, place)

@@ -13,7 +13,7 @@ from .scripts import SETTLE, SETTLE_ASKING, Command
 #: What the outcomes of one script call may weigh, so that the server's other clients do not wait
 #: long, unless one outcome alone weighs more. An outcome weighs what it makes the server move, and
 #: a little.
-_MOST_BYTES, _LEAST_BYTES = 1024 * 1024, 2048
+_MOST_BYTES, _LEAST_BYTES, _LEAST_BYTES_ASKING = 1024 * 1024, 2048, 8192
 #: Outcomes from this size on are sent each alone, since a server may refuse them: it takes no value
 #: above its `proto-max-bulk-len`, which is a megabyte or more, and may limit its clients' buffers.
 _LARGE_BYTES = 512 * 1024
@@ -73,18 +73,18 @@ def settlements(queue: str, outcomes: Sequence[Outcome]) -> Iterator[Settlement]
 
 def _pages(queue: str, outcomes: Sequence[Outcome], *, is_asking: bool) -> Iterator[Settlement]:
     page: list[Outcome] = []
-    page_bytes = 0
+    page_bytes, least = 0, _LEAST_BYTES_ASKING if is_asking else _LEAST_BYTES
     for outcome in outcomes:
         sent = len(outcome.body or b"") + len(outcome.info) + len(outcome.result or b"")
         if sent >= _LARGE_BYTES:
             yield Settlement(queue, [outcome], is_large=True, is_asking=is_asking)
             continue
         moved = sent + (len(outcome.delivery.body) if outcome.action is Action.DEAD else 0)
-        if page and page_bytes + moved + _LEAST_BYTES > _MOST_BYTES:
+        if page and page_bytes + moved + least > _MOST_BYTES:
             yield Settlement(queue, page, is_large=False, is_asking=is_asking)
             page, page_bytes = [], 0
         page.append(outcome)
-        page_bytes += moved + _LEAST_BYTES
+        page_bytes += moved + least
     if page:
         yield Settlement(queue, page, is_large=False, is_asking=is_asking)
 

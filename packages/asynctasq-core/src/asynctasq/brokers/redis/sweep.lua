@@ -58,6 +58,7 @@ local function promote(now, stream, ids, delayed, bodies)
           extra, body = from_record(body)
         end
         if is_asking(extra) then
+          bytes = bytes + STEP_BYTES
           local ask, rank = asked(extra), resumed > 0 and 0 or 1
           enter(lines, id_of(member), ask, extra, body, new_order(lines, ask, rank, now * rank, 0))
         else
@@ -192,12 +193,12 @@ end
 -- Give back what was released or whose lease ran out.
 local function take_back(lines)
   for _, entry in ipairs(unowned(now, lines.admitted, lines.look, MOST_DUE)) do
-    local found = redis.call('XRANGE', lines.admitted, entry[1], entry[1])[1]
-    if not found then
-      redis.call('XACK', lines.admitted, GROUP, entry[1])
-    elseif budget > 0 then
-      budget = budget - size_of(found)
+    local found = budget > 0 and redis.call('XRANGE', lines.admitted, entry[1], entry[1])[1]
+    if found then
+      budget = budget - STEP_BYTES - size_of(found)
       give_back(lines, entry[1], found[2], entry[4])
+    elseif found == nil then
+      redis.call('XACK', lines.admitted, GROUP, entry[1])
     end
   end
 end
@@ -242,6 +243,7 @@ local function admit_some(index, lines, before)
       break
     end
     judged = judged + 1
+    budget = budget - STEP_BYTES / 2  -- most of what it takes is done for all at once
     local entry = admission:admit(head)
     if entry then
       local id = entry[2][2]
