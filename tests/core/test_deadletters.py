@@ -89,6 +89,9 @@ async def test_groups_are_of_one_task_and_one_type_of_error() -> None:
     assert first.example.startswith("ValueError: broken ")
     assert first.oldest <= first.newest
     assert (second.task, second.error, second.count) == ("", "BadSignature", 1)
+    for group in groups:
+        found = await deadletters.list_dead(where=deadletters.Filter(**group.filter))
+        assert len(found) == group.count
     (only,), looked_at = await deadletters.groups("bills", most=2)
     assert (only.count, looked_at) == (2, 2)
     where = deadletters.Filter(error="broken 1")
@@ -109,6 +112,18 @@ async def test_a_search_ends_before_it_has_seen_all() -> None:
     assert (len(found), is_all) == (1, True)
     found, is_all = await deadletters.search(limit=2, most=1)
     assert (len(found), is_all) == (2, True)
+
+
+async def test_a_group_is_found_again_whatever_its_task_is_called() -> None:
+    strange = task(name="a[b]*?", queue="bills", max_attempts=1)(_break)
+    await strange().dispatch()
+    await work()
+    (group,), _ = await deadletters.groups()
+    assert len(await deadletters.list_dead(where=deadletters.Filter(**group.filter))) == 1
+
+
+async def _break() -> None:
+    raise ValueError
 
 
 async def test_whoever_waits_hears_how_far_it_has_come() -> None:

@@ -79,7 +79,7 @@ class Browser:
     @property
     def text(self) -> str:
         """What can be read."""
-        return self.one("main").text
+        return self.until(lambda: [self.one("main").text])[0]
 
     def one(self, selector: str) -> WebElement:
         """The first element of a selector."""
@@ -125,7 +125,7 @@ class Browser:
             except WebDriverException:  # the page has just changed
                 if time.monotonic() > deadline:
                     raise
-            assert time.monotonic() < deadline, self.text
+            assert time.monotonic() < deadline, self.one("main").text
             time.sleep(0.05)
 
     def until_text(self, text: str) -> None:

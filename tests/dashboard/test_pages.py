@@ -47,8 +47,8 @@ def scheduled(site: str) -> None:
 
 def test_an_empty_application_is_calm(browser: Browser) -> None:
     browser.open()
-    assert "Nothing is wrong that can be seen from here." in browser.text
-    assert "No queues yet." in browser.text
+    browser.until_text("Nothing is wrong that can be seen from here.")
+    browser.until_text("No queues yet.")
     for path, said in (
         ("/queues", "No queues yet."),
         ("/dead", "No dead letters. All is well."),
@@ -66,8 +66,8 @@ def test_the_overview_tells_of_the_last_hour(browser: Browser, failures: None) -
     shop.wave("x").on_queue("nobodys").dispatch_sync()
     shop.work()
     browser.open()
-    assert "1 call waits in 'nobodys', and no worker takes them" in browser.text
-    assert f"3 calls of {shop.bill.name} were given up in the last hour" in browser.text
+    browser.until_text("1 call waits in 'nobodys', and no worker takes them")
+    browser.until_text(f"3 calls of {shop.bill.name} were given up in the last hour")
     row = browser.row(shop.wave.name).text.split()
     assert row[:3] == [shop.wave.name, "mail", "5"]
     assert len(browser.all("svg[role=img]")) == 2
@@ -122,7 +122,7 @@ def test_dead_letters_are_grouped_filtered_and_looked_at(browser: Browser, failu
     (row,) = browser.all("tbody tr")
     assert "address='user1@example.com'" in row.text
     browser.press(shop.welcome.name, row)
-    assert "no such address: user1@example.com" in browser.text
+    browser.until_text("no such address: user1@example.com")
     assert "raise ValueError" in browser.one("pre").text
     for part in ("Dispatched", "Run 1 time", "Given up"):
         assert part in browser.one(".story").text
@@ -136,7 +136,7 @@ def test_one_call_is_retried_and_deleted(browser: Browser, failures: None) -> No
     browser.until_text("Put 1 back on their queues.")
     assert counts("invoices") == (1, 0, 2)
     browser.open(address)
-    browser.until_text("There is no dead letter")
+    browser.until_text("Waiting")
     browser.open("/dead?by=one&queue=invoices")
     browser.press(shop.bill.name)
     browser.press("Delete")
@@ -172,7 +172,7 @@ def test_a_group_is_retried_and_another_deleted(browser: Browser, failures: None
     browser.until_text("Put 3 back on their queues.")
     assert counts("invoices") == (3, 0, 0)
     browser.press("Delete", browser.row(shop.welcome.name))
-    assert "Delete all dead letters with task" in browser.text
+    browser.until_text("Delete all dead letters with task")
     browser.press("Yes, do it")
     browser.until_text("Deleted 2.")
     assert counts("mail") == (0, 0, 0)
@@ -190,7 +190,7 @@ def test_many_are_retried_with_their_progress(browser: Browser) -> None:
     )
     assert counts("mail") == (6000, 0, 0)
     browser.open("/work?id=nobody-knows")
-    assert "does no such work" in browser.text
+    browser.until_text("does no such work")
 
 
 def test_a_queue_is_purged_after_a_question(browser: Browser) -> None:
@@ -202,7 +202,7 @@ def test_a_queue_is_purged_after_a_question(browser: Browser) -> None:
     browser.press("Search")
     (row,) = browser.all("tbody tr")
     browser.press("Purge", row)
-    assert "Delete everything that waits or is delayed in the queue 'mail'?" in browser.text
+    browser.until_text("Delete everything that waits or is delayed in the queue 'mail'?")
     assert counts("mail") == (3, 1, 0)
     browser.press("Yes, do it")
     browser.until_text("Deleted 4 calls that were waiting or delayed.")
@@ -240,7 +240,7 @@ def test_workers_are_shown_while_they_live(browser: Browser) -> None:
         for part in ("4711", "mail, invoices", "0 of 20", "a task blocks its event loop"):
             assert part in row
         browser.open()
-        assert "a task blocks the event loop of host-7, process 4711" in browser.text
+        browser.until_text("a task blocks the event loop of host-7, process 4711")
 
     asyncio.run(show())
 
@@ -358,3 +358,50 @@ def test_without_scripts_everything_can_be_read_and_done(browser: Browser, failu
         browser.until_text("Put 1 back on their queues.")
     finally:
         browser.chrome.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+
+
+def test_calls_are_listed_by_state_searched_and_cancelled(browser: Browser) -> None:
+    dispatch_many_sync(shop.wave(f"user{n}@example.com") for n in range(3))
+    shop.bill(5).delay(3600).dispatch_sync()
+    browser.open("/calls")
+    assert len(browser.all("tbody tr")) == 4
+    browser.press("Delayed")
+    browser.until(lambda: len(browser.all("tbody tr")) == 1)
+    browser.until_text("tenant=5")
+    browser.press("All")
+    browser.fill("arguments", "user1@")
+    browser.press("Filter")
+    browser.until(lambda: len(browser.all("tbody tr")) == 1)
+    browser.press(shop.wave.name)
+    browser.until_text("Waiting")
+    browser.press("Cancel")
+    browser.until_text("If it runs, it is ended.")
+    browser.press("Yes, do it")
+    browser.until_text("Cancelled.")
+    assert counts("mail") == (2, 0, 0)
+    browser.open("/calls?after=nowhere")
+    browser.until_text("There is no such place in this list.")
+
+
+def test_queues_and_tasks_are_paused_and_resumed(browser: Browser, failures: None) -> None:
+    shop.wave("x").dispatch_sync()
+    browser.open("/queues")
+    browser.press("Pause", browser.row("invoices"))
+    browser.until_text("the queue")
+    browser.open()
+    browser.until_text("queue 'invoices' is paused for")
+    browser.press("queue 'invoices' is paused")
+    browser.press("Resume")
+    browser.until_text("Resumed.")
+    browser.open("/dead?by=one&queue=mail")
+    browser.press(shop.welcome.name)
+    browser.press("Pause this task on this queue")
+    browser.until_text("Paused.")
+    assert shop.welcome.name in browser.row("the dashboard, from 127.0.0.1").text
+    shop.welcome("late@example.com").dispatch_sync()
+    shop.work()
+    assert counts("mail")[2] == 2
+    browser.press("Resume", browser.row(shop.welcome.name))
+    browser.until_text("Resumed.")
+    shop.work()
+    assert counts("mail")[2] == 3

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from fnmatch import fnmatchcase
+from glob import escape
 from time import time
 
 from . import brokers
@@ -177,6 +178,7 @@ class Group:
         newest: When the last of them died, Unix time in seconds.
         oldest: When the first of them died.
         example: The error of one of them, with its text.
+        has_error: Whether `error` is the type of an error.
     """
 
     task: str
@@ -185,6 +187,13 @@ class Group:
     newest: float
     oldest: float
     example: str
+    has_error: bool = True
+
+    @property
+    def filter(self) -> dict[str, str]:
+        """What `Filter` takes for these alone, as far as it can tell them from others."""
+        kind = {"error" if self.has_error else "reason": self.error}
+        return {"task": escape(self.task), **kind} if self.task else kind
 
 
 async def groups(
@@ -221,10 +230,12 @@ async def groups(
 
 def _count(found: dict[tuple[str, str], Group], letter: brokers.DeadLetter) -> None:
     fate, at = letters.read(letter.info), letter.died_at
-    kind = fate.error.partition(":")[0] or fate.reason
+    error = fate.error.partition(":")[0]
+    kind = error or fate.reason
     group = found.get((fate.task, kind))
     if group is None:
-        group = Group(fate.task, kind, 0, at, at, fate.error or fate.reason)
+        example = fate.error or fate.reason
+        group = Group(fate.task, kind, 0, at, at, example, has_error=bool(error))
         found[fate.task, kind] = group
     group.count += 1
     group.newest, group.oldest = max(group.newest, at), min(group.oldest, at)

@@ -21,6 +21,17 @@ from .sending.portal import portal
 from .tasks.task import Task
 from .wire.results import encode_cancelled
 
+__all__ = [
+    "CallInfo",
+    "CallPage",
+    "ListedState",
+    "calls",
+    "calls_sync",
+    "cancel_calls",
+    "cancel_calls_sync",
+    "find_call",
+]
+
 #: Calls that are cancelled at the same time.
 _CANCELLED_AT_ONCE = 50
 

@@ -5,14 +5,19 @@ Beside it, `asynctasq.deadletters`, `asynctasq.scheduling` and `asynctasq.histor
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from .app import current
-from .brokers import KeyInUse, Policing, QueueStats, WorkerInfo
+from .brokers import KeyInUse, Listing, Policing, QueueStats, WorkerInfo
 from .brokers.opening import open_broker
+from .errors import MessageError
+from .sending.ending import RECORD_SECONDS, end
 from .sending.portal import portal
 from .services.backlog import Backlog, backlogs
+from .wire.message import Message
+from .wire.results import encode_cancelled
 
 R = TypeVar("R")
 
@@ -21,6 +26,7 @@ __all__ = [
     "KeyInUse",
     "QueueStats",
     "WorkerInfo",
+    "cancel",
     "describe",
     "keys_in_use",
     "outboxes",
@@ -28,6 +34,7 @@ __all__ = [
     "queues",
     "run_sync",
     "shows_arguments",
+    "waiting_since",
     "workers",
 ]
 
@@ -76,6 +83,42 @@ async def keys_in_use(queue: str, *, limit: int = 100) -> list[KeyInUse] | None:
     """
     broker = current().open_broker()
     return await broker.keys_in_use(queue, limit=limit) if isinstance(broker, Policing) else None
+
+
+async def cancel(queue: str, message_id: str) -> bool:
+    """Take a call out of its queue, or have it ended while it runs.
+
+    Returns:
+        Whether it was there, neither ended nor given up.
+
+    Raises:
+        ConfigurationError: The broker cannot reach calls that run.
+        BrokerUnavailable: Not known to be done; call again.
+    """
+    app = current()
+    record = encode_cancelled(app.config.signing_key, message_id)
+    return await end(app.open_broker(), queue, message_id, record, RECORD_SECONDS)
+
+
+async def waiting_since(queues: Sequence[str]) -> dict[str, float]:
+    """When the call that is next in each of these queues was dispatched, where one waits.
+
+    It is the oldest, but where priorities or retries went by. One question for each queue; nothing
+    where the broker does not list what it holds.
+
+    Raises:
+        BrokerUnavailable: The broker cannot be reached.
+    """
+    app = current()
+    broker = app.open_broker()
+    if not isinstance(broker, Listing):
+        return {}
+    found: dict[str, float] = {}
+    for queue in queues:
+        for held in (await broker.held(queue, "waiting", limit=1)).messages:
+            with suppress(MessageError):
+                found[queue] = Message.decode(held.body, app.config.signing_key).enqueued_at
+    return found
 
 
 async def purge(queue: str) -> int:

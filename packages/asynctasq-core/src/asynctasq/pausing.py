@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import getpass
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from time import time
 from typing import Any
@@ -79,24 +79,27 @@ async def resume(
     return any([await broker.resume(name, one.name) for name in queues])
 
 
-async def pauses() -> list[Pause]:
+async def pauses(queues: Sequence[str] | None = None) -> list[Pause]:
     """All pauses, by queue; none where the broker knows none.
+
+    Args:
+        queues: Only of these, which costs one question for each.
 
     Raises:
         BrokerUnavailable: The broker cannot be reached.
     """
-    return await pauses_of(current().open_broker())
+    return await pauses_of(current().open_broker(), queues)
 
 
-async def pauses_of(broker: Broker) -> list[Pause]:
-    """All pauses that a broker keeps."""
+async def pauses_of(broker: Broker, queues: Sequence[str] | None = None) -> list[Pause]:
+    """All pauses that a broker keeps, or those of some queues."""
     if not isinstance(broker, Pausing):
         return []
     found = []
-    for stats in await broker.stats():
-        for name, value in sorted((await broker.pauses(stats.name)).items()):
-            pause = Pause.decode(stats.name, value)
-            found.append(pause or Pause(stats.name, name, by="nobody who can be read"))
+    for queue in [s.name for s in await broker.stats()] if queues is None else queues:
+        for name, value in sorted((await broker.pauses(queue)).items()):
+            pause = Pause.decode(queue, value)
+            found.append(pause or Pause(queue, name, by="nobody who can be read"))
     return found
 
 

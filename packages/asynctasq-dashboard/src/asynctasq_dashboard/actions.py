@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from asynctasq import deadletters, looking, scheduling
+from asynctasq import deadletters, looking, pausing, scheduling
 
 from .filters import Chosen
 from .view import View
@@ -19,6 +19,7 @@ _SAID = {
     "deleted": "Deleted {n}.",
     "purged": "Deleted {n} calls that were waiting or delayed.",
     "begun": "Made the call {n}.",
+    "cancelled": "Cancelled.",
     "paused": "Paused.",
     "resumed": "Resumed.",
     "missing": "It is not there any more.",
@@ -114,7 +115,39 @@ async def _resume_schedule(view: View) -> str:
     return view.back(said="resumed" if await scheduling.resume(view.sent("name")) else "missing")
 
 
+async def _pause(view: View) -> str:
+    client = view.request.client
+    by = f"the dashboard, from {client.host}" if client else "the dashboard"
+    queue, task = view.sent("queue") or None, view.sent("task") or None
+    await pausing.pause(queue=queue, task=task, where=_where(view), by=by)
+    return view.back(said="paused")
+
+
+async def _resume(view: View) -> str:
+    queue, task = view.sent("queue") or None, view.sent("task") or None
+    found = await pausing.resume(queue=queue, task=task, where=_where(view))
+    return view.back(said="resumed" if found else "missing")
+
+
+def _where(view: View) -> dict[str, str] | None:
+    """Only calls with these arguments, each a pair of fields."""
+    names, texts = view.form.get("argument", []), view.form.get("text", [])
+    return {name: text for name, text in zip(names, texts, strict=False) if name} or None
+
+
+async def _cancel(view: View) -> str:
+    found = await looking.cancel(view.sent("queue"), view.sent("id"))
+    return view.back(said="cancelled" if found else "missing")
+
+
+def _about_call(view: View) -> str:
+    return f"Cancel the call {view.sent('id')}? If it runs, it is ended."
+
+
 ACTIONS = {
+    "pause": Action(_pause),
+    "resume": Action(_resume),
+    "cancel": Action(_cancel, _about_call),
     "retry": Action(_retry_chosen),
     "delete": Action(_purge_chosen, _about_chosen),
     "retry-all": Action(_retry_fitting),

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from asynctasq import BrokerError
+from asynctasq import AsynctasqError, BrokerError
 from asynctasq.looking import describe
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -101,6 +101,8 @@ class _Dashboard:
             return self._problem(view, f"The broker cannot be asked: {e}", 503)
         except HTTPException as e:
             return self._problem(view, e.detail, e.status_code)
+        except AsynctasqError as e:  # this broker cannot show that
+            return self._problem(view, str(e), 501)
         return self._page(view, page.template, self._context(view, page) | context)
 
     async def _do(self, request: Request) -> Response:
@@ -132,6 +134,8 @@ class _Dashboard:
             address = await action.do(view)
         except BrokerError as e:
             return self._problem(view, f"The broker did not do it: {e}", 503)
+        except (AsynctasqError, ValueError) as e:
+            return self._problem(view, f"It cannot be done: {e}", 400)
         return _secured(RedirectResponse(address, 303))
 
     def _view(

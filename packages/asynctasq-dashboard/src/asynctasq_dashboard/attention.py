@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from glob import escape
 from itertools import chain
 from time import time
 
 from asynctasq.history import Minute
 from asynctasq.looking import Backlog, QueueStats, WorkerInfo
+from asynctasq.pausing import Pause
 
 from .charts import by_task
 from .text import duration, number
@@ -43,11 +45,13 @@ def problems(
     workers: Sequence[WorkerInfo],
     kept: Sequence[Minute],
     outboxes: Sequence[Backlog],
+    pauses: Sequence[Pause],
 ) -> list[Problem]:
     """All that is wrong now, of each kind the first few."""
     kinds: Iterable[Iterable[Problem]] = (
         _unserved(queues, workers),
         _blocked(workers),
+        _held_back(pauses),
         _late(kept),
         _given_up(kept),
         _stuck(outboxes),
@@ -77,6 +81,18 @@ def _blocked(workers: Sequence[WorkerInfo]) -> Iterable[Problem]:
             )
 
 
+def _held_back(pauses: Sequence[Pause]) -> Iterable[Problem]:
+    for pause in pauses:
+        what = f"{pause.what} on {pause.queue!r}" if pause.task else f"queue {pause.queue!r}"
+        since = duration(max(0.0, time() - pause.since))
+        yield Problem(
+            f"{what} is paused for {since}, by {pause.by}",
+            "/queues",
+            {"search": pause.queue},
+            is_bad=False,
+        )
+
+
 def _late(kept: Sequence[Minute]) -> Iterable[Problem]:
     lately = [minute for minute in kept if minute.at > time() - 60 * _LATELY]
     for line in by_task(lately):
@@ -99,7 +115,7 @@ def _given_up(kept: Sequence[Minute]) -> Iterable[Problem]:
                 f"{number(line.counts.dead)} {calls} of {line.task} {were} given up "
                 f"in the last hour",
                 "/dead",
-                {"task": line.task},
+                {"task": escape(line.task)},
                 is_bad=False,
             )
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from asynctasq import deadletters, history, looking, scheduling
+from asynctasq import deadletters, history, listing, looking, pausing, scheduling
+from asynctasq.listing import CallInfo
 from asynctasq.looking import KeyInUse, QueueStats
 from starlette.exceptions import HTTPException
 
@@ -25,6 +26,14 @@ Context = dict[str, Any]
 
 #: Lines of a page; queues whose keys are asked for; dead letters that are searched, and grouped.
 LINES, MOST_QUEUES, MOST_SEARCHED, MOST_GROUPED = 100, 20, 5000, 2000
+
+#: Queues whose pauses are asked for.
+MOST_PAUSES = 50
+
+#: Parts of a list of calls that a search looks through, of as many calls as a page has lines.
+MOST_PARTS = 10
+
+STATES = ("running", "waiting", "delayed")
 
 #: Lines of the overview.
 _FEW = 12
@@ -52,8 +61,12 @@ async def overview(view: View) -> Context:
     queues, workers = await looking.queues(), await looking.workers()
     kept, outboxes = await history.minutes(), await looking.outboxes()
     hour = Hour.of(kept or ())
+    longest = sorted(queues, key=_by_line)[:_FEW]
+    pauses = await pausing.pauses([queue.name for queue in longest])
+    since = await looking.waiting_since([queue.name for queue in longest if queue.waiting])
     return {
-        "queues": sorted(queues, key=_by_line)[:_FEW],
+        "queues": longest,
+        "since": since,
         "count": len(queues),
         "sums": _sums(queues),
         "workers": workers,
@@ -64,7 +77,7 @@ async def overview(view: View) -> Context:
         "total": hour.total,
         "lines": by_task(kept or ())[:_FEW],
         "outboxes": outboxes,
-        "problems": problems(queues, workers, kept or (), outboxes),
+        "problems": problems(queues, workers, kept or (), outboxes, pauses),
         "by_queue": by_queue(kept or ()),
     }
 
@@ -83,11 +96,15 @@ async def queues(view: View) -> Context:
     part = view.parameter("search").lower()
     found = [queue for queue in await looking.queues() if part in queue.name.lower()]
     found.sort(key=_by_line)
-    served = set(chain.from_iterable(worker.queues for worker in await looking.workers()))
     offset = view.offset()
+    shown = found[offset : offset + LINES]
+    busy = [queue.name for queue in shown if queue.waiting]
+    served = set(chain.from_iterable(worker.queues for worker in await looking.workers()))
     return {
-        "queues": found[offset : offset + LINES],
+        "queues": shown,
         "served": served,
+        "since": await looking.waiting_since(busy[:MOST_QUEUES]),
+        "pauses": await pausing.pauses([queue.name for queue in shown[:MOST_PAUSES]]),
         "by_queue": by_queue(await history.minutes() or ()),
         **_paged(view, offset, len(found)),
     }
@@ -141,14 +158,61 @@ async def dead(view: View) -> Context:
     }
 
 
+async def calls(view: View) -> Context:
+    """What waits, is delayed or runs."""
+    chosen = view.chosen("state", "queue", "task", "arguments")
+    if chosen.get("state") not in STATES:
+        chosen.pop("state", None)
+    found, after = await _listed(chosen, view.parameter("after") or None)
+    return {
+        "chosen": chosen,
+        "states": STATES,
+        "names": ("queue", "task", "arguments") if looking.shows_arguments() else ("queue", "task"),
+        "queue_names": [queue.name for queue in await looking.queues()][:LINES],
+        "calls": found,
+        "is_first": not view.parameter("after"),
+        "start": view.address("/calls", **chosen),
+        "after": view.address("/calls", **chosen, after=after) if after else "",
+    }
+
+
+async def _listed(chosen: dict[str, str], after: str | None) -> tuple[list[CallInfo], str | None]:
+    """Those of a page, of a bounded number that are looked at, and where the next one begins."""
+    part = chosen.get("arguments", "").lower()
+    state, queue, task = (chosen.get(name) for name in ("state", "queue", "task"))
+    found: list[CallInfo] = []
+    for _ in range(MOST_PARTS if part else 1):
+        try:
+            page = await listing.calls(
+                state,  # type: ignore[arg-type]
+                queue=queue,
+                task=task,
+                limit=LINES - len(found),
+                after=after,
+            )
+        except ValueError as e:
+            raise HTTPException(400, "There is no such place in this list.") from e
+        found += [one for one in page.calls if part in one.arguments.lower()]
+        after = page.after
+        if after is None or len(found) == LINES:
+            break
+    return found, after
+
+
 async def call(view: View) -> Context:
     """One call with all that is known of it."""
     message_id, queue = view.parameter("id"), view.parameter("queue") or None
-    letter = await deadletters.show(message_id, queue) if message_id else None
-    if letter is None:
-        raise HTTPException(404, f"There is no dead letter {message_id!r} (any more).")
-    rows = [(reference, view.links.address(reference)) for reference in letter.references]
-    return {"letter": letter, "dispatched_at": dispatched_at(letter.id), "rows": rows}
+    found = await listing.find_call(message_id, queue) if message_id else None
+    if found is None:
+        raise HTTPException(404, f"There is no call {message_id!r} (any more).")
+    since = found.enqueued_at if found.enqueued_at is not None else dispatched_at(found.id)
+    return {
+        "call": found,
+        "dispatched_at": since,
+        "rows": [(reference, view.links.address(reference)) for reference in found.references],
+        "is_held": found.state in STATES,
+        "is_dead": found.state == "dead",
+    }
 
 
 async def workers(view: View) -> Context:
@@ -198,6 +262,7 @@ async def work(view: View) -> Context:
 PAGES: Sequence[Page] = (
     Page("/", "Overview", "overview.html", overview),
     Page("/queues", "Queues", "queues.html", queues),
+    Page("/calls", "Calls", "calls.html", calls),
     Page("/dead", "Dead letters", "dead.html", dead),
     Page("/workers", "Workers", "workers.html", workers),
     Page("/schedules", "Schedules", "schedules.html", schedules),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from glob import escape
 from time import time
 from typing import Any
 
@@ -26,6 +27,7 @@ def _environment() -> Environment:
         "moment": moment,
         "machine": machine,
         "mark": mark,
+        "pattern": escape,  # of a task's name: for that alone
         "ago": lambda seconds: duration(max(0.0, time() - seconds)),
     }
     return made

@@ -26,7 +26,7 @@ from .models import DeadCall, Queue
 LINES = 100
 
 #: What a filter is made of.
-_NAMES = ("queue", "task", "error", "arguments")
+_NAMES = ("queue", "task", "error", "reason", "arguments")
 
 #: The longest text of a filter.
 _LONGEST = 300
@@ -129,10 +129,7 @@ class DeadCallAdmin(_Page):
                 for name in _NAMES
                 if name != "arguments" or looking.shows_arguments()
             ],
-            "groups": [
-                (group, urlencode(chosen | {"task": group.task, "error": group.error}))
-                for group in groups[:20]
-            ],
+            "groups": [(group, urlencode(chosen | group.filter)) for group in groups[:20]],
             "looked_at": looked_at,
             "letters": letters[:LINES],
             "is_all": is_all,
@@ -222,9 +219,11 @@ def _chosen(value: Callable[[str], str | None]) -> dict[str, str]:
 
 
 def _filter(chosen: dict[str, str]) -> Filter | None:
-    asked = [chosen.get(name) for name in ("task", "error", "arguments")]
-    task, error, arguments = asked
-    return Filter(task=task, error=error, arguments=arguments) if any(asked) else None
+    asked = [chosen.get(name) for name in _NAMES[1:]]
+    if not any(asked):
+        return None
+    task, error, reason, arguments = asked
+    return Filter(task=task, error=error, reason=reason, arguments=arguments)
 
 
 def _offset(text: str) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from operator import attrgetter
 from typing import Literal, get_args
 from urllib.parse import quote, unquote
 
@@ -27,6 +28,9 @@ ListedState = Literal["running", "waiting", "delayed"]
 
 #: Most messages of a page of the broker, and of those that one call of `calls` looks at.
 _AT_ONCE, _MOST_SEEN = 100, 2000
+
+#: Most parts of queues that one call of `calls` asks for: each may hold a call or two.
+_MOST_ASKED = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,8 +214,10 @@ async def page_of(
         ValueError: `after` is no place in the list.
     """
     lists = listing(broker)
-    queues = [s.name for s in await broker.stats() if chosen.queue in (None, s.name)]
-    places = [(state, queue) for state in chosen.states for queue in sorted(queues)]
+    stats = [s for s in await broker.stats() if chosen.queue in (None, s.name)]
+    stats.sort(key=attrgetter("name"))
+    # Of a thousand queues most are empty, and asking each would take as many round trips.
+    places = [(state, s.name) for state in chosen.states for s in stats if getattr(s, state)]
     place = None
     if after is not None:
         first, place = _parsed(after, chosen.states)
@@ -220,16 +226,17 @@ async def page_of(
         places = [one for one in places if (states.index(one[0]), one[1]) >= at]
         place = place if places and places[0] == first else None
     found: list[CallInfo] = []
-    seen = 0
+    seen = asked = 0
     for state, queue in places:
         while True:
-            if len(found) == limit or seen >= _MOST_SEEN:
+            if len(found) == limit or seen >= _MOST_SEEN or asked >= _MOST_ASKED:
                 return CallPage(found, f"{state}:{quote(queue, safe='')}:{place or ''}")
             page, infos = await _some(
                 lists, reader, chosen, (state, queue), limit - len(found), place
             )
             found += infos
             seen += len(page.messages)
+            asked += 1
             if (place := page.after) is None:
                 break
     return CallPage(found)
