@@ -7,7 +7,7 @@ An ACL user needs these rights, for a key prefix of `asynctasq`::
         +xadd +xdel +xlen +xrange +xack +xclaim +xpending +xread +xreadgroup +xgroup +xinfo \
         +hget +hset +hdel +hmget +hgetall +hexists +hlen +hincrby +hrandfield +hscan \
         +zadd +zrem +zcard +zrange +zrangebyscore +zrangebylex +zlexcount +zcount +zrevrange \
-        +zscore +zmscore +sadd +smembers
+        +zrank +zscore +zmscore +sadd +smembers
 
 In a cluster it also needs `+cluster +command +readonly`, and `+info` lets `asynctasq doctor` look
 closer. These are `RIGHTS`, `CLUSTER_RIGHTS` and `DOCTOR_RIGHTS` below, and what the tests grant.
@@ -50,7 +50,7 @@ RIGHTS = [
     "+xadd", "+xdel", "+xlen", "+xrange", "+xack", "+xclaim", "+xpending", "+xread", "+xreadgroup",
     "+xgroup", "+xinfo", "+hget", "+hset", "+hdel", "+hmget", "+zadd", "+zrem", "+zcard",
     "+hgetall", "+hexists", "+hlen", "+hincrby", "+hrandfield", "+hscan",
-    "+zrangebylex", "+zlexcount", "+zcount",
+    "+zrangebylex", "+zlexcount", "+zcount", "+zrank",
     "+zrange", "+zrangebyscore", "+zrevrange", "+zscore", "+zmscore", "+sadd", "+smembers",
 ]
 # fmt: on
@@ -85,6 +85,12 @@ async def use_policies(broker: Broker) -> None:
     await consumer.settle([Outcome(held, Action.PARK, pause="p")])
     assert await consumer.take(1, 0.1) == []
     assert await consumer.idle()
+    page = await broker.held("asking", "delayed", limit=1)
+    assert [m.due for m in page.messages] == [None]
+    await broker.put([Outgoing("asking", "later", b"", time.time() + 60)])
+    page = await broker.held("asking", "delayed", limit=1)
+    assert (await broker.held("asking", "delayed", limit=1, after=page.after)).messages
+    assert await broker.cancel("asking", "later", None, 0)
     assert await broker.resume("asking", "p")
     await broker.pause("asking", "", b"")
     assert await broker.purge("asking") == 1

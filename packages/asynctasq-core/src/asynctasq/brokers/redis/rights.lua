@@ -20,7 +20,7 @@ local calls = {
   {'HSCAN', probe, 0},
   {'ZADD', probe, 'XX', 0, 'id'}, {'ZREM', probe, 'id'}, {'ZCARD', probe}, {'ZSCORE', probe, 'id'},
   {'ZMSCORE', probe, 'id'}, {'ZRANGE', probe, 0, 0}, {'ZREVRANGE', probe, 0, 0},
-  {'ZRANGEBYSCORE', probe, 0, 0}, {'ZCOUNT', probe, 0, 0}, {'SMEMBERS', probe},
+  {'ZRANGEBYSCORE', probe, 0, 0}, {'ZCOUNT', probe, 0, 0}, {'ZRANK', probe, 'id'}, {'SMEMBERS', probe},
   -- A set is made of an empty key; the one of another type, there for the moment, takes nothing.
   {'SET', probe, '', 'PX', 1}, {'SADD', probe, ''},
 }
