@@ -151,10 +151,10 @@ def show_message(order: Order, handle: TaskHandle[Any], checks: Checks) -> None:
 @contextmanager
 def worker(log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A worker in its own process, as a user starts it."""
-    arguments = ["worker", "shop", "--concurrency", "100", "--log-level", "info"]
+    arguments = ["worker", "shop", "--concurrency", "100", "--lease", "1", "--log-level", "info"]
     command = [sys.executable, "-m", "asynctasq", *arguments]
     console.print(Text.assemble(("$ ", "dim"), (f"asynctasq {' '.join(arguments)}", "bold")))
-    with log.open("wb") as output, subprocess.Popen(command, cwd=HERE, stderr=output) as process:
+    with log.open("ab") as output, subprocess.Popen(command, cwd=HERE, stderr=output) as process:
         try:
             yield process
         finally:
@@ -246,6 +246,65 @@ async def watch_batch(checks: Checks, orders: list[Order]) -> None:
     )
 
 
+async def payments(order: Order) -> int:
+    """How often the order was paid, as the shop's database has it."""
+    from shop import Payment, Session
+    from sqlalchemy import func, select
+
+    async with Session() as session:
+        paid = select(func.count()).where(Payment.order_id == order.id)
+        count: int = (await session.scalars(paid)).one()
+    return count
+
+
+async def show_killed(
+    checks: Checks, order: Order, process: subprocess.Popen[bytes]
+) -> TaskHandle[str]:
+    from shop import pay
+
+    handle: TaskHandle[str] = await pay(order).dispatch()
+    code = await asyncio.to_thread(process.wait, PATIENCE_SECONDS)
+    paid, status = await payments(order), await handle.status()
+    console.print(
+        f"worker {process.pid}: INSERT INTO payments ...;  COMMIT;  SIGKILL\n"
+        f"the shop's database: {paid} payment;  the queue: the call is {status}\n"
+    )
+    checks.note(
+        (code, paid) == (-signal.SIGKILL, 1) and status in ("running", "waiting"),
+        "a worker was killed right after its commit, before the queue knew",
+        f"exit code {code}",
+    )
+    return handle
+
+
+async def show_once(checks: Checks, order: Order, handle: TaskHandle[str], killed: int) -> None:
+    result = await handle.result(PATIENCE_SECONDS)
+    paid = await payments(order)
+    console.print(f"the call came again; its result: {result!r};  payments: {paid}\n")
+    checks.note(
+        (result, paid) == (f"paid by worker {killed}", 1),
+        "the atomic task's effect is there once, and its result too",
+        f"{paid} payment",
+    )
+
+
+async def watch_workers(
+    checks: Checks, orders: list[Order], handles: dict[str, TaskHandle[Any]], log: Path
+) -> None:
+    with worker(log) as first:
+        await watch_single_tasks(checks, handles)
+        console.print(Rule("4  Many at once", align="left"))
+        await watch_batch(checks, orders)
+        console.print(Rule("5  The worker is killed in the worst moment", align="left"))
+        handle = await show_killed(checks, orders[3], first)
+    console.print(Rule("6  Another worker gets the same call", align="left"))
+    with worker(log) as second:
+        await show_once(checks, orders[3], handle, first.pid)
+        second.send_signal(signal.SIGTERM)
+        code = second.wait(PATIENCE_SECONDS)
+        checks.note(code == 0, "the worker ended cleanly on SIGTERM", f"exit code {code}")
+
+
 async def tell() -> Checks:
     from shop import charge, engine, print_label, send_receipt, ship
 
@@ -269,17 +328,11 @@ async def tell() -> Checks:
 
     console.print(Rule("3  A worker starts, in a process of its own", align="left"))
     log = Path(os.environ["ASYNCTASQ_SQLITE_PATH"]).with_name("worker.log")
-    with worker(log) as process:
-        try:
-            await watch_single_tasks(checks, handles)
-            console.print(Rule("4  Many at once", align="left"))
-            await watch_batch(checks, orders)
-        finally:
-            process.send_signal(signal.SIGTERM)
-            code = process.wait(PATIENCE_SECONDS)
-            if code or not checks.all_hold:
-                console.print(Panel(log.read_text(), title="the worker's log", border_style="red"))
-        checks.note(code == 0, "the worker ended cleanly on SIGTERM", f"exit code {code}")
+    try:
+        await watch_workers(checks, orders, handles, log)
+    finally:
+        if not checks.all_hold:
+            console.print(Panel(log.read_text(), title="the workers' log", border_style="red"))
     await engine.dispose()
     return checks
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from asynctasq import current_message, task
-from sqlalchemy import event
+from asynctasq import current_message, task, task_session
+from asynctasq_sqlalchemy import tables
+from sqlalchemy import ForeignKey, event
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -37,6 +39,18 @@ class Order(Base):
     items: Mapped[str]
     note: Mapped[str]
 
+
+class Payment(Base):
+    """The ledger: a row for each time that an order was paid."""
+
+    __tablename__ = "payments"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    order_id: Mapped[int] = mapped_column(ForeignKey(Order.id))
+    amount: Mapped[Decimal]
+
+
+tables(Base.metadata)  # where it is noted which calls of atomic tasks are done
 
 engine = create_async_engine(f"sqlite+aiosqlite:///{os.environ['SHOP_DATABASE']}")
 Session = async_sessionmaker(engine, expire_on_commit=False)
@@ -72,6 +86,20 @@ async def charge(order: Order) -> int:
 async def print_label(order: Order) -> None:
     """Fail every time."""
     raise RuntimeError(f"the printer in {order.city} is out of paper")
+
+
+@task(atomic=True, result_ttl=60)
+async def pay(order: Order) -> str:
+    """Pay, and kill the worker in the worst moment: it has committed, and nobody was told."""
+    session = task_session()
+    order.status = "paid in full"
+    session.add(Payment(order_id=order.id, amount=order.total))
+
+    @event.listens_for(session.sync_session, "after_commit", once=True)
+    def die(_: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    return f"paid by worker {os.getpid()}"
 
 
 @task
