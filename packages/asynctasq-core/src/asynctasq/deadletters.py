@@ -11,6 +11,7 @@ from datetime import timedelta
 from fnmatch import fnmatchcase
 from glob import escape
 from time import time
+from typing import Any
 
 from . import brokers
 from .app import current
@@ -190,7 +191,7 @@ class Group:
     has_error: bool = True
 
     @property
-    def filter(self) -> dict[str, str]:
+    def filter(self) -> dict[str, Any]:
         """What `Filter` takes for these alone, as far as it can tell them from others."""
         kind = {"error" if self.has_error else "reason": self.error}
         return {"task": escape(self.task), **kind} if self.task else kind
