@@ -37,6 +37,7 @@ async def run(name: str, contexts: list[str], codes: list[str]) -> list[str]:
 async def _block(namespace: dict[str, Any], code: str, title: str) -> str:
     from asynctasq import Worker
     from asynctasq.app import current
+    from asynctasq.sending.portal import portal
 
     flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
     with redirect_stdout(io.StringIO()) as output:
@@ -45,6 +46,10 @@ async def _block(namespace: dict[str, Any], code: str, title: str) -> str:
         if inspect.iscoroutine(result):
             await result
         if current().config.driver == "memory":
+            # What was committed is sent in the background; a worker does not wait for that.
+            outbox = current().outbox
+            await outbox.flush()
+            await asyncio.to_thread(portal.run, outbox.flush())
             await Worker(burst=True, concurrency=1).run()
     return output.getvalue()
 
