@@ -14,6 +14,7 @@ from asynctasq import (
     SerializationError,
     TaskStatus,
     Worker,
+    cancel_calls,
     deadletters,
     init,
     task,
@@ -21,6 +22,7 @@ from asynctasq import (
 from asynctasq.app import broker_instead, current
 from asynctasq.brokers import Action, Outcome
 from asynctasq.brokers.memory.broker import MemoryBroker, MemoryConsumer, MemoryStore
+from asynctasq.listing import cancel_call
 from asynctasq.sending.batch_values import BATCH, COUNTS, BatchCounts
 
 KEY = b"0123456789abcdef"
@@ -210,10 +212,24 @@ async def test_a_handle_from_an_id_knows_how_far_the_batch_is() -> None:
 
 
 async def test_cancelling_a_batch_cancels_what_waits() -> None:
-    batch = await Batch([part(n) for n in range(5)], then=note("all")).dispatch()
-    assert await batch.cancel() == 5
+    parts = [part(n) for n in range(120)]
+    batch = await Batch(parts, then=note("all"), catch=note("bad")).dispatch()
+    assert await batch.children[0].cancel()
+    assert await cancel_call(batch.children[1].id)
+    assert await batch.failed() == [0, 1]
+    assert await batch.cancel() == 118
+    assert await batch.progress() == Progress(0, 120, "120 failed")
     await work()
-    assert ran == []
+    assert ran == ["bad"]
+
+
+async def test_cancelling_a_task_tells_the_batches_of_its_calls() -> None:
+    batch = await Batch([part(1), part(2).delay(60), note("x")], catch=note("bad")).dispatch()
+    assert await cancel_calls(task=part) == 2
+    assert await batch.failed() == [0, 1]
+    info = await batch.children[2].info()
+    assert info.place is not None
+    assert (info.place.id, info.place.index) == (batch.id, 2)
 
 
 async def test_thousands_of_calls_are_counted() -> None:

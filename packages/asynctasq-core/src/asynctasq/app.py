@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ from .config import Config
 from .errors import ConfigurationError, DuplicateCall
 from .events import is_listening, listen, unlisten
 from .policies.asking import unique_of
+from .sending.batch_reports import BatchReports
 from .sending.commits import Deferred, open_atomic
 from .sending.connections import Connections
 from .sending.handle import TaskHandle
@@ -26,7 +28,7 @@ from .tasks.call import Call, Dispatchable
 from .tasks.options import check_defaults, check_task_options
 from .tasks.task import Task
 from .wire.class_paths import allow_packages
-from .wire.flow import following_id
+from .wire.flow import BatchPlace, following_id
 
 R = TypeVar("R")
 
@@ -55,6 +57,7 @@ class App:
         self._keeps_calls = config.outbox and _instead is None
         self._polices: bool | None = None
         self._remembers: bool | None = None
+        self._reports: tuple[Broker, BatchReports] | None = None
 
     def open_broker(self) -> Broker:
         """The broker of the running event loop, closed when the loop is shut down."""
@@ -167,6 +170,13 @@ class App:
             raise ConfigurationError(f"{what}: {broker.describe()} keeps no values")
         return broker
 
+    async def tell_cancelled(self, place: BatchPlace) -> None:
+        """Let a batch know that a call of it was cancelled before it ran."""
+        broker = self.open_broker()
+        if self._reports is None or self._reports[0] is not broker:
+            self._reports = (broker, BatchReports(self.config, self.adapters, broker))
+        await self._reports[1].report(place, is_done=False, result=None)
+
     def handle_of(
         self, call: Call[R], message_id: str, parent: TaskHandle[Any] | None = None
     ) -> TaskHandle[R]:
@@ -241,6 +251,8 @@ class App:
             was_sent_here=True,
             shows_arguments=self.config.show_arguments,
         )
+        if call.place is not None:
+            handle.told_when_cancelled = partial(self.tell_cancelled, call.place)
         if prepared.defer is not None:
             handle._deferred = Deferred(self.connections, outgoing, outbox, learn=handle.stand_for)
             prepared.defer(handle._deferred)

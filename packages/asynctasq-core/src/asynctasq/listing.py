@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 from .app import current
+from .brokers import Listing
 from .sending.ending import RECORD_SECONDS, end
 from .sending.listing import (
     CallInfo,
@@ -18,6 +19,7 @@ from .sending.listing import (
     states_of,
 )
 from .sending.portal import portal
+from .sending.status import TaskStatus
 from .tasks.task import Task
 from .wire.results import encode_cancelled
 
@@ -98,12 +100,11 @@ async def cancel_calls(
     # In the order in which a call goes on, so that one which does so meanwhile is met later.
     states = sorted(states_of(state), key=("delayed", "waiting", "running").index)
     name = task.name if isinstance(task, Task) else task
-    broker, keys = current().open_broker(), current().config.signing_key
+    broker = current().open_broker()
     ended: set[tuple[str, str]] = set()
 
     async def cancel(call: CallInfo) -> None:
-        record = encode_cancelled(keys, call.id)
-        if await end(broker, call.queue, call.id, record, RECORD_SECONDS):
+        if await _cancel(call):
             ended.add((call.queue, call.id))
 
     # Again, for those that went another way while they were listed.
@@ -118,6 +119,37 @@ async def cancel_calls(
                 if (after := page.after) is None:
                     break
     return len(ended)
+
+
+async def cancel_call(message_id: str, queue: str | None = None) -> bool:
+    """Cancel the call of this id, looked for in all queues unless one is named.
+
+    Returns:
+        Whether it was removed, or is being ended.
+
+    Raises:
+        ConfigurationError: The broker cannot reach calls that run.
+        BrokerUnavailable: The broker cannot be reached.
+    """
+    broker = current().open_broker()
+    for name in [name for name in await queue_names() if queue in (None, name)]:
+        found = CallInfo(message_id, name, TaskStatus.UNKNOWN)
+        if isinstance(broker, Listing):
+            for held in await broker.find_held(name, [message_id]):
+                found = _reader().held(held)
+        if await _cancel(found):
+            return True
+    return False
+
+
+async def _cancel(call: CallInfo) -> bool:
+    """Cancel a call, and let its batch know; one that runs tells it itself, too."""
+    app = current()
+    record = encode_cancelled(app.config.signing_key, call.id)
+    is_ended = await end(app.open_broker(), call.queue, call.id, record, RECORD_SECONDS)
+    if is_ended and call.place is not None:
+        await app.tell_cancelled(call.place)
+    return is_ended
 
 
 def cancel_calls_sync(

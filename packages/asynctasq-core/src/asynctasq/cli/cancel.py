@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from ..errors import AsynctasqError
 from .application import loaded, module_option
-
-if TYPE_CHECKING:
-    from ..app import App
 
 
 @click.command("cancel")
@@ -41,25 +38,15 @@ def command(
         count = asyncio.run(cancel_calls(queue=queue, task=task, state=state))
         click.echo(f"cancelled {count}")
         return
-    app = loaded(modules)
-    missing = asyncio.run(_cancel(app, ids, queue))
+    loaded(modules)
+    missing = asyncio.run(_cancel(ids, queue))
     click.echo(f"cancelled {len(ids) - len(missing)}")
     if missing:
         raise AsynctasqError(f"neither waiting nor running: {', '.join(missing)}")
 
 
-async def _cancel(app: App, ids: tuple[str, ...], queue: str | None) -> list[str]:
+async def _cancel(ids: tuple[str, ...], queue: str | None) -> list[str]:
     """Cancel these; returns those that are in no queue."""
-    from ..sending.ending import RECORD_SECONDS, end
-    from ..wire.results import encode_cancelled
+    from ..listing import cancel_call
 
-    broker, missing = app.open_broker(), []
-    queues = [q.name for q in await broker.stats() if queue in (None, q.name)]
-    for message_id in ids:
-        record = encode_cancelled(app.config.signing_key, message_id)
-        for name in queues:
-            if await end(broker, name, message_id, record, RECORD_SECONDS):
-                break
-        else:
-            missing.append(message_id)
-    return missing
+    return [message_id for message_id in ids if not await cancel_call(message_id, queue)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
 from time import monotonic
@@ -73,6 +73,7 @@ class TaskHandle(Generic[R]):
         shows_arguments: Whether `info` says with which arguments it was called.
         parent: Of the call that this one follows; `None` if it follows none that is known here.
         children: Of the calls that follow this one, as far as they are known here.
+        told_when_cancelled: Called when the call was removed before it ran: its batch is told.
     """
 
     id: str
@@ -90,6 +91,9 @@ class TaskHandle(Generic[R]):
     shows_arguments: bool = field(default=True, kw_only=True, repr=False)
     parent: TaskHandle[Any] | None = field(default=None, kw_only=True, repr=False)
     children: list[TaskHandle[Any]] = field(default_factory=list, kw_only=True, repr=False)
+    told_when_cancelled: Callable[[], Awaitable[None]] | None = field(
+        default=None, kw_only=True, repr=False
+    )
     _was_cancelled: bool = field(default=False, repr=False)
     _is_to_end: bool = field(default=False, repr=False)
 
@@ -326,6 +330,8 @@ class TaskHandle(Generic[R]):
         record = encode_cancelled(self._keys, self.id)
         if await remove(broker, self.queue, self.id, record, ttl):
             self._was_cancelled = True
+            if self.told_when_cancelled is not None:
+                await self.told_when_cancelled()
             return True
         if self.parent is not None and await broker.state(self.queue, self.id) is None:
             return await self.parent.cancel(running=running)

@@ -15,6 +15,8 @@ from ..brokers import Broker, DeadLetter, HeldMessage, HeldPage, Listing, Rememb
 from ..errors import ConfigurationError, MessageError
 from ..tasks.declaration import registry
 from ..wire.describing import Reference, described, references
+from ..wire.flow import BatchPlace
+from ..wire.flow import decode as decode_flow
 from ..wire.message import Message
 from ..wire.results import read_result
 from . import letters
@@ -45,6 +47,8 @@ class CallInfo:
         died_at: Unix time in seconds at which it was given up, of a dead one.
         worker: The id of the worker that runs it.
         payload_bytes: Size of the message.
+        parent: Queue and id of the call that it follows.
+        place: Where it stands in a batch.
         reason: Why it was given up, of a dead one.
         error: The type and text of the error that it failed with, of a dead one.
         traceback: Of that error.
@@ -65,6 +69,8 @@ class CallInfo:
     died_at: float | None = None
     worker: str = ""
     payload_bytes: int = 0
+    parent: tuple[str, str] | None = None
+    place: BatchPlace | None = None
     reason: str = ""
     error: str = ""
     traceback: str = ""
@@ -138,6 +144,7 @@ class Reader:
         info = CallInfo(message_id, queue, state, payload_bytes=len(body))
         try:
             message = Message.decode(body, self.keys)
+            flow = decode_flow(message.flow)
         except MessageError:
             return info
         return replace(
@@ -147,6 +154,8 @@ class Reader:
             references=self.references(message),
             attempt=message.attempt,
             enqueued_at=message.enqueued_at,
+            parent=flow.parent,
+            place=flow.place,
         )
 
 

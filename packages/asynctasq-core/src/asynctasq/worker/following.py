@@ -15,13 +15,13 @@ from ..adapters.plugins import Adapters
 from ..brokers import Backoff, Broker, Remembering
 from ..config import Config
 from ..errors import BrokerError, BrokerUnavailable, MessageError, PayloadTooLarge
+from ..sending.batch_reports import BatchReports
 from ..sending.following import NONE, NOTE_SECONDS, forget_put, next_call, put_once
 from ..sending.outbox import Outbox
 from ..sending.progress import CHECKPOINT
 from ..wire.flow import NO_FLOW, Flow, decode, following_id
 from ..wire.message import Message
 from . import outcomes
-from .batches import BatchReports
 from .checkpoints import load_checkpoint
 from .jobs import Job
 from .outcomes import Verdict

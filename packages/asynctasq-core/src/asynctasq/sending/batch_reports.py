@@ -17,7 +17,8 @@ from ..adapters.plugins import Adapters
 from ..brokers import Backoff, Broker, Remembering
 from ..config import Config
 from ..errors import BrokerError, BrokerUnavailable
-from ..sending.batch_values import (
+from ..wire.flow import BatchPlace, ChainLink, Flow, following_id
+from .batch_values import (
     BATCH,
     COUNTS,
     DONE_SECONDS,
@@ -26,8 +27,7 @@ from ..sending.batch_values import (
     decode_counts,
     decode_spec,
 )
-from ..sending.following import forget_put, link_message, put_once
-from ..wire.flow import BatchPlace, ChainLink, Flow, following_id
+from .following import forget_put, link_message, put_once
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class _Pending:
 
 
 class BatchReports:
-    """What the runs of one worker report to the batches that they are part of."""
+    """What is reported on one event loop to batches: by a worker's runs, and by who cancels."""
 
     def __init__(self, config: Config, adapters: Adapters, broker: Broker) -> None:
         self._config, self._adapters = config, adapters
