@@ -112,6 +112,12 @@ async def fan_in(numbers: list[int]) -> None:
     note(f"fan_in{again()}", sum(numbers))
 
 
+@task
+async def tick() -> None:
+    """A call of a schedule; notes the second that it is for."""
+    note(f"tick{again()}", int(current_message().enqueued_at))
+
+
 def again() -> str:
     """Nothing at the first delivery of a message."""
     run = current_run.get()

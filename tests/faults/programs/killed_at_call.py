@@ -1,8 +1,9 @@
 """Kills a worker that imports this at its n-th call of the broker, just before it or just after.
 
-`FAULT_KILL_AT=12:after` says where; `FAULT_BROKER_CALLS` names methods of the broker that count
-besides. Without the first the calls are counted: each leaves a line in the
+`FAULT_KILL_AT=12:after` says where. Without it the calls are counted: each leaves a line in the
 file `calls`. A call counts as made when the broker has done its part and the worker does not know.
+`FAULT_CONSUMER_CALLS` says which methods of the consumer count, by default all, and
+`FAULT_BROKER_CALLS` which of the broker itself, by default none.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from asynctasq.brokers.sqlite.consumer import SQLiteConsumer
 from asynctasq_postgres.broker import PostgresBroker
 from asynctasq_postgres.consumer import PostgresConsumer
 
-CALLS = ("start", "take", "settle", "renew", "idle", "stop")
+CALLS = os.environ.get("FAULT_CONSUMER_CALLS", "start,take,settle,renew,idle,stop").split(",")
 
 #: Calls of the broker itself that count too.
 BROKER_CALLS = tuple(filter(None, os.environ.get("FAULT_BROKER_CALLS", "").split(",")))
@@ -77,7 +78,7 @@ def _deadly(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 for _consumer in (RedisConsumer, SQLiteConsumer, PostgresConsumer):
-    for _name in CALLS:
+    for _name in filter(None, CALLS):
         setattr(_consumer, _name, _deadly(getattr(_consumer, _name)))
 for _broker in (RedisBroker, SQLiteBroker, PostgresBroker):
     for _name in BROKER_CALLS:
