@@ -38,7 +38,7 @@ def _queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def serve(_queue: None) -> Iterator[Serve]:
     """Serves applications in threads of their own; gives their addresses."""
     with ExitStack() as stack:
-        yield lambda application: stack.enter_context(_Server(application))
+        yield lambda application: stack.enter_context(Server(application))
 
 
 @pytest.fixture
@@ -47,7 +47,9 @@ def site(serve: Serve) -> str:
     return serve(dashboard(authorize=lambda request: True))
 
 
-class _Server:
+class Server:
+    """A server in a thread of its own; gives its address."""
+
     def __init__(self, application: ASGIApp) -> None:
         self._socket = socket.create_server(("127.0.0.1", 0))
         config = uvicorn.Config(application, log_level="warning", timeout_graceful_shutdown=1)
