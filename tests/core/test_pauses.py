@@ -322,6 +322,18 @@ def test_the_command_line_pauses_shows_and_resumes(run: Callable[..., str]) -> N
     assert "no pause of queue default" in run("resume", "--queue", "default", code=1)
 
 
+def test_a_call_that_is_held_back_is_listed_as_paused(run: Callable[..., str]) -> None:
+    async def park() -> None:
+        await pause(task=ship)
+        await ship(1).dispatch()
+        await asynctasq.Worker(burst=True).run()
+
+    asyncio.run(park())
+    [listed] = json.loads(run("tasks", "list", "--json"))["calls"]
+    assert (listed["state"], listed["due"]) == ("delayed", None)
+    assert "paused" in run("tasks", "list")
+
+
 def test_the_command_line_refuses_what_makes_no_sense(run: Callable[..., str]) -> None:
     assert "say what" in run("pause", code=2)
     assert "give --task" in run("pause", "-q", "default", "--where", "a=1", code=2)

@@ -96,8 +96,14 @@ def _cells(call: CallInfo) -> tuple[str, ...]:
         call.arguments[:200],
         str(call.attempt),
         "" if call.enqueued_at is None else moment(call.enqueued_at),
-        f"in {call.due - time():.0f} s" if call.due is not None else call.worker,
+        _when_or_where(call),
     )
+
+
+def _when_or_where(call: CallInfo) -> str:
+    if call.due is not None:
+        return f"in {call.due - time():.0f} s"
+    return "paused" if call.state == "delayed" else call.worker
 
 
 @command.command("show")

@@ -47,7 +47,8 @@ class CallInfo:
         attempt: 1 for the first run and before it; of a dead call, how often it was run.
         deliveries: How often it was handed to a worker since its last attempt was counted.
         enqueued_at: Unix time in seconds of its dispatch; `None` where that is not known.
-        due: Unix time in seconds before which it does not run, while it is delayed.
+        due: Unix time in seconds before which it does not run, while it is delayed; `None` while it
+            waits for the end of a pause.
         died_at: Unix time in seconds at which it was given up, of a dead one.
         worker: The id of the worker that runs it.
         payload_bytes: Size of the message.

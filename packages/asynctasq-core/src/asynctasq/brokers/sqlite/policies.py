@@ -197,6 +197,7 @@ def ready(
                 yield place, message_id, body, deliveries
         if not rows:
             break
+    judge.write()
 
 
 @dataclass(slots=True)
@@ -207,6 +208,8 @@ class _Judge:
     queue: int
     now: float
     _running: dict[str, int] = field(default_factory=dict)
+    _tats: dict[str, float] = field(default_factory=dict)
+    _counted: dict[str, float] = field(default_factory=dict)
 
     def may_run(
         self,
@@ -225,9 +228,10 @@ class _Judge:
                 self.db.execute(_OPEN_RATED, (self.queue, rated))
             return False
         if burst and not counted:
-            opens = self._conforms(rated, interval, burst, place)
+            opens = self._conforms(rated, interval, burst)
             if opens > self.now:
                 self._park(RATED, place)
+                self.write()
                 self.db.execute(_OPENS, {"queue": self.queue, "name": rated, "opens": opens})
                 if most:
                     self.db.execute(_OPEN_LIMITED, (self.queue, limited))
@@ -245,13 +249,20 @@ class _Judge:
             self._running[limited] = row[0]
         return self._running[limited]
 
-    def _conforms(self, rated: str, interval: float, burst: int, place: int) -> float:
+    def _conforms(self, rated: str, interval: float, burst: int) -> float:
         """When a message of the rate may be delivered; if that is not later, it is counted."""
-        found = self.db.execute(_TAT, (self.queue, rated)).fetchone()
-        tat = found[0] if found else 0.0
-        opens: float = tat - (burst - 1) * interval
+        if rated not in self._tats:
+            found = self.db.execute(_TAT, (self.queue, rated)).fetchone()
+            self._tats[rated] = found[0] if found else 0.0
+        tat = self._tats[rated]
+        opens = tat - (burst - 1) * interval
         if opens <= self.now:
-            tat = max(self.now, tat) + interval
-            self.db.execute(_COUNT, {"queue": self.queue, "name": rated, "tat": tat})
-            self.db.execute("UPDATE message SET counted = 1 WHERE place = ?", (place,))
+            self._tats[rated] = self._counted[rated] = max(self.now, tat) + interval
         return opens
+
+    def write(self) -> None:
+        """Write down what the rates have counted."""
+        used = self._counted.items()
+        rows = [{"queue": self.queue, "name": name, "tat": tat} for name, tat in used]
+        self.db.executemany(_COUNT, rows)
+        self._counted.clear()

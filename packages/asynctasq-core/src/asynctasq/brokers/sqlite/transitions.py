@@ -32,7 +32,8 @@ _QUEUE = "SELECT number, special FROM queue WHERE name = ?"
 _READY = """SELECT place, id, body, deliveries FROM message
     WHERE queue = ? AND state = ? AND at <= ? ORDER BY at, place LIMIT ?"""
 _LEASE = """UPDATE message
-    SET state = 0, at = ?, deliveries = deliveries + 1, owner = ?, lease = ? WHERE place = ?"""
+    SET state = 0, at = ?, deliveries = deliveries + 1, owner = ?, lease = ?, counted = 1
+    WHERE place = ?"""
 _MINE = "WHERE place = ? AND owner = ? AND lease = ?"
 _DONE = f"DELETE FROM message {_MINE}"
 _RENEW = f"UPDATE message SET at = ? {_MINE}"
