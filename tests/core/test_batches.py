@@ -226,6 +226,17 @@ async def test_cancelling_a_batch_cancels_what_waits() -> None:
     assert ran == ["bad"]
 
 
+async def test_a_batch_is_cancelled_by_its_id_with_those_in_it() -> None:
+    inner = Batch([part(1), part(2).then(part)])
+    batch = await Batch([inner, part(3).delay(60), note("x")], catch=note("bad")).dispatch()
+    other = await Batch([part(4)]).dispatch()
+    assert await Batch.handle(batch.id, batch.queue).cancel() == 4
+    await work()
+    assert sorted(map(str, ran)) == ["4", "bad"]
+    assert await batch.progress() == Progress(0, 3, "3 failed")
+    assert await other.progress() == Progress(1, 1)
+
+
 async def test_cancelling_a_task_tells_the_batches_of_its_calls() -> None:
     batch = await Batch([part(1), part(2).delay(60), note("x")], catch=note("bad")).dispatch()
     assert await cancel_calls(task=part) == 2

@@ -5,12 +5,22 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 from uuid import uuid4
 
 import pytest
-from asynctasq import Call, TaskStatus, Worker, dispatch_many, init, task
+from asynctasq import (
+    Call,
+    TaskStatus,
+    Worker,
+    dispatch_many,
+    init,
+    schedule,
+    schedules,
+    task,
+)
 from asynctasq.deadletters import list_dead
 from asynctasq_sqlalchemy import for_update, task_session
 from saheroes import Hero, Team
@@ -350,3 +360,34 @@ async def test_sqlite_gives_the_key_of_a_deleted_row_again_unless_told_not_to(
     await work(call)
     engine.dispose()
     assert seen == [found]
+
+
+async def test_a_schedule_made_at_runtime_calls_with_a_fresh_row_each_time(
+    async_store: Store,
+) -> None:
+    seen: list[str] = []
+    queue = f"sa-{uuid4().hex[:8]}"
+
+    @task(name=name(), queue=queue)
+    async def greet(user: User, word: str) -> None:
+        seen.append(f"{word} {user.name}")
+
+    async_store.add(user := User(id=7, name="Ann"))
+    now = datetime.now(UTC)
+    await schedule(greet(user, "hello"), name="greeting", every=timedelta(seconds=1))
+    await schedule(greet(user, "goodbye"), name="parting", at=now)
+    worker = Worker(queues=[queue])
+    running = asyncio.create_task(worker.run())
+    async with asyncio.timeout(40):
+        while not {"hello Ann", "goodbye Ann"} <= set(seen):
+            await asyncio.sleep(0.02)
+    with async_store.setup() as session:
+        session.execute(text("UPDATE users SET name = 'Zoe' WHERE id = 7"))
+        session.commit()
+    async with asyncio.timeout(40):
+        while "hello Zoe" not in seen:
+            await asyncio.sleep(0.02)
+    worker.stop()
+    await running
+    assert seen.count("goodbye Ann") == 1
+    assert [one.name for one in await schedules()] == ["greeting"]

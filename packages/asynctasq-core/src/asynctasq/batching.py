@@ -13,6 +13,7 @@ from typing import Any
 
 from .app import App, current
 from .errors import ConfigurationError
+from .listing import cancel_those
 from .sending.batch_values import (
     BATCH,
     COUNTS,
@@ -23,6 +24,7 @@ from .sending.batch_values import (
     decode_spec,
 )
 from .sending.handle import TaskHandle
+from .sending.listing import CallInfo
 from .sending.portal import portal
 from .sending.preparing import chain_link
 from .sending.progress import Progress
@@ -125,6 +127,7 @@ class BatchHandle:
     children: list[TaskHandle[Any]] = field(default_factory=list, repr=False)
     then: TaskHandle[Any] | None = field(default=None, repr=False)
     catch: TaskHandle[Any] | None = field(default=None, repr=False)
+    _outer: dict[tuple[str, str], BatchPlace | None] = field(default_factory=dict, repr=False)
 
     async def progress(self) -> Progress | None:
         """How many calls are done, of how many; `note` says how many have failed.
@@ -160,14 +163,23 @@ class BatchHandle:
         return [i for i in range(spec.total) if counts.failed >> i & 1]
 
     async def cancel(self, *, running: bool = True) -> int:
-        """Cancel those of `children` that have not ended; they have failed then, so `catch` comes.
+        """Cancel its calls that have not ended; they have failed then, so `catch` comes.
+
+        Through a handle that was made from an id, which looks for them among all calls there are,
+        also those that run are ended.
 
         Args:
             running: Also end those that run.
 
         Returns:
             How many were removed, or are being ended.
+
+        Raises:
+            ConfigurationError: The broker cannot reach calls that run, or not list its calls.
+            BrokerUnavailable: The broker cannot be reached; some may have been cancelled.
         """
+        if not self.children:
+            return await cancel_those(self._has_call)
         count = 0
         for first in range(0, len(self.children), _CANCELLED_AT_ONCE):
             some = self.children[first : first + _CANCELLED_AT_ONCE]
@@ -177,6 +189,17 @@ class BatchHandle:
     def cancel_sync(self, *, running: bool = True) -> int:
         """`cancel` for synchronous code."""
         return portal.run(self.cancel(running=running))
+
+    async def _has_call(self, call: CallInfo) -> bool:
+        """Whether a call is part of this batch, or of one in it."""
+        place = call.place
+        while place is not None and place.id != self.id:
+            key = (place.queue, place.id)
+            if key not in self._outer:
+                found = await BatchHandle(place.id, place.queue, self._app)._read()
+                self._outer[key] = found[0].place if found else None
+            place = self._outer[key]
+        return place is not None
 
     async def _read(self) -> tuple[BatchSpec, BatchCounts] | None:
         broker, keys = self._app.remembering("a batch"), self._app.config.signing_key

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from .app import current
@@ -36,6 +37,9 @@ __all__ = [
 
 #: Calls that are cancelled at the same time.
 _CANCELLED_AT_ONCE = 50
+
+#: In which a call goes on, so that one which does so while calls are cancelled is met later.
+_ORDER: Sequence[ListedState] = ("delayed", "waiting", "running")
 
 
 async def calls(
@@ -108,27 +112,37 @@ async def cancel_calls(
     """
     if queue is None and task is None:
         raise ValueError("name a queue or a task whose calls are to be cancelled")
-    # In the order in which a call goes on, so that one which does so meanwhile is met later.
-    states = sorted(states_of(state), key=("delayed", "waiting", "running").index)
+    states = sorted(states_of(state), key=_ORDER.index)
     name = task.name if isinstance(task, Task) else task
+    return await _cancel_all([Chosen([one], queue, name) for one in states])
+
+
+async def cancel_those(belongs: Callable[[CallInfo], Awaitable[bool]]) -> int:
+    """Cancel all calls that belong, as `cancel_calls`; looks at every call there is."""
+    states = sorted(states_of(None), key=_ORDER.index)
+    return await _cancel_all([Chosen([one]) for one in states], belongs)
+
+
+async def _cancel_all(
+    those: Sequence[Chosen], belongs: Callable[[CallInfo], Awaitable[bool]] | None = None
+) -> int:
     broker = current().open_broker()
     ended: set[tuple[str, str]] = set()
 
     async def cancel(call: CallInfo) -> None:
+        if (call.queue, call.id) in ended or (belongs is not None and not await belongs(call)):
+            return
         if await _cancel(call):
             ended.add((call.queue, call.id))
 
     # Again, for those that went another way while they were listed.
-    for _ in range(2):
-        for one in states:
-            after = None
-            while True:
-                chosen = Chosen([one], queue, name)
-                page = await page_of(broker, _reader(), chosen, _CANCELLED_AT_ONCE, after)
-                fresh = [call for call in page.calls if (call.queue, call.id) not in ended]
-                await asyncio.gather(*map(cancel, fresh))
-                if (after := page.after) is None:
-                    break
+    for chosen in (*those, *those):
+        after = None
+        while True:
+            page = await page_of(broker, _reader(), chosen, _CANCELLED_AT_ONCE, after)
+            await asyncio.gather(*map(cancel, page.calls))
+            if (after := page.after) is None:
+                break
     return len(ended)
 
 

@@ -22,7 +22,7 @@ from .telling import tell_dispatched
 
 #: The kind of the notes; how long one is kept once nothing but a run that has lost its lease can
 #: look for it.
-_PUT, NOTE_SECONDS = "followed", 3600.0
+_PUT, NOTE_SECONDS = "followed", 600.0
 
 
 #: An encoded `None`: what follows a call that was skipped gets that.

@@ -92,6 +92,7 @@ class Followers:
         )
         broker = remembering(self._broker)
         await until_reached(lambda: put_once(broker, outgoing))
+        job.has_put = True
 
     async def load_checkpoint(self, job: Job) -> None:
         """Give a run what the one before has left; waits for the broker."""
@@ -107,7 +108,7 @@ class Followers:
         message_id = job.message.id
         try:
             broker = remembering(self._broker)
-            if job.flow.then and not job.options.atomic:
+            if job.has_put:
                 queue = job.flow.then[0].queue
                 await forget_put(broker, queue, following_id(message_id), NOTE_SECONDS)
             if job.has_checkpoint:

@@ -51,6 +51,7 @@ class Job(Run):
         flow: What comes after it, and what it is part of.
         is_stopping: Whether its worker stops.
         has_checkpoint: Whether this run or one before has left a checkpoint.
+        has_put: Whether the next call of its chain was put, with a note that it was.
         has_followed: Whether that is being seen to, as it has ended.
     """
 
@@ -69,6 +70,7 @@ class Job(Run):
     is_stopping: Callable[[], bool] = _never
     has_checkpoint: bool = False
     flow: Flow = NO_FLOW
+    has_put: bool = False
     has_followed: bool = False
 
     @property

@@ -317,7 +317,7 @@ class Slots:
         verdict.outcome.delivery = self._settler.held[key]
         settled = None
         is_done = verdict.outcome.action is Action.DONE
-        if job is not None and is_done and (job.flow.then or job.has_checkpoint):
+        if job is not None and is_done and (job.has_put or job.has_checkpoint):
             settled = partial(self._followers.settled, job)
         self._settler.add(verdict.outcome, settled)
         self._ended.set()
