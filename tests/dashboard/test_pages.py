@@ -411,3 +411,25 @@ def test_queues_and_tasks_are_paused_and_resumed(browser: Browser, failures: Non
     browser.until_text("Resumed.")
     shop.work()
     assert counts("mail")[2] == 3
+
+
+def test_a_task_is_paused_for_one_tenant_alone(browser: Browser, failures: None) -> None:
+    browser.open("/dead?by=one&queue=invoices")
+    browser.press(shop.bill.name)
+    browser.until(lambda: browser.path.startswith("/call"))
+    browser.fill("argument", "no_such")
+    browser.fill("text", "7")
+    browser.press("Pause this task")
+    browser.until_text("It cannot be done:")
+    browser.chrome.back()
+    browser.fill("argument", "tenant")
+    browser.fill("text", "7")
+    browser.press("Pause this task")
+    browser.until_text("(tenant=7)")
+    dispatch_many_sync([shop.bill(7), shop.bill(8)])
+    shop.work()
+    assert counts("invoices")[2] == 3
+    browser.press("Resume", browser.row("(tenant=7)"))
+    browser.until_text("Resumed.")
+    shop.work()
+    assert counts("invoices")[2] == 4
