@@ -8,6 +8,7 @@ import pytest
 from asynctasq import Worker, dispatch_many_sync, schedules
 from asynctasq.app import current
 from asynctasq.looking import queues, run_sync
+from selenium.webdriver.remote.webelement import WebElement
 
 from . import shop
 from .browser import TAB, Browser
@@ -19,6 +20,12 @@ def counts(queue: str) -> tuple[int, int, int]:
         if stats.name == queue:
             return stats.waiting, stats.delayed, stats.dead
     return 0, 0, 0
+
+
+def rows(browser: Browser, count: int) -> list[WebElement]:
+    """The rows of the page's table, once there are so many."""
+    browser.until(lambda: len(browser.all("tbody tr")) == count)
+    return browser.all("tbody tr")
 
 
 @pytest.fixture
@@ -115,15 +122,15 @@ def test_dead_letters_are_grouped_filtered_and_looked_at(browser: Browser, failu
     assert browser.row(shop.bill.name).text.startswith("3 ")
     assert browser.row(shop.welcome.name).text.startswith("2 ")
     browser.press("3", browser.row(shop.bill.name))
-    assert len(browser.all("tbody tr")) == 3
+    rows(browser, 3)
     browser.press("Clear")
     browser.fill("arguments", "user1@")
     browser.press("Filter")
-    (row,) = browser.all("tbody tr")
+    (row,) = rows(browser, 1)
     assert "address='user1@example.com'" in row.text
     browser.press(shop.welcome.name, row)
     browser.until_text("no such address: user1@example.com")
-    assert "raise ValueError" in browser.one("pre").text
+    browser.until(lambda: "raise ValueError" in browser.one("pre").text)
     for part in ("Dispatched", "Run 1 time", "Given up"):
         assert part in browser.one(".story").text
 
@@ -200,7 +207,7 @@ def test_a_queue_is_purged_after_a_question(browser: Browser) -> None:
     browser.open("/queues")
     browser.fill("search", "MAI")
     browser.press("Search")
-    (row,) = browser.all("tbody tr")
+    (row,) = rows(browser, 1)
     browser.press("Purge", row)
     browser.until_text("Delete everything that waits or is delayed in the queue 'mail'?")
     assert counts("mail") == (3, 1, 0)
@@ -248,9 +255,8 @@ def test_workers_are_shown_while_they_live(browser: Browser) -> None:
 def test_keys_say_what_stands_in_line(browser: Browser) -> None:
     dispatch_many_sync(shop.bill(n // 3) for n in range(6))
     browser.open("/keys?queue=invoices")
-    rows = [row.text for row in browser.all("tbody tr")]
-    assert len(rows) == 2
-    assert all("limit" in row and "tenant=" in row for row in rows)
+    lines = [row.text for row in rows(browser, 2)]
+    assert all("limit" in line and "tenant=" in line for line in lines)
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -364,14 +370,14 @@ def test_calls_are_listed_by_state_searched_and_cancelled(browser: Browser) -> N
     dispatch_many_sync(shop.wave(f"user{n}@example.com") for n in range(3))
     shop.bill(5).delay(3600).dispatch_sync()
     browser.open("/calls")
-    assert len(browser.all("tbody tr")) == 4
+    rows(browser, 4)
     browser.press("Delayed")
-    browser.until(lambda: len(browser.all("tbody tr")) == 1)
+    rows(browser, 1)
     browser.until_text("tenant=5")
     browser.press("All")
     browser.fill("arguments", "user1@")
     browser.press("Filter")
-    browser.until(lambda: len(browser.all("tbody tr")) == 1)
+    rows(browser, 1)
     browser.press(shop.wave.name)
     browser.until_text("Waiting")
     browser.press("Cancel")
@@ -405,3 +411,25 @@ def test_queues_and_tasks_are_paused_and_resumed(browser: Browser, failures: Non
     browser.until_text("Resumed.")
     shop.work()
     assert counts("mail")[2] == 3
+
+
+def test_a_task_is_paused_for_one_tenant_alone(browser: Browser, failures: None) -> None:
+    browser.open("/dead?by=one&queue=invoices")
+    browser.press(shop.bill.name)
+    browser.until(lambda: browser.path.startswith("/call"))
+    browser.fill("argument", "no_such")
+    browser.fill("text", "7")
+    browser.press("Pause this task")
+    browser.until_text("It cannot be done:")
+    browser.chrome.back()
+    browser.fill("argument", "tenant")
+    browser.fill("text", "7")
+    browser.press("Pause this task")
+    browser.until_text("(tenant=7)")
+    dispatch_many_sync([shop.bill(7), shop.bill(8)])
+    shop.work()
+    assert counts("invoices")[2] == 3
+    browser.press("Resume", browser.row("(tenant=7)"))
+    browser.until_text("Resumed.")
+    shop.work()
+    assert counts("invoices")[2] == 4

@@ -39,6 +39,36 @@ async def die():
     os._exit(1)
 """
 
+OUTBOX = """
+import asynctasq
+from asynctasq_sqlalchemy import tables
+from sqlalchemy import create_engine, insert
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, sessionmaker
+from asynctasq.sending.tables import OUTBOX
+
+class Base(DeclarativeBase):
+    pass
+
+class Row(Base):
+    __tablename__ = "rows"
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+tables(Base.metadata)
+engine = create_engine("sqlite:///app.db")
+Base._asynctasq_session_factory = sessionmaker(engine)
+asynctasq.init(outbox=True)
+
+@asynctasq.task
+async def task(): ...
+
+def create():
+    Base.metadata.create_all(engine)
+    with engine.begin() as connection:
+        # No relay can send what is no message; it stays.
+        connection.execute(insert(Base.metadata.tables[OUTBOX]).values(
+            id="0" * 32, queue="none", body=b"", due=None, priority=0, policy=b"not a policy"))
+"""
+
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
@@ -60,24 +90,26 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def environment() -> dict[str, str]:
+def environment(plugins: str = "prometheus") -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith("ASYNCTASQ_")}
-    return {**kept, "ASYNCTASQ_DRIVER": "sqlite", "ASYNCTASQ_PLUGINS": "prometheus"}
+    return {**kept, "ASYNCTASQ_DRIVER": "sqlite", "ASYNCTASQ_PLUGINS": plugins}
 
 
 @contextmanager
-def working(folder: Path, port: int, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+def working(
+    folder: Path, port: int, *arguments: str, plugins: str = "prometheus"
+) -> Iterator[subprocess.Popen[bytes]]:
     command = [sys.executable, "-m", "asynctasq", "worker", "app", "--metrics-port", str(port)]
-    with subprocess.Popen([*command, *arguments], cwd=folder, env=environment()) as worker:
+    with subprocess.Popen([*command, *arguments], cwd=folder, env=environment(plugins)) as worker:
         try:
             yield worker
         finally:
             worker.send_signal(signal.SIGTERM)
 
 
-def dispatch(folder: Path, code: str) -> None:
+def dispatch(folder: Path, code: str, plugins: str = "prometheus") -> None:
     command = [sys.executable, "-c", f"import app; {code}"]
-    subprocess.run(command, cwd=folder, env=environment(), check=True)
+    subprocess.run(command, cwd=folder, env=environment(plugins), check=True)
 
 
 def samples(port: int) -> Samples:
@@ -154,12 +186,16 @@ def test_the_dashboard_names_only_metrics_and_labels_that_there_are(
     dashboard = json.loads(path.read_text())
     queries = [t["expr"] for panel in dashboard["panels"] for t in panel["targets"]]
     queries += [v["query"] for v in dashboard["templating"]["list"] if v["type"] == "query"]
-    dispatch(folder, "app.fail().dispatch_sync()")
+    dispatch(folder, "app.fail().dispatch_sync(); app.send(0).on_queue('idle').dispatch_sync()")
     with working(folder, port):
         found = until(lambda f: ended(f, "fail", "default", "dead"), port)
         found = until(lambda f: key("asynctasq_event_loop_lag_seconds") in f, port)
-    of_a_sender = {"asynctasq_dispatched_total": {"task", "queue"}}
-    known = of_a_sender | {name: {label for label, _ in pairs} for name, pairs in found}
+        found = until(lambda f: key("asynctasq_next_waiting_seconds", queue="idle") in f, port)
+    of_others = {
+        "asynctasq_dispatched_total": {"task", "queue"},
+        "asynctasq_outbox_messages": {"database"},
+    }
+    known = of_others | {name: {label for label, _ in pairs} for name, pairs in found}
     assert len(queries) > 10
     for query in queries:
         names = set(re.findall(r"asynctasq_\w+", query))
@@ -167,6 +203,26 @@ def test_the_dashboard_names_only_metrics_and_labels_that_there_are(
         for by in re.findall(r"by \(([^)]*)\)", query):
             wanted = {label.strip() for label in by.split(",")} - {"instance"}
             assert wanted <= set().union(*(known[name] for name in names)), query
+
+
+def test_the_page_says_for_how_long_calls_wait(folder: Path, port: int) -> None:
+    dispatch(folder, "app.send(0).on_queue('idle').dispatch_sync()")
+    waits = key("asynctasq_next_waiting_seconds", queue="idle")
+    with working(folder, port):
+        assert until(lambda f: waits in f, port)[waits] >= 0
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_the_page_counts_what_lies_in_outboxes(folder: Path, port: int, processes: str) -> None:
+    (folder / "app.py").write_text(OUTBOX)
+    dispatch(folder, "app.create()", "prometheus,sqlalchemy")
+    lies = key("asynctasq_outbox_messages", database="main")
+    with working(folder, port, "--processes", processes, plugins="prometheus,sqlalchemy"):
+        found = until(lambda f: any(name == lies[0] for name, _ in f), port)
+        (amount,) = {n for (name, _), n in found.items() if name == lies[0]}
+        assert amount == 1
+        (age,) = {n for (m, _), n in found.items() if m == "asynctasq_outbox_oldest_seconds"}
+        assert age > 0
 
 
 def test_readme_describes_every_metric(folder: Path, port: int) -> None:

@@ -78,6 +78,24 @@ class Counts:
         """All runs."""
         return self.succeeded + self.retried + self.dead + self.postponed
 
+    def count(self, event: _Run) -> None:
+        """Count a run."""
+        due = event.enqueued_at if event.due is None else event.due
+        if event.enqueued_at and (late := event.started_at - due) > 0:
+            # What cannot be run never began.
+            self.late_seconds += late
+            self.latest_seconds = max(self.latest_seconds, late)
+        if (took := event.at - event.started_at) > 0:
+            self.run_seconds += took
+            self.longest_seconds = max(self.longest_seconds, took)
+        if isinstance(event, RunFailed):
+            self.retried += event.will_retry
+            self.dead += not event.will_retry
+        elif isinstance(event, RunPostponed):
+            self.postponed += 1
+        else:
+            self.succeeded += 1
+
     def add(self, other: Counts) -> None:
         """Count these, too."""
         self.succeeded += other.succeeded
@@ -154,11 +172,14 @@ class Recording:
 
     def note(self, event: _Run) -> None:
         """Count a run; called in a thread of its own."""
-        counts = _counts(event)
+        minute = _minute(event.at)
         with self._lock:
-            _add(self._counted.setdefault(_minute(event.at), {}), _names(event), counts)
-            while len(self._counted) > MINUTES:  # the broker is away for an hour
-                del self._counted[min(self._counted)]
+            rows = self._counted.get(minute)
+            if rows is None:
+                rows = self._counted[minute] = {}
+                if len(self._counted) > MINUTES:  # the broker is away for an hour
+                    del self._counted[min(self._counted)]
+            _of(rows, _names(event)).count(event)
 
     async def write(self) -> None:
         """Write down what has been counted.
@@ -211,11 +232,17 @@ async def _merge(broker: Remembering, minute: int, rows: Rows) -> None:
 
 
 def _add(rows: Rows, names: tuple[str, str], counts: Counts) -> None:
-    if names not in rows:
+    _of(rows, names).add(counts)
+
+
+def _of(rows: Rows, names: tuple[str, str]) -> Counts:
+    """The counts of a task; those of the others, if there are too many tasks."""
+    counts = rows.get(names)
+    if counts is None:
         if len(rows) >= MOST_TASKS:
             names = (OTHER, OTHER)
-        rows.setdefault(names, Counts())
-    rows[names].add(counts)
+        counts = rows.setdefault(names, Counts())
+    return counts
 
 
 def _minute(seconds: float) -> int:
@@ -224,21 +251,6 @@ def _minute(seconds: float) -> int:
 
 def _names(event: _Run) -> tuple[str, str]:
     return (event.task or "(unreadable)")[:_NAME_LENGTH], event.queue[:_NAME_LENGTH]
-
-
-def _counts(event: _Run) -> Counts:
-    due = event.enqueued_at if event.due is None else event.due
-    # What cannot be run never began.
-    late = max(0.0, event.started_at - due) if event.enqueued_at else 0.0
-    took = max(0.0, event.at - event.started_at)
-    counts = Counts(late_seconds=late, latest_seconds=late, run_seconds=took, longest_seconds=took)
-    if isinstance(event, RunFailed):
-        counts.retried, counts.dead = int(event.will_retry), int(not event.will_retry)
-    elif isinstance(event, RunPostponed):
-        counts.postponed = 1
-    else:
-        counts.succeeded = 1
-    return counts
 
 
 def _encode(minute: int, rows: Rows) -> bytes:

@@ -16,7 +16,7 @@ from asynctasq import QueueStats, Worker, hookimpl
 from .folder import FOLDER
 
 _folders: list[TemporaryDirectory[str]] = []
-_lag: asyncio.Task[None] | None = None
+_measuring: list[asyncio.Task[None]] = []
 
 
 @hookimpl
@@ -40,7 +40,6 @@ def metrics_page(
 @hookimpl
 def worker_started(worker: Worker) -> None:
     """Measure in a worker whose parent shows metrics, and the event loop of each that measures."""
-    global _lag
     if FOLDER in os.environ:
         from .measuring import measure
 
@@ -48,13 +47,15 @@ def worker_started(worker: Worker) -> None:
     from .measuring import is_measuring
 
     if is_measuring():
+        from .backlog import measure_backlog
         from .loop_lag import measure_lag
 
-        _lag = asyncio.create_task(measure_lag())
+        _measuring.append(asyncio.create_task(measure_lag()))
+        _measuring.append(asyncio.create_task(measure_backlog()))
 
 
 @hookimpl
 def worker_stopped() -> None:
     """Leave the event loop alone."""
-    if _lag is not None:
-        _lag.cancel()
+    while _measuring:
+        _measuring.pop().cancel()

@@ -1,0 +1,73 @@
+"""How long calls have been waiting, in queues and in outboxes, looked up now and then.
+
+In the workers, since an outbox is in the application's database; each tells the same, so `max` of
+them is the number. Nothing is looked up of more than so many queues.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from time import time
+
+from asynctasq import BrokerError
+from asynctasq.looking import outboxes, queues, waiting_since
+from prometheus_client import Gauge
+
+from .labels import bounded
+
+logger = logging.getLogger(__name__)
+
+#: Between two looks.
+INTERVAL_SECONDS = 15.0
+
+#: How many queues are asked, those with the longest lines.
+MOST_QUEUES = 50
+
+WAITING = Gauge(
+    "asynctasq_next_waiting_seconds",
+    "For how long the call that is next in a queue has been waiting; 0 where none waits.",
+    ["queue"],
+    multiprocess_mode="livemax",
+)
+OUTBOX = Gauge(
+    "asynctasq_outbox_messages",
+    "Calls that lie in the outbox of a database.",
+    ["database"],
+    multiprocess_mode="livemax",
+)
+OUTBOX_OLDEST = Gauge(
+    "asynctasq_outbox_oldest_seconds",
+    "For how long the oldest call has been lying in the outbox of a database; 0 for none.",
+    ["database"],
+    multiprocess_mode="livemax",
+)
+
+
+async def measure_backlog() -> None:
+    """Look again and again, until cancelled."""
+    known: set[str] = set()
+    while True:
+        try:
+            known = await _look(known)
+        except BrokerError as e:
+            logger.debug("the backlog waits for the broker: %s", e)
+        except Exception:
+            logger.exception("the backlog cannot be looked up")
+        await asyncio.sleep(INTERVAL_SECONDS)
+
+
+async def _look(known: set[str]) -> set[str]:
+    """Set all; returns the queues that were set, which go back to 0 once nothing waits there."""
+    waiting = sorted((q for q in await queues() if q.waiting), key=lambda q: -q.waiting)
+    since = await waiting_since([queue.name for queue in waiting[:MOST_QUEUES]])
+    now = time()
+    for name in known - since.keys():
+        WAITING.labels(bounded("queue", name)).set(0)
+    for name, moment in since.items():
+        WAITING.labels(bounded("queue", name)).set(max(0.0, now - moment))
+    for outbox in await outboxes():
+        if outbox.waiting is not None:
+            OUTBOX.labels(outbox.database).set(outbox.waiting)
+            OUTBOX_OLDEST.labels(outbox.database).set(outbox.oldest_seconds or 0.0)
+    return set(since)
