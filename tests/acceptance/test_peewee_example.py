@@ -15,7 +15,7 @@ import peewee
 import pytest
 from asynctasq.testing.adapters.fetching import FetchingTests
 from asynctasq.testing.adapters.missing import MissingTests
-from asynctasq_peewee import suite
+from asynctasq_peewee import adapter, suite
 
 from ..servers import mysql_url, postgres_url
 from .conftest import ROOT, Environment, finished
@@ -210,3 +210,18 @@ class TestOnMariaDB(OnServer):
     @classmethod
     def find_server(cls) -> str:
         return mysql_url()
+
+
+def test_an_error_of_the_database_is_an_outage_unless_something_is_missing_there(
+    tmp_path: Path,
+) -> None:
+    away, here = peewee.SqliteDatabase("/nowhere/db"), peewee.SqliteDatabase(tmp_path / "db")
+    for db, statement, is_outage in [
+        (away, "SELECT 1", True),
+        (here, "SELECT * FROM missing", False),
+    ]:
+        with pytest.raises(peewee.OperationalError) as raised:
+            db.execute_sql(statement)
+        assert adapter.is_outage(raised.value) == is_outage
+        db.close()
+    assert not adapter.is_outage(ValueError("no database's"))

@@ -58,18 +58,24 @@ def _key(row: Any) -> tuple[Any, ...]:
 @hookimpl
 async def fetch_many(refs: Sequence[Ref]) -> list[object | None]:
     """The rows, fetched in a thread; each further instance of one row is a copy."""
-    import peewee
-
     model: Any = refs[0].model_class()
     keys = [_checked(model, ref) for ref in refs]
     try:
         found = await asyncio.to_thread(_rows, model, list(dict.fromkeys(keys)), refs[0].options)
-    except (peewee.OperationalError, peewee.InterfaceError) as e:
-        if "no such" in str(e):
-            raise  # a table or column: waiting does not bring it
+    except Exception as e:
+        if not is_outage(e):
+            raise
         raise ReferenceUnavailable(f"the database of {refs[0].model} gave no answer") from e
     originals = dict(found)
     return [originals.pop(key, None) or copy.deepcopy(found.get(key)) for key in keys]
+
+
+@hookimpl
+def is_outage(error: Exception) -> bool:
+    """Whether the database does not answer; waiting brings no table or column that is missing."""
+    peewee = sys.modules.get("peewee")
+    away = (peewee.OperationalError, peewee.InterfaceError) if peewee else ()
+    return isinstance(error, away) and "no such" not in str(error)
 
 
 def _checked(model: Any, ref: Ref) -> tuple[Any, ...]:

@@ -80,6 +80,8 @@ class MissingTests(ApplicationUnderTest):
             with pytest.raises(Exception) as raised:
                 await self.fetch([ref])
         assert not isinstance(raised.value, ReferenceUnavailable), "waiting brings no table"
+        if self.hooks.is_outage is not None:
+            assert not self.hooks.is_outage(raised.value)
         assert [row.name for row in await self.fetch([ref])] == ["Ada"]
 
     @needs("outages")
