@@ -58,15 +58,15 @@ class PluginError(ConfigurationError):
 
 
 class BrokenModule(ConfigurationError):
-    """A module of the application raised an error, which is the cause, while it was imported."""
+    """One of the application's modules raised an error, the cause, while being imported."""
 
 
 class SerializationError(AsynctasqError):
     """A value cannot be put on the queue.
 
     Args:
-        problem: What is wrong, without the place.
-        path: Where the value is, as `order.items[3].price`; empty when unknown.
+        problem: What is wrong, without where.
+        path: Where the value is, such as `order.items[3].price`; empty if unknown.
     """
 
     def __init__(self, problem: str, path: str = "") -> None:
@@ -88,7 +88,7 @@ class DeletedModelError(SerializationError):
 
 
 class MessageError(AsynctasqError):
-    """Bytes taken from a queue cannot be run; the worker dead-letters them once."""
+    """Bytes taken from a queue cannot be run; the worker dead-letters them, once."""
 
 
 class InvalidMessage(MessageError):
@@ -108,7 +108,7 @@ class InvalidReference(MessageError):
 
 
 class NotYetKnown(MessageError):
-    """A worker with newer code may run the message; it is put off for `unknown_for` first."""
+    """A worker with newer code may know the message; it waits up to `unknown_for` seconds first."""
 
 
 class UnknownTask(NotYetKnown):
@@ -116,19 +116,19 @@ class UnknownTask(NotYetKnown):
 
 
 class UnknownArguments(NotYetKnown, InvalidMessage):
-    """The arguments do not fit the task, or are of a class that it does not name."""
+    """The arguments do not fit the task, or are of a class that its annotations do not name."""
 
 
 class UnknownModel(NotYetKnown, InvalidReference):
-    """A reference names an adapter, or a class of the application, that is not there."""
+    """A reference names an adapter, or one of the application's classes, that does not exist."""
 
 
 class ReferenceGone(AsynctasqError):
     """The row that an argument refers to no longer exists.
 
     Args:
-        problem: Which row.
-        on_missing: The parameter's own rule, if it has one; otherwise the task's holds.
+        problem: Which row is gone.
+        on_missing: The parameter's own rule, if it has one; otherwise the task's rule applies.
     """
 
     def __init__(self, problem: str, on_missing: str | None = None) -> None:
@@ -149,16 +149,16 @@ class BrokerError(AsynctasqError):
 
 
 class BrokerUnavailable(BrokerError):
-    """The broker did not answer in time, or cannot take writes at the moment."""
+    """The broker did not answer in time, or cannot accept writes right now."""
 
 
 class OutcomesRefused(BrokerError):
-    """The broker takes some outcomes in no way, however often they are sent: they are too large.
+    """Some outcomes are too large for the broker, so sending them again will not help.
 
     Args:
         problem: What the broker said.
-        refused: The `Outcome`s, which changed nothing; all others of the call were applied.
-        lost: Of the others those whose lease was no longer the consumer's.
+        refused: The refused `Outcome`s, which changed nothing; all others were applied.
+        lost: Those of the others whose lease no longer belonged to the consumer.
     """
 
     def __init__(self, problem: str, refused: Sequence[Any], lost: Sequence[Any]) -> None:
@@ -168,15 +168,15 @@ class OutcomesRefused(BrokerError):
 
 
 class DispatchDropped(AsynctasqError):
-    """The transaction that a dispatch waited for was rolled back, or the broker was away then."""
+    """A dispatch waited for a transaction that rolled back, or the send after it failed."""
 
 
 class DuplicateCall(AsynctasqError):
-    """A queue holds a call with the same unique key, and `on_conflict="raise"`.
+    """The queue already holds a call with the same unique key, and `on_conflict="raise"` is set.
 
     Args:
         task: The task's name.
-        existing_id: The id of the call that has the key.
+        existing_id: The id of the call that holds the key.
     """
 
     def __init__(self, task: str, existing_id: str) -> None:
@@ -194,7 +194,7 @@ class TaskCrashed(AsynctasqError):
 
 
 class ResultError(AsynctasqError):
-    """A task's result cannot be had."""
+    """A task's result is not available."""
 
 
 class ResultNotKept(ResultError):
@@ -202,7 +202,7 @@ class ResultNotKept(ResultError):
 
 
 class ResultTimeout(ResultError, TimeoutError):
-    """The task has not finished within the `timeout` given to `result()`, or its result expired."""
+    """The task did not finish within the `timeout` given to `result()`, or its result expired."""
 
 
 class TaskCancelled(ResultError):
@@ -210,25 +210,25 @@ class TaskCancelled(ResultError):
 
 
 class ChainStopped(ResultError):
-    """A call that this one follows has failed for good, so that this one is not made.
+    """An earlier call in the chain failed for good, so this one is never made.
 
-    Retrying that one from the dead letters lets the chain go on.
+    Retry the earlier call from the dead letters to continue the chain.
     """
 
 
 class TaskFailed(ResultError):
     """The task failed with an error that cannot be raised again here, or its result is damaged.
 
-    The error's class is not loaded in this process, has a `__new__` of its own or refuses its
-    arguments, or these could not be stored.
+    Either the error's class is not loaded in this process, defines its own `__new__` or refuses the
+    arguments, or the arguments could not be stored.
     """
 
 
 class RemoteTraceback(Exception):
-    """The traceback of a task's error as it was printed in the worker.
+    """The traceback of a task's error, as text from the worker.
 
     Attributes:
-        headers: Those of the message, with what the task itself has put there.
+        headers: The message's headers, including those that the task itself set.
     """
 
     def __init__(self, text: str, headers: Mapping[str, str] | None = None) -> None:
@@ -241,13 +241,13 @@ class RemoteTraceback(Exception):
 
 
 class Retry(Exception):
-    """Raised by a task to be run again.
+    """Raise this in a task to run it again.
 
-    It uses up an attempt; with no attempt left, the message goes to the dead letters.
+    This uses up an attempt; if none is left, the message goes to the dead letters.
 
     Args:
         reason: Shown in the log and in the dead letter.
-        delay: Seconds until the next attempt; by default as the task's retry policy says.
+        delay: Seconds until the next attempt; by default the task's retry policy decides.
     """
 
     def __init__(self, reason: str = "", *, delay: float | None = None) -> None:
@@ -258,13 +258,13 @@ class Retry(Exception):
 
 
 class Snooze(Exception):
-    """Raised by a task to be run later, without using up an attempt.
+    """Raise this in a task to run it later without using up an attempt.
 
-    `current_message().snoozes` says how often the call was put off like this; after `max_snoozes`
-    of the task's options, the message goes to the dead letters.
+    `current_message().snoozes` counts how often the call was put off this way. Once that exceeds
+    the task's `max_snoozes`, the message goes to the dead letters.
 
     Args:
-        seconds: Until the next run.
+        seconds: Seconds until the next run.
         reason: Shown in the log.
     """
 
@@ -276,7 +276,7 @@ class Snooze(Exception):
 
 
 class Stopped(Exception):
-    """Raised by a task that ends early because its worker stops, as `is_stopping` tells.
+    """Raise this in a task to end early because its worker is stopping (see `is_stopping`).
 
-    The call is given back without using up an attempt; the next run has its `checkpoint`.
+    The call is given back without using up an attempt; the next run gets its `checkpoint`.
     """

@@ -1,9 +1,9 @@
-"""References: what travels in place of a model instance, and how rows are fetched for many at once.
+"""Fetches the rows that references name, for many messages at once.
 
 Owns three rules. All references of all messages taken together cost one `fetch_many` per adapter,
-model, database and options. The same row twice in one message is one instance, loaded with all that
-its places ask for; in two messages it is two. What one message's references do wrong fails that
-message alone.
+model, database and options. A row that occurs twice in one message is one instance, loaded with
+everything that either place asks for; in two messages it is two instances. A bad reference fails
+only its own message.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class _Gone:
-    """Stands where a row no longer exists."""
+    """Takes the place of a row that no longer exists."""
 
     def __repr__(self) -> str:
         return "<gone>"
@@ -33,15 +33,15 @@ GONE = _Gone()
 
 @dataclass(slots=True)
 class Wanted:
-    """The references of one message, in the order in which they stand in its payload.
+    """The references of one message, in the order they appear in its payload.
 
     Attributes:
         rows: Each distinct row once.
-        places: For each reference, which of `rows` it is.
+        places: For each reference, its index in `rows`.
         rules: For each reference, what happens if the row is gone.
         strictest: For each row, the strictest of its rules.
-        in_task_scope: Whether some of them are fetched inside the task's scope only.
-        error: Why the rows cannot be told, so that none is fetched.
+        in_task_scope: Whether some rows can only be fetched inside the task's scope.
+        error: Why the references cannot be read; then no row is fetched.
     """
 
     rows: list[Ref] = field(default_factory=list)
@@ -53,7 +53,7 @@ class Wanted:
     _known: dict[Any, int] = field(default_factory=dict)
 
     def add(self, ref: Ref, options: tuple[Any, ...], rule: Missing) -> None:
-        """Take in the next reference, with what its parameter's annotation says."""
+        """Add the next reference, with the options and rule of its parameter's annotation."""
         place = self._place_of(ref)
         if place == len(self.rows):
             self.rows.append(replace(ref, options=options) if options else ref)
@@ -68,19 +68,19 @@ class Wanted:
         self.rules.append(rule)
 
     def _place_of(self, ref: Ref) -> int:
-        """Where the row stands in `rows`, or is to be appended."""
+        """The row's index in `rows`, or the index at which to append it."""
         if not self.rows:
-            return 0  # and nearly always no other follows, to be told from this one
+            return 0  # most messages have one reference, so do not build the index yet
         if not self._known:
             self._known[_row(self.rows[0])] = 0
         return self._known.setdefault(_row(ref), len(self.rows))
 
     def instances(self, rows: Sequence[object]) -> list[object]:
-        """What stands in each place: the row, or `None` where it is gone and that is allowed.
+        """The row for each reference, or `None` where it is gone and the rule allows that.
 
         Raises:
-            ReferenceGone: A row is gone that its parameter needs; one that fails the task comes
-                before one that only skips it.
+            ReferenceGone: A row that a parameter needs is gone. A row that fails the task takes
+                precedence over one that merely skips it.
         """
         for row in rows:
             if row is GONE:
@@ -107,12 +107,12 @@ def _gone(ref: Ref, rule: Missing) -> ReferenceGone:
 
 
 def _united(known: tuple[Any, ...], options: tuple[Any, ...]) -> tuple[Any, ...]:
-    """All options of both, each once."""
+    """The options of both, without duplicates."""
     return tuple({_value(option): option for option in (*known, *options)}.values())
 
 
 def _value(option: object) -> Hashable:
-    """What tells options apart; those of ORMs need not be comparable, and are themselves then."""
+    """A hashable stand-in for an option: an ORM's unhashable option is told apart by identity."""
     try:
         hash(option)
     except TypeError:
@@ -122,13 +122,13 @@ def _value(option: object) -> Hashable:
 
 @dataclass(slots=True)
 class Fetched:
-    """What came of one message's rows.
+    """The rows fetched for one message.
 
     Attributes:
         wanted: The rows that were asked for.
-        rows: As in `Wanted.rows`: an instance, `GONE`, or `None` where it was not asked for yet.
-        owners: The adapter of each; `None` for a lazy one, which no scope may touch.
-        is_lazy: Whether some instances fetch themselves at first use.
+        rows: Parallel to `Wanted.rows`: an instance, `GONE`, or `None` if not fetched yet.
+        owners: Each row's adapter; `None` for a lazy instance, which no scope may touch.
+        is_lazy: Whether some instances fetch themselves on first use.
         error: Why the message cannot run now.
     """
 
@@ -139,7 +139,7 @@ class Fetched:
     error: Exception | None = None
 
     def of(self, adapter: Adapter) -> list[object]:
-        """The instances that are this adapter's, without lazy and missing ones."""
+        """This adapter's instances, without lazy and missing ones."""
         if adapter not in self.owners:
             return []
         rows = zip(self.rows, self.owners, strict=True)
@@ -148,10 +148,10 @@ class Fetched:
 
 @dataclass(slots=True)
 class Group:
-    """Rows that one `fetch_many` brings.
+    """Rows to fetch with one `fetch_many`.
 
     Attributes:
-        targets: For each reference, the indices of its message and of its row there.
+        targets: For each reference, the index of its message and of its row in that message.
     """
 
     adapter: Adapter
@@ -160,9 +160,9 @@ class Group:
 
 
 async def fetch_in_scope(adapters: Adapters, wanted: Wanted) -> Fetched:
-    """Fetch the rows of one message that its scope must hold, such as those to be locked.
+    """Fetch the rows of one message that its task's scope must hold, such as rows to lock.
 
-    In this asyncio task: a lock's transaction has to be in the context of the task itself.
+    Runs in the current asyncio task: a lock's transaction must live in the task's own context.
     """
     found = unfetched([wanted])
     for group in grouped(adapters, [wanted], found, in_task_scope=True):
@@ -171,7 +171,7 @@ async def fetch_in_scope(adapters: Adapters, wanted: Wanted) -> Fetched:
 
 
 async def fetch(adapters: Adapters, messages: Sequence[Wanted]) -> list[Fetched]:
-    """Fetch the rows of all messages, but those for their scopes."""
+    """Fetch the rows of all messages, except those that must be fetched inside a task's scope."""
     found = unfetched(messages)
     groups = grouped(adapters, messages, found, in_task_scope=False)
     await asyncio.gather(*(fetch_group(group, found) for group in groups))
@@ -184,15 +184,15 @@ async def fetch_result(
     """The rows that a result refers to, loaded as its annotation says.
 
     Raises:
-        ReferenceGone: A row was deleted, and its annotation allows no `None` for it.
-        Exception: What stands in the way of the rows.
+        ReferenceGone: A row was deleted, and its annotation does not allow `None`.
+        Exception: Whatever kept the rows from being fetched.
     """
     wanted = Wanted()
     for ref in refs:
         declared = annotations.declared.get("", DeclaredLoading())
         if "" in annotations.parts:
             declared = annotations.declared_for("", ref.model, adapters.is_model_class)
-        # There is no task here in whose scope a row could be locked.
+        # No task runs here, so there is no scope to lock a row in.
         options = tuple(o for o in declared.options if not getattr(o, "in_task_scope", False))
         wanted.add(ref, options, declared.on_missing or "fail")
     (fetched,) = await fetch(adapters, [wanted])
@@ -202,17 +202,17 @@ async def fetch_result(
 
 
 def unfetched(messages: Sequence[Wanted]) -> list[Fetched]:
-    """Where the rows of these messages are to go."""
+    """Empty results for these messages, to be filled by `fetch_group`."""
     return [Fetched(w, [None] * len(w.rows), [None] * len(w.rows), error=w.error) for w in messages]
 
 
 def grouped(
     adapters: Adapters, messages: Sequence[Wanted], found: list[Fetched], *, in_task_scope: bool
 ) -> list[Group]:
-    """The rows by what one `fetch_many` can bring; their owners are noted in `found`.
+    """Group the rows that one `fetch_many` can fetch; note their owners in `found`.
 
     Args:
-        in_task_scope: Whether those that the scopes of tasks must hold are meant, or the others.
+        in_task_scope: Whether to group the rows for tasks' scopes, or all others.
     """
     groups: dict[Any, Group] = {}
     values: dict[int, Hashable] = {}
@@ -235,7 +235,7 @@ def grouped(
 
 
 def _known_value(options: tuple[Any, ...], values: dict[int, Hashable]) -> Hashable:
-    """The value of options that nearly always are the very ones of another row."""
+    """The options' hashable value, cached: most rows share the same options object."""
     value = values.get(id(options))
     if value is None:
         value = values[id(options)] = tuple(map(_value, options))
@@ -243,7 +243,7 @@ def _known_value(options: tuple[Any, ...], values: dict[int, Hashable]) -> Hasha
 
 
 async def fetch_group(group: Group, found: list[Fetched]) -> None:
-    """Fetch rows into `found`; what an adapter raises becomes the error of its messages."""
+    """Fetch rows into `found`; an adapter's exception becomes its messages' error."""
     try:
         rows = await _ask(group.adapter, group.refs)
     except AdapterNotReady:
@@ -272,7 +272,7 @@ async def _ask(adapter: Adapter, refs: list[Ref]) -> Sequence[object | None]:
 
 
 async def _one_by_one(group: Group, found: list[Fetched], error: Exception) -> None:
-    """Find the messages that made the whole group fail, so that they fail alone."""
+    """Fetch each message's rows separately, so that only the culprits fail."""
     messages = {i for i, _ in group.targets}
     if len(messages) == 1:
         found[messages.pop()].error = error
@@ -293,7 +293,7 @@ def _lazy(adapter: Adapter, ref: Ref, rule: Missing) -> object:
         try:
             (row,) = await _ask(adapter, [ref])
         except AdapterNotReady as e:
-            # The task's own omission: to wait, as for a database that is down, would be for ever.
+            # The task failed to initialise its ORM; waiting, as in an outage, would never help.
             raise ConfigurationError(str(e)) from e
         if row is None:
             raise _gone(ref, rule)

@@ -1,12 +1,13 @@
-"""Model instances that fetch themselves when they are first used.
+"""Model instances that fetch themselves on first use.
 
-Needed while a task's ORM is not initialised when its message arrives: the task initialises it, and
-the first use of the argument fetches the row. Owns the rule that after this first use nothing is
-left to tell the argument from a row that was there from the start: the object itself becomes the
-row, its class and state included.
+Needed when a task's ORM is not initialised yet as its message arrives: the task initialises it, and
+the first use of the argument fetches the row. Owns the rule that after this first use the argument
+cannot be told from a row fetched up front: the object itself becomes the row, class and state
+included.
 
-A coroutine cannot be suspended by an attribute access, a greenlet can: `drive` runs each step of
-the task's coroutine in one, from which the access switches out to where the fetch is awaited.
+An attribute access cannot suspend a coroutine, but it can suspend a greenlet: `drive` runs each
+step of the task's coroutine in a greenlet, and the access switches out to where the fetch is
+awaited.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from ..wire.reference import Ref
 R = TypeVar("R")
 Fetch = Callable[[], Awaitable[object]]
 
-#: Methods that Python looks up on the class when it makes, describes or destroys an object.
+#: Methods that Python looks up on the class to make, describe or destroy an object.
 _STRUCTURAL = {
     *("__new__", "__init__", "__del__", "__class__", "__sizeof__", "__init_subclass__"),
     *("__subclasshook__", "__class_getitem__", "__set_name__"),
@@ -33,18 +34,18 @@ _STRUCTURAL = {
 
 
 def lazy_instance(cls: type, fetch: Fetch, ref: Ref | None = None) -> object:
-    """An instance of `cls` that becomes the row at its first use; call it on the event loop.
+    """Make an instance of `cls` that becomes the row on first use; call this on the event loop.
 
-    Use is reading, setting or deleting an attribute, calling a method, comparing, printing; taking
-    its class and passing it on are none. The first use must happen in a coroutine run by `drive`
-    or in a thread other than the loop's.
+    Use means reading, setting or deleting an attribute, calling a method, comparing or printing.
+    Reading its class and passing it on do not count. The first use must happen in a coroutine run
+    by `drive`, or in a thread other than the loop's.
 
     Args:
         cls: A class whose instances keep their state in `__dict__`.
-        fetch: Awaited on this loop; gives the row. What it raises is raised by the use, and the
-            next use asks again. For a row that is gone it raises `ReferenceGone`, also under
-            `on_missing="none"`: what has been passed as an object can no longer become `None`.
-        ref: What `unfetched_reference` gives for it.
+        fetch: Awaited on this loop to get the row. Its exception is raised where the instance is
+            used, and the next use fetches again. For a deleted row it raises `ReferenceGone`, even
+            under `on_missing="none"`: an argument passed as an object can no longer become `None`.
+        ref: What `unfetched_reference` returns for it.
     """
     placeholder: object = object.__new__(_unfetched(cls))
     state = object.__getattribute__(placeholder, "__dict__")
@@ -53,7 +54,7 @@ def lazy_instance(cls: type, fetch: Fetch, ref: Ref | None = None) -> object:
 
 
 def unfetched_reference(obj: object) -> Ref | None:
-    """The reference of a lazy instance that was not used yet, and is not by this; else `None`."""
+    """The reference of a lazy instance not used yet, else `None`; asking does not count as use."""
     if not issubclass(type(obj), _Unfetched):
         return None
     ref: Ref | None = object.__getattribute__(obj, "__dict__")["ref"]
@@ -63,17 +64,17 @@ def unfetched_reference(obj: object) -> Ref | None:
 async def drive(coroutine: Coroutine[Any, Any, R]) -> R:
     """Run a coroutine in which lazy instances can fetch themselves.
 
-    Context variables, `current_task()`, cancellation, timeouts and exceptions are those of a plain
-    `await`. Costs some microseconds for each suspension.
+    Context variables, `current_task()`, cancellation, timeouts and exceptions behave as with a
+    plain `await`. Each suspension costs a few microseconds.
     """
     return cast(R, await _steps(coroutine))
 
 
 class _Unfetched:
-    """Mixed in before a model's class: every use fetches the row first."""
+    """Mixin placed before a model's class: every use fetches the row first."""
 
     def __init_subclass__(cls) -> None:
-        """Keep the model's own `__init_subclass__` from taking a placeholder for a model."""
+        """Shadow the model's `__init_subclass__`, which would take the placeholder for a model."""
 
     def __getattribute__(self, name: str) -> Any:
         if name == "__class__":
@@ -92,14 +93,14 @@ class _Unfetched:
 
 @cache
 def _unfetched(cls: type) -> type:
-    """The class of placeholders of `cls`: a subclass, so that `isinstance` and `==` see one."""
+    """The placeholder class for `cls`: a subclass, so that `isinstance` and `==` still work."""
     methods = {
         name: _fetching(name)
         for name in dir(cls)
         if name.startswith("__") and name not in _STRUCTURAL and callable(getattr(cls, name))
     }
-    # Without slots of its own its instances are laid out as those of `cls`, whose class they get;
-    # `type.__new__` spares the model's metaclass, which would register another model.
+    # Empty slots give placeholders the memory layout of `cls`, so that `__class__` can be assigned.
+    # `type.__new__` bypasses the model's metaclass, which would register another model.
     members = {**methods, "__slots__": (), "__module__": cls.__module__}
     return type.__new__(type(cls), cls.__name__, (_Unfetched, cls), members)
 
@@ -114,10 +115,10 @@ def _fetching(name: str) -> Callable[..., Any]:
 
 def _become_row(placeholder: object) -> None:
     if not issubclass(type(placeholder), _Unfetched):
-        return  # another thread was faster
+        return  # another thread got here first
     state = object.__getattribute__(placeholder, "__dict__")
     row = _wait_for(state["fetch"], state["loop"], type(placeholder).__name__)
-    # One dictionary for both: what refers to the fetched row sees what is set on this one.
+    # Share one dictionary: whoever refers to the fetched row sees what is set on this object.
     object.__setattr__(placeholder, "__dict__", vars(row))
     object.__setattr__(placeholder, "__class__", type(row))
 
@@ -160,11 +161,11 @@ def _steps(coroutine: Coroutine[Any, Any, R]) -> Generator[Any, Any, R]:
             waiting, fetch = outcome
             try:
                 row = yield from _awaiting(fetch).__await__()
-            except BaseException as e:  # noqa: BLE001 - raised where the task waits
+            except BaseException as e:  # noqa: BLE001 - re-raised where the task waits
                 step.parent = getcurrent()
                 outcome = waiting.throw(e)
             else:
-                # Under another `drive` each resumption comes from a new greenlet.
+                # Inside an outer `drive`, each resumption comes from a new greenlet.
                 step.parent = getcurrent()
                 outcome = waiting.switch(row)
         is_result, value = outcome
@@ -173,7 +174,7 @@ def _steps(coroutine: Coroutine[Any, Any, R]) -> Generator[Any, Any, R]:
         try:
             value = yield value
             advance = coroutine.send
-        except BaseException as e:  # noqa: BLE001 - raised where the task waits
+        except BaseException as e:  # noqa: BLE001 - re-raised where the task waits
             advance, value = coroutine.throw, e
 
 

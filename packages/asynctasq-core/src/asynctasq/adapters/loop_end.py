@@ -1,4 +1,4 @@
-"""Closing what belongs to an event loop when the loop is shut down."""
+"""Closes resources that belong to an event loop when that loop shuts down."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from contextlib import suppress
 def at_loop_end(close: Callable[[], Awaitable[object]]) -> Callable[[], Awaitable[None]]:
     """Have `close` awaited when the running event loop shuts down.
 
-    By `loop.shutdown_asyncgens()`, which `asyncio.run` and every other proper way of ending a loop
-    calls.
+    Relies on `loop.shutdown_asyncgens()`, which `asyncio.run` and every other proper way of ending
+    a loop calls.
 
     Returns:
-        What awaits `close` earlier, and once only. It must be kept: without it, `close` is awaited
-        soon after.
+        A function that awaits `close` early; it is awaited only once. Keep a reference to the
+        function: once it is garbage-collected, the loop awaits `close`.
     """
     end = _end(close)
-    with suppress(StopIteration):  # up to its `yield`, so that the loop knows of it
+    with suppress(StopIteration):  # run to its `yield`, so that the loop registers it
         end.asend(None).send(None)
     return end.aclose
 

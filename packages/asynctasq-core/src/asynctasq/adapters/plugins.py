@@ -1,7 +1,7 @@
-"""Adapters: loaded from entry points one by one, called without the relay's cost.
+"""Loads adapters from entry points one by one, and calls them without pluggy's relay.
 
 Owns the rule that a broken plugin hides no other: it is reported, and named when its ORM is needed.
-Nothing else in core touches pluggy. Which adapter owns a type is asked once per type.
+Nothing else in core touches pluggy. Adapters are asked about each type only once.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class PluginReport:
     """One line of `asynctasq plugins`.
 
     Attributes:
-        state: `loaded`; `failed` with the reason; `blocked` by `ASYNCTASQ_PLUGINS`.
+        state: `loaded`; `failed`, with the reason; or `blocked` by `ASYNCTASQ_PLUGINS`.
     """
 
     name: str
@@ -44,7 +44,7 @@ class PluginReport:
 
 
 class Adapter:
-    """The hooks of one plugin, each a plain function or `None` where it has none."""
+    """One plugin's hooks, each a plain function, or `None` if the plugin lacks it."""
 
     is_model: Callable[[object], bool | None] | None
     fetch_many: Callable[[Sequence[Ref]], Awaitable[Sequence[object | None]]] | None
@@ -95,12 +95,12 @@ class Adapter:
         """The adapter's reference for the instance, carrying the adapter's name."""
         if self._to_ref is None:
             raise PluginError(f"adapter {self.name!r} has no to_ref hook")
-        # One that was not fetched yet, perhaps because it cannot be here, is passed on as it came.
+        # Pass on a lazy instance's reference as it came: its row may not be fetchable here.
         return unfetched_reference(obj) or self._to_ref(obj)
 
 
 def _direct(hook: str, implementation: pluggy.HookImpl) -> Callable[..., Any]:
-    """The implementation as a function of all the hook's arguments, by position."""
+    """The implementation, wrapped to take all of the hook's arguments by position."""
     function: Callable[..., Any] = implementation.function
     if implementation.hookwrapper or implementation.wrapper:
         raise PluginError(f"{hook} is a wrapper: adapters' hooks are called without a relay")
@@ -117,7 +117,7 @@ def _direct(hook: str, implementation: pluggy.HookImpl) -> Callable[..., Any]:
     return lambda *args: function(*[args[i] for i in places])
 
 
-#: What a class may be asked without running any code of its metaclass.
+#: Read these from a class without running its metaclass's code.
 _BASES_OF_CLASS: Callable[[Any], tuple[type, ...]] = type.__dict__["__mro__"].__get__
 _DICT_OF_CLASS: Callable[[Any], Mapping[str, object]] = type.__dict__["__dict__"].__get__
 
@@ -128,7 +128,7 @@ class Adapters:
     """The installed adapters.
 
     Args:
-        plugins: Plugins by name, instead of those that entry points name.
+        plugins: Plugins by name, to use instead of the entry points.
     """
 
     def __init__(self, plugins: Mapping[str, object] | None = None) -> None:
@@ -155,7 +155,7 @@ class Adapters:
         if state == "loaded":
             try:
                 self._register(entry_point.name, entry_point.load())
-            # A plugin's code, which may even exit; reported, it hides no other plugin.
+            # A plugin's code may raise anything or even exit; it must not hide other plugins.
             except (Exception, SystemExit) as e:  # noqa: BLE001
                 state, reason = "failed", f"{type(e).__name__}: {e}"
         self.reports.append(PluginReport(entry_point.name, name, version, state, reason))
@@ -165,7 +165,7 @@ class Adapters:
             raise PluginError(f"another distribution's adapter is named {name!r} too")
         if isinstance(plugin, type):
             plugin = plugin()
-        relay = pluggy.PluginManager(GROUP)  # of its own: what fails leaves nothing behind
+        relay = pluggy.PluginManager(GROUP)  # one per plugin, so that a failure leaves no trace
         relay.add_hookspecs(hookspecs)
         relay.register(plugin, name=name)
         relay.check_pending()
@@ -176,7 +176,7 @@ class Adapters:
         self._plain.clear()
 
     def owner_of(self, obj: object) -> Adapter | None:
-        """The adapter whose model the object is an instance of.
+        """The adapter that owns the object's type, or `None` if it is not a model.
 
         Raises:
             PluginError: Two adapters claim the type.
@@ -196,7 +196,7 @@ class Adapters:
         return owners[0] if owners else None
 
     def plain_form(self, obj: object) -> Callable[[Any], object] | None:
-        """What makes plain values of those of the object's type, if an adapter knows."""
+        """The function that makes values of the object's type plain, if an adapter has one."""
         cls = type(obj)
         if cls not in self._plain:
             hooks = (adapter.plain_form for adapter in self.loaded.values())
@@ -205,11 +205,11 @@ class Adapters:
         return self._plain[cls]
 
     def owner_of_reference(self, ref: Ref) -> Adapter:
-        """The adapter that a reference names, if the class it names is really its model.
+        """The adapter that a reference names, once its class proves to be that adapter's model.
 
         Raises:
-            InvalidReference: No such adapter, no such class, or no model of that adapter; as an
-            `UnknownModel` if newer code may have it.
+            InvalidReference: There is no such adapter or class, or the class is not a model of that
+                adapter; an `UnknownModel` if newer code may have it.
         """
         adapter = self.loaded.get(ref.orm)
         if adapter is None:
@@ -225,10 +225,10 @@ class Adapters:
         return self.owner_of_class(cls) is not None
 
     def owner_of_class(self, cls: type) -> Adapter | None:
-        """The adapter whose model the class is.
+        """The adapter that owns the class, or `None` if it is not a model.
 
-        A message may name any class. None of its code is run, nor its metaclass's, which may say
-        how classes are compared and hashed: so they are told apart by identity.
+        A message may name any class, so neither its code nor its metaclass's may run. A metaclass
+        can override comparison and hashing, so classes are told apart by identity.
         """
         if (known := self._owners.get(id(cls))) is not None:
             return known[1]
@@ -244,11 +244,11 @@ class Adapters:
         return owner
 
     def with_hook(self, hook: str) -> list[Adapter]:
-        """Those that implement the hook."""
+        """The adapters that implement the hook."""
         return [a for a in self.loaded.values() if getattr(a, hook, None) is not None]
 
     def event_hooks(self) -> list[Callable[[Event], object]]:
-        """What plugins want to hear events with."""
+        """The plugins' `on_event` hooks."""
         hooks = (adapter.on_event for adapter in self.loaded.values())
         return [hook for hook in hooks if hook is not None]
 
@@ -267,16 +267,16 @@ class Adapters:
         return set(names)
 
     def configure(self, options: Mapping[str, Any]) -> None:
-        """Give each adapter those of its options that were given."""
+        """Pass each adapter the options that it claims, as far as they were given."""
         for adapter in self.with_hook("configure"):
             names = set(adapter.option_names()) if adapter.option_names else set()
             adapter.configure({k: v for k, v in options.items() if k in names})  # type: ignore[misc]
 
     def lazy_name(self, name: str) -> object:
-        """What an adapter offers as `asynctasq.<name>`.
+        """The object that an adapter offers as `asynctasq.<name>`.
 
         Raises:
-            AttributeError: Nobody offers it; says which distribution would.
+            AttributeError: No adapter offers it; says which distribution would, if known.
         """
         for adapter in self.with_hook("lazy_names"):
             if (target := adapter.lazy_names().get(name)) is not None:  # type: ignore[misc]
@@ -296,7 +296,7 @@ class Adapters:
         }
 
     def failures(self) -> str:
-        """Why adapters did not load, for the end of an error message; empty when all did."""
+        """Why adapters did not load, to append to an error message; empty if all did."""
         failed = [
             f"adapter {r.name!r} failed to load: {r.reason}"
             for r in self.reports
@@ -306,7 +306,7 @@ class Adapters:
 
 
 def _chosen() -> set[str] | None:
-    """The names in `ASYNCTASQ_PLUGINS`; `None` where it is not set."""
+    """The names in `ASYNCTASQ_PLUGINS`; `None` if it is not set."""
     chosen = os.environ.get("ASYNCTASQ_PLUGINS")
     return None if chosen is None else {n.strip() for n in chosen.split(",") if n.strip()}
 
@@ -318,7 +318,7 @@ def _entry_points() -> list[EntryPoint]:
 def _wanted(
     found: list[EntryPoint], names: set[str] | None
 ) -> Iterable[tuple[EntryPoint, State, str]]:
-    """Entry points, each with what is to become of it and why."""
+    """Each entry point with whether to load it, and the reason if not."""
     for entry_point in found:
         rivals = {_distribution(e) for e in found if e.name == entry_point.name}
         if names is not None and entry_point.name not in names:
@@ -338,7 +338,7 @@ _installed: Adapters | None = None
 
 
 def installed() -> Adapters:
-    """The adapters of this process, loaded at the first call."""
+    """This process's adapters, loaded on the first call."""
     global _installed
     if _installed is None:
         _installed = Adapters()

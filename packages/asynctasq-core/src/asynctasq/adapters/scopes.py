@@ -1,7 +1,6 @@
-"""The scopes that adapters put round one run: of the task, and of its thread if it is a `def`.
+"""The scopes that adapters put around one run: the task's, and its thread's if it is a `def`.
 
-Owns the rule that each adapter's scope gets the instances that the adapter itself has fetched, and
-no others.
+Owns the rule that an adapter's scope gets only the instances that this adapter fetched.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from .plugins import Adapter, Adapters
 
 
 def scoped_adapters(adapters: Adapters) -> list[Adapter]:
-    """The adapters that have a scope of either kind."""
+    """The adapters that have either kind of scope."""
     loaded = adapters.loaded.values()
     return [a for a in loaded if a.task_scope is not None or a.thread_scope is not None]
 
@@ -24,7 +23,7 @@ def scoped_adapters(adapters: Adapters) -> list[Adapter]:
 def task_scopes(
     adapters: Sequence[Adapter], message: Message, fetched: Fetched | None
 ) -> list[AbstractAsyncContextManager[object]]:
-    """What surrounds one run on the event loop, not yet entered."""
+    """The scopes around one run on the event loop, not entered yet."""
     scopes = []
     for adapter in adapters:
         if adapter.task_scope is not None:
@@ -37,7 +36,7 @@ def task_scopes(
 def enter_thread_scopes(
     adapters: Sequence[Adapter], message: Message, fetched: Fetched | None, stack: ExitStack
 ) -> None:
-    """Enter what surrounds one run in its thread, which calls this."""
+    """Enter the scopes around one run in its thread; called in that thread."""
     for adapter in adapters:
         if adapter.thread_scope is not None:
             rows = fetched.of(adapter) if fetched is not None else ()
@@ -49,7 +48,7 @@ def enter_thread_scopes(
 async def within(
     scopes: Sequence[AbstractAsyncContextManager[object]], run: Callable[[], Awaitable[Any]]
 ) -> Any:
-    """Await what `run` gives, inside of all these; an `AsyncExitStack` costs far more."""
+    """Await `run()` inside all these scopes, at far less cost than an `AsyncExitStack`."""
     if not scopes:
         return await run()
     async with scopes[0]:

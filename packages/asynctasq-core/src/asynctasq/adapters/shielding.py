@@ -1,4 +1,4 @@
-"""What must not be left half way."""
+"""Runs work that must not be abandoned halfway."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ R = TypeVar("R")
 
 
 async def uninterrupted(work: Coroutine[Any, Any, R]) -> R:
-    """Do something to its end, also if whoever waits for it is cancelled meanwhile.
+    """Finish the work even if the caller is cancelled meanwhile.
 
-    For a commit: stopped in the middle, nobody could say what has become of it.
+    For commits: if one were stopped in the middle, no one could say whether it took effect.
 
     Raises:
-        CancelledError: It was cancelled meanwhile; the work has ended well all the same.
+        CancelledError: The caller was cancelled meanwhile; the work still succeeded.
     """
     task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None

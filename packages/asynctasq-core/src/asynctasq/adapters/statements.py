@@ -1,7 +1,7 @@
 """SQL that core writes and adapters run.
 
-Core owns the statements, which are portable; an adapter owns connections, and the form in which its
-driver takes parameters.
+Core owns the statements, which are portable. An adapter owns the connections and the way its driver
+takes parameters.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ Parameter = str | bytes | int | float | None
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """One statement.
+    """One SQL statement.
 
     Attributes:
-        sql: Each `?` in it stands for the next parameter; there is no other `?` and no `%`.
-        parameters: The values.
+        sql: Each `?` stands for the next parameter; it contains no other `?` and no `%`.
+        parameters: The values, in order.
     """
 
     sql: str
     parameters: Sequence[Parameter] = ()
 
     def in_style(self, style: str) -> str:
-        """The SQL with placeholders of another style.
+        """The SQL with placeholders of the given style.
 
         Args:
-            style: As DB-API's `paramstyle`: `qmark`, `format` (also for `pyformat`), or
+            style: As in DB-API's `paramstyle`: `qmark`, `format` (also for `pyformat`), or
                 `numeric_dollar` for `$1`.
 
         Raises:
-            ValueError: Another style.
+            ValueError: The style is none of these.
         """
         if style == "qmark":
             return self.sql
@@ -46,9 +46,9 @@ class Statement:
         raise ValueError(f"no such style of parameters: {style!r}")
 
     def with_literal_bytes(self) -> Statement:
-        """The same with `bytes` written into the SQL, for drivers that cannot escape them.
+        """The statement with `bytes` as literals, for drivers that cannot escape them.
 
-        As MySQL, MariaDB and SQLite write them.
+        The literals are in the syntax of MySQL, MariaDB and SQLite.
         """
         first, *rest = self.sql.split("?")
         pieces, remaining = [first], []
@@ -61,19 +61,18 @@ class Statement:
         return Statement("".join(pieces), remaining)
 
 
-#: Runs a statement; gives the rows of a SELECT.
+#: Runs a statement and returns a SELECT's rows.
 Run = Callable[[Statement], Awaitable[Sequence[Sequence[Any]]]]
 
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """A database of the application, as an adapter knows it.
+    """One of the application's databases, as an adapter knows it.
 
     Attributes:
-        name: What tells it apart among the adapter's databases; shown to users, so without a
-            password.
-        dialect: Of its SQL; MariaDB's is `mysql`.
-        handle: The adapter's own: an alias, an engine, a connection's name.
+        name: Unique among the adapter's databases; shown to users, so it must not hold a password.
+        dialect: The database's SQL dialect; `mysql` for MariaDB too.
+        handle: What the adapter identifies it by: an alias, an engine, a connection's name.
     """
 
     name: str
@@ -86,9 +85,9 @@ class Transaction:
     """The open transaction of an atomic task.
 
     Attributes:
-        run: Runs a statement in it, after everything that the ORM still holds back.
-        target: What `after_commit` takes for it.
-        database: Where it is.
+        run: Runs a statement in it, after flushing whatever the ORM still holds back.
+        target: What `after_commit` takes for this transaction.
+        database: The database it is open on.
     """
 
     run: Run

@@ -1,4 +1,4 @@
-"""What asynctasq can be told, by arguments and by environment variables."""
+"""Configuration, from arguments and environment variables."""
 
 from .settings import Config, Section
 

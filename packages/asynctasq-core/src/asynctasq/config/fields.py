@@ -1,8 +1,7 @@
-"""Values of configuration fields: read from the environment, brought into form, and checked.
+"""Reads configuration fields from the environment, converts them and checks them.
 
-Everything follows from the fields of the configuration's dataclasses and their types. Owns the
-rules that a value which cannot work is refused where it is given, and that a variable which looks
-like one of ours but is not gets noticed.
+Everything is derived from the fields of the configuration's dataclasses and their types. Owns two
+rules: a value that cannot work is refused where it is given, and a misspelt variable is noticed.
 """
 
 from __future__ import annotations
@@ -22,18 +21,18 @@ logger = logging.getLogger(__name__)
 
 PREFIX = "ASYNCTASQ_"
 
-#: Variables that are no fields.
+#: Variables that are not fields.
 _OTHERS = frozenset({"PLUGINS"})
 
-#: How similar a name must be to count as a misspelling: `TEST_REDIS_URL` is not one of `REDIS_URL`.
+#: How similar a name must be to count as a misspelling; `TEST_REDIS_URL` must not be taken for one.
 _ALIKE = 0.8
 
 
 def from_environment(cls: type[Any], prefix: str, environ: Mapping[str, str]) -> dict[str, Any]:
-    """Those fields of a dataclass that have a variable, converted to the field's type.
+    """The fields of a dataclass that the environment sets, each converted to its type.
 
     Raises:
-        ConfigurationError: A text cannot be converted; names the variable.
+        ConfigurationError: A value cannot be converted; names the variable.
     """
     hints = typing.get_type_hints(cls)
     values: dict[str, Any] = {}
@@ -53,19 +52,19 @@ def check_variables(
     more_options: Iterable[str],
     environ: Iterable[str],
 ) -> None:
-    """Refuse variables that look like one of ours; warn of others that begin as a section's do.
+    """Refuse misspelt variables; warn of unknown ones that start with a section's prefix.
 
-    Those may come from elsewhere: Kubernetes sets `ASYNCTASQ_REDIS_PORT` beside a service
+    The latter may come from elsewhere: Kubernetes sets `ASYNCTASQ_REDIS_PORT` for a service named
     `asynctasq-redis`.
 
     Args:
-        cls: The configuration.
-        sections: The dataclasses of its parts, by name.
-        more_options: Options that are no fields of it.
+        cls: The configuration's dataclass.
+        sections: The dataclasses of its sections, by name.
+        more_options: Options that are not fields of `cls`.
         environ: The names of all variables.
 
     Raises:
-        ConfigurationError: Names the variable that was meant.
+        ConfigurationError: A variable is misspelt; names the one that was probably meant.
     """
     readable, others = set(_OTHERS), {o.upper() for o in more_options}
     for name, hint in typing.get_type_hints(cls).items():
@@ -80,7 +79,7 @@ def check_variables(
         if not variable.startswith(PREFIX) or name in readable:
             continue
         if name.endswith(tuple(f"_{known}" for known in readable)):
-            continue  # a known name behind a prefix of somebody else's, such as TEST_REDIS_URL
+            continue  # a known name after someone else's prefix, such as TEST_REDIS_URL
         if name in others:
             near = ", ".join(sorted(PREFIX + r for r in readable if r.startswith(f"{name}_")))
             advice = f"; there are {near}" if near else ""
@@ -94,18 +93,18 @@ def check_variables(
 
 
 def unknown_name(name: str, known: Iterable[str], kind: str) -> str:
-    """What is wrong with an unknown name, and what to write instead."""
+    """The error message for an unknown name, with what to write instead."""
     near = nearest(name, known)
     advice = f"did you mean {near!r}?" if near else f"known are {', '.join(sorted(known))}"
     return f"unknown {kind} {name!r}: {advice}"
 
 
 def nearest(name: str, names: Iterable[str], alike: float = 0.6) -> str:
-    """The name that may have been meant; empty if none is like it.
+    """The known name that was probably meant; empty if none is similar.
 
-    Of those that are like it, one that was cut short is meant rather than one that was misspelt.
+    A truncated name is likelier than a misspelt one.
     """
-    import difflib  # for errors only
+    import difflib  # only errors need it
 
     near = difflib.get_close_matches(name, names, 10, alike)
     cut_short = [n for n in near if n.startswith(name) or name.startswith(n)]
@@ -113,7 +112,7 @@ def nearest(name: str, names: Iterable[str], alike: float = 0.6) -> str:
 
 
 def _is_readable(hint: Any) -> bool:
-    """Whether a text can be a value of this type."""
+    """Whether a variable's text can give a value of this type."""
     return not (
         dataclasses.is_dataclass(hint)
         or typing.is_typeddict(hint)
@@ -130,7 +129,7 @@ def _converted(text: str, hint: Any) -> Any:
 
 
 def in_form(value: Any, hint: Any) -> Any:
-    """A value as its field holds it: several texts as a tuple, keys as bytes."""
+    """The value as its field stores it: several strings as a tuple, signing keys as bytes."""
     if typing.get_origin(hint) is not tuple:
         return value
     is_bytes = typing.get_args(hint)[0] is bytes
@@ -146,14 +145,14 @@ def in_form(value: Any, hint: Any) -> Any:
 
 
 def check(config: Any, where: str = "") -> None:
-    """Refuse a configuration with a value that its field's type does not allow.
+    """Check every value against its field's type.
 
     Args:
         config: An instance of a dataclass.
-        where: What to put before a field's name.
+        where: Prefix for the field's name in an error.
 
     Raises:
-        ConfigurationError: Names the field and what it takes, and no secret.
+        ConfigurationError: Names the field and what it takes, but never a secret.
     """
     hints = typing.get_type_hints(type(config))
     for f in dataclasses.fields(config):
@@ -192,7 +191,7 @@ _RULES = {
 
 
 def _rule(hint: Any) -> str:
-    """What a field of this type takes, in words."""
+    """What a field of this type accepts, in words."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return " or ".join(map(_rule, args))

@@ -24,10 +24,10 @@ from .fields import (
     unknown_name,
 )
 
-#: The broker where nothing says another.
+#: The broker unless another is named.
 DEFAULT_DRIVER = "sqlite"
 
-#: Options and names of adapters that may not be installed, for the error's advice only.
+#: Options and names of adapters that may not be installed; only for advice in errors.
 DISTRIBUTION_OF = {
     "sqlalchemy_engine": "asynctasq-sqlalchemy",
     "create_worker_session_factory": "asynctasq-sqlalchemy",
@@ -38,12 +38,12 @@ DISTRIBUTION_OF = {
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """The part of the configuration that belongs to one broker.
+    """One broker's part of the configuration.
 
     Attributes:
-        driver: The broker's name, and the name of the section.
+        driver: The broker's name, which is also the section's.
         fields: The dataclass of its options.
-        main_option: The field that a mere string or path stands for; empty if there is none.
+        main_option: The field that a bare string or path sets; empty if there is none.
     """
 
     driver: str
@@ -53,35 +53,35 @@ class Section:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """Everything that core can be told; adapters' options are in `adapter_options`.
+    """All of core's settings; adapters' options are in `adapter_options`.
 
     Attributes:
-        driver: The broker's name. By default that of the section which is given as an argument,
-            another before `sqlite`; else of the one that has an environment variable, such as
+        driver: The broker's name. By default, the section given as an argument, preferring any
+            other to `sqlite`; else the section with an environment variable, such as
             `ASYNCTASQ_REDIS_URL`; else `sqlite`.
-        sections: The options of each installed broker by its name, as an instance of the broker's
-            own dataclass. `init` takes them as options: `redis=` a `RedisConfig`, or a mapping or
-            URL for one; `sqlite=` a `SQLiteConfig`, or a mapping or path for one. What is left out,
-            or at its default, comes from the environment.
-        task_defaults: Options of every task that does not set them, as in `TaskConfig`.
-        outbox: Keep a call that waits for a commit in a table of the application's database, in the
-            same transaction, until the broker has it. The tables must be there.
-        done_ttl: Seconds for which it is remembered that the call of an atomic task is done: longer
-            than a message may come again.
-        signing_key: One key or several; the first signs, each verifies. Unsigned messages are
-            then refused.
-        max_payload_bytes: Largest encoded message.
-        max_deliveries: How often a message is delivered to workers that die with it; below 3,
-            one that only ran beside a deadly message may be given up with it.
-        unknown_for: Seconds for which a message waits whose task, argument or model is not known:
-            newer code may know it.
-        outage_for: Seconds for which an outage of a database or the network puts tasks off, instead
-            of using up attempts.
+        sections: The options of each installed broker by name, as an instance of the broker's own
+            dataclass. `init` takes them as options: `redis=` a `RedisConfig`, or a mapping or URL
+            for one; `sqlite=` a `SQLiteConfig`, or a mapping or path for one. What is left out, or
+            at its default, comes from the environment.
+        task_defaults: Options for every task that does not set them itself, as in `TaskConfig`.
+        outbox: Keep a call that waits for a commit in a table of the application's database,
+            written in the same transaction, until the broker has it. The tables must exist.
+        done_ttl: How long to remember that an atomic task's call is done, in seconds; must be
+            longer than a message can take to be delivered again.
+        signing_key: One key or several; the first signs, each verifies. With a key set, unsigned
+            messages are refused.
+        max_payload_bytes: Size of the largest encoded message, in bytes.
+        max_deliveries: How often a message is delivered to workers that die with it. Below 3, a
+            message that merely ran alongside a deadly one may be given up too.
+        unknown_for: How long a message waits, in seconds, if its task, arguments or model are not
+            known: a worker with newer code may know them.
+        outage_for: How long an outage of a database or the network puts tasks off, in seconds,
+            before it starts to use up attempts.
         model_modules: Packages besides the worker's own from which models may be imported.
         imports: Modules that a worker loads besides those on its command line.
         show_arguments: Whether dead letters show the arguments of their calls.
-        gc_tuning: Whether a worker's process leaves what was loaded before its first task out of
-            garbage collections, and collects less often.
+        gc_tuning: Whether a worker process exempts everything loaded before its first task from
+            garbage collection, and collects less often.
         adapter_options: Options claimed by adapters, by name.
     """
 
@@ -103,7 +103,7 @@ class Config:
 
     @property
     def broker(self) -> Any:
-        """The options of the broker in use."""
+        """The options of the selected broker."""
         return self.sections[self.driver]
 
     @classmethod
@@ -119,13 +119,13 @@ class Config:
 
         Args:
             options: Keys of this class, of the brokers and of the adapters.
-            sections: Those of the installed brokers.
+            sections: The sections of the installed brokers.
             adapter_names: Option names that installed adapters claim.
             environ: Where `ASYNCTASQ_*` variables are looked up.
-            not_loaded: Why installed distributions of adapters are not in use, by their name.
+            not_loaded: Why installed adapters are not in use, by distribution.
 
         Raises:
-            ConfigurationError: An unknown key or variable, or a value that cannot be one.
+            ConfigurationError: A key or variable is unknown, or a value does not fit its field.
         """
         claimed = set(adapter_names)
         own = {f.name for f in fields(cls)} - {"adapter_options", "sections"}
@@ -152,7 +152,7 @@ class Config:
 def _implied_driver(
     options: Mapping[str, Any], sections: Sequence[Section], environ: Mapping[str, str]
 ) -> str:
-    """The broker whose section was given: as an argument, or else in the environment."""
+    """The broker whose section was given, as an argument or else in the environment."""
     given = [s.driver for s in sections if options.get(s.driver) is not None]
     if not given:
         given = [s.driver for s in sections if from_environment(s.fields, _prefix(s), environ)]
@@ -196,7 +196,7 @@ def _unknown(
 
 
 def _section(section: Section, value: Any, environ: Mapping[str, str]) -> Any:
-    """A broker's options: what was given, over the environment's, over the defaults."""
+    """A broker's options: arguments first, then the environment, then defaults."""
     cls = section.fields
     if value is None:
         value = {}

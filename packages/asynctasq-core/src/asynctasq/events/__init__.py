@@ -1,4 +1,4 @@
-"""What has happened: one stream of small values, each kind emitted in one place."""
+"""Events: one stream of small values; each kind is emitted in one place."""
 
 from .kinds import (
     Called,

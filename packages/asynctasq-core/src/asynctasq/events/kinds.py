@@ -1,6 +1,6 @@
 """The kinds of events.
 
-All times are Unix times in seconds. No event holds an argument of a call, its bytes or a key.
+All times are Unix times in seconds. No event holds a call's arguments, its payload or a key.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from time import time
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """Something that has happened in this process.
+    """Something that happened in this process.
 
     Attributes:
-        at: When.
+        at: When it happened.
     """
 
     at: float = field(default_factory=time)
@@ -23,13 +23,13 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Called(Event):
-    """Something about one call of a task.
+    """An event about one call of a task.
 
     Attributes:
         task: The task's name; empty for a message that cannot be read.
         id: The message's id.
-        queue: The queue that it is in.
-        headers: What the sender gave along, such as a trace's context.
+        queue: The message's queue.
+        headers: Headers that the sender set, such as a trace context.
     """
 
     task: str
@@ -40,10 +40,10 @@ class Called(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dispatched(Called):
-    """A call was handed to the broker, which has it.
+    """The broker has accepted a call.
 
     Attributes:
-        due: The time before which it is not to run; `None` for at once.
+        due: The earliest time it may run; `None` for immediately.
         payload_bytes: Size of the message.
     """
 
@@ -53,13 +53,13 @@ class Dispatched(Called):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStarted(Called):
-    """A worker begins a run: fetching rows is part of it.
+    """A worker begins a run; fetching rows is part of it.
 
     Attributes:
         attempt: 1 for the first run.
         deliveries: How often the message was delivered for this attempt; above 1 after a crash.
         enqueued_at: When it was dispatched.
-        due: When it was to begin; `None` for at once, when it was dispatched.
+        due: When it was due; `None` if it was due as soon as it was dispatched.
     """
 
     attempt: int = 1
@@ -73,7 +73,7 @@ class _Ended(RunStarted):
     """A run has ended, and its outcome is on its way to the broker.
 
     Attributes:
-        started_at: When the run began; that of the event for a message that was not run.
+        started_at: When the run began; the time of the event for a message that never ran.
     """
 
     started_at: float = 0.0
@@ -86,7 +86,7 @@ class RunSucceeded(_Ended):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSkipped(_Ended):
-    """The task was passed over, since a row of its arguments is gone and `on_missing` says so."""
+    """The task was skipped: a row that it needs is gone, and `on_missing` says to skip it."""
 
     error: BaseException | None = None
 
@@ -96,10 +96,10 @@ class RunFailed(_Ended):
     """The task raised, or its message cannot be run.
 
     Attributes:
-        error: What was raised, with its traceback; `None` where there is only text.
-        reason: Error or reason as text.
-        will_retry: Whether it runs again; otherwise it is a dead letter now.
-        delay_seconds: Until it runs again.
+        error: What was raised, with its traceback; `None` if only the text is known.
+        reason: The error or reason as text.
+        will_retry: Whether the call runs again; otherwise it is now a dead letter.
+        delay_seconds: Seconds until it runs again.
     """
 
     error: BaseException | None = None
@@ -110,7 +110,7 @@ class RunFailed(_Ended):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunPostponed(_Ended):
-    """The run was put off without using up an attempt: an outage, a policy, or the task's wish."""
+    """An outage, a policy or the task itself put off the run; it did not use up an attempt."""
 
     error: BaseException | None = None
     reason: str = ""
@@ -119,12 +119,12 @@ class RunPostponed(_Ended):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunReleased(_Ended):
-    """The worker ends, and gave the message back as if it had not been taken."""
+    """The worker is stopping and gave the message back as if it had never taken it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunCancelled(_Ended):
-    """The run was ended because somebody cancelled the call."""
+    """The run was stopped because the call was cancelled."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +132,7 @@ class WorkerStarted(Event):
     """A worker process is about to take its first message.
 
     Attributes:
-        worker: Its id, unique per process start.
+        worker: The worker's id, unique to each start of a process.
     """
 
     worker: str

@@ -1,8 +1,8 @@
-"""Listeners, each with a bounded queue and a thread of its own.
+"""Event listeners, each with a bounded queue and its own thread.
 
-Owns three rules. Nobody who listens, no cost: who tells looks into `wanted` first. A listener that
-raises changes nothing but the log. One that is slow delays no task and no other listener: what does
-not fit into its queue is dropped and counted.
+Owns three rules. Without listeners there is no cost: emitting code checks `wanted` first. A
+listener that raises affects nothing but the log. A slow listener delays no task and no other
+listener: events that do not fit in its queue are dropped and counted.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ Listener = Callable[[E], object]
 
 logger = logging.getLogger(__name__)
 
-#: How many events wait for one listener at most.
+#: Maximum number of events waiting for one listener.
 QUEUE_LENGTH = 10_000
 
-#: What listeners have at the end of a process to hear what has been told.
+#: Time that listeners get at process exit to hear the events still waiting.
 LAST_SECONDS = 2.0
 
 
@@ -37,7 +37,7 @@ _GATHERING_SECONDS = 0.005
 
 
 class _Listening:
-    """One listener: the events that it has not heard yet, and the thread in which it hears them."""
+    """One listener: the events that it has not heard yet, and the thread that it hears them in."""
 
     def __init__(self, function: Callable[[Any], Any], kinds: tuple[type[Event], ...]) -> None:
         self.function = function
@@ -46,7 +46,7 @@ class _Listening:
         self.begin_anew()
 
     def begin_anew(self) -> None:
-        """Without a thread: at first, and in a fork, where what the parent heard is not heard."""
+        """Start empty, without a thread; also in a fork, which leaves the parent's events to it."""
         self.dropped = 0
         self._events: deque[Event] = deque()
         self._changed = threading.Condition()
@@ -68,7 +68,7 @@ class _Listening:
                 self._changed.notify_all()
 
     def end(self) -> None:
-        """Let the thread end once it has heard everything."""
+        """Let the thread end once the listener has heard everything."""
         with self._changed:
             self._is_over = True
             self._changed.notify_all()
@@ -118,14 +118,14 @@ wanted: dict[type[Event], tuple[_Listening, ...]] = {}
 
 
 def listen(function: Listener[E], *kinds: type[E]) -> Listener[E]:
-    """Call a function with each event of these kinds from now on; of every kind if none is named.
+    """Call a function with every event of these kinds from now on; of all kinds if none is named.
 
-    It is called in a thread of its own, one event after the other, in the order in which they
-    happened in this process; a coroutine function runs on an event loop there. Its errors are
-    logged. Behind a listener that is too slow, events are dropped.
+    The function is called in its own thread, one event at a time, in the order in which the events
+    happened in this process; a coroutine function runs on an event loop in that thread. Its errors
+    are logged. If it is too slow, events are dropped.
 
     Args:
-        kinds: Classes of `asynctasq.events`; one stands for its subclasses too.
+        kinds: Classes of `asynctasq.events`; each includes its subclasses.
 
     Returns:
         The function, for `unlisten`.
@@ -137,9 +137,9 @@ def listen(function: Listener[E], *kinds: type[E]) -> Listener[E]:
 
 
 def unlisten(function: Callable[[Any], Any]) -> None:
-    """Call the function no more; what it has not heard yet it still hears."""
+    """Stop calling the function, once it has heard the events already waiting for it."""
     with _lock:
-        # Equal and not the same: each access of a method makes another object.
+        # Compare with ==, not `is`: each access of a method makes a new object.
         for listening in [each for each in _listening if each.function == function]:
             _listening.remove(listening)
             listening.end()
@@ -152,13 +152,13 @@ def is_listening(function: Callable[[Any], Any]) -> bool:
 
 
 def tell(event: Event) -> None:
-    """Hand an event to those who listen to its kind; waits for nobody."""
+    """Queue an event for the listeners to its kind; never waits for them."""
     for listening in wanted.get(type(event), ()):
         listening.put(event)
 
 
 def flush(timeout_seconds: float = 5.0) -> bool:
-    """Wait until every listener has heard what has been told; whether they all have."""
+    """Wait until every listener has heard all events so far; return whether they have."""
     deadline = monotonic() + timeout_seconds
     is_flushed = True
     for listening in tuple(_listening):
@@ -167,7 +167,7 @@ def flush(timeout_seconds: float = 5.0) -> bool:
 
 
 def dropped_events() -> int:
-    """How many events were dropped behind listeners that are too slow."""
+    """How many events were dropped because listeners were too slow."""
     return sum(listening.dropped for listening in _listening)
 
 
@@ -182,7 +182,7 @@ def _all_kinds(kind: type[Event]) -> set[type[Event]]:
     return {kind}.union(*(_all_kinds(sub) for sub in kind.__subclasses__()))
 
 
-# Its threads end with the interpreter, whatever they have not heard by then.
+# Listener threads die with the interpreter, so give them a moment to hear what is waiting.
 atexit.register(flush, LAST_SECONDS)
 
 

@@ -1,1 +1,1 @@
-"""What travels: values, references, messages and results as bytes, and nothing above them."""
+"""The wire format: values, references, messages and results as bytes; knows no layer above it."""

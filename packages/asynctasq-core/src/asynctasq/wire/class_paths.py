@@ -1,9 +1,9 @@
-"""From a class to the path that travels, and back to a class without trusting the path.
+"""Turns a class into the path that travels, and an untrusted path back into a class.
 
-Owns the rule that a payload never causes an import of anything but a module under the packages that
-the application allowed: a path is looked up among aliases, classes already dispatched from here and
-loaded modules, and only then imported from an allowed package. No attribute access on the way runs
-code (`__dict__` only), and what is found is a class, to be recognised by an adapter.
+Owns the rule that a payload can only import modules under packages that the application allowed. A
+path is looked up among aliases, classes already dispatched from here and loaded modules; only then
+is it imported, and only from an allowed package. The lookup reads `__dict__` alone, so no attribute
+access runs code, and it yields a class, which an adapter must still recognise.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _packages: set[str] = set()
 
 
 def main_module_name() -> str:
-    """The name under which another process imports what is `__main__` here."""
+    """The name by which another process imports this process's `__main__`."""
     main = sys.modules.get("__main__")
     spec = getattr(main, "__spec__", None)
     if spec is not None:
@@ -36,9 +36,9 @@ def main_module_name() -> str:
 
 @cache
 def module_of_file(path: Path) -> tuple[str, Path]:
-    """The name under which a file is imported, with the packages it lies in, and from which folder.
+    """A file's import name, including its packages, and the folder to import it from.
 
-    One that runs itself is given the same name, so that a worker finds what it dispatched.
+    A script gets the same name when it runs itself, so that a worker finds what it dispatched.
     """
     path = path.resolve()
     parts, folder = [path.stem], path.parent
@@ -54,7 +54,7 @@ def module_name(module: str) -> str:
 
 
 def class_path(cls: type) -> str:
-    """`module.qualname` of a model, as references carry it; the class is findable here by it."""
+    """The model's `module.qualname`, as references carry it; `find_class` finds it from now on."""
     path = _paths.get(cls)
     if path is None:
         path = _paths[cls] = f"{module_name(cls.__module__)}.{cls.__qualname__}"
@@ -63,11 +63,11 @@ def class_path(cls: type) -> str:
 
 
 def alias_model(path: str, cls: type) -> None:
-    """Let references made under an old path find a class that was renamed or moved.
+    """Let references that carry an old path find a class that was renamed or moved.
 
     Args:
         path: The `module.qualname` that messages still carry.
-        cls: The model as it is now.
+        cls: The model today.
     """
     if not isinstance(cls, type):
         raise TypeError(f"alias_model({path!r}, ...) expects a class, not {cls!r}")
@@ -75,17 +75,17 @@ def alias_model(path: str, cls: type) -> None:
 
 
 def allow_packages(modules: Iterable[str]) -> None:
-    """Let models be imported from the top-level packages of these modules."""
+    """Allow importing models from the top-level packages of these modules."""
     _packages.update(module.partition(".")[0] for module in modules)
 
 
 def is_allowed(module: str) -> bool:
-    """Whether the module lies in a package that models may be imported from."""
+    """Whether models may be imported from the module's package."""
     return module.partition(".")[0] in _packages
 
 
 def loaded_classes(name: str, packages: Iterable[str] = ()) -> set[type]:
-    """The classes of this name in loaded modules of allowed packages, and of these."""
+    """The classes of this name in the loaded modules of the allowed packages and of `packages`."""
     packages = _packages.union(packages)
     found = set()
     for module, content in [*sys.modules.items()]:
@@ -97,13 +97,13 @@ def loaded_classes(name: str, packages: Iterable[str] = ()) -> set[type]:
 
 
 def find_class(path: str) -> type:
-    """The class of this path.
+    """The class at this path.
 
     Raises:
-        InvalidReference: No such class is loaded, and it is not to be imported.
-        UnknownModel: It would belong to the application, which has none.
+        InvalidReference: No such class is loaded, and its package is not allowed.
+        UnknownModel: Its package is allowed, but there is no such class.
     """
-    # Never by truth: a metaclass may say that its classes are false.
+    # Compare with None, not by truth: a metaclass can make its classes falsy.
     cls = _aliases.get(path, _found.get(path))
     if cls is None:
         parts = path.split(".", _MOST_PARTS)
@@ -132,11 +132,11 @@ def _among_loaded(parts: list[str]) -> type | None:
 
 
 def class_in(namespace: Mapping[str, object], names: Sequence[str]) -> type | None:
-    """The class under these names, each in the one before, without running anybody's code."""
+    """Follow the names from namespace to nested class, without running anyone's code."""
     found: object = None
     for name in names:
         found = namespace.get(name)
-        # `isinstance` would ask for its `__class__`, which wakes lazy objects and proxies.
+        # `isinstance` would read `__class__`, which wakes lazy objects and proxies.
         if not issubclass(type(found), type):
             return None
         namespace = _DICT_OF_CLASS(found)
@@ -144,15 +144,15 @@ def class_in(namespace: Mapping[str, object], names: Sequence[str]) -> type | No
 
 
 def static_dict(module: object) -> Mapping[str, object]:
-    """What stands in a module; one that loads itself at its first use is left as it is."""
+    """A module's contents, read without triggering a module that loads itself on first use."""
     try:
         names: Mapping[str, object] = object.__getattribute__(module, "__dict__")
-    except AttributeError:  # whatever somebody has put among the modules
+    except AttributeError:  # sys.modules may hold any object
         return {}
     return names
 
 
-#: A metaclass may say otherwise what the `__dict__` of its classes is.
+#: The true `__dict__` of a class: a metaclass may override the attribute.
 _DICT_OF_CLASS: Callable[[Any], Mapping[str, object]] = type.__dict__["__dict__"].__get__
 
 
@@ -171,9 +171,9 @@ def _imported(path: str, parts: list[str]) -> type:
             if e.name and (name == e.name or name.startswith(e.name + ".")):
                 continue
             raise
-        except SystemExit as e:  # a script without a main guard; it must not end the worker
+        except SystemExit as e:  # a script without a main guard must not end the worker
             raise InvalidReference(f"importing {name!r} for a reference ended the program") from e
-        # Not `static_dict`: here a module that loads itself at its first use may do so.
+        # Not `static_dict`: a module that loads itself on first use may do so here.
         if (cls := class_in(module.__dict__, parts[i:])) is not None:
             return cls
         break

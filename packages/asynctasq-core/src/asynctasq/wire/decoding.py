@@ -1,7 +1,7 @@
-"""Arguments and results from bytes.
+"""Decodes arguments and results.
 
-Owns the rule that decoding never imports or calls what the bytes name: a tag selects among the
-types that were registered or that the task's own annotations name.
+Owns the rule that decoding never imports or calls anything the bytes name: a tag only selects among
+registered types and the types in the task's own annotations.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from .reference import Ref
 
 @dataclass(slots=True)
 class Decoder:
-    """One decoding.
+    """The state of one decoding.
 
     Attributes:
         known: Types that the annotations name, by tag.
-        instances: What takes the references' places, in the order in which they stand.
-        refs: With `collecting`: the references met so far.
-        collecting: Only collect references; build nothing and call nobody's code.
+        instances: What replaces the references, in the order they appear.
+        refs: With `collecting`: the references found so far.
+        collecting: Only collect references; build nothing and call no one's code.
     """
 
     known: Mapping[str, type] = field(default_factory=dict)
@@ -41,12 +41,12 @@ class Decoder:
     _depth: int = 0
 
     def unpack(self, data: bytes) -> Any:
-        """The value in these bytes; raises whatever stands in the way."""
+        """The value in these bytes; any error propagates as it is."""
         _check_lengths(data)
         return msgpack.unpackb(data, **self.hooks(data))
 
     def hooks(self, data: bytes) -> dict[str, Any]:
-        """How msgpack is to read these bytes; in large ones, dicts are built with care."""
+        """Options for msgpack; in large payloads, dicts are checked for colliding keys."""
         self._is_large |= len(data) > _SMALL_BYTES
         hooks: dict[str, Any] = {"ext_hook": self.extension, "strict_map_key": False}
         if self._is_large and (b"\xde" in data or b"\xdf" in data):
@@ -99,15 +99,16 @@ class Decoder:
         return form.make(content)
 
 
-#: Below this size, what lengths can claim is little.
+#: In payloads up to this size, false lengths can claim only little memory.
 _SMALL_BYTES = 4096
 
 
 def _check_lengths(data: bytes) -> None:
-    """Pass over the value without building anything; raises if an array is shorter than it says.
+    """Skip over the value without building it; raise if an array is shorter than it claims.
 
-    msgpack takes memory for as many items as an array's header claims, up to eight times the size
-    of all the bytes, and arrays in arrays each claim theirs anew: a megabyte could take gigabytes.
+    msgpack allocates room for as many items as an array's header claims, up to eight times the size
+    of the whole payload, and does so again for each nested array: one megabyte could take
+    gigabytes.
     """
     if len(data) > _SMALL_BYTES and (b"\xdd" in data or b"\xdc" in data):
         unpacker = msgpack.Unpacker(max_buffer_size=len(data))
@@ -116,10 +117,10 @@ def _check_lengths(data: bytes) -> None:
 
 
 def _nothing(pairs: object) -> None:
-    """A dict whose references have been collected."""
+    """Build nothing: the dict's references have been collected already."""
 
 
-#: More keys than a reference has; a map of many is not even built.
+#: More keys than any reference has, so that msgpack does not even build a large map.
 _MOST_REFERENCE_KEYS = 8
 
 
@@ -165,27 +166,28 @@ def _checked_key(pk: Any) -> Any:
 
 
 def _is_enormous(part: object) -> bool:
-    """A number that ORMs, which convert it to the column's type, would compute on for minutes."""
+    """Whether an ORM would take minutes to convert the number to its column's type."""
     if isinstance(part, Decimal):
         return part.is_finite() and (part.adjusted() > 1000 or len(part.as_tuple().digits) > 1000)
     return isinstance(part, int) and part.bit_length() > 3322
 
 
 def holds_references(payload: bytes) -> bool:
-    """Whether there may be references in it; a cheap test that spares plain tasks a decoding."""
+    """Whether the payload may hold references; a cheap test that spares plain tasks a decoding."""
     return b"__orm:" in payload
 
 
 @dataclass(slots=True)
 class Arguments:
-    """The arguments of a call whose references wait for their rows.
+    """The arguments of a call whose rows have not been fetched yet.
 
     Attributes:
         payload: The encoded arguments.
-        references: Those of each argument, by position or name, in the order in which they stand.
-        args: Decoded where each reference is an argument itself, which holds its place; `None`
-            where they stand inside others, or types of the application's have to be built.
-        kwargs: The same of named ones.
+        references: The references of each argument, by position or name, in the order they appear.
+        args: The positional arguments, if every reference is an argument by itself: each holds the
+            place of its row. `None` if references are nested, or if decoding would build the
+            application's types.
+        kwargs: The same for keyword arguments.
     """
 
     payload: bytes
@@ -196,7 +198,7 @@ class Arguments:
     def with_instances(
         self, known: Mapping[str, type], instances: Sequence[object]
     ) -> tuple[list[Any], dict[str, Any]]:
-        """The arguments with `instances` in the references' places, as `decode_arguments`."""
+        """The arguments with references replaced by `instances`, as `decode_arguments` does."""
         if self.args is None:
             return decode_arguments(self.payload, known, instances)
         for (argument, _), instance in zip(self.references, instances, strict=True):
@@ -208,24 +210,24 @@ class Arguments:
 
 
 def read_arguments(payload: bytes) -> Arguments:
-    """Arguments with references in them, decoded at once where that is possible.
+    """Read arguments that hold references, decoding them right away where possible.
 
     Raises:
-        InvalidReference: One of the references is none.
+        InvalidReference: One of the references is malformed.
         InvalidMessage: The payload is damaged.
     """
-    # Large payloads are read with more care than this.
+    # Large payloads need the checks of the slower path.
     if len(payload) <= _SMALL_BYTES and (arguments := _read_at_once(payload)) is not None:
         return arguments
     return Arguments(payload, collect_references(payload))
 
 
 class _NotAtOnce(Exception):
-    """An extension type has others inside, or builds what may run the application's code."""
+    """An extension type that nests others, or whose decoding may run the application's code."""
 
 
 def _read_at_once(payload: bytes) -> Arguments | None:
-    """The arguments, if each reference is an argument itself and nothing needs building."""
+    """The arguments, if every reference is an argument by itself and nothing needs building."""
     count = 0
 
     def extension(code: int, data: bytes) -> object:
@@ -245,7 +247,7 @@ def _read_at_once(payload: bytes) -> Arguments | None:
             found += [(name, [part]) for name, part in kwargs.items() if type(part) is Ref]
     except InvalidReference:
         raise
-    except Exception:  # noqa: BLE001 - `_NotAtOnce`, and what is damaged: `collect_references` tells
+    except Exception:  # noqa: BLE001 - `_NotAtOnce`, or damage, which `collect_references` reports
         return None
     if len(found) < count or type(args) is not list or not all(type(n) is str for n in kwargs):
         return None
@@ -253,10 +255,10 @@ def _read_at_once(payload: bytes) -> Arguments | None:
 
 
 def collect_references(payload: bytes) -> list[tuple[int | str, list[Ref]]]:
-    """The references of each argument, by position or name, in the order in which they stand.
+    """The references of each argument, by position or name, in the order they appear.
 
     Raises:
-        InvalidReference: One of them is none.
+        InvalidReference: One of them is malformed.
         InvalidMessage: The payload is damaged.
     """
     try:
@@ -297,17 +299,17 @@ def _collect_one(
         found.append((argument, decoder.refs))
 
 
-#: Those of very many calls.
+#: Many calls have no arguments; their payload needs no decoding.
 _NO_ARGUMENTS: bytes = msgpack.packb([[], {}])
 
 
 def decode_arguments(
     payload: bytes, known: Mapping[str, type], instances: Sequence[object] = ()
 ) -> tuple[list[Any], dict[str, Any]]:
-    """The arguments of a call, with `instances` in the references' places.
+    """The arguments of a call, with references replaced by `instances`.
 
     Raises:
-        InvalidMessage: The payload is damaged, or holds what the task's annotations do not name.
+        InvalidMessage: The payload is damaged, or holds a type that the annotations do not name.
     """
     if payload == _NO_ARGUMENTS:
         return [], {}
@@ -326,16 +328,16 @@ def decode_arguments(
 def decode_value(
     payload: bytes, known: Mapping[str, type], instances: Sequence[object] = ()
 ) -> Any:
-    """One value, as `encode_value` wrote it.
+    """Decode one value written by `encode_value`.
 
     Raises:
-        InvalidMessage: The bytes are damaged, or hold what the annotations do not name.
-        AsynctasqError: What a lazy instance of a row raises when a set hashes it.
+        InvalidMessage: The bytes are damaged, or hold a type that the annotations do not name.
+        AsynctasqError: A lazy instance raised it when a set hashed it.
     """
     try:
         return Decoder(known, iter(instances)).unpack(payload)
-    except AsynctasqError:  # also of a row that is fetched when it is first hashed
+    except AsynctasqError:  # including one from a row that is fetched when first hashed
         raise
     except Exception as e:  # noqa: BLE001 - a registered type's decode runs inside
-        # Without the error's text, which may show arguments, also in the traceback.
+        # Leave out the error and its traceback: both may show arguments.
         raise InvalidMessage(f"the payload is damaged ({type(e).__name__})") from None

@@ -1,7 +1,7 @@
-"""Arguments as text for people, read from their bytes: `order=Order#5, subject='Welcome!'`.
+"""Renders encoded arguments for people: `order=Order#5, subject='Welcome!'`.
 
 Owns the rule that looking at a message builds none of its values, fetches no row and imports
-nothing: what the bytes name is shown as text, shortened, whatever they hold.
+nothing: whatever the bytes name is shown as shortened text.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import msgpack
 from . import scalars
 from .encoding import FROZENSET, OBJECT, REF, SET, TUPLE
 
-#: Longest text of one value, and of all arguments, in characters.
+#: Maximum length of one value's text and of the whole, in characters.
 _VALUE_LENGTH, _WHOLE_LENGTH = 60, 500
 
-#: How deep containers are shown, and how many of their items.
+#: Maximum nesting shown, and maximum items shown per container.
 _DEPTH, _ITEMS = 4, 5
 
 _BRACKETS = {TUPLE: "()", SET: "{}", FROZENSET: "{}"}
@@ -26,13 +26,13 @@ _BRACKETS = {TUPLE: "()", SET: "{}", FROZENSET: "{}"}
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """An argument that is a model instance, as the bytes name it.
+    """An argument that is a model instance, described from its bytes.
 
     Attributes:
-        parameter: Its name, or its position where the task is not known.
-        text: As in the arguments: `Order#5`.
+        parameter: The parameter's name, or its position if the task is not known.
+        text: As shown among the arguments: `Order#5`.
         model: The class's path.
-        key: The primary key as text; parts of a composite one are separated by commas.
+        key: The primary key as text; the parts of a composite key are joined by commas.
     """
 
     parameter: str
@@ -42,16 +42,16 @@ class Reference:
 
 
 class _Text(str):
-    """What is shown as it is."""
+    """Text to show as it is, without quotes."""
 
     __slots__ = ()
 
 
 def described(payload: bytes, names: Sequence[str] = ()) -> str:
-    """The arguments in a message's payload; empty if it is damaged.
+    """The arguments in a payload as text; empty if the payload is damaged.
 
     Args:
-        names: Of the task's positional parameters, where the task is known.
+        names: The task's positional parameters, if the task is known.
     """
     try:
         args, kwargs = _unpacked(payload, _DEPTH)
@@ -64,7 +64,7 @@ def described(payload: bytes, names: Sequence[str] = ()) -> str:
 
 
 def references(payload: bytes, names: Sequence[str] = ()) -> tuple[Reference, ...]:
-    """The arguments in a message's payload that are model instances; none if it is damaged.
+    """The arguments in a payload that are model instances; none if the payload is damaged.
 
     Args:
         names: As for `described`.
@@ -89,7 +89,7 @@ def _reference_of(parameter: str, body: dict[Any, Any]) -> Reference:
 
 
 def texts_by_name(payload: bytes, names: Sequence[str] = ()) -> dict[str, str]:
-    """Each argument with a name as text, as `described` shows it, but strings bare and whole.
+    """Each named argument as text: as `described` shows it, but strings unquoted and in full.
 
     Raises:
         ValueError: The payload is damaged.
@@ -103,7 +103,7 @@ def texts_by_name(payload: bytes, names: Sequence[str] = ()) -> dict[str, str]:
 
 
 def text_of(packed: bytes) -> str:
-    """One encoded value as `texts_by_name` shows it."""
+    """One encoded value, shown as by `texts_by_name`."""
     return _bare(_unpacked(packed, _DEPTH))
 
 

@@ -1,7 +1,7 @@
-"""Arguments and results as bytes; `decoder` brings them back exactly as they went.
+"""Encodes arguments and results; `decoding` restores exactly what was encoded.
 
-Owns the rule that what msgpack has no form for travels as an extension type, so that no value of a
-user's can be mistaken for one of ours.
+Owns the rule that anything msgpack has no form for travels as an extension type, so that no user
+value can be mistaken for one of ours.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from .reference import Ref
 
 REF, TUPLE, SET, FROZENSET, OBJECT = 1, 9, 10, 11, 12
 
-#: How deep extension types may nest, each a Python call inside msgpack's; msgpack bounds its own
-#: containers.
+#: How deep extension types may nest: each level is a Python call inside msgpack's. msgpack limits
+#: the nesting of its own containers.
 MAX_EXTENSION_DEPTH = 32
 
 Encode = Callable[[Any], Any]
@@ -30,7 +30,7 @@ Decode = Callable[[Any], Any]
 
 _registered: dict[type, tuple[str, Encode]] = {}
 
-#: How registered types are decoded, by tag.
+#: Decode functions of registered types, by tag.
 registered_tags: dict[str, Decode] = {}
 
 
@@ -38,10 +38,11 @@ def register_type(cls: type, tag: str, encode: Encode, decode: Decode) -> None:
     """Let values of exactly this class travel as arguments and results.
 
     Args:
-        cls: The class; subclasses are registered on their own.
-        tag: What names the class on the wire: short, and the same in every process.
-        encode: From a value to something that can be encoded.
-        decode: Back from that to a value; called with what anybody may have written.
+        cls: The class; a subclass needs its own registration.
+        tag: The class's name on the wire: short, and the same in every process.
+        encode: Turns a value into something that can be encoded.
+        decode: Turns that back into a value. It must not trust its argument: whoever can write to
+            the queue chooses it.
 
     Raises:
         ValueError: The tag already stands for another class.
@@ -60,7 +61,7 @@ PlainForm = Callable[[object], Callable[[Any], object] | None]
 
 
 def no_plain_form(value: object) -> None:
-    """Knows of no type."""
+    """A `PlainForm` that knows no type."""
 
 
 def _dict_in(content: Any) -> dict[Any, Any]:
@@ -87,19 +88,19 @@ class Owner(Protocol):
 
 @dataclass(slots=True)
 class Encoded:
-    """Encoded arguments, and the model instances that were met on the way with their owners."""
+    """Encoded arguments, and the model instances found in them, each with its owner."""
 
     payload: bytes
     models: list[tuple[Owner, object]]
 
 
 class Encoder:
-    """One encoding: its `default` is what msgpack calls for everything it has no form for.
+    """The state of one encoding; msgpack calls `default` for every value it has no form for.
 
     Args:
-        owner_of: The adapter that owns a value's type, or `None`.
+        owner_of: Gives the adapter that owns a value's type, or `None`.
         known: Classes that the annotations name, with their tags.
-        plain_form: What makes plain values of those of a value's type, or `None`.
+        plain_form: Gives the function that makes values of this type plain, or `None`.
     """
 
     __slots__ = ("_depth", "_known", "_owner_of", "_plain_form", "models")
@@ -117,18 +118,18 @@ class Encoder:
         self._depth = 0
 
     def is_opaque(self, value: Any) -> bool:
-        """Whether its parts do not travel one by one: a model's instance, or what nobody knows."""
+        """Whether the value does not travel part by part: a model instance, or an unknown type."""
         cls = type(value)
         if cls not in self._known and (form := form_of(cls)) is not None and form.fields:
             return True
         return cls not in _CONTAINER_CODES and self._owner_of(value) is not None
 
     def pack(self, value: object) -> bytes:
-        """The value as bytes; raises whatever stands in the way, without the place."""
-        # The buffer grows as needed; its default size costs more than packing a usual call does.
+        """The value as bytes; an error propagates without the path of the value."""
+        # The buffer grows as needed; allocating its default size costs more than packing a call.
         packer = msgpack.Packer(default=self.default, strict_types=True, buf_size=1024)
         packed: bytes = packer.pack(value)
-        # In a large call it is faster to look for one after the other, and to end with the first.
+        # In a large call it is faster to look for one byte after another and stop at the first.
         if (
             any(map(packed.__contains__, _FOREIGN_BYTES))
             if len(packed) > 1024
@@ -138,7 +139,7 @@ class Encoder:
         return packed
 
     def default(self, value: object) -> object:
-        """What msgpack packs for a value that it has no form for: an extension type, mostly."""
+        """What msgpack packs in place of a value it has no form for: mostly an extension type."""
         cls = type(value)
         if (scalar := scalars.ENCODERS.get(cls)) is not None:
             code, encode = scalar
@@ -196,11 +197,11 @@ class Encoder:
         raise SerializationError(f"{class_name(cls)} cannot be put on the queue; {_or(advice)}")
 
 
-#: What `default` may return besides extension types; not `int`, which may be too large.
+#: What `default` may return besides extension types; not `int`, which may exceed 64 bits.
 _PACKED_AS_THEY_ARE = frozenset({str, bytes, float, bool, type(None), list, dict})
 
 
-#: What msgpack has forms for that would come back as something else, with what to do instead.
+#: Types that msgpack would pack but that come back as another type, and what to do instead.
 _FOREIGN: dict[type, str] = {
     bytearray: "pass bytes(...)",
     memoryview: "pass bytes(...)",
@@ -208,12 +209,12 @@ _FOREIGN: dict[type, str] = {
     msgpack.Timestamp: "pass a datetime",
 }
 
-#: One of these begins each of them; they may stand in text and numbers too.
+#: The first bytes of their packed forms; text and numbers may contain these bytes too.
 _FOREIGN_BYTES = bytes((*range(0xC4, 0xCA), *range(0xD4, 0xD9)))
 
 
 def _refuse_foreign(value: Any) -> None:
-    """Raise for one of these types among what msgpack packed without asking `default`."""
+    """Raise if msgpack packed a value of a `_FOREIGN` type without asking `default`."""
     _refuse_types({type(value)})
     found: list[Any] = [value] if type(value) is list or type(value) is dict else []
     for item in found:
@@ -238,7 +239,10 @@ def _or(choices: Sequence[str]) -> str:
 
 
 def _of_another_type(encoded: object, cls: type) -> object:
-    """What `register_type`'s encode gave; its `str(value)` may have given the value itself."""
+    """What a registered `encode` returned, made plain if it is still of the registered class.
+
+    `str(value)` in an `encode` may return the value itself.
+    """
     if type(encoded) is not cls:
         return encoded
     if plain_base(cls) is None:
@@ -267,7 +271,7 @@ def encode_arguments(
         names: The parameters' names, so that an error can name the argument.
 
     Raises:
-        SerializationError: Names the path and the type of the first value that cannot travel.
+        SerializationError: A value cannot travel; names the path and type of the first one.
     """
     encoder = Encoder(owner_of, known, plain_form)
     try:
@@ -286,7 +290,7 @@ def encode_value(
     known: Mapping[type, str],
     plain_form: PlainForm = no_plain_form,
 ) -> bytes:
-    """Encode one value, such as a result; errors are located below `path`."""
+    """Encode one value, such as a result; the paths in errors start with `path`."""
     encoder = Encoder(owner_of, known, plain_form)
     try:
         return encoder.pack(value)
@@ -295,7 +299,7 @@ def encode_value(
         raise _as_serialization_error(e, path) from e
 
 
-#: How many steps the path of an error has at most.
+#: Maximum number of steps in an error's path.
 _DEEPEST_PATH = 100
 
 
@@ -308,9 +312,9 @@ def _positional_names(names: Sequence[str]) -> Iterator[str]:
 
 
 def locate(value: object, path: str, encoder: Encoder, ancestors: tuple[object, ...] = ()) -> None:
-    """Raise the error of the innermost value below `path` that cannot be encoded, if there is one.
+    """Raise the error of the innermost value below `path` that cannot be encoded, if any.
 
-    Only walked after an encoding has failed, so that success costs nothing.
+    Called only after an encoding has failed, so that success costs nothing.
     """
     try:
         encoder.pack(value)
@@ -323,7 +327,7 @@ def locate(value: object, path: str, encoder: Encoder, ancestors: tuple[object, 
         for child_path, child in _children(value, path):
             if not any(child is ancestor for ancestor in inside):
                 locate(child, child_path, encoder, inside)
-    # What an adapter or this package says needs no account of how it came to say so.
+    # An error of ours, or of an adapter, explains itself; chaining its origin would add noise.
     cause = None if isinstance(error, AsynctasqError) else error
     raise _as_serialization_error(error, path) from cause
 

@@ -1,7 +1,7 @@
-"""What comes after a call, and what it is part of, as it travels with its message.
+"""The calls that follow a call and the batch it belongs to, as they travel with its message.
 
-Owns the ids of calls that follow others: they derive from the id of the call before, so that
-whoever makes one anew makes the same.
+Owns the ids of follow-up calls: each derives from the id of the call before it, so that making one
+again gives the same id.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _PURPOSE = b"asynctasq-flow"
 
 _LIMITS = {"max_array_len": 1000, "max_map_len": 1000, "max_ext_len": 0}
 
-#: Links of one chain.
+#: Maximum number of links in one chain.
 MOST_LINKS = 500
 
 
@@ -28,10 +28,10 @@ class ChainLink:
     """A call that follows another.
 
     Attributes:
-        payload: The encoded arguments; with `takes_result` the first is a place for the result.
-        takes_result: Whether its first argument is what the call before returns.
-        options, headers: As of `Message`.
-        policy: What the broker is asked for, packed; as of `Outgoing`.
+        payload: The encoded arguments; with `takes_result` the first is a placeholder.
+        takes_result: Whether the first argument is the result of the call before.
+        options, headers: As in `Message`.
+        policy: What the broker is asked for, packed, as in `Outgoing`.
     """
 
     queue: str
@@ -44,7 +44,7 @@ class ChainLink:
     policy: Sequence[Any] | None = None
 
     def payload_with(self, result: bytes) -> bytes:
-        """The arguments with an encoded result in its place."""
+        """The arguments, with the encoded result in place of the placeholder."""
         if not self.takes_result:
             return self.payload
         head = {0xDC: 4, 0xDD: 6}.get(self.payload[1], 2)  # of a list of two, and of the first
@@ -53,12 +53,12 @@ class ChainLink:
 
 @dataclass(frozen=True, slots=True)
 class BatchPlace:
-    """Where a call stands in a batch.
+    """A call's place in a batch.
 
     Attributes:
-        queue, id: Of the batch.
-        index: Of the call.
-        is_collected: Whether the batch hands on what the call returns.
+        queue, id: The batch's queue and id.
+        index: The call's index in the batch.
+        is_collected: Whether the batch passes on what the call returns.
     """
 
     queue: str
@@ -69,12 +69,12 @@ class BatchPlace:
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """What comes after a call, and what it is part of.
+    """The calls that follow a call, and the batch it belongs to.
 
     Attributes:
-        then: What follows it, in order.
-        parent: Queue and id of the call that it followed.
-        place: The batch that it is part of, for which all of `then` count as one.
+        then: The calls that follow, in order.
+        parent: Queue and id of the call that this one followed.
+        place: The place in a batch, which counts this call and all of `then` as one.
     """
 
     then: tuple[ChainLink, ...] = ()
@@ -83,7 +83,7 @@ class Flow:
 
     @property
     def wants_result(self) -> bool:
-        """Whether what the call returns is handed on."""
+        """Whether the call's result is passed on."""
         if self.then:
             return self.then[0].takes_result
         return self.place is not None and self.place.is_collected
@@ -112,7 +112,7 @@ NO_FLOW = Flow()
 
 
 def following_id(message_id: str) -> str:
-    """The id of the call that follows one; it begins with the same time."""
+    """The id of the call that follows this one; it starts with the same time."""
     digest = blake2b(message_id.encode(), digest_size=10, person=_PURPOSE)
     return message_id[:12] + digest.hexdigest()
 

@@ -1,8 +1,8 @@
-"""How instances of the classes that annotations name travel, and are made again.
+"""How instances of annotated classes travel and are rebuilt.
 
-Enums travel by their value; classes with fields (dataclasses, attrs classes, named tuples, Pydantic
-models, msgspec structs) by their fields; other subclasses of built-in types as these. None of the
-libraries is imported for it: whoever has such a class has imported it.
+Enums travel as their value; classes with fields (dataclasses, attrs classes, named tuples, Pydantic
+models, msgspec structs) as their fields; other subclasses of built-in types as the built-in type.
+None of these libraries is imported here: whoever passes such a class has imported it already.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class Form:
     """How instances of one class travel.
 
     Attributes:
-        dump: From an instance to what is encoded in its place.
-        make: From that, which anybody may have written, to an instance.
-        fields: The attributes that travel, for the path of an error.
+        dump: Turns an instance into what is encoded in its place.
+        make: Turns that, which is untrusted input, into an instance.
+        fields: The attributes that travel, for the paths in errors.
     """
 
     dump: Callable[[Any], object]
@@ -39,7 +39,7 @@ _forms: dict[type, Form | None] = {}
 
 
 def form_of(cls: type) -> Form | None:
-    """How instances of this class travel where an annotation names it; `None` if they cannot."""
+    """How instances of an annotated class travel; `None` if they cannot."""
     if cls not in _forms:
         _forms[cls] = _form(cls)
     return _forms[cls]
@@ -77,8 +77,8 @@ def _by_fields(
     """The form of a class whose constructor takes its fields.
 
     Args:
-        parameters: By field, the constructor's parameter for it; empty if it has none.
-        set_field: Sets a field whatever the class has made of it, also of a frozen instance.
+        parameters: The constructor's parameter for each field; empty if it has none.
+        set_field: Sets a field even where the class overrides setting or is frozen.
     """
     names = tuple(parameters)
 
@@ -94,7 +94,7 @@ def _by_fields(
         _check_names(cls, content, names)
         given = {parameters[name]: item for name, item in content.items() if parameters[name]}
         value: object = cls(**given)
-        for name, item in content.items():  # also over what `__post_init__` has made of it
+        for name, item in content.items():  # override what `__post_init__` made of the fields
             set_field(value, name, item)
         return value
 
@@ -102,12 +102,12 @@ def _by_fields(
 
 
 def _keep(value: object, name: str, item: object) -> None:
-    """A tuple's fields are what it was made of."""
+    """Do nothing: a tuple's constructor has set its fields."""
 
 
 @cache
 def _unknown_parameter(cls: type, known: tuple[str, ...]) -> str | None:
-    """What the class's constructor needs and no field has, such as an `InitVar`."""
+    """A required constructor parameter that no field supplies, such as an `InitVar`."""
     names = set(known)
     parameters = inspect.signature(cls).parameters.values()
     plain = (p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD))
@@ -122,7 +122,7 @@ def _check_names(cls: type, content: Any, names: Iterable[str]) -> None:
 def _member(cls: type[Enum], content: Any) -> object:
     try:
         return cls(content)
-    except ValueError:  # its text would show the value, also in the traceback
+    except ValueError:  # not chained: its text would show the value in the traceback
         raise UnknownArguments(f"a value that is no {cls.__qualname__}") from None
 
 
@@ -130,7 +130,7 @@ def _member(cls: type[Enum], content: Any) -> object:
 
 
 def _model_state(names: Iterable[str], model: Any) -> list[object]:
-    """Its fields, which of them were set, and what else it holds."""
+    """The model's fields, the names that were set, its extra fields and private attributes."""
     fields = {name: getattr(model, name) for name in names}
     private = model.__pydantic_private__ or {}
     return [fields, sorted(model.model_fields_set), model.__pydantic_extra__, private]
@@ -156,7 +156,7 @@ def _model(cls: Any, names: Iterable[str], content: Any) -> object:
 
 # --- subclasses of built-in types ------------------------------------------------------
 
-#: How to read each without what a subclass has overridden.
+#: How to read each type without calling a subclass's overrides.
 _PLAIN: dict[type, Callable[[Any], object]] = {
     str: str.__str__,
     int: int.__int__,
@@ -170,7 +170,7 @@ _PLAIN: dict[type, Callable[[Any], object]] = {
 }
 
 
-#: How to fill those that are made empty, without what a subclass has overridden.
+#: How to fill the types that `__new__` makes empty, without calling a subclass's overrides.
 _INITIALISE: dict[type, Callable[[Any, Any], None]] = {
     list: list.__init__,
     dict: dict.__init__,
@@ -186,7 +186,7 @@ def plain_base(cls: type) -> type | None:
 
 
 def plain(value: object) -> object:
-    """What an instance of a subclass of a built-in type is without the subclass."""
+    """The value as its built-in base type; unchanged if it is of no such subclass."""
     base = plain_base(type(value))
     return value if base is None else _PLAIN[base](value)
 
@@ -215,7 +215,10 @@ def _form_of_subclass(cls: type) -> Form | None:
 
 
 def _is_of_standard_library(cls: type, base: type) -> bool:
-    """Whether it has what Python's own subclasses of this type have beside it, as `defaultdict`."""
+    """Whether it derives from a standard-library subclass of `base`, such as `defaultdict`.
+
+    Those carry state besides the base type's.
+    """
     between = (c for c in cls.__mro__ if issubclass(c, base) and c is not base)
     return any(c.__module__.partition(".")[0] in sys.stdlib_module_names for c in between)
 
@@ -225,5 +228,5 @@ def _slots_of(cls: type) -> bool:
 
 
 def class_name(cls: type) -> str:
-    """The class for an error's text."""
+    """The class's name for error messages."""
     return f"{cls.__module__}.{cls.__qualname__}"

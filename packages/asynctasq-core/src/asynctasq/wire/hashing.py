@@ -1,9 +1,9 @@
-"""Sets and dicts of values that anybody may have written, built at a bounded cost.
+"""Builds sets and dicts of untrusted values at a bounded cost.
 
-Owns the rule that no message holds a worker by keys that were chosen to collide: a hash table
-compares each of them with all others of its hash, in a time that grows with the square of their
-number. So the hashes are counted before anything is compared. Whatever type the keys have, and
-whatever Python's seed for texts is, that costs no more than hashing them.
+Owns the rule that no message can stall a worker with keys chosen to collide: a hash table compares
+each key with all others of the same hash, which takes quadratic time. So hashes are counted before
+anything is compared. That costs no more than hashing the keys, whatever their type and whatever
+Python's hash seed.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any
 
 from ..errors import InvalidMessage
 
-#: A collection of so few is built as it is.
+#: Collections up to this size are built unchecked.
 _FEW = 16
 
-#: Comparisons for each item, on average, that are still no flood: pairs of small numbers have a few
-#: hashes in common, since -1 and -2 have the same.
+#: Comparisons per item, on average, that are still innocent: pairs of small numbers share a few
+#: hashes, since hash(-1) == hash(-2).
 _MOST_COMPARISONS = 16
 
 
@@ -27,7 +27,7 @@ def set_of(items: Sequence[Any]) -> set[Any]:
     """A set of these items.
 
     Raises:
-        InvalidMessage: They were chosen to collide.
+        InvalidMessage: The items were chosen to collide.
     """
     if len(items) > _FEW:
         _check(items)

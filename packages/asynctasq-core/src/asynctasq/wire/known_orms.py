@@ -1,11 +1,11 @@
-"""ORMs that have an adapter of ours, for the advice in an error only.
+"""The ORMs we ship adapters for; used only for advice in errors.
 
-Whether a class is one of their models is seen by names: none of them is imported here.
+Models are recognised by name, so that no ORM is imported here.
 """
 
 from __future__ import annotations
 
-#: What stands in the class, or in one that it inherits from.
+#: Base classes of each ORM's models, by module and name.
 _SIGNS = {
     ("django.db.models.base", "Model"): "Django",
     ("tortoise.models", "Model"): "Tortoise",
@@ -13,7 +13,7 @@ _SIGNS = {
 
 
 def advice(cls: type) -> str:
-    """Which distribution its instances travel with; empty for a class of no known ORM."""
+    """Which distribution makes the class's instances travel; empty if its ORM is not known."""
     bases = type.mro(cls)
     found = [_SIGNS.get((base.__module__, base.__qualname__)) for base in bases]
     if any("_sa_class_manager" in vars(base) for base in bases):

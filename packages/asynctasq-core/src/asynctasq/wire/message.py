@@ -1,8 +1,8 @@
-"""The message: what stands on a queue, as bytes.
+"""The message: one call on a queue, as bytes.
 
-Owns the wire format and its version. A message is a msgpack array; with signing keys, a marker byte
-that no msgpack value starts with and a signature, a keyed BLAKE2b hash, stand before it, and
-nothing is decoded before the signature has been verified.
+Owns the wire format and its version. A message is a msgpack array. With signing keys, a marker byte
+that no msgpack value starts with and a signature (a keyed BLAKE2b hash) precede it, and nothing is
+decoded before the signature has been verified.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ SIGNATURE_BYTES = 16
 MESSAGE, RESULT = b"asynctasq-msg", b"asynctasq-result"
 
 
-#: Random bytes fetched ahead, since one system call serves many ids; a fork gets its own.
+#: Random bytes fetched ahead, so that one system call serves many ids; a fork fetches its own.
 _random = io.BytesIO()
 
 
 def new_id() -> str:
-    """A fresh message id: 12 hexadecimal digits of time, 20 from the system's random source.
+    """A new message id: 12 hexadecimal digits of time, then 20 from the system's random source.
 
-    Time comes first so that a broker's index over ids grows at its end: with random ids, a million
-    waiting messages made each one half as expensive again in SQLite.
+    Time comes first so that a broker's index over ids grows at its end: in SQLite, with a million
+    messages waiting, random ids made each message 50% more expensive.
     """
     while len(drawn := _random.read(10)) < 10:
         _renew_random()
@@ -51,7 +51,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def moment_ms(seconds: float) -> int:
-    """A Unix time as a message holds it: in milliseconds, and within what its marks can say."""
+    """A Unix time in milliseconds, clamped to the 15 digits that a message header holds."""
     return int(min(max(seconds, 0.0) * 1000, 10.0**15 - 1))
 
 
@@ -60,28 +60,30 @@ class Message:
     """One call of a task.
 
     Attributes:
-        id: The same for every attempt, and for a retried dead letter.
+        id: The same for every attempt, and after a dead letter is retried.
         task: The task's name.
         payload: The encoded arguments.
         attempt: 1 for the first run.
-        enqueued_at: Unix time in seconds of the dispatch.
+        enqueued_at: When it was dispatched; Unix time in seconds.
         options: Task options that this call overrides.
-        headers: For tracing; text to text.
+        headers: Strings by name, for tracing.
         postponed: How often in a row a run was put off by anything but the task itself.
-        snoozes: How often the task itself has put the call off.
-        unknown_since_ms: When a worker first did not know what it names, in Unix time; 0 for never.
-        outage_since_ms: When the outage began that puts its runs off, in Unix time; 0 for none.
-        due_ms: When its next run was to begin, in Unix time; 0 for at once, when it was dispatched.
-        resumed: Whether a run has left a checkpoint for the next one: 1, or 0.
-        flow: What comes after it, and what it is part of, encoded as `flow.Flow`; mostly empty.
-        queue: Where it was taken from; empty where it was not. Not on the wire.
-        checkpoint: What the last run of the call left for this one with `checkpoint`; `None` if
-            there is nothing. Not on the wire.
+        snoozes: How often the task itself put the call off.
+        unknown_since_ms: When a worker first failed to recognise what the message names; Unix time
+            in milliseconds, 0 for never.
+        outage_since_ms: When the outage that puts its runs off began; Unix time in milliseconds,
+            0 for none.
+        due_ms: When the next run is due; Unix time in milliseconds, 0 for right after dispatch.
+        resumed: 1 if a run has left a checkpoint for the next one, else 0.
+        flow: What follows the call and its place in a batch, encoded by `flow.Flow`; mostly empty.
+        queue: The queue it was taken from; empty if it was not taken. Not on the wire.
+        checkpoint: What the call's last run left with `checkpoint`; `None` if nothing. Not on the
+            wire.
     """
 
     id: str
     task: str
-    payload: bytes = field(repr=False)  # for what collects the variables of a traceback
+    payload: bytes = field(repr=False)  # keep arguments out of tools that log local variables
     enqueued_at: float
     attempt: int = 1
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -97,7 +99,7 @@ class Message:
     checkpoint: Any = None
 
     def encode(self, keys: Sequence[bytes] = ()) -> bytes:
-        """The bytes for a queue, signed by the first key if there is one."""
+        """The bytes for a queue, signed with the first key if there is one."""
         marks = self.unknown_since_ms or self.outage_since_ms or self.due_ms or self.resumed
         parts = (
             VERSION,
@@ -116,21 +118,21 @@ class Message:
         return sign(packed, keys, MESSAGE) if keys else packed
 
     def anew(self) -> Message:
-        """The message as it was before its first run, but for what a run has left for the next."""
+        """The message as before its first run, except that it keeps its checkpoint."""
         counts: dict[str, Any] = dict.fromkeys(_MARKS.values(), 0) | {"resumed": self.resumed}
         return replace(self, attempt=1, postponed=0, **counts)
 
     @classmethod
     def decode(cls, body: bytes, keys: Sequence[bytes] = (), max_bytes: int = 0) -> Message:
-        """The message in these bytes; its arguments stay encoded.
+        """Decode a message, leaving its arguments encoded.
 
         Args:
-            keys: If any, one of them must have signed the message.
-            max_bytes: If given, a larger body is refused unread.
+            keys: If any are given, one of them must have signed the message.
+            max_bytes: Refuse a larger body unread; 0 for no limit.
 
         Raises:
-            BadSignature: Unsigned, or signed with another key.
-            UnsupportedVersion: Written by an incompatible version.
+            BadSignature: It is unsigned, or signed with another key.
+            UnsupportedVersion: An incompatible version wrote it.
             InvalidMessage: Anything else that is not a message.
         """
         if max_bytes and len(body) > max_bytes:
@@ -157,12 +159,12 @@ class Message:
         return cls(id_, task, payload, enqueued_at, *counted, flow=flow, **marks)
 
     def _marked_headers(self) -> dict[str, str]:
-        """The headers with what few messages have, and what the format has no part for."""
+        """The headers, plus those that carry rare attributes (`_MARKS`)."""
         marks = {mark: getattr(self, name) for mark, name in _MARKS.items()}
         return {**self.headers, **{mark: str(value) for mark, value in marks.items() if value}}
 
 
-#: Headers that carry attributes which few messages have, and the format has no part for.
+#: Headers that carry rare attributes, so that most messages do not pay for them.
 _MARKS = {
     "asynctasq-snoozes": "snoozes",
     "asynctasq-unknown-since-ms": "unknown_since_ms",
@@ -171,15 +173,15 @@ _MARKS = {
     "asynctasq-resumed": "resumed",
 }
 
-#: Senders may give none of these.
+#: Headers that senders may not set.
 RESERVED_HEADERS = frozenset(_MARKS)
 
 
 def _without_marks(headers: dict[str, str]) -> dict[str, Any]:
-    """Take the attributes out of the headers.
+    """Move the rare attributes out of the headers.
 
     Raises:
-        InvalidMessage: One of them is none that a message has.
+        InvalidMessage: One of them is not a number.
     """
     marks: dict[str, Any] = {}
     for mark, name in _MARKS.items():
@@ -191,7 +193,7 @@ def _without_marks(headers: dict[str, str]) -> dict[str, Any]:
     return marks
 
 
-#: More than any version's parts need; so that no header of damaged bytes claims memory for nothing.
+#: More than any version needs, so that damaged bytes cannot claim memory through a false header.
 _LIMITS = {"max_array_len": 64, "max_map_len": 1000, "max_ext_len": 0}
 _TYPES = [int, str, str, int, float, dict, dict, int, bytes]
 
@@ -209,17 +211,17 @@ def _signature(packed: bytes, key: bytes, purpose: bytes) -> bytes:
 
 
 def sign(packed: bytes, keys: Sequence[bytes], purpose: bytes) -> bytes:
-    """Put the marker and the first key's signature before the bytes; unchanged without keys."""
+    """Prefix the bytes with the marker and the first key's signature; unchanged without keys."""
     return SIGNED + _signature(packed, keys[0], purpose) + packed if keys else packed
 
 
 def verify(body: bytes, keys: Sequence[bytes], purpose: bytes) -> bytes:
-    """The bytes behind the signature, compared in constant time with each key's.
+    """Check the signature against each key in constant time, and return the bytes behind it.
 
-    Without keys, a signature is passed over: signing can then be switched on for senders first.
+    Without keys, a signature is skipped, so that signing can be switched on for senders first.
 
     Raises:
-        BadSignature: There are keys, and none of them made the signature.
+        BadSignature: Keys are given, and none of them made the signature.
     """
     signed = body[:1] == SIGNED
     if not keys:

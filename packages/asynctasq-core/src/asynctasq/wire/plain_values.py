@@ -1,7 +1,7 @@
-"""The types of which a key on the queue is exactly one, and values of exactly these types.
+"""The plain types that a key on the queue may have, and the conversion to them.
 
-Choices, enums, database drivers and libraries make values of subclasses. Those compare equal, but
-another process may not know their class, and a row must have one key, however it was loaded.
+Choices, enums, database drivers and libraries produce subclass instances. Those compare equal, but
+another process may not know their class, and a row must have one key however it was loaded.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def _date(value: Any) -> date:
     return date(value.year, value.month, value.day)
 
 
-#: A subclass stands before the class that it is one of.
+#: Subclasses come before their base classes.
 _MAKE: dict[type, Callable[[Any], Any]] = {
     bool: bool,
     int: int.__int__,
@@ -39,12 +39,12 @@ _MAKE: dict[type, Callable[[Any], Any]] = {
     timedelta: lambda value: timedelta(value.days, value.seconds, value.microseconds),
 }
 
-#: What a key is made of when it travels.
+#: The exact types of a key that travels.
 PLAIN_TYPES = frozenset(_MAKE) - {bytearray, memoryview}
 
 
 def plain_value(value: Any) -> Any:
-    """The value as one of exactly `PLAIN_TYPES`; itself if it is an instance of none of them."""
+    """The value converted to exactly one of `PLAIN_TYPES`; unchanged if it is of none of them."""
     cls = type(value)
     if cls in PLAIN_TYPES:
         return value

@@ -1,4 +1,4 @@
-"""The reference: what travels in place of a model instance, and nothing of its row but the key."""
+"""The reference: travels in place of a model instance, with nothing of its row but the key."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ class Ref:
     """A row of a model: which adapter, which class, which key, which database.
 
     Attributes:
-        orm: The adapter's entry-point name; filled in by core.
-        model: `module.qualname` of the class, from `class_path`.
-        pk: The primary key; a tuple where it is composite.
-        db: The database's alias where it is not the default one.
-        options: Metadata of the task's annotations that loads the row; never on the wire.
+        orm: The adapter's entry-point name; core fills it in.
+        model: The class's `module.qualname`, from `class_path`.
+        pk: The primary key; a tuple if it is composite.
+        db: The database's alias; `None` for the default database.
+        options: Loading options from the task's annotations; never on the wire.
     """
 
     model: str
@@ -27,15 +27,15 @@ class Ref:
     options: tuple[Any, ...] = field(default=(), hash=False)
 
     def model_class(self) -> type:
-        """The class, already checked to be a model of the adapter when core asks for rows.
+        """The class; when core asks for rows, it has checked that it is the adapter's model.
 
         Raises:
-            InvalidReference: There is no such class among those that may be used.
+            InvalidReference: The application has no such class.
         """
         return find_class(self.model)
 
     @property
     def in_task_scope(self) -> bool:
-        """Whether an option wants the row fetched inside the task's scope, as a lock does."""
+        """Whether an option, such as a lock, needs the row fetched inside the task's scope."""
         options = self.options
         return bool(options) and any(getattr(o, "in_task_scope", False) for o in options)

@@ -1,7 +1,7 @@
-"""What is kept of a run: its value, its error, or that it was cancelled.
+"""The stored outcome of a run: its value, its error, or that it was cancelled.
 
-Owns the rule that reading a result runs nothing that it names: an error comes back as its own class
-only where that class is loaded here and can be made without any of its code.
+Owns the rule that reading a result runs nothing it names: an error comes back as its own class only
+if that class is loaded here and can be built without running any of its code.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .reference import Ref
 
 Keys = Sequence[bytes]
 
-#: The longest text of an error that is kept beside its arguments.
+#: Longest error text kept beside the error's arguments, in characters.
 _MOST_CHARACTERS = 20_000
 
 
@@ -46,9 +46,9 @@ def encode_result(
     """The stored form of what a task returned; model instances travel as references.
 
     Args:
-        type_tags: What each class that the task's annotations name is called on the wire.
-        plain_form: What adapters make of values of their framework's own types.
-        max_bytes: The largest that is kept.
+        type_tags: The wire tags of the classes that the task's annotations name.
+        plain_form: How adapters make their framework's own types plain.
+        max_bytes: Largest result that is kept.
 
     Raises:
         SerializationError: The value cannot travel, or it is too large.
@@ -71,9 +71,9 @@ def encode_error(
     max_bytes: int,
     headers: Mapping[str, str] = MappingProxyType({}),
 ) -> bytes:
-    """The stored form of the error that a task ended with, and the headers of its message.
+    """The stored form of the error that ended a task, with its message's headers.
 
-    An error too large is kept without its arguments.
+    An error that is too large is kept without its arguments.
     """
     try:
         text = str(error)[:_MOST_CHARACTERS]
@@ -95,7 +95,7 @@ def encode_error(
 
 
 def encode_end(is_dead: bool, keys: Keys, message_id: str) -> bytes:
-    """The stored form of how a call ended that keeps no result."""
+    """The stored form of how a call ended, if it keeps no result."""
     return _sealed({"ended": "dead" if is_dead else "done"}, keys, message_id)
 
 
@@ -107,7 +107,7 @@ def encode_cancelled(keys: Keys, message_id: str) -> bytes:
 def encode_checkpoint(
     value: object, plain_form: PlainForm, keys: Keys, message_id: str, max_bytes: int
 ) -> bytes:
-    """The stored form of what a run leaves for the next one.
+    """The stored form of a checkpoint, which a run leaves for the next one.
 
     Raises:
         SerializationError: The value cannot travel, or it is too large.
@@ -121,7 +121,7 @@ def encode_checkpoint(
 
 
 def decode_checkpoint(stored: bytes, keys: Keys, message_id: str) -> Any:
-    """What a run has left.
+    """The checkpoint that a run has left.
 
     Raises:
         BadSignature: It was not signed for this call.
@@ -132,7 +132,7 @@ def decode_checkpoint(stored: bytes, keys: Keys, message_id: str) -> Any:
 
 
 def _encoded(value: object, plain_form: PlainForm) -> bytes | None:
-    """What of an error can travel; `None` if it cannot."""
+    """A part of an error, encoded; `None` if it cannot travel."""
     try:
         return encode_value(value, "error", lambda _: None, {}, plain_form)
     except SerializationError:
@@ -140,20 +140,20 @@ def _encoded(value: object, plain_form: PlainForm) -> bytes | None:
 
 
 def _sealed(content: dict[str, Any], keys: Keys, message_id: str) -> bytes:
-    """The content as bytes; a signed one names its message, so that it can stand for no other."""
+    """The content as bytes; if signed, it names its message, so that it cannot pass for another."""
     if keys:
         content["id"] = message_id
     return sign(msgpack.packb(content, unicode_errors="backslashreplace"), keys, RESULT)
 
 
 def read_result(stored: bytes, keys: Keys, message_id: str, call: str) -> dict[str, Any]:
-    """What is stored: `value`, still encoded; or `cancelled`; or `ended`; or what `error_in` reads.
+    """What is stored: `value`, still encoded; `cancelled`; `ended`; or what `error_in` reads.
 
     Args:
-        call: Task and id, for errors.
+        call: Task and id, for error messages.
 
     Raises:
-        BadSignature: It was not signed, or for another call.
+        BadSignature: It is unsigned, or was signed for another call.
         TaskFailed: It is damaged.
     """
     content = decode_stored(verify(stored, keys, RESULT), {}, call)
@@ -167,7 +167,7 @@ def read_result(stored: bytes, keys: Keys, message_id: str, call: str) -> dict[s
 def decode_stored(
     stored: Any, types: Mapping[str, type], call: str, instances: Sequence[object] = ()
 ) -> Any:
-    """A value of a stored result, with `instances` in the references' places.
+    """The value of a stored result, with references replaced by `instances`.
 
     Raises:
         TaskFailed: It is damaged.
@@ -179,7 +179,7 @@ def decode_stored(
 
 
 def references_in(stored: Any, call: str) -> list[Ref]:
-    """The references in the value of a stored result, in the order in which they stand.
+    """The references in the value of a stored result, in the order they appear.
 
     Raises:
         TaskFailed: It is damaged.
@@ -187,14 +187,14 @@ def references_in(stored: Any, call: str) -> list[Ref]:
     if type(stored) is not bytes or not holds_references(stored):
         return []
     try:
-        arguments = collect_references(b"\x92\x91" + stored + b"\x80")  # of a call with it alone
+        arguments = collect_references(b"\x92\x91" + stored + b"\x80")  # as a call's only argument
     except MessageError as e:
         raise TaskFailed(f"{call}: the stored result is damaged: {e}") from None
     return [ref for _, refs in arguments for ref in refs]
 
 
 def error_in(content: dict[str, Any]) -> BaseException:
-    """The error as its own class where that can be made without running anybody's code.
+    """The error, as its own class if that can be built without running anyone's code.
 
     Its `__cause__` shows the worker's traceback.
     """
@@ -217,19 +217,19 @@ def error_in(content: dict[str, Any]) -> BaseException:
 
 def _made(cls: type[Exception], args: list[Any]) -> Exception:
     if isinstance(cls.__init__, WrapperDescriptorType):
-        return cls(*args)  # nothing but built-in code; `OSError` sets its attributes so
+        return cls(*args)  # only built-in code runs; `OSError` sets its attributes this way
     error = cls.__new__(cls)
     error.args = tuple(args)
     return error
 
 
 def _loaded_error_class(name: str) -> type[Exception] | None:
-    """The exception class of this name if it is loaded and takes its arguments as they are."""
+    """The exception class of this name, if it is loaded and safe to build."""
     module, _, path = name.partition(":")
     found = class_in(static_dict(sys.modules.get(module)), path.split("."))
     if found is None or not issubclass(found, Exception):
         return None
     if issubclass(found, StopIteration | StopAsyncIteration):  # no coroutine can raise them
         return None
-    # A `__new__` written in Python would be somebody's code; `__init__` is not called at all.
+    # A `__new__` written in Python would be someone's code; `__init__` is never called.
     return found if isinstance(found.__new__, BuiltinFunctionType) else None

@@ -1,8 +1,8 @@
-"""The text forms of single values that msgpack has none for.
+"""Text forms of single values that msgpack has no form for.
 
 Each is an extension type whose body is a UTF-8 string. Dates and times follow ISO 8601; a zone's
-key stands in brackets behind the offset, as in RFC 9557, and `!` marks the second of two equal
-local times. Integers are hexadecimal, since parsing that takes linear time.
+key follows the offset in brackets, as in RFC 9557, and `!` marks the second of two equal local
+times. Integers are hexadecimal because hexadecimal parses in linear time.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _timedelta(text: str) -> timedelta:
     return timedelta(int(days), int(seconds), int(microseconds))
 
 
-#: By exact type: extension code, and the function to text.
+#: Extension code and function to text, by exact type.
 ENCODERS: dict[type, tuple[int, Callable[[Any], str]]] = {
     datetime: (DATETIME, _moment),
     date: (DATE, date.isoformat),
@@ -57,7 +57,7 @@ ENCODERS: dict[type, tuple[int, Callable[[Any], str]]] = {
     int: (INT, hex),
 }
 
-#: By extension code: the function from text.
+#: Function from text, by extension code.
 DECODERS: dict[int, Callable[[str], object]] = {
     DATETIME: partial(_from_moment, datetime),
     DATE: date.fromisoformat,
