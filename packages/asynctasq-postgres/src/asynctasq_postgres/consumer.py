@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from asynctasq import BrokerError, BrokerUnavailable
 from asynctasq.brokers import Action, ConsumerOptions, Delivery, Outcome, OutcomesRefused
@@ -24,14 +23,14 @@ logger = logging.getLogger(__name__)
 _PART_OF_FULL_LOOKS = 0.1
 
 
-@dataclass(frozen=True, slots=True)
-class Tag:
+class Tag(NamedTuple):
     """Locates one delivery.
 
     Attributes:
         has_line: Whether the end of it may let another message go on.
     """
 
+    worker: int
     message: int
     lease: int
     has_line: bool
@@ -183,7 +182,7 @@ class PostgresConsumer:
             if row["lane"] % 8:
                 self._since[row["lane"]] = row["place"]
         rows.sort(key=lambda row: (row["turn"], row["place"]))
-        return [_delivery(row) for row in rows], 0.0
+        return [_delivery(worker, row) for row in rows], 0.0
 
     def _give_back(self, attempt: asyncio.Task[tuple[list[Delivery], float]]) -> None:
         if attempt.cancelled() or attempt.exception() is not None:
@@ -224,17 +223,17 @@ class PostgresConsumer:
         return applied
 
     def _tell(self, outcomes: Sequence[Outcome]) -> None:
-        topics = {topic for outcome in outcomes for topic in _topics(outcome)}
+        topics = {topic for outcome in outcomes for topic in topics_of(outcome)}
         if topics:
             self._wakes.tell(topics)
 
 
-def _delivery(row: Any) -> Delivery:
-    tag = Tag(row["message"], row["lease"], row["line"] is not None)
+def _delivery(worker: int, row: Any) -> Delivery:
+    tag = Tag(worker, row["message"], row["lease"], row["line"] is not None)
     return Delivery(row["queue"], row["id"], row["body"], row["deliveries"], tag)
 
 
-def _topics(outcome: Outcome) -> Iterator[str]:
+def topics_of(outcome: Outcome) -> Iterator[str]:
     """Who may be glad to hear of an outcome."""
     queue, action = outcome.delivery.queue, outcome.action
     if outcome.delivery.tag.has_line:

@@ -49,6 +49,9 @@ BEGIN
         EXIT WHEN array_position(lanes, NULL) IS NULL;
         PERFORM @schema@.declare(queues, priorities);
     END LOOP;
+    IF array_position(lanes, NULL) IS NOT NULL THEN
+        RAISE EXCEPTION 'queues are not known' USING ERRCODE = 'serialization_failure';
+    END IF;
     SELECT array_agg(nextval('@schema@.message_number')) INTO numbers
         FROM generate_series(1, cardinality(ids));
     WITH added AS (
@@ -72,6 +75,42 @@ BEGIN
     LATERAL (SELECT CASE WHEN given.due_at IS NOT NULL
         THEN least(given.due_at * 1000000, 9e18)::bigint END AS due) AS d,
     LATERAL (SELECT coalesce(due > now_us, false) AS is_later) AS l;
+END $$;
+
+CREATE OR REPLACE FUNCTION @schema@.texts(list json) RETURNS text[]
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE WHEN list IS NOT NULL THEN ARRAY(
+        SELECT value FROM json_array_elements_text(list) WITH ORDINALITY AS e (value, turn)
+        ORDER BY turn) END
+$$;
+
+-- Add messages in a transaction of the application; returns as `put_policed`. `given` is an object with
+-- the arguments of `put`, or of `put_policed`, as arrays; bodies in base64.
+CREATE OR REPLACE FUNCTION @schema@.put_in_transaction(given text)
+RETURNS TABLE (id text, holder text)
+LANGUAGE plpgsql AS $$
+DECLARE
+    g json := given;
+    bodies bytea[] := ARRAY(
+        SELECT decode(value, 'base64')
+        FROM json_array_elements_text(g->'bodies') WITH ORDINALITY AS e (value, turn)
+        ORDER BY turn);
+BEGIN
+    IF g->'unique_keys' IS NULL THEN
+        PERFORM @schema@.put(@schema@.texts(g->'queues'), @schema@.texts(g->'ids'), bodies,
+            @schema@.texts(g->'dues')::double precision[],
+            @schema@.texts(g->'priorities')::smallint[]);
+        RETURN;
+    END IF;
+    RETURN QUERY SELECT * FROM @schema@.put_policed(
+        @schema@.texts(g->'queues'), @schema@.texts(g->'ids'), bodies,
+        @schema@.texts(g->'dues')::double precision[], @schema@.texts(g->'priorities')::smallint[],
+        @schema@.texts(g->'unique_keys'), @schema@.texts(g->'untils_started')::boolean[],
+        @schema@.texts(g->'lasts_seconds')::double precision[],
+        @schema@.texts(g->'replacing')::boolean[], @schema@.texts(g->'limit_keys'),
+        @schema@.texts(g->'mosts')::integer[], @schema@.texts(g->'rate_keys'),
+        @schema@.texts(g->'intervals')::double precision[],
+        @schema@.texts(g->'bursts')::integer[]);
 END $$;
 
 -- Lease up to `most` messages to a worker, and give it a sign of life if there are any. They are to be
@@ -241,8 +280,10 @@ BEGIN
                     AND p.place >= coalesce(since.place, -9223372036854775808)
                 ORDER BY p.lane, p.place LIMIT 1) AS first
             WHERE q.name = ANY (queues)),
-        (SELECT @schema@.microseconds(min(w.alive_until)) FROM @schema@.worker w
-            WHERE NOT w.lapsed)) INTO at;
+        -- What is not to be had of a worker whose lease is over is worth a look now and then.
+        (SELECT greatest(@schema@.microseconds(min(w.alive_until)), CASE
+                WHEN min(w.alive_until) <= clock_timestamp() THEN now_us + 200000 END)
+            FROM @schema@.worker w WHERE NOT w.lapsed)) INTO at;
     IF EXISTS (SELECT FROM @schema@.queue q WHERE q.name = ANY (queues) AND q.policed) THEN
         SELECT least(at, min(r.opens)) INTO at
             FROM @schema@.queue q JOIN @schema@.rate r ON r.queue = q.number
@@ -277,7 +318,8 @@ BEGIN
 END $$;
 
 -- Give back what is leased to workers whose lease is over. Whoever is giving a sign of life at the
--- moment holds his row, and is passed over.
+-- moment holds his row, and is passed over. So is a delivery that is settled in a transaction which is
+-- still open: it is looked at again until that has ended.
 CREATE OR REPLACE FUNCTION @schema@.give_back_lapsed() RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -290,11 +332,17 @@ BEGIN
         SELECT number FROM @schema@.worker
         WHERE NOT lapsed AND alive_until <= clock_timestamp()
         FOR UPDATE SKIP LOCKED
+    ), free AS MATERIALIZED (
+        SELECT r.ctid AS at, r.worker FROM @schema@.running r JOIN past ON r.worker = past.number
+        FOR UPDATE OF r SKIP LOCKED
     ), noted AS (
-        UPDATE @schema@.worker w SET lapsed = true FROM past WHERE w.number = past.number
+        UPDATE @schema@.worker w SET lapsed = true FROM past
+        WHERE w.number = past.number
+            AND (SELECT count(*) FROM @schema@.running r WHERE r.worker = w.number)
+                <= (SELECT count(*) FROM free f WHERE f.worker = w.number)
     ), freed AS (
-        DELETE FROM @schema@.running r USING past WHERE r.worker = past.number
-        RETURNING r.lane, r.message, r.deliveries, r.line
+        DELETE FROM @schema@.running WHERE ctid = ANY (ARRAY(SELECT free.at FROM free))
+        RETURNING lane, message, deliveries, line
     )
     INSERT INTO @schema@.pending (lane, place, message, deliveries, line, counted)
     SELECT lane / 8 * 8 + CASE WHEN line IS NULL THEN 0 ELSE 3 END, message, message, deliveries,
@@ -480,6 +528,20 @@ BEGIN
         PERFORM @schema@.forget_results(2 * cardinality(results));
     END IF;
     RETURN applied;
+END $$;
+
+-- Forget a delivery that is done, in the transaction of what it did, keeping a result if there is one;
+-- whether it was current.
+CREATE OR REPLACE FUNCTION @schema@.settle_in_transaction(
+    who integer, which bigint, lease_ bigint, result bytea, result_ttl double precision
+) RETURNS boolean
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF result IS NULL THEN
+        RETURN @schema@.finish(who, ARRAY[which], ARRAY[lease_]) IS NULL;
+    END IF;
+    RETURN @schema@.settle(who, ARRAY[which], ARRAY[lease_], '{done}', '{0}', '{NULL}', '{NULL}',
+        ARRAY[result], ARRAY[result_ttl]) IS NULL;
 END $$;
 
 -- Forget results whose time is over, at most so many: more than are added, so they never pile up.

@@ -12,10 +12,10 @@ from .address import Address
 
 #: Of the tables and functions. These are replaced while workers run that expect the former; where
 #: such cannot go on, raise `UNDERSTOOD_FROM`.
-VERSION = 1
+VERSION = 2
 UNDERSTOOD_FROM = 1
-#: From each version to the next one; nothing is older than the first.
-_UPGRADES: dict[int, str] = {}
+#: From each version to the next one, what changes tables; nothing is older than the first.
+_UPGRADES: dict[int, str] = {1: ""}
 
 #: Of all who make tables in one database, one does at a time.
 _LOCK = "SELECT pg_advisory_xact_lock(4702681945801342061)"

@@ -25,6 +25,7 @@ from .contract import (
     RateKey,
     Remembering,
     Sending,
+    Transactional,
     UniqueKey,
     WorkerInfo,
 )
@@ -54,6 +55,7 @@ __all__ = [
     "RateKey",
     "Remembering",
     "Sending",
+    "Transactional",
     "UniqueKey",
     "WorkerInfo",
 ]

@@ -62,6 +62,9 @@ _DEFERRED = {
     "cancelled": TaskStatus.CANCELLED,
 }
 
+#: Not in the broker, unless the broker says so: the answer to a commit, or to a put, may be lost.
+_UNSENT = frozenset({"failed", "unsure"})
+
 #: States of a call that may still tell its progress.
 _UNDER_WAY = frozenset(
     {TaskStatus.UNCOMMITTED, TaskStatus.WAITING, TaskStatus.DELAYED, TaskStatus.RUNNING}
@@ -123,10 +126,11 @@ class TaskHandle(Generic[R]):
             stored = await broker.result(self.queue, self.id, 0)
             if stored is not None:
                 return _recorded(self._read(stored))
-        if sending == "failed":
-            return TaskStatus.DROPPED
-        if self.outbox is not None and await self.outbox.holds(self.id):
+        is_kept = self.outbox is not None and sending != "failed"
+        if is_kept and await self.outbox.holds(self.id):  # type: ignore[union-attr]
             return TaskStatus.UNCOMMITTED
+        if sending in _UNSENT:
+            return TaskStatus.DROPPED
         return TaskStatus.ENDED if self.was_sent_here else TaskStatus.UNKNOWN
 
     def status_sync(self) -> TaskStatus:
@@ -203,7 +207,7 @@ class TaskHandle(Generic[R]):
 
     async def _is_unknown(self, timeout: float | None) -> bool:
         """Whether the queue does not hold the call; not asked of one that may be sent in time."""
-        if timeout is not None and self._sending() != "failed":
+        if timeout is not None and self._sending() not in _UNSENT:
             return False
         return await self._connections.broker().state(self.queue, self.id) is None
 
@@ -213,8 +217,10 @@ class TaskHandle(Generic[R]):
         if stored is not None:
             return stored
         call = self._name
-        if self._sending() == "failed":
+        if (sending := self._sending()) == "failed":
             raise DispatchDropped(f"{call}: it could not be sent after the commit")
+        if sending == "unsure":
+            raise DispatchDropped(f"{call}: its transaction was not committed")
         raise ResultTimeout(f"{call}: its queue does not hold it, and its result has expired")
 
     def _is_committed(self) -> bool:
@@ -224,7 +230,7 @@ class TaskHandle(Generic[R]):
             raise DispatchDropped(f"{self._name}: its transaction was rolled back")
         if state == "cancelled":
             raise TaskCancelled(f"{self._name} was cancelled")
-        return state in ("sent", "kept", "failed")
+        return state in ("sent", "kept", *_UNSENT)
 
     async def cancel(self, *, running: bool = False) -> bool:
         """Remove the call if it has not started.

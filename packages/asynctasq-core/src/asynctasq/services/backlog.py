@@ -47,12 +47,24 @@ async def backlogs(app: App) -> list[Backlog]:
     """That of each database; nothing where neither an outbox nor atomic tasks are in use."""
     if not (app.config.outbox or has_atomic_tasks(app)):
         return []
-    found = [await _look(app, adapter, database) for adapter, database in app.outbox.databases()]
+    found = [
+        await _look(app, adapter, database)
+        for adapter, database in app.outbox.databases()
+        if not await _is_brokers(app, adapter, database)
+    ]
     has_some = any(not backlog.missing for backlog in found)
     if has_some and not app.config.outbox:
         # Atomic tasks may keep to one of several databases.
         return [backlog for backlog in found if not backlog.missing]
     return found
+
+
+async def _is_brokers(app: App, adapter: Adapter, database: Database) -> bool:
+    """Whether it needs no tables; one that cannot be reached is looked at, which says why."""
+    try:
+        return await app.outbox.needs_no_tables(adapter, database)
+    except Exception:  # noqa: BLE001 - a driver's own
+        return False
 
 
 async def _look(app: App, adapter: Adapter, database: Database) -> Backlog:

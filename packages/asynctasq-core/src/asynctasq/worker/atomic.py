@@ -3,6 +3,9 @@
 Owns the rule that of all runs of a call one commits: the row which says that the call is done has
 its id as a key. A run that failed looks for that row before anything else is made of it, since its
 own commit may have succeeded without an answer, or another run's may have.
+
+In the broker's own database the delivery is settled in the transaction, and no such row is needed:
+of all runs one has the lease, and a message that is done is not there any more.
 """
 
 from __future__ import annotations
@@ -16,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..adapters.fetching import Wanted
 from ..adapters.plugins import Adapter, Adapters
-from ..adapters.statements import Database, Run, Transaction
+from ..adapters.statements import Database, Run, Statement, Transaction
 from ..brokers import Outcome
 from ..errors import (
+    BrokerError,
     ConfigurationError,
     DeletedModelError,
     ReferenceUnavailable,
@@ -26,6 +30,7 @@ from ..errors import (
 )
 from ..sending import tables
 from ..sending.commits import Atomic, dispatching_in
+from ..sending.joining import Joining
 from ..tasks.task import Task
 from ..wire.reference import Ref
 from . import outcomes
@@ -51,6 +56,7 @@ class AtomicRun:
     """A run of an atomic task in its open transaction.
 
     Attributes:
+        joining: Settles the delivery in the transaction, if that is on the broker's database.
         verdict: What the run comes to if its transaction commits.
     """
 
@@ -58,7 +64,13 @@ class AtomicRun:
     job: Job
     adapter: Adapter
     transaction: Transaction
+    joining: Joining | None = None
     verdict: Verdict | None = None
+
+    @property
+    def is_settling(self) -> bool:
+        """Whether the delivery is settled by now, if the transaction commits."""
+        return self.joining is not None and self.verdict is not None
 
     async def look(self) -> None:
         """Look whether the call is done.
@@ -85,6 +97,9 @@ class AtomicRun:
         Raises:
             Decided: The value cannot be kept.
         """
+        if self.joining is not None:
+            await self._settle(self.joining, value)
+            return
         run, message_id = self.transaction.run, self.job.message.id
         # First, since it gives new rows their keys, which the value may hold.
         await run(tables.done(message_id, time()))
@@ -93,6 +108,23 @@ class AtomicRun:
             raise Decided(verdict)
         if verdict.outcome.result is not None:
             await run(tables.with_result(message_id, verdict.outcome.result))
+        self.verdict = verdict
+
+    async def _settle(self, joining: Joining, value: object) -> None:
+        """Settle the delivery in the transaction.
+
+        Raises:
+            Decided: The value cannot be kept; or the lease was lost, so that another runs the call.
+        """
+        run, job = self.transaction.run, self.job
+        if job.options.result_ttl is not None:
+            # Gives new rows, which the value may hold, their keys.
+            await run(Statement("SELECT 1"))
+        verdict = outcomes.succeeded(self.app, job, value)
+        if verdict.word != "succeeded":
+            raise Decided(verdict)
+        if not await run(joining.settling(verdict.outcome)):
+            raise Decided(outcomes.released(job))
         self.verdict = verdict
 
 
@@ -106,11 +138,23 @@ async def atomic_run(app: App, job: Job, wanted: Wanted | None) -> AsyncIterator
     refs = wanted.rows if wanted is not None else ()
     adapter, begin = _begin(app.adapters, job.task, job.options.atomic, refs)
     async with begin as transaction:
-        run = AtomicRun(app, job, adapter, transaction)
-        await run.look()
+        run = AtomicRun(app, job, adapter, transaction, await _joined(app, adapter, transaction))
+        if run.joining is None:
+            await run.look()
         job.atomic = run
         with dispatching_in(Atomic(adapter, transaction.target)):
             yield run
+    if run.is_settling and run.verdict is not None:
+        run.verdict.is_settled = True
+
+
+async def _joined(app: App, adapter: Adapter, transaction: Transaction) -> Joining | None:
+    """What settles in the transaction, if that is on the broker's database."""
+    joining = app.joining
+    if joining is None:
+        return None
+    is_here = await joining.can_join(adapter.name, transaction.database, transaction.run)
+    return joining if is_here else None
 
 
 @asynccontextmanager
@@ -140,33 +184,61 @@ async def verdict_if_done(app: App, job: Job, error: BaseException) -> Verdict |
     """What the run of an atomic task that raised has come to, if the error does not decide it."""
     if isinstance(error, Decided):
         return error.verdict
-    if job.atomic is None or isinstance(error, ReferenceUnavailable):
-        return None  # nothing was begun; or it is run again, and looks then
+    if job.atomic is None:
+        return None  # nothing was begun
+    if job.atomic.joining is not None:
+        return await _verdict_if_settled(app, job) if job.atomic.is_settling else None
+    if isinstance(error, ReferenceUnavailable):
+        return None  # it is run again, and looks then
     return await _looked_up(app, job, [(job.atomic.adapter, job.atomic.transaction.database)])
 
 
 async def verdict_if_done_anywhere(app: App, job: Job) -> Verdict | None:
     """The same for a run in a process that is gone, so that only the databases know."""
+    if app.joining is not None and (settled := await _verdict_if_settled(app, job)):
+        return settled
     found = []
     for adapter in app.adapters.with_hook("atomic_transaction"):
         found += [(adapter, database) for database in (adapter.databases or tuple)()]
     return await _looked_up(app, job, found)
 
 
+async def _verdict_if_settled(app: App, job: Job) -> Verdict | None:
+    """The verdict if the queue does not hold the message any more, which is not settled here."""
+    try:
+        state = await app.open_broker().state(job.delivery.queue, job.delivery.id)
+    except BrokerError as e:
+        return _unknown(app, job, "the broker", e)
+    if state is not None:
+        return None
+    logger.info("a call is done", extra={"id": job.message.id})
+    return Verdict(Outcome(job.delivery), "succeeded", is_settled=True)
+
+
+def _unknown(app: App, job: Job, who: str, error: Exception) -> Verdict:
+    """The verdict where it is not known whether the call is done.
+
+    To retry it would use up an attempt for what may be done; to wait costs nothing.
+    """
+    logger.error(
+        "it is not known whether a call is done", extra={"id": job.message.id}, exc_info=error
+    )
+    unknown = ReferenceUnavailable(f"{who} does not say whether the call is done")
+    unknown.__cause__ = error
+    return outcomes.failed(app, job, unknown)
+
+
 async def _looked_up(
     app: App, job: Job, places: Sequence[tuple[Adapter, Database]]
 ) -> Verdict | None:
     for adapter, database in places:
-        assert adapter.own_transaction is not None
         try:
-            async with adapter.own_transaction(database) as run:
+            if await app.outbox.needs_no_tables(adapter, database):
+                continue
+            async with app.outbox.transaction(adapter, database) as run:
                 verdict = await _done(app, job, run)
-        except Exception as e:
-            # To retry it would use up an attempt for what may be done; to wait costs nothing.
-            logger.exception("it is not known whether a call is done", extra={"id": job.message.id})
-            unknown = ReferenceUnavailable(f"{database.name} does not say whether the call is done")
-            unknown.__cause__ = e
-            return outcomes.failed(app, job, unknown)
+        except Exception as e:  # noqa: BLE001 - a driver's own, which is logged
+            return _unknown(app, job, database.name, e)
         if verdict is not None:
             return verdict
     return None

@@ -50,7 +50,9 @@ class ProcessTasks:
         """Run a job in a child; what the child died of is the task's failure."""
         try:
             delivery = job.delivery
-            request = [delivery.queue, delivery.id, delivery.body, delivery.deliveries]
+            joins = job.options.atomic and self._app.joining is not None
+            tag = delivery.tag if joins else None
+            request = [delivery.queue, delivery.id, delivery.body, delivery.deliveries, tag]
             reply = await self._pool.run(msgpack.packb(request), job.options.timeout)
         except (TaskCrashed, TaskTimeout) as e:
             error = type(e)(f"{job.task.name}: {e}")
@@ -61,9 +63,9 @@ class ProcessTasks:
         if not rest:
             refusal = MessageError(f"{job.task.name}: its process refused it: {error_text}")
             return outcomes.failed(self._app, job, refusal)
-        raised, is_expected, action, *outcome = rest
+        raised, is_expected, is_settled, action, *outcome = rest
         verdict = Verdict(Outcome(job.delivery, Action(action), *outcome), word, error_text)
-        verdict.is_expected = is_expected
+        verdict.is_expected, verdict.is_settled = is_expected, is_settled
         if raised is not None:
             message_id = job.message.id
             verdict.exception = error_in(read_result(raised, (), message_id, job.task.name))
@@ -95,10 +97,10 @@ async def _serve(request: bytes, modules: tuple[str, ...]) -> bytes:
     from .execution import Runner, scoped_adapters, wanted_by
     from .jobs import recognise
 
-    queue, message_id, body, deliveries = msgpack.unpackb(request)
+    queue, message_id, body, deliveries, tag = msgpack.unpackb(request)
     app = current()
     try:
-        job = recognise(Delivery(queue, message_id, body, deliveries, None), app.config)
+        job = recognise(Delivery(queue, message_id, body, deliveries, tag), app.config)
     except MessageError as e:  # its modules are not those of the worker, or its keys
         refusal: bytes = msgpack.packb(["refused", f"{type(e).__name__}: {e}"])
         return refusal
@@ -121,6 +123,7 @@ def _packed(app: App, verdict: Verdict) -> bytes:
             verdict.error,
             _raised(app, verdict),
             verdict.is_expected,
+            verdict.is_settled,
             outcome.action.value,
             outcome.body,
             outcome.delay,

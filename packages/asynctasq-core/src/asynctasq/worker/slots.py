@@ -250,8 +250,12 @@ class Slots:
         """Settle; `seconds` is the time the run took, if there was one."""
         del self._running[key]
         job = self._jobs.pop(key, None)
-        verdict.outcome.delivery = self._settler.held[key]
-        self._settler.add(verdict.outcome)
+        if verdict.is_settled:
+            self._settler.forget(key)
+            self._tell_settled(verdict)
+        else:
+            verdict.outcome.delivery = self._settler.held[key]
+            self._settler.add(verdict.outcome)
         self._ended.set()
         if job is not None and seconds is not None:
             self._ahead.note(perf_counter() - job.slot_since)
@@ -261,6 +265,15 @@ class Slots:
             fields = verdict.fields(job, seconds or 0.0)
             error = None if verdict.is_expected else verdict.exception
             logger.log(verdict.level, "task %s", verdict.word, extra=fields, exc_info=error)
+
+    def _tell_settled(self, verdict: Verdict) -> None:
+        if (joining := self._app.joining) is not None:
+            joining.tell_settled(verdict.outcome)
+
+    def is_settling(self, delivery: Delivery) -> bool:
+        """Whether its lease may be gone because the task's own transaction settles it."""
+        job = self._jobs.get((delivery.queue, delivery.id))
+        return job is not None and job.atomic is not None and job.atomic.is_settling
 
     # --- ending -------------------------------------------------------------------------
 

@@ -275,7 +275,7 @@ class Worker:
 
         def note(lost: list[Delivery]) -> None:
             # What has finished meanwhile was settled before the renewal: not lost, but done.
-            settler.note_lost(delivery for delivery in lost if delivery in slots)
+            settler.note_lost(d for d in lost if d in slots and not slots.is_settling(d))
 
         def lose(lost: list[Delivery]) -> None:
             with suppress(RuntimeError):  # the loop is closed

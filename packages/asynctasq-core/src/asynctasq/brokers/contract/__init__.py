@@ -32,6 +32,7 @@ from .looking import DeadLetter, Finding, Looking, QueueStats
 from .policies import LimitKey, Policy, RateKey, UniqueKey
 from .sending import MessageState, Outgoing, Sending
 from .tables import KeepingTables
+from .transactional import Transactional
 
 __all__ = [
     "Action",
@@ -56,6 +57,7 @@ __all__ = [
     "RateKey",
     "Remembering",
     "Sending",
+    "Transactional",
     "UniqueKey",
     "WorkerInfo",
 ]
