@@ -1,4 +1,4 @@
-"""Queues in the application's own PostgreSQL: its transactions dispatch, and settle atomic tasks."""
+"""Queues in the application's own PostgreSQL: its transactions dispatch and settle."""
 
 from __future__ import annotations
 

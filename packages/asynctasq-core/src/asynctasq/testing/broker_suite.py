@@ -5,6 +5,7 @@ from __future__ import annotations
 from .brokers.cancelling import Cancelling
 from .brokers.dead_letters import DeadLetters
 from .brokers.fixtures import OpenBroker, StartConsumer
+from .brokers.joining import Joins, OpenTransaction
 from .brokers.leading import Leading
 from .brokers.leasing import Leasing
 from .brokers.limits import Limits
@@ -19,7 +20,7 @@ from .brokers.settling import Settling
 from .brokers.unique import Unique
 from .brokers.waiting import Waiting
 
-__all__ = ["BrokerSuite", "OpenBroker", "StartConsumer"]
+__all__ = ["BrokerSuite", "OpenBroker", "OpenTransaction", "StartConsumer"]
 
 
 class BrokerSuite(
@@ -38,12 +39,13 @@ class BrokerSuite(
     Rates,
     Priorities,
     Remembers,
+    Joins,
 ):
     """Everything that `asynctasq.brokers` promises, as tests.
 
     In the order of the contract: sending (`Sending`, `Cancelling`, `Results`), consuming
     (`Waiting`, `Leasing`, `Settling`, `Postponing`), looking (`DeadLetters`, `Overview`) and
-    coordinating (`Leading`, `Unique`, `Limits`, `Rates`, `Priorities`, `Remembers`).
+    coordinating (`Leading`, `Unique`, `Limits`, `Rates`, `Priorities`, `Remembers`); and `Joins`.
 
     Subclass it in a test module and give one fixture, `open_broker`; every test then runs on it::
 
@@ -80,4 +82,6 @@ class BrokerSuite(
     * `coordinates` (false): whether it has the methods of `asynctasq.brokers.Coordinating`.
     * `polices` (false): whether it is `asynctasq.brokers.Policing`: policies and priorities.
     * `remembers` (false): whether it has the methods of `asynctasq.brokers.Remembering`.
+    * `joins_transactions` (false): whether it is `asynctasq.brokers.Transactional`. Such a one
+      gives a second fixture, `open_transaction`: what begins a transaction on its database.
     """
