@@ -44,7 +44,7 @@ async def _block(namespace: dict[str, Any], code: str, title: str) -> str:
         result = eval(compile(code, title, "exec", flags, dont_inherit=True), namespace)
         if inspect.iscoroutine(result):
             await result
-        if current().config.driver == "memory":
+        if current().config.driver in ("memory", "postgres"):
             await Worker(burst=True, concurrency=1).run()
     return output.getvalue()
 

@@ -285,7 +285,7 @@ async def test_another_database_of_the_server_is_not_the_brokers(
 async def test_a_schema_of_the_same_name_does_not_make_it_the_brokers(
     joined: Store, app: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    schema = app.config.broker.schema  # type: ignore[attr-defined]
+    schema = app.config.broker.schema
     await app.open_broker().stats()
     with postgres_database("asynctasq_other") as url:
         async with application(monkeypatch, url, schema) as other, opened(joined) as session:
@@ -386,7 +386,7 @@ async def test_a_run_whose_lease_was_lost_is_rolled_back(joined: Store, app: App
     if joined.driver == "psycopg-sync":
         pytest.skip("the same code")
     runs: list[int] = []
-    schema = app.config.broker.schema  # type: ignore[attr-defined]
+    schema = app.config.broker.schema
 
     @task(name=name(), atomic=True)
     async def add(user: User) -> None:
@@ -429,7 +429,7 @@ async def test_a_commit_whose_answer_is_lost_has_happened(joined: Store, app: Ap
     user = User(id=1, name="Ann")
     joined.add(user)
     handle = await add(user).dispatch()
-    dialect = joined.sync_engine.dialect
+    dialect: Any = joined.sync_engine.dialect
     commit = dialect.do_commit
 
     def lose(connection: Any) -> None:
@@ -437,11 +437,11 @@ async def test_a_commit_whose_answer_is_lost_has_happened(joined: Store, app: Ap
         if runs:
             raise ConnectionError("no answer")
 
-    joined.sync_engine.dialect.do_commit = lose  # type: ignore[method-assign]
+    dialect.do_commit = lose
     try:
         await work(app)
     finally:
-        joined.sync_engine.dialect.do_commit = commit  # type: ignore[method-assign]
+        dialect.do_commit = commit
     assert (len(runs), count_items(joined)) == (1, 1)
     assert await handle.result(5) == 1
 
@@ -451,18 +451,18 @@ async def test_a_dispatch_whose_commit_lost_its_answer_is_known_to_wait(
 ) -> None:
     async with opened(joined) as session:
         handle = await greeting()(await new_user(session)).dispatch()
-        dialect = joined.sync_engine.dialect
+        dialect: Any = joined.sync_engine.dialect
         commit = dialect.do_commit
 
         def lose(connection: Any) -> None:
             commit(connection)
             raise ConnectionError("no answer")
 
-        dialect.do_commit = lose  # type: ignore[method-assign]
+        dialect.do_commit = lose
         try:
             with pytest.raises(ConnectionError):
                 await done(session.commit())
         finally:
-            dialect.do_commit = commit  # type: ignore[method-assign]
+            dialect.do_commit = commit
             await done(session.rollback())
     assert await handle.status() == WAITING
