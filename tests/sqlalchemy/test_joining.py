@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -413,6 +414,35 @@ async def test_a_run_whose_lease_was_lost_is_rolled_back(joined: Store, app: App
     await running  # which gives it back
     await work(app)
     assert (len(runs), count_items(joined)) == (2, 1)
+
+
+@pytest.mark.parametrize("end", ["", "body", "commit"])
+async def test_a_process_that_dies_has_settled_what_it_has_committed(
+    database_url: Any, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    import saatomic
+
+    with open_store("psycopg-sync", database_url, monkeypatch) as store:
+        schema = f"test_{uuid4().hex[:12]}"
+        sqlalchemy_url = store.url.render_as_string(hide_password=False)
+        monkeypatch.setenv(saatomic.URL, sqlalchemy_url)
+        monkeypatch.setenv("ASYNCTASQ_PLUGINS", "sqlalchemy")
+        async with application(monkeypatch, plain(store), schema) as app:
+            registry[saatomic.add.name] = saatomic.add
+            queue = app.config.task_defaults["queue"]
+            handle = await saatomic.add("new", end=end).dispatch()
+            async with asyncio.timeout(50):
+                await Worker(queues=[queue], burst=True, modules=["saatomic"]).run()
+            dead = [letter.error for letter in await list_dead(queue)]
+            if end == "body":
+                assert count_items(store) == 0
+                assert "exited with code 9" in dead[0]
+            else:
+                assert (count_items(store), dead) == (1, [])
+                assert await handle.result(5) != os.getpid()
+        with store.setup() as session:
+            session.execute(text(f"DROP SCHEMA {schema} CASCADE"))
+            session.commit()
 
 
 async def test_a_commit_whose_answer_is_lost_has_happened(joined: Store, app: App) -> None:
