@@ -75,6 +75,8 @@ class PostgresConsumer:
                     continue
                 left = deadline - loop.time()
                 await wait(changed, min(left, ready_in, self._wakes.poll_seconds))
+                if loop.time() >= deadline and not changed.is_set():
+                    return []  # whoever takes again looks at once
 
     async def settle(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
         """Apply the outcomes, in one statement unless they are large."""

@@ -441,22 +441,26 @@ AS $$
 DECLARE
     applied bigint[];
 BEGIN
-    -- Each delivery is looked up by itself: a join might read all that the worker has for each.
+    -- Each delivery is looked up by itself: a join might read all that the worker has for each. One
+    -- that others delete meanwhile is not among the freed.
     WITH ended AS MATERIALIZED (
         SELECT r.at, given.message, given.turn
         FROM unnest(messages, leases) WITH ORDINALITY AS given (message, lease, turn)
         CROSS JOIN LATERAL (
             SELECT ctid AS at FROM @schema@.running
             WHERE worker = who AND message = given.message AND lease = given.lease
-            LIMIT 1 FOR UPDATE
+            LIMIT 1
         ) AS r
     ), freed AS (
         DELETE FROM @schema@.running WHERE ctid = ANY (ARRAY(SELECT ended.at FROM ended))
+        RETURNING message
     ), gone AS (
-        DELETE FROM @schema@.message m USING ended WHERE m.number = ended.message
+        DELETE FROM @schema@.message m USING freed WHERE m.number = freed.message
     )
-    SELECT CASE WHEN count(*) < cardinality(messages) THEN coalesce(array_agg(turn), '{}') END
-        INTO applied FROM ended;
+    SELECT CASE WHEN count(*) < cardinality(messages) THEN
+        ARRAY(SELECT ended.turn FROM ended
+            WHERE ended.message IN (SELECT freed.message FROM freed)) END
+        INTO applied FROM freed;
     RETURN applied;
 END $$;
 

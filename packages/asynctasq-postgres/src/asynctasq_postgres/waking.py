@@ -26,7 +26,7 @@ from .server import Server, bounded
 logger = logging.getLogger(__name__)
 
 #: Seconds for which one is said to wait, and after which that is said again.
-_SAID_SECONDS, _AGAIN_SECONDS = 8.0, 3.0
+_SAID_SECONDS, _AGAIN_SECONDS = 15.0, 6.0
 #: Seconds for which a topic that nobody waits on any more is still listened to, so that takes which
 #: follow each other cost nothing; and until the connection is closed when nobody waits at all.
 _KEPT_SECONDS, _IDLE_SECONDS = 5.0, 30.0
