@@ -50,15 +50,18 @@ class PostgresConsumer:
         self._attempts: set[asyncio.Task[Any]] = set()
         schema = server.address.schema
         self._announce = f"SELECT {schema}.announce($1, $2, $3, $4, $5, $6, $7, $8, $9)"
-        self._take = f"SELECT * FROM {schema}.take($1, $2, $3, $4, $5, $6)"
+        self._take = f"SELECT * FROM {schema}.take($1, $2, $3, $4, $5, $6, true)"
+        self._confirm = f"SELECT {schema}.confirm($1, $2, $3)"
         self._finish = f"SELECT {schema}.finish($1, $2, $3)"
         self._settle = f"SELECT {schema}.settle($1, $2, $3, $4, $5, $6, $7, $8, $9)"
         self._withdraw = f"SELECT {schema}.withdraw($1, 1)"
         self._is_idle = f"SELECT {schema}.is_idle($1)"
 
     async def start(self) -> None:
-        """Announce the worker and its queues."""
-        await self._number()
+        """Announce the worker and its queues, and be ready to renew its leases."""
+        number = await self._number()
+        # Now, so that the first renewal that counts need not connect.
+        await asyncio.to_thread(self._renewal.renew, number, ())
 
     async def take(self, limit: int, timeout_seconds: float) -> list[Delivery]:
         """Lease up to `limit` messages, waiting for the first."""
@@ -184,7 +187,19 @@ class PostgresConsumer:
             if row["lane"] % 8:
                 self._since[row["lane"]] = row["place"]
         rows.sort(key=lambda row: (row["turn"], row["place"]))
-        return [_delivery(worker, row) for row in rows], 0.0
+        taken = [_delivery(worker, row) for row in rows]
+        await self._note_arrived(worker, [d for d in taken if d.deliveries > 1])
+        return taken, 0.0
+
+    async def _note_arrived(self, worker: int, again: Sequence[Delivery]) -> None:
+        """Let deliveries count of messages that were delivered before, now that they are here."""
+        if again:
+            messages = [delivery.tag.message for delivery in again]
+            leases = [delivery.tag.lease for delivery in again]
+            try:
+                await self._server.ask(self._confirm, worker, messages, leases, is_repeatable=False)
+            except BrokerUnavailable as e:  # they are leased all the same
+                logger.warning("deliveries were not counted: %s", e)
 
     def _give_back(self, attempt: asyncio.Task[tuple[list[Delivery], float]]) -> None:
         if attempt.cancelled() or attempt.exception() is not None:

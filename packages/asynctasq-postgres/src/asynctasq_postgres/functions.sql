@@ -121,9 +121,12 @@ END $$;
 --
 -- Without any, one row without a message, whose `place` is the microseconds until it is worth asking
 -- again, or null.
+--
+-- A taker who `confirms` says by `confirm` that he has got messages which were delivered before; until
+-- then such a delivery does not count, for he may have died while this answer was on its way to him.
 CREATE OR REPLACE FUNCTION @schema@.take(
     taker integer, queues text[], most integer, lease_seconds double precision,
-    since_lanes integer[], since_places bigint[]
+    since_lanes integer[], since_places bigint[], confirms boolean DEFAULT false
 ) RETURNS TABLE (
     queue text, id text, body bytea, deliveries integer, message bigint, lease bigint,
     lane integer, turn bigint, place bigint, line integer
@@ -148,12 +151,13 @@ BEGIN
         RETURN QUERY
             SELECT c.queue, c.id, c.body, c.deliveries, c.message, c.lease, c.lane, c.turn, c.place,
                 c.line
-            FROM @schema@.claim(taker, lease_, queues, most, since_lanes, since_places, false) c;
+            FROM @schema@.claim(
+                taker, lease_, queues, most, since_lanes, since_places, false, confirms) c;
         is_any := FOUND;
     ELSE
         has_tickets := @schema@.admit(policed_, most);
         FOR one IN SELECT * FROM @schema@.claim(
-            taker, lease_, queues, most, since_lanes, since_places, has_tickets) AS c
+            taker, lease_, queues, most, since_lanes, since_places, has_tickets, confirms) AS c
         LOOP
             queue := one.queue;
             lease := lease_;
@@ -174,7 +178,7 @@ BEGIN
             FOR id, body, deliveries, message IN
                 SELECT m.id, m.body, r.deliveries, r.message
                 FROM @schema@.run_line(one.line, 1 + greatest(0, most - one.claimed::integer),
-                    taker, lease_) r
+                    taker, lease_, confirms) r
                 JOIN @schema@.message m ON m.number = r.message
             LOOP
                 is_any := true;
@@ -206,7 +210,8 @@ END $$;
 -- there are in all.
 CREATE OR REPLACE FUNCTION @schema@.claim(
     taker integer, lease_ bigint, queues text[], most integer,
-    since_lanes integer[], since_places bigint[], with_tickets boolean
+    since_lanes integer[], since_places bigint[], with_tickets boolean,
+    confirms boolean DEFAULT false
 ) RETURNS TABLE (
     queue text, id text, body bytea, deliveries integer, message bigint, lease bigint,
     lane integer, turn bigint, place bigint, line integer, claimed bigint
@@ -248,7 +253,9 @@ BEGIN
         DELETE FROM @schema@.pending WHERE ctid = ANY (ARRAY(SELECT chosen.at FROM chosen))
     ), begun AS (
         INSERT INTO @schema@.running (worker, message, lease, lane, deliveries, taken_at)
-        SELECT taker, chosen.message, lease_, chosen.lane, chosen.deliveries, now_
+        SELECT taker, chosen.message, lease_, chosen.lane,
+            CASE WHEN confirms THEN greatest(1, chosen.deliveries - 1) ELSE chosen.deliveries END,
+            now_
         FROM chosen WHERE chosen.line IS NULL
     )
     SELECT chosen.name, m.id, m.body, chosen.deliveries, chosen.message, lease_,
@@ -256,6 +263,22 @@ BEGIN
     FROM chosen LEFT JOIN @schema@.message m
         ON m.number = chosen.message AND chosen.line IS NULL;
 END $$;
+
+-- Count deliveries that have arrived, of messages that were delivered before.
+CREATE OR REPLACE FUNCTION @schema@.confirm(who integer, messages bigint[], leases bigint[])
+RETURNS void
+LANGUAGE sql
+SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off
+SET enable_hashjoin = off SET enable_mergejoin = off
+AS $$
+    UPDATE @schema@.running SET deliveries = deliveries + 1 WHERE ctid = ANY (ARRAY(
+        SELECT r.at FROM unnest(messages, leases) AS given (message, lease)
+        CROSS JOIN LATERAL (
+            SELECT ctid AS at FROM @schema@.running
+            WHERE worker = who AND message = given.message AND lease = given.lease
+            LIMIT 1
+        ) AS r))
+$$;
 
 -- Microseconds until something is due, a rate opens or a lease may run out; null for never.
 CREATE OR REPLACE FUNCTION @schema@.ready_in(
