@@ -27,6 +27,7 @@ PACKAGES = (
     "asynctasq-sqlalchemy",
     "asynctasq-django",
     "asynctasq-tortoise",
+    "asynctasq-dashboard",
     "asynctasq-prometheus",
     "asynctasq-opentelemetry",
     "asynctasq-postgres",

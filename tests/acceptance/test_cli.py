@@ -435,3 +435,27 @@ def test_cancel_ends_what_runs_and_removes_what_waits(place: Place, kind: str) -
     assert (done.returncode, done.stdout.strip()) == (1, "cancelled 1")
     assert f"neither waiting nor running: {running}" in done.stderr
     assert place.counts() == {}
+
+
+def test_a_pause_holds_for_running_workers_and_over_restarts(place: Place) -> None:
+    dispatch(place, "[hello('Ada')]")
+    with place.start("worker", "jobs") as worker:
+        eventually(lambda: place.lines("greeted") == ["Ada"])
+        finished(place.run("pause", "-m", "jobs", "--task", "jobs.hello", "--by", "ops"))
+        dispatch(place, "[hello('Grace'), fail(1)]")
+        eventually(lambda: place.counts("mail") == {"dead": 1})
+        worker.kill()
+    finished(place.run("pause", "--queue", "mail"))
+    dispatch(place, "[fail(2)]")
+    paused = [(p["queue"], p["task"], p["by"]) for p in place.status()["pauses"]]
+    assert paused[0] == ("default", "jobs.hello", "ops")
+    assert paused[1] == ("mail", "", paused[1][2])
+    with place.start("worker", "jobs"):
+        dispatch(place, "[hello('Alan')]")
+        eventually(lambda: place.counts("default") == {"delayed": 2})
+        assert place.counts("mail") == {"waiting": 1, "dead": 1}
+        assert place.lines("greeted") == ["Ada"]
+        finished(place.run("resume", "-m", "jobs", "-t", "jobs.hello"))
+        finished(place.run("resume", "--queue", "mail"))
+        eventually(lambda: sorted(place.lines("greeted")) == ["Ada", "Alan", "Grace"])
+        eventually(lambda: place.counts("mail") == {"dead": 2})

@@ -13,8 +13,8 @@ from uuid import uuid4
 
 import peewee
 import pytest
-from asynctasq.testing.adapters.fetching import Fetching
-from asynctasq.testing.adapters.missing import Missing
+from asynctasq.testing.adapters.fetching import FetchingTests
+from asynctasq.testing.adapters.missing import MissingTests
 from asynctasq_peewee import suite
 
 from ..servers import mysql_url, postgres_url
@@ -205,7 +205,7 @@ class TestOnPostgres(OnServer):
 
 
 class TestOnMariaDB(OnServer):
-    parts = (Fetching, Missing)
+    parts = (FetchingTests, MissingTests)
 
     @classmethod
     def find_server(cls) -> str:

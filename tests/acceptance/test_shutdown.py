@@ -272,7 +272,7 @@ def test_several_tasks_that_kill_their_worker_take_no_innocent_one_with_them(
         place, *innocent[:5], "killer(1)", *innocent[5:20], "killer_on_loop(2)", *innocent[20:]
     )
     for _ in range(30):
-        done = place.run("worker", "jobs", "--burst", "--lease", "0.5", "--concurrency", "10")
+        done = place.run("worker", "jobs", "--burst", "--lease", "2", "--concurrency", "10")
         if done.returncode == 0:
             break
     assert place.counts() == {"dead": 2}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tarfile
 import zipfile
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ from .conftest import PACKAGES, Environment, finished
 
 ORMS = {"sqlalchemy", "django", "tortoise-orm"}
 ADAPTERS = {"asynctasq-sqlalchemy", "asynctasq-django", "asynctasq-tortoise"}
-LISTENERS = {"asynctasq-prometheus", "asynctasq-opentelemetry"}
+LISTENERS = {"asynctasq-prometheus", "asynctasq-opentelemetry", "asynctasq-dashboard"}
 
 Install = Callable[[Sequence[str]], Environment]
 
@@ -141,8 +142,9 @@ def test_all_brings_every_adapter_and_importing_loads_no_orm(
         "print(*(m for m in ('sqlalchemy', 'django', 'tortoise') if m in sys.modules))"
     )
     assert finished(environment.run("python", "-c", code, cwd=tmp_path)).split() == []
-    listed = finished(environment.run("asynctasq", "plugins", cwd=tmp_path))
-    assert listed.count("loaded") == len(ADAPTERS | LISTENERS)
+    listed = json.loads(finished(environment.run("asynctasq", "plugins", "--json", cwd=tmp_path)))
+    assert {plugin["state"] for plugin in listed} == {"loaded"}
+    assert {plugin["distribution"] for plugin in listed} >= ADAPTERS | LISTENERS
     assert written_by_a_worker(environment, tmp_path, SQLALCHEMY_TASK) == "Hello Grace"
 
 
@@ -177,3 +179,15 @@ def test_lua_scripts_and_the_testing_kit_travel_with_core(wheels: dict[str, Path
 def test_the_dashboard_travels_with_the_metrics(wheels: dict[str, Path]) -> None:
     files = zipfile.ZipFile(wheels["asynctasq-prometheus"]).namelist()
     assert "asynctasq_prometheus/dashboard.json" in files
+
+
+def test_the_web_page_travels_whole(wheels: dict[str, Path]) -> None:
+    files = set(zipfile.ZipFile(wheels["asynctasq-dashboard"]).namelist())
+    source = Path(__file__).parents[2] / "packages/asynctasq-dashboard/src"
+    kept = {
+        str(path.relative_to(source))
+        for folder in ("templates", "static")
+        for path in (source / "asynctasq_dashboard" / folder).iterdir()
+    }
+    assert kept
+    assert kept <= files

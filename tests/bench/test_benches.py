@@ -40,6 +40,7 @@ SIZES = {
     "processes": "--repeat 1 --n 100 --steps 10",
     "growth": "--repeat 1 --n 50 --largest 500",
     "postgres": f"{_PEERS} --n 20 --waiting 100 --held-seconds 0.1 asynctasq_postgres",
+    "policies": "--repeat 1 --n 200 --largest 400",
     "payload": "",
     "soak": "--minutes 0.02 --broker sqlite --seed 1",
 }

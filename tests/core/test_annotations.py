@@ -29,7 +29,7 @@ import pydantic
 import pytest
 from asynctasq import InvalidMessage, OnMissing, SerializationError, task
 from asynctasq.app import App
-from asynctasq.tasks.annotations import Declared, annotations_of
+from asynctasq.tasks.annotations import DeclaredLoading, annotations_of
 from asynctasq.tasks.declaration import registry
 from asynctasq.wire.decoding import decode_value
 from typing_extensions import TypeAliasType
@@ -276,9 +276,9 @@ def test_metadata_goes_to_the_adapter_and_rules_to_core() -> None:
         return 1
 
     parameters, result = annotations_of(function)
-    assert parameters.declared == {"user": Declared(("load",), "skip", (Item,))}
-    assert parameters.parts == {"rest": [Declared((1,), None, (Item,))]}
-    assert result.declared == {"": Declared(("x",), None, (int,))}
+    assert parameters.declared == {"user": DeclaredLoading(("load",), "skip", (Item,))}
+    assert parameters.parts == {"rest": [DeclaredLoading((1,), None, (Item,))]}
+    assert result.declared == {"": DeclaredLoading(("x",), None, (int,))}
 
 
 def test_on_missing_takes_one_of_three() -> None:

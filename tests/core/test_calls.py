@@ -11,7 +11,7 @@ from typing import Any
 
 import asynctasq
 import pytest
-from asynctasq import AsyncTask, Retry, TaskStatus, current_message
+from asynctasq import AsyncTask, Retry, TaskStatus, Unique, current_message
 from asynctasq.testing import Calls
 from process_jobs import item_of
 from toy_orm import Toy, User
@@ -240,3 +240,24 @@ def test_the_plugin_and_calls_need_no_more_than_they_say() -> None:
     calls = "import sys; from asynctasq.testing import Calls; assert 'pytest' not in sys.modules"
     for code in (plugin, calls):
         subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@asynctasq.task(unique=Unique(by="document", on_conflict="replace"))
+async def save(document: int, text: str) -> None: ...
+
+
+@asynctasq.task(unique=True)
+async def report(day: str) -> None: ...
+
+
+async def test_a_call_for_which_another_stands_was_not_dispatched(asynctasq_calls: Calls) -> None:
+    first = await report("today").dispatch()
+    assert (await report("today").dispatch()).id == first.id
+    await report("tomorrow").dispatch()
+    assert [call.arguments["day"] for call in asynctasq_calls.of(report)] == ["today", "tomorrow"]
+
+
+async def test_a_call_that_was_replaced_is_the_later_one(asynctasq_calls: Calls) -> None:
+    await save(1, "a").delay(5).dispatch()
+    await save(1, "b").delay(5).dispatch()
+    assert asynctasq_calls.one(save).arguments == {"document": 1, "text": "b"}

@@ -10,8 +10,9 @@ from datetime import timedelta
 import pytest
 from asynctasq import Worker, deadletters, dispatch_many, init, task
 from asynctasq.app import current
-from asynctasq.brokers import Action, Outcome, Outgoing
+from asynctasq.brokers import Action, DeadLetter, Outcome, Outgoing
 from asynctasq.cli import cli
+from asynctasq.sending.preparing import prepare
 from asynctasq.wire.message import Message
 from click.testing import CliRunner
 
@@ -73,6 +74,65 @@ async def test_a_retry_keeps_the_id_and_starts_over() -> None:
     await work()
     (letter,) = await deadletters.list_dead()
     assert (letter.id, letter.attempts) == (handle.id, 2)
+
+
+async def test_groups_are_of_one_task_and_one_type_of_error() -> None:
+    for n in range(3):
+        await fail(n).dispatch()
+    await fail(3).on_queue("other").dispatch()
+    await current().open_broker().put([Outgoing("other", "x", b"garbage")])
+    await work()
+    groups, looked_at = await deadletters.groups()
+    assert looked_at == 5
+    first, second = groups
+    assert (first.task, first.error, first.count) == (fail.name, "ValueError", 4)
+    assert first.example.startswith("ValueError: broken ")
+    assert first.oldest <= first.newest
+    assert (second.task, second.error, second.count) == ("", "BadSignature", 1)
+    (only,), looked_at = await deadletters.groups("bills", most=2)
+    assert (only.count, looked_at) == (2, 2)
+    where = deadletters.Filter(error="broken 1")
+    assert [group.count for group in (await deadletters.groups(where=where))[0]] == [1]
+
+
+async def test_a_search_ends_before_it_has_seen_all() -> None:
+    for n in range(1600):
+        await fail(n).dispatch()
+    await work()
+    where = deadletters.Filter(error="broken 1599")
+    assert [letter.error for letter in (await deadletters.search(where=where))[0]] == [
+        "ValueError: broken 1599"
+    ]
+    where = deadletters.Filter(error="broken 0")
+    assert await deadletters.search(where=where, most=1000) == ([], False)
+    found, is_all = await deadletters.search(where=where)
+    assert (len(found), is_all) == (1, True)
+    found, is_all = await deadletters.search(limit=2, most=1)
+    assert (len(found), is_all) == (2, True)
+
+
+async def test_whoever_waits_hears_how_far_it_has_come() -> None:
+    for n in range(1203):
+        await fail(n).dispatch()
+    await work()
+    told: list[int] = []
+    assert await deadletters.retry(where=deadletters.Filter(), on_progress=told.append) == 1203
+    assert told == [500, 1000, 1203]
+    await work()
+    assert await deadletters.purge(where=deadletters.Filter(), on_progress=told.append) == 1203
+    assert told[3:] == [500, 1000, 1203]
+
+
+async def test_arguments_that_are_not_shown_cannot_be_searched() -> None:
+    await fail(1).dispatch()
+    await work()
+    where = deadletters.Filter(arguments="n=1")
+    assert len(await deadletters.list_dead(where=where)) == 1
+    body = prepare(fail(1), current().config, current().adapters).outgoing.body
+    letter = DeadLetter("bills", "x", body, b"", 0)
+    assert where.fits(letter)
+    init(driver="memory", signing_key=KEY, show_arguments=False)
+    assert not where.fits(letter)
 
 
 async def test_a_retry_of_all_takes_each_once() -> None:
@@ -236,6 +296,8 @@ def test_the_command_filters_and_hides_arguments() -> None:
     assert listed["arguments"] == ""
     assert "n=1" in run("list")
     assert "n=1" not in run("list", "--no-arguments")
+    assert json.loads(run("list", "--json", "--error", "BROKEN", "--arguments", "n=1"))
+    assert json.loads(run("list", "--json", "--error", "broken", "--arguments", "n=2")) == []
     assert "arguments:     n=1\n" in run("show", failed)
     assert "n=1" not in run("show", failed, "--no-arguments")
     assert run("retry", "--task", fail.name, "--older-than", "7d") == "retried 0 dead letters\n"

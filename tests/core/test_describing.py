@@ -10,7 +10,7 @@ from uuid import UUID
 import msgpack
 import pytest
 from asynctasq import Ref
-from asynctasq.wire.describing import described
+from asynctasq.wire.describing import Reference, described, references
 from asynctasq.wire.encoding import encode_arguments
 from hypothesis import given
 from hypothesis import strategies as st
@@ -78,3 +78,25 @@ def test_a_hostile_class_path_is_text() -> None:
     body = msgpack.packb({"__orm:x__": 1, "__orm_class__": "a.<script>" * 50})
     payload = msgpack.packb([[msgpack.ExtType(1, body)], {}])
     assert len(described(payload)) <= 60
+
+
+def test_references_name_the_model_and_the_key() -> None:
+    owner: Any = Owner()
+    encoded = encode_arguments(
+        (Row(5), 1, Row((2, "a"))),
+        {"other": Row("x"), "note": "Order#9"},
+        ("order", "count"),
+        lambda v: owner if isinstance(v, Row) else None,
+        {},
+    )
+    model = "app.models.Order"
+    assert references(encoded.payload, ("order", "count")) == (
+        Reference("order", "Order#5", model, "5"),
+        Reference("2", "Order#2,a", model, "2,a"),
+        Reference("other", "Order#x", model, "x"),
+    )
+
+
+@given(st.binary())
+def test_no_bytes_break_the_references(payload: bytes) -> None:
+    assert isinstance(references(payload), tuple)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from time import time
 from typing import Any
 
@@ -29,6 +30,7 @@ from asynctasq.events import (
     WorkerStarted,
     WorkerStopped,
 )
+from asynctasq.sending.preparing import prepare
 from asynctasq.wire.message import new_id
 from process_jobs import OwnError, fails
 from toy_orm import Toy, User
@@ -98,6 +100,29 @@ async def test_each_failure_is_told_with_the_exception(app: App, told: Any, work
         assert isinstance(event.error, LookupError)
         assert event.error.__traceback__ is not None
         assert event.reason == "LookupError: no such thing"
+
+
+async def test_a_run_says_when_it_was_to_begin(app: App, told: Any, work: Any) -> None:
+    before = time()
+    await succeed().delay(0.2).dispatch()
+    await fail().dispatch()
+    await work()
+    started = [event for event in told() if type(event) is RunStarted]
+    (delayed,) = (event for event in started if event.task == succeed.name)
+    assert delayed.due is not None
+    assert before + 0.199 <= delayed.due <= delayed.at
+    first, retried = (event for event in started if event.task == fail.name)
+    assert first.due is None
+    assert retried.due is not None
+    assert first.at <= retried.due + 0.001
+
+
+@pytest.mark.parametrize("year", [1950, 2200, 9999])
+async def test_any_moment_may_be_the_one_to_begin_at(app: App, year: int) -> None:
+    moment = datetime(year, 1, 1, tzinfo=UTC)
+    prepared = prepare(succeed().at(moment), app.config, app.adapters)
+    message = Message.decode(prepared.outgoing.body)
+    assert message.due_ms == max(0, moment.timestamp() * 1000)
 
 
 async def test_a_call_in_a_child_process_is_told_of_once_with_its_error(

@@ -27,7 +27,7 @@ from asynctasq.brokers import DeadLetter, Outgoing
 from asynctasq.brokers.memory import broker as memory
 from asynctasq.cli import cli
 from asynctasq.cli.application import moment
-from asynctasq.cli.logs import printable
+from asynctasq.cli.log_lines import printable
 from asynctasq.deadletters import _readable
 from asynctasq.errors import InvalidMessage
 from asynctasq.wire import class_paths as models

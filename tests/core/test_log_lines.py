@@ -6,7 +6,7 @@ import json
 import logging
 from typing import Any
 
-from asynctasq.cli.logs import JsonLines, KeyValueLines
+from asynctasq.cli.log_lines import JsonLines, KeyValueLines
 
 
 def record(message: str = "task dead", raised: BaseException | None = None, **extra: Any) -> Any:

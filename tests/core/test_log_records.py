@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any
+from pathlib import Path
 
 import pytest
-import sentry_sdk
 from asynctasq import TaskLogFilter, current_message, task
 from asynctasq.app import App
-from sentry_sdk.envelope import Envelope
-from sentry_sdk.transport import Transport
 
 Work = Callable[..., Awaitable[None]]
 
@@ -106,41 +107,16 @@ async def test_the_filter_leaves_records_of_other_threads_alone(
     assert not hasattr(record, "task")
 
 
-class Kept(Transport):
-    """Sends nothing."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.events: list[Any] = []
-
-    def capture_envelope(self, envelope: Envelope) -> None:
-        if (event := envelope.get_event()) is not None:
-            self.events.append(event)
-
-
-async def test_sentry_groups_failures_by_their_exception(app: App, work: Work) -> None:
-    @task(max_attempts=1)
-    async def divides() -> None:
-        print(1 / 0)
-
-    @task(max_attempts=1)
-    async def looks_up() -> None:
-        nothing: dict[str, int] = {}
-        print(nothing["at all"])
-
-    transport = Kept()
-    sentry_sdk.init(dsn="https://key@localhost/1", transport=transport)
-    try:
-        await divides().dispatch()
-        await looks_up().dispatch()
-        await work()
-    finally:
-        sentry_sdk.init()
-    raised = {e["exception"]["values"][-1]["type"]: e["extra"]["task"] for e in transport.events}
-    assert raised == {"ZeroDivisionError": divides.name, "KeyError": looks_up.name}
-    functions = [
-        frame["function"]
-        for event in transport.events
-        for frame in event["exception"]["values"][-1]["stacktrace"]["frames"]
-    ]
-    assert {"divides", "looks_up"} <= set(functions)
+def test_sentry_groups_failures_by_their_exception() -> None:
+    program = Path(__file__).parent / "application" / "sentry_errors.py"
+    environment = {**os.environ, "ASYNCTASQ_PLUGINS": ""}
+    done = subprocess.run(
+        [sys.executable, program], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    told = {task.rpartition(".")[2]: rest for task, *rest in json.loads(done.stdout)}
+    assert {name: kind for name, (kind, _) in told.items()} == {
+        "divides": "ZeroDivisionError",
+        "looks_up": "KeyError",
+    }
+    assert all(name in functions for name, (_, functions) in told.items())

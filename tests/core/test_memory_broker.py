@@ -13,9 +13,11 @@ from asynctasq.testing import BrokerSuite, OpenBroker
 
 
 class TestMemoryBroker(BrokerSuite):
+    lists = True
     coordinates = True
     polices = True
     remembers = True
+    pauses = True
 
     @pytest_asyncio.fixture
     async def open_broker(self) -> AsyncIterator[OpenBroker]:

@@ -8,7 +8,7 @@ from typing import Any
 import msgpack
 import pytest
 from asynctasq import BadSignature, InvalidMessage, Message, MessageError, UnsupportedVersion
-from asynctasq.wire.message import MESSAGE, RESULT, SIGNED, TAG_BYTES, sign, verify
+from asynctasq.wire.message import MESSAGE, RESULT, SIGNATURE_BYTES, SIGNED, sign, verify
 
 KEY, OTHER, THIRD = b"k" * 32, b"o" * 16, b"t" * 64
 MESSAGE_1 = Message("id-1", "app.tasks.f", b"\x92\x90\x80", 12.5, 2, {"timeout": 3}, {"t": "1"}, 4)
@@ -161,7 +161,7 @@ def test_senders_may_sign_before_workers_have_the_key() -> None:
 
 
 def test_the_signature_is_checked_before_anything_is_decoded() -> None:
-    garbage = SIGNED + b"\x00" * TAG_BYTES + b"\xff\xff"
+    garbage = SIGNED + b"\x00" * SIGNATURE_BYTES + b"\xff\xff"
     with pytest.raises(BadSignature):
         Message.decode(garbage, (KEY,))
     with pytest.raises(InvalidMessage):

@@ -498,3 +498,40 @@ def test_the_suite_without_pytest_says_what_to_install(
     done = CliRunner().invoke(cli, ["test-adapter", "sqlalchemy"])
     assert done.exit_code == 1
     assert "pytest_asyncio is not installed: pip install 'asynctasq-core[testing]'" in done.output
+
+
+def commands(distribute: Distribute, name: str, source: str) -> None:
+    """Install a distribution with a command."""
+    target = f"{name} = plugin_{name}:command"
+    distribute(name, source, target, group="asynctasq.commands")
+
+
+def test_a_plugin_may_bring_a_command(distribute: Distribute) -> None:
+    source = """
+import click
+
+@click.command()
+def command():
+    '''Say hello.'''
+    click.echo("hello")
+"""
+    commands(distribute, "hello", source)
+    assert "Say hello." in CliRunner().invoke(cli, ["--help"]).output
+    assert CliRunner().invoke(cli, ["hello"]).output == "hello\n"
+
+
+@pytest.mark.parametrize("source", ["raise SystemExit(3)", "command = 5", "import not_there"])
+def test_a_broken_command_hides_no_other(distribute: Distribute, source: str) -> None:
+    commands(distribute, "broken", source)
+    done = CliRunner().invoke(cli, ["--help"])
+    assert done.exit_code == 0
+    assert "failed to load" in done.output
+    assert "worker" in done.output
+    done = CliRunner().invoke(cli, ["broken"])
+    assert done.exit_code == 1
+    assert "command 'broken' failed to load" in done.output
+
+
+def test_no_plugin_takes_the_place_of_a_command_of_ours(distribute: Distribute) -> None:
+    commands(distribute, "status", "raise SystemExit(3)")
+    assert CliRunner().invoke(cli, ["status", "--help"]).exit_code == 0

@@ -28,7 +28,7 @@ from asynctasq import (
 )
 from asynctasq.app import App
 from asynctasq.brokers import Policing
-from asynctasq.policies.keys import Arguments
+from asynctasq.policies.keys import KeyArguments
 from toy_orm import Order, Toy, User
 
 Work = Callable[..., Awaitable[None]]
@@ -306,7 +306,7 @@ async def test_a_class_based_task_has_policies(policing: App, work: Work) -> Non
 
 def keys_of(app: App, *values: object) -> list[str]:
     return [
-        Arguments.of(once(value), app.adapters).key("scope", Unique(by="value")) for value in values
+        KeyArguments(once(value), app.adapters).key("scope", Unique(by="value")) for value in values
     ]
 
 
@@ -343,7 +343,7 @@ def test_a_function_of_the_arguments_may_give_the_key(app: App) -> None:
 
     policy = Unique(by=city)
     keys = [
-        Arguments.of(once(value), app.adapters).key("s", policy) for value in ("Rome", "rome", "x")
+        KeyArguments(once(value), app.adapters).key("s", policy) for value in ("Rome", "rome", "x")
     ]
     assert keys[0] == keys[1] != keys[2]
 

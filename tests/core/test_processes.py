@@ -23,12 +23,12 @@ from asynctasq.worker.processes import ProcessPool
 CALLS = """
 import ctypes, logging, multiprocessing, os, signal, subprocess, sys, time
 
-def start(greeting=b"?"):
+def start(greeting):
     def call(body):
-        return globals()[body.decode()](greeting)
+        return globals()[body.decode()](greeting or b"?")
     return call
 
-def refuse():
+def refuse(_):
     raise RuntimeError("cannot start")
 
 def pid(_): return str(os.getpid()).encode()

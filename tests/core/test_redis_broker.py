@@ -17,8 +17,10 @@ from ..servers import redis_url
 
 class TestRedisBroker(BrokerSuite):
     due_goes_first = False
+    lists = True
     coordinates = True
     remembers = True
+    pauses = True
     polices = True
 
     @pytest_asyncio.fixture

@@ -30,7 +30,7 @@ from asynctasq.app import App
 from asynctasq.brokers import ConsumerOptions, Outcome, Remembering, WorkerInfo
 from asynctasq.errors import SerializationError
 from asynctasq.sending.preparing import prepare_template
-from asynctasq.sending.scheduled import Definition, Scheduled, decode, tick_id
+from asynctasq.sending.schedule_values import Definition, Scheduled, decode, tick_id
 from asynctasq.sending.schedules import Schedules
 from asynctasq.services.offered import declared_schedules, services_of
 from asynctasq.services.ticking import Declaring, Ticking

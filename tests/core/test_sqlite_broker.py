@@ -34,10 +34,10 @@ from asynctasq.brokers import (
 from asynctasq.brokers.sqlite import clock
 from asynctasq.brokers.sqlite import queries as sqlite_queries
 from asynctasq.brokers.sqlite import transitions as sqlite_transitions
+from asynctasq.brokers.sqlite.awaited_results import AwaitedResults
 from asynctasq.brokers.sqlite.broker import SQLiteBroker
 from asynctasq.brokers.sqlite.consumer import SQLiteConsumer
 from asynctasq.brokers.sqlite.file import CHECKPOINT_BYTES, SQLiteFile
-from asynctasq.brokers.sqlite.results import AwaitedResults
 from asynctasq.brokers.sqlite.states import WAITING
 from asynctasq.testing import BrokerSuite, OpenBroker
 
@@ -77,9 +77,11 @@ async def drain(consumer: SQLiteConsumer) -> int:
 
 
 class TestSQLiteBroker(BrokerSuite):
+    lists = True
     coordinates = True
     polices = True
     remembers = True
+    pauses = True
 
     @pytest_asyncio.fixture
     async def open_broker(self, open_sqlite: OpenSQLite) -> OpenBroker:

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
-from asynctasq.testing.adapters.commits import Commits
-from asynctasq.testing.adapters.fetching import Fetching
-from asynctasq.testing.adapters.loading import Loading
-from asynctasq.testing.adapters.missing import Missing
+from asynctasq.testing.adapters.commits import CommitsTests
+from asynctasq.testing.adapters.fetching import FetchingTests
+from asynctasq.testing.adapters.loading import LoadingTests
+from asynctasq.testing.adapters.missing import MissingTests
 from asynctasq_django import select_for_update, suite
 from asynctasq_django.lanes import close_lanes
 from django.db import connection, connections
@@ -73,7 +73,7 @@ def _forget_connection() -> None:
 class TestMariaDB(_StandIn):
     """With locks."""
 
-    parts = (Fetching, Missing, Commits, Loading)
+    parts = (FetchingTests, MissingTests, CommitsTests, LoadingTests)
     alias = "maria"
     locking = True
     away = {"PORT": "1"}
@@ -85,5 +85,5 @@ class TestMariaDB(_StandIn):
 class TestSQLite(_StandIn):
     """As the suite runs by itself."""
 
-    parts = (Fetching, Missing, Commits)
+    parts = (FetchingTests, MissingTests, CommitsTests)
     alias = "lite"

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from uuid import uuid4
 
 import asynctasq
 import pytest
 from asynctasq import TaskStatus, Worker
+from asynctasq.brokers import ConsumerOptions, Outgoing, WorkerInfo
 from asynctasq_django import prefetch_related
 from django.conf import settings
 from django.db import connection, connections, transaction
@@ -55,6 +58,22 @@ def whoami(context: Any, number: int) -> list[Any]:
 @tasks.task
 def fail() -> None:
     raise LookupError("nothing here")
+
+
+def _note(name: str) -> None:
+    User.objects.create(email=f"{uuid4().hex}@example.com", name=name)
+
+
+note = tasks.task(_note)
+
+
+@contextmanager
+def backend_with(**options: Any) -> Iterator[str]:
+    """The alias of a backend with these `OPTIONS`."""
+    alias = f"policed-{uuid4().hex[:8]}"
+    params = {"BACKEND": settings.TASKS["default"]["BACKEND"], "OPTIONS": options}
+    with override_settings(TASKS={**settings.TASKS, alias: params}):
+        yield alias
 
 
 @pytest.fixture(autouse=True)
@@ -133,9 +152,42 @@ def test_arguments_that_do_not_fit_are_refused_at_once() -> None:
         whoami.enqueue()  # type: ignore[call-arg]
 
 
-def test_a_priority_is_refused() -> None:
+def test_calls_of_a_higher_priority_run_first() -> None:
+    User.objects.all().delete()
+    for name, priority in (("low", -5), ("none", 0), ("high", 5)):
+        note.using(priority=priority).enqueue(name)
+    asyncio.run(Worker(burst=True, concurrency=1).run())
+    assert list(User.objects.order_by("pk").values_list("name", flat=True)) == [
+        "high",
+        "none",
+        "low",
+    ]
+
+
+@pytest.mark.parametrize("priority", [101, -101, 0.5])
+def test_a_priority_that_there_is_not_is_refused(priority: Any) -> None:
     with pytest.raises(InvalidTask, match="priority"):
-        whoami.using(priority=5)
+        whoami.using(priority=priority)
+
+
+def test_options_give_every_task_of_the_backend_its_policies() -> None:
+    policies = {"unique": asynctasq.Unique(by="name"), "limit": asynctasq.Limit(1, by="name")}
+    with backend_with(**policies) as backend:
+        single: Any = tasks.task(backend=backend)(_note)
+        first, again = single.enqueue("Ada"), single.enqueue("Ada")
+        other = single.enqueue("Grace")
+        assert first.id == again.id != other.id
+        work()
+    assert User.objects.filter(name="Ada").count() == 1
+
+
+def test_options_that_do_not_fit_a_task_are_refused_where_it_is_declared() -> None:
+    by_order = backend_with(limit=asynctasq.Limit(1, by="order"))
+    with by_order as backend, pytest.raises(asynctasq.ConfigurationError, match="'order'"):
+        tasks.task(backend=backend)(_note)
+    too_high = backend_with(priority=101)
+    with too_high as backend, pytest.raises(asynctasq.ConfigurationError, match="-100 to 100"):
+        tasks.task(backend=backend)(_note)
 
 
 def test_an_unknown_result_does_not_exist() -> None:
@@ -345,6 +397,65 @@ def test_the_signal_says_what_is_stored_however_a_task_ends(
     assert (found.status, found.args, found.attempts) == (FAILED, [kind], 1)
     for each in (told, found):
         assert [e.exception_class for e in each.errors] == [error]
+
+
+@pytest.mark.parametrize(
+    ("how", "error", "attempts"),
+    [("raise", LookupError, 1), ("crash", asynctasq.TaskCrashed, 0), ("return", None, 1)],
+)
+def test_a_run_in_a_process_of_its_own_has_a_result_with_its_arguments(
+    how: str,
+    error: type[BaseException] | None,
+    attempts: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from djshop.process_runs import end
+
+    monkeypatch.setenv("DJANGO_SETTINGS_MODULE", "djsettings")
+    with Finished() as finished:
+        result = end.enqueue(how, number=7)
+        asyncio.run(Worker(burst=True, modules=["djshop.process_runs"]).run())
+    found = end.get_result(result.id)
+    (told,) = finished.told
+    assert facts(told) == facts(found)
+    assert (found.args, found.kwargs, found.attempts) == ([how], {"number": 7}, attempts)
+    assert [e.exception_class for e in found.errors] == ([] if error is None else [error])
+
+
+async def put(message: Outgoing) -> None:
+    """Put a message as it is on its queue."""
+    await asynctasq.app.current().open_broker().put([message])
+
+
+async def lose_to_dead_workers(message_queue: str, times: int) -> None:
+    """Let workers take the queue's message and die."""
+    broker = asynctasq.app.current().open_broker()
+    for i in range(times):
+        info = WorkerInfo(f"worker-{i}", "host", i, (message_queue,), 1, 0.0)
+        consumer = broker.consumer(ConsumerOptions(info, (message_queue,), 60))
+        await consumer.start()
+        assert await consumer.take(1, 10)
+        await broker.release_worker(info.id, (message_queue,))
+
+
+def test_the_signal_is_sent_for_a_call_whose_workers_died_with_it() -> None:
+    asynctasq.init(driver="memory", max_deliveries=2)
+    with Finished() as finished:
+        result = greet.enqueue(user(), words=[])
+        asyncio.run(lose_to_dead_workers("default", 2))
+        work()
+    result.refresh()
+    (told,) = finished.told
+    assert (told.id, told.status, result.status) == (result.id, FAILED, FAILED)
+
+
+def test_the_signal_is_sent_for_a_call_that_cannot_be_read() -> None:
+    message = asynctasq.Message("0" * 32, f"default:{greet.module_path}", b"\xc1", 0.0)
+    with Finished() as finished:
+        asyncio.run(put(Outgoing("default", message.id, message.encode(()))))
+        work()
+    (told,) = finished.told
+    assert (told.id[:32], told.status) == (message.id, FAILED)
 
 
 @pytest.mark.parametrize("on_missing", ["skip", "fail"])

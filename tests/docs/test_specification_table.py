@@ -91,8 +91,8 @@ def test_each_finding_is_said_by_an_adapter_and_asserted_by_its_test(
     finding: str, test: str
 ) -> None:
     adapter = test.split("/")[1]
-    checks = (ROOT / f"packages/asynctasq-{adapter}/src/asynctasq_{adapter}/checks.py").read_text()
-    assert any(finding in text for text in texts_in(checks))
+    doctor = (ROOT / f"packages/asynctasq-{adapter}/src/asynctasq_{adapter}/doctor.py").read_text()
+    assert any(finding in text for text in texts_in(doctor))
     asserted = [text for text in texts_in(source_of(test)) if len(text) >= 7]
     assert any(text in finding or finding in text for text in asserted)
 

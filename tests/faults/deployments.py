@@ -178,11 +178,16 @@ class Forks:
     """Worker processes forked from one that has imported everything, so that they start at once.
 
     A test can then afford hundreds. What is forked runs the command line as any other process.
+
+    Args:
+        modules: Those of `programs` to import before, too.
+        settings: Environment variables for their import.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *modules: str, **settings: str) -> None:
         self._program = subprocess.Popen(
-            [sys.executable, str(PROGRAMS / "forked_workers.py")],
+            [sys.executable, str(PROGRAMS / "forked_workers.py"), *modules],
+            env=os.environ | settings,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -193,9 +198,17 @@ class Forks:
         """Run `asynctasq` with these arguments in the deployment; its process id."""
         return self._fork(deployment, settings, {"arguments": arguments})
 
+    def run(self, deployment: Deployment, code: str, **settings: str) -> int:
+        """Run code in the deployment; its process id."""
+        return self._fork(deployment, settings, {"code": code})
+
     def dispatch(self, deployment: Deployment, *calls: str) -> int:
         """Send calls from a fork; its process id."""
-        return self._fork(deployment, {}, {"code": _IMPORTS + _dispatching(calls)})
+        return self.run(deployment, _IMPORTS + _dispatching(calls))
+
+    def run_with_tasks(self, deployment: Deployment, code: str) -> int:
+        """Run code that sees the tasks in the deployment; its process id."""
+        return self.run(deployment, _IMPORTS + code)
 
     def _fork(self, deployment: Deployment, settings: dict[str, str], what: dict[str, Any]) -> int:
         environment = deployment.environment | settings
@@ -212,9 +225,9 @@ class Forks:
 
 
 @contextmanager
-def forks() -> Iterator[Forks]:
-    """Forked workers for the length of a block."""
-    program = Forks()
+def forks(*modules: str, **settings: str) -> Iterator[Forks]:
+    """`Forks` for the length of a block."""
+    program = Forks(*modules, **settings)
     try:
         yield program
     finally:

@@ -363,7 +363,9 @@ async def test_damaged_policies_are_none_and_stop_nobody(client: redis.Redis, ex
         assert await consumer.idle()
 
 
-@pytest.mark.parametrize("name", ["admitted", "judging", "timers", "rates", "unique"])
+@pytest.mark.parametrize(
+    "name", ["admitted", "open", "judging", "held", "timers", "rates", "unique"]
+)
 async def test_overwritten_keys_of_policies_block_no_other_queue(
     client: redis.Redis, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -388,6 +390,8 @@ async def test_values_and_keys_that_anybody_wrote_are_looked_at(client: redis.Re
     client.hset(key("values:kind"), mapping={b"\xff": b"short", b"x": bytes(8) + b"value"})
     client.hset(key("rates"), mapping={b"\xff": b"x y", b"krate": b"9e15 nan"})
     client.hset(key("unique"), b"\xff", b"\xfe")
+    client.hset(key("held"), mapping={b"klimit": b"many", b"\xff": b""})
+    client.zadd(key("open"), {b"": 0, b"\xff": 0, b"O": 0})
     client.zadd(key("judging"), {b"B\0": 0, b"Bx": 0, b"H": 0, b"Hx\0\xff": 0, b"O": 0})
     async with consuming("bad") as (broker, consumer):
         assert dict(await broker.values("bad", "kind")) == {"x": b"value"}

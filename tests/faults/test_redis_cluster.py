@@ -26,9 +26,11 @@ from asynctasq.testing import BrokerSuite, OpenBroker
 
 class TestRedisClusterBroker(BrokerSuite):
     due_goes_first = False
+    lists = True
     coordinates = True
     polices = True
     remembers = True
+    pauses = True
     lease_seconds = 1.2  # the first renewal connects to every node
 
     @pytest_asyncio.fixture

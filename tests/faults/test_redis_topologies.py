@@ -4,9 +4,9 @@ An ACL user needs these rights, for a key prefix of `asynctasq`::
 
     ACL SETUSER worker reset on >password ~asynctasq:* &asynctasq:* \
         +eval +evalsha +time +get +set +publish +subscribe +unsubscribe \
-        +xadd +xdel +xlen +xrange +xack +xclaim +xpending +xreadgroup +xgroup +xinfo \
+        +xadd +xdel +xlen +xrange +xack +xclaim +xpending +xread +xreadgroup +xgroup +xinfo \
         +hget +hset +hdel +hmget +hgetall +hexists +hlen +hincrby +hrandfield +hscan \
-        +zadd +zrem +zcard +zrange +zrangebyscore +zrangebylex +zlexcount +zrevrange \
+        +zadd +zrem +zcard +zrange +zrangebyscore +zrangebylex +zlexcount +zcount +zrevrange \
         +zscore +zmscore +sadd +smembers
 
 In a cluster it also needs `+cluster +command +readonly`, and `+info` lets `asynctasq doctor` look
@@ -47,10 +47,10 @@ from ..redis_servers import need_server, supports_tls
 # fmt: off
 RIGHTS = [
     "+eval", "+evalsha", "+time", "+get", "+set", "+publish", "+subscribe", "+unsubscribe",
-    "+xadd", "+xdel", "+xlen", "+xrange", "+xack", "+xclaim", "+xpending", "+xreadgroup",
+    "+xadd", "+xdel", "+xlen", "+xrange", "+xack", "+xclaim", "+xpending", "+xread", "+xreadgroup",
     "+xgroup", "+xinfo", "+hget", "+hset", "+hdel", "+hmget", "+zadd", "+zrem", "+zcard",
     "+hgetall", "+hexists", "+hlen", "+hincrby", "+hrandfield", "+hscan",
-    "+zrangebylex", "+zlexcount",
+    "+zrangebylex", "+zlexcount", "+zcount",
     "+zrange", "+zrangebyscore", "+zrevrange", "+zscore", "+zmscore", "+sadd", "+smembers",
 ]
 # fmt: on
@@ -79,7 +79,16 @@ async def use_policies(broker: Broker) -> None:
     assert await broker.replace_value("asking", "kind", "x", b"2", expected=None, messages=again)
     assert dict(await broker.values("asking", "kind")) == {"name": b"1", "x": b"2"}
     assert await broker.value("asking", "kind", "name") == b"1"
+    await broker.pause("asking", "p", b"why")
+    [held] = await consumer.take(1, 1)
+    assert held.pauses == {"p": b"why"}
+    await consumer.settle([Outcome(held, Action.PARK, pause="p")])
+    assert await consumer.take(1, 0.1) == []
+    assert await consumer.idle()
+    assert await broker.resume("asking", "p")
+    await broker.pause("asking", "", b"")
     assert await broker.purge("asking") == 1
+    await broker.resume("asking", "")
     await consumer.stop()
 
 

@@ -16,10 +16,12 @@ from .brokers import OpenPostgres
 
 
 class TestPostgresBroker(BrokerSuite):
+    lists = True
     coordinates = True
     polices = True
     remembers = True
     joins_transactions = True
+    pauses = True
 
     @pytest_asyncio.fixture
     async def open_broker(self, open_postgres: OpenPostgres) -> OpenBroker:

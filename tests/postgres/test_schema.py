@@ -262,7 +262,7 @@ def test_a_broker_without_tables_says_so() -> None:
 async def test_the_doctor_names_what_holds_back_vacuum(
     url: str, schema: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("asynctasq_postgres.checks._LONG_SECONDS", 0)
+    monkeypatch.setattr("asynctasq_postgres.doctor._LONG_SECONDS", 0)
     async with postgres_brokers(Config(url=url, schema=schema)) as open_one:
         await open_one().put([message()])
         with psycopg.connect(url, application_name="forgotten") as connection:

@@ -24,15 +24,17 @@ from asynctasq import (
 )
 from asynctasq.adapters import plugins
 from asynctasq.app import App
-from asynctasq.brokers import Outgoing
+from asynctasq.brokers import ConsumerOptions, Outgoing, WorkerInfo
 from asynctasq.deadletters import list_dead
 from asynctasq.sending import tables
 from asynctasq.sending.preparing import prepare
 from asynctasq.services.forgetting import Forgetting
 from asynctasq.tasks.task import registry
+from asynctasq.wire.flow import following_id
 from asynctasq_sqlalchemy import adapter, for_update, task_session
 from sashop import Item, Order, User
 from sqlalchemy import event, select, text
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
 
 from .stores import Store
@@ -200,6 +202,129 @@ async def test_what_is_delivered_again_is_not_run_again_and_keeps_its_result(
         await work(app)
     assert (runs, items(atomic_store)) == ([0], ["once"])
     assert await add.handle(message.id).result(5) == "run 1"
+
+
+async def test_a_task_that_deletes_its_row_is_found_to_be_done(
+    atomic_store: Store, app: App, queue: str
+) -> None:
+    @task(name=name(), atomic=True, result_ttl=60)
+    async def remove(item: Item) -> str:
+        await task_session().delete(item)
+        return "removed"
+
+    atomic_store.add(item := Item(id=1, name="gone"))
+    [message] = outgoing(app, remove(item), queue)
+    for _ in range(2):
+        await app.open_broker().put([message])
+        await work(app)
+    assert (items(atomic_store), await errors(queue)) == ([], [])
+    assert await remove.handle(message.id).result(5) == "removed"
+
+
+async def test_a_call_is_found_to_be_done_before_it_is_given_up(
+    lite_store: Store, app: App, queue: str
+) -> None:
+    asynctasq.init(driver="memory", max_deliveries=1, task_defaults={"queue": queue})
+    app = asynctasq.app.current()
+
+    @task(name=name(), atomic=True, result_ttl=60)
+    async def add(user: User) -> str:
+        task_session().add(Item(name="once"))
+        return "kept"
+
+    lite_store.add(user := User(id=1, name="Ann"))
+    done_one, never_run = outgoing(app, add(user), queue) + outgoing(app, add(user), queue)
+    await app.open_broker().put([done_one])
+    await work(app)
+    await app.open_broker().put([done_one, never_run])
+    worker = WorkerInfo("dying", "here", 1, (queue,), 2, 0.0)
+    dying = app.open_broker().consumer(ConsumerOptions(worker, (queue,), lease_seconds=0.05))
+    await dying.start()
+    assert len(await dying.take(2, 1)) == 2
+    await work(app)
+    assert (items(lite_store), len(await errors(queue))) == (["once"], 1)
+    assert await add.handle(done_one.id).result(5) == "kept"
+    assert await add.handle(never_run.id).status() is TaskStatus.DEAD
+
+
+async def test_the_call_that_follows_comes_with_the_commit_and_once(
+    atomic_store: Store, app: App, queue: str
+) -> None:
+    runs: list[str] = []
+
+    @task(name=name(), atomic=True)
+    async def add(user: User) -> Item:
+        runs.append("add")
+        item = Item(name=f"of {user.name}")
+        task_session().add(item)
+        return item
+
+    @task(name=name(), result_ttl=60)
+    async def show(item: Item, end: str) -> str:
+        runs.append("show")
+        return f"{item.name}{end}"
+
+    user = User(id=1, name="Ann")
+    atomic_store.add(user)
+    [message] = outgoing(app, add(user).then(show, end="!"), queue)
+    for _ in range(3):
+        await app.open_broker().put([message])
+        await work(app)
+        await becomes(lambda: count(atomic_store, tables.OUTBOX) == 0)
+    await work(app)
+    assert (runs, items(atomic_store)) == (["add", "show"], ["of Ann"])
+    assert await show.handle(following_id(message.id)).result(5) == "of Ann!"
+
+
+async def test_nothing_follows_a_run_that_is_rolled_back(
+    atomic_store: Store, app: App, queue: str
+) -> None:
+    @task(name=name(), atomic=True)
+    async def add(user: User) -> Item:
+        task_session().add(Item(name=user.name))
+        await task_session().flush()
+        raise ValueError("not now")
+
+    @task(name=name(), atomic=True)
+    async def give(user: User) -> object:
+        return object()
+
+    @task(name=name())
+    async def never(item: object) -> None:
+        raise AssertionError
+
+    user = User(id=1, name="Ann")
+    atomic_store.add(user)
+    handles = [await add(user).then(never).dispatch(), await give(user).then(never).dispatch()]
+    await work(app)
+    assert (items(atomic_store), done(atomic_store)) == ([], 0)
+    assert count(atomic_store, tables.OUTBOX) == 0
+    assert [await handle.status() for handle in handles] == [TaskStatus.DEAD] * 2
+
+
+async def test_a_chain_waits_for_the_commit_of_every_instance_in_it(
+    atomic_store: Store, app: App, queue: str
+) -> None:
+    @task(name=name())
+    async def first() -> str:
+        return "first"
+
+    @task(name=name(), result_ttl=60)
+    async def second(text: str, user: User) -> str:
+        return f"{text} {user.name}"
+
+    assert isinstance(atomic_store.engine, AsyncEngine)
+    async with AsyncSession(atomic_store.engine) as session:
+        user = User(id=5, name="Eve")
+        session.add(user)
+        await session.flush()
+        handle = await first().then(second, user).dispatch()
+        assert handle.parent is not None
+        assert await handle.parent.status() is TaskStatus.UNCOMMITTED
+        assert await handle.status() is TaskStatus.WAITING
+        await session.commit()
+    await work(app)
+    assert await handle.result(5) == "first Eve"
 
 
 async def test_of_two_runs_at_once_one_commits(atomic_store: Store, app: App, queue: str) -> None:

@@ -9,9 +9,8 @@ from functools import partial
 from typing import Any
 
 import pytest
-from asynctasq import InvalidReference, Ref, SerializationError, class_path
+from asynctasq import PLAIN_TYPES, InvalidReference, Ref, SerializationError, class_path
 from asynctasq_sqlalchemy import adapter
-from asynctasq_sqlalchemy.plain import TRAVELLING
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from sakeys import KINDS, MODELS, Code, Isbn, KeyBase, Level, Pair
@@ -132,7 +131,7 @@ async def _finds(store: Store, kind: str, model: type[Any], values: list[Any]) -
     rows = await _insert(store, model, values)
     assert rows or (kind, store.driver) in REFUSED
     sent = [adapter.to_ref(row) for row in rows]
-    assert {type(ref.pk) for ref in sent} <= TRAVELLING
+    assert {type(ref.pk) for ref in sent} <= PLAIN_TYPES
     assert [row and row.name for row in await fetch(sent)] == [row.name for row in rows]
     loaded = await _in_session(store, lambda session: _read(session, model))
     again = [adapter.to_ref(row) for row in loaded]

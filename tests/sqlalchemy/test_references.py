@@ -281,7 +281,7 @@ def test_models_mapped_before_the_adapter_are_known_without_being_configured() -
         "    id: Mapped[int] = mapped_column(primary_key=True)\n"
         "    other: Mapped['NotThereYet'] = relationship()\n"
         "import asynctasq_sqlalchemy.adapter\n"
-        "from asynctasq_sqlalchemy.models import mapped_classes\n"
+        "from asynctasq_sqlalchemy.mapped_classes import mapped_classes\n"
         "class B(Base):\n"
         "    __tablename__ = 'b'\n"
         "    id: Mapped[int] = mapped_column(primary_key=True)\n"

@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from asynctasq.testing.adapters.commits import Commits
-from asynctasq.testing.adapters.fetching import Fetching
-from asynctasq.testing.adapters.loading import Loading
-from asynctasq.testing.adapters.missing import Missing
+from asynctasq.testing.adapters.commits import CommitsTests
+from asynctasq.testing.adapters.fetching import FetchingTests
+from asynctasq.testing.adapters.loading import LoadingTests
+from asynctasq.testing.adapters.missing import MissingTests
 from asynctasq_sqlalchemy import for_update
 from asynctasq_sqlalchemy.suite import TestSQLAlchemy as AsyncSuite
 from asynctasq_sqlalchemy.suite import TestSynchronousSessions as SyncSuite
@@ -28,7 +28,7 @@ CONNECTIONS = text(
 class TestAioSQLite(AsyncSuite):
     """The embedded database."""
 
-    parts = (Fetching, Missing, Commits)
+    parts = (FetchingTests, MissingTests, CommitsTests)
 
 
 class TestSQLite3(SyncSuite):
@@ -57,14 +57,14 @@ class TestAsyncpg(AsyncSuite):
 class TestPsycopg(TestAsyncpg):
     """PostgreSQL by its other driver."""
 
-    parts = (Fetching, Missing)
+    parts = (FetchingTests, MissingTests)
     driver = "postgresql+psycopg"
 
 
 class TestPsycopgInThreads(SyncSuite):
     """PostgreSQL with synchronous sessions."""
 
-    parts = (Fetching, Missing)
+    parts = (FetchingTests, MissingTests)
     locking = counts_connections = True
 
     @pytest.fixture(scope="class")
@@ -83,7 +83,7 @@ class TestPsycopgInThreads(SyncSuite):
 class TestAiomysql(AsyncSuite):
     """MariaDB."""
 
-    parts = (Fetching, Missing, Commits, Loading)
+    parts = (FetchingTests, MissingTests, CommitsTests, LoadingTests)
     locking = True
 
     @pytest.fixture(scope="class")

@@ -21,7 +21,8 @@ from asynctasq.sending.preparing import prepare
 from asynctasq.services.relay import Relay
 from asynctasq.tasks.task import registry
 from asynctasq_tortoise import adapter, select_for_update
-from asynctasq_tortoise.outbox import base_client, run
+from asynctasq_tortoise.clients import base_client
+from asynctasq_tortoise.outbox import run
 from tortoise.transactions import in_transaction
 from tortoise_shop.models import Order, User
 
@@ -225,7 +226,7 @@ async def test_a_run_that_fails_leaves_nothing(app: App, way: str) -> None:
     @task(name=name(), queue="once-next")
     async def following() -> None: ...
 
-    @task(name=name(), atomic=True, timeout=0.5)
+    @task(name=name(), atomic=True, timeout=2 if way == "timeout" else None)
     async def add(user: User) -> None:
         await Order.create(user=user, total=1)
         handles.append(await following().dispatch())

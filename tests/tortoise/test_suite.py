@@ -8,10 +8,10 @@ from typing import ClassVar
 
 import psycopg
 import pytest
-from asynctasq.testing.adapters.commits import Commits
-from asynctasq.testing.adapters.fetching import Fetching
-from asynctasq.testing.adapters.loading import Loading
-from asynctasq.testing.adapters.missing import Missing
+from asynctasq.testing.adapters.commits import CommitsTests
+from asynctasq.testing.adapters.fetching import FetchingTests
+from asynctasq.testing.adapters.loading import LoadingTests
+from asynctasq.testing.adapters.missing import MissingTests
 from asynctasq_tortoise.suite import TestTortoise as Suite
 
 from ..servers import postgres_url
@@ -21,7 +21,7 @@ from .conftest import make_database, with_scheme
 class TestSQLite(Suite):
     """As it ships."""
 
-    parts = (Fetching, Missing, Commits)
+    parts = (FetchingTests, MissingTests, CommitsTests)
 
 
 class _OnServer(Suite):
@@ -60,7 +60,7 @@ class TestAsyncpg(_OnServer):
 class TestPsycopg(TestAsyncpg):
     """PostgreSQL by its other driver, which waits long for a server that is away."""
 
-    parts = (Fetching, Missing)
+    parts = (FetchingTests, MissingTests)
     kind = "psycopg"
     parameters = "?minsize=3&maxsize=3&timeout=1"
 
@@ -68,5 +68,5 @@ class TestPsycopg(TestAsyncpg):
 class TestMySQL(_OnServer):
     """MariaDB."""
 
-    parts = (Fetching, Missing, Commits, Loading)
+    parts = (FetchingTests, MissingTests, CommitsTests, LoadingTests)
     kind = "mysql"

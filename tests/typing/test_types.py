@@ -21,7 +21,7 @@ import datetime
 from typing import Any, reveal_type
 
 from asynctasq import (
-    AsyncTask, Call, SyncTask, Task, TaskConfig, TaskHandle, dispatch_many, task,
+    AsyncTask, Batch, Call, SyncTask, Task, TaskConfig, TaskHandle, dispatch_many, task,
 )
 """
 
@@ -47,6 +47,37 @@ PROGRAMS = {
         reveal_type(add(1))  # T: Call[list[int]]
         add(None)  # E: Argument 1 to "__call__" of "Task"
         add.function(1).append(2)
+    """,
+    "calls that follow": """
+        @task
+        async def first(a: int) -> str:
+            return str(a)
+
+        @task
+        def second(text: str, times: int = 1) -> list[str]:
+            return [text] * times
+
+        class Third(AsyncTask[float]):
+            def __init__(self, texts: list[str]) -> None: ...
+            async def execute(self) -> float:
+                return 1.0
+
+        reveal_type(first(1).then(second))  # T: Call[list[str]]
+        reveal_type(first(1).then(second, times=2).then(Third))  # T: Call[float]
+        reveal_type(Third([]).then(first(1)))  # T: Call[str]
+        first(1).then(first)  # E: No overload variant of "then"
+        first(1).then(second, "2")  # E: No overload variant of "then"
+        first(1).then(Third)  # E: No overload variant of "then"
+
+        async def run() -> None:
+            handle = await first(1).then(second).dispatch()
+            reveal_type(handle)  # T: TaskHandle[list[str]]
+            reveal_type(await handle.result())  # T: list[str]
+            reveal_type(handle.parent)  # T: TaskHandle[Any] | None
+            inner = Batch([first(2)])
+            batch = await Batch([first(1), Third([]), inner], then=second("x")).dispatch()
+            reveal_type(batch.children)  # T: list[TaskHandle[Any]]
+            Batch([first])  # E: List item 0 has incompatible type
     """,
     "options": """
         @task(

@@ -16,5 +16,9 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 SECRET_KEY = "tests"
 USE_TZ = True
 ASYNCTASQ: dict[str, Any] = json.loads(os.environ.get("DJSHOP_ASYNCTASQ", '{"driver": "memory"}'))
-TASKS = {"default": {"BACKEND": "asynctasq_django.tasks_backend.AsynctasqBackend", "QUEUES": []}}
+_BACKEND = {"BACKEND": "asynctasq_django.tasks_backend.AsynctasqBackend", "QUEUES": []}
+TASKS: dict[str, Any] = {
+    "default": _BACKEND,
+    "processes": {**_BACKEND, "OPTIONS": {"process": True, "max_attempts": 1}},
+}
 LOGGING: dict[str, Any] = json.loads(os.environ.get("DJSHOP_LOGGING", "{}"))

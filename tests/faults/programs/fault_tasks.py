@@ -10,6 +10,8 @@ import signal
 import time
 
 from asynctasq import Retry, current_message, task
+from asynctasq.tasks.current import current_run
+from asynctasq.worker.jobs import Job
 
 
 def note(what: str, number: int) -> None:
@@ -95,6 +97,26 @@ async def ask_again(number: int) -> None:
     if current_message().attempt == 1:
         raise Retry(delay=0)
     note("ended", number)
+
+
+@task
+async def link(number: int, name: str) -> int:
+    """A part of a chain or a batch; notes whether it runs for the first time."""
+    note(f"{name}{again()}", number)
+    return number
+
+
+@task
+async def fan_in(numbers: list[int]) -> None:
+    """What follows a batch."""
+    note(f"fan_in{again()}", sum(numbers))
+
+
+def again() -> str:
+    """Nothing at the first delivery of a message."""
+    run = current_run.get()
+    assert isinstance(run, Job)
+    return "-again" if run.delivery.deliveries > 1 else ""
 
 
 @task

@@ -1,17 +1,21 @@
 """Runs `asynctasq` in forks of itself, which start in milliseconds.
 
 Each line on standard input is a JSON object with the working directory, the environment and the
-arguments of one, or Python code to run instead; its process id is printed.
+arguments of one, or Python code to run instead; its process id is printed. Modules named in the
+arguments are imported before; each fork calls the function `forked` of those that have one.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
 import sys
 from importlib import import_module
 from typing import Any
+
+modules = [import_module(name) for name in sys.argv[1:]]
 
 # What a worker imports anyway; nothing of it starts a thread or opens a connection.
 for name in (
@@ -24,11 +28,22 @@ for name in (
     "asynctasq.supervision.run",
     "asynctasq.cli",
     "asynctasq.cli.worker",
+    "asynctasq.supervision.link",
+    "asynctasq.supervision.pages",
+    "asynctasq.supervision.probes",
+    "asynctasq.supervision.systemd",
+    "asynctasq.brokers.memory.driver",
+    "asynctasq.brokers.redis.driver",
+    "asynctasq.brokers.sqlite.driver",
     "asynctasq.brokers.redis.broker",
     "asynctasq.brokers.sqlite.broker",
     "asynctasq_postgres.broker",
 ):
     import_module(name)
+
+# A worker collects garbage at its start, which would copy all of this for each fork.
+gc.collect()
+gc.freeze()
 
 
 def child(order: dict[str, Any]) -> None:
@@ -42,6 +57,9 @@ def child(order: dict[str, Any]) -> None:
     for number in (1, 2):
         os.dup2(log, number)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for module in modules:
+        if hasattr(module, "forked"):
+            module.forked()
     if "code" in order:
         exec(order["code"], {"__name__": "__main__"})
         return
@@ -55,14 +73,8 @@ def main() -> None:
     for line in sys.stdin:
         pid = os.fork()
         if pid == 0:
-            code = 1
-            try:
-                child(json.loads(line))
-                code = 0
-            except SystemExit as e:
-                code = e.code if isinstance(e.code, int) else 1
-            finally:
-                os._exit(code)
+            child(json.loads(line))
+            return  # to the end of the interpreter, where programs do what is left
         print(pid, flush=True)
 
 

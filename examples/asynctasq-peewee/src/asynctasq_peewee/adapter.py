@@ -4,20 +4,25 @@ import asyncio
 import copy
 import sys
 import weakref
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial, reduce
 from operator import and_, eq
 from typing import Any
 
 from asynctasq import (
+    Database,
     DeferredSends,
     InvalidReference,
     Ref,
     ReferenceUnavailable,
+    Run,
+    Statement,
     UnsavedModelError,
     class_path,
     hookimpl,
+    uninterrupted,
 )
 
 from . import prefetch
@@ -117,9 +122,16 @@ class OpenTransaction:
 
     def __init__(self, db: Any, wrote: bool) -> None:
         self.db, self.wrote = db, wrote
-        self.sends, self.savepoints = DeferredSends(), dict[str, int]()
-        db.top_transaction().asynctasq = weakref.ref(self)
+        self.sends, self.savepoints = DeferredSends("peewee", _described(db)), dict[str, int]()
+        transaction, known = db.top_transaction(), weakref.ref(self)
+        transaction.asynctasq = known
+        transaction.commit = partial(_commit, known, partial(type(transaction).commit, transaction))
         db.after_commit(self.send)
+
+    def keep(self) -> None:
+        """About to be committed: with an outbox, what waits is written into it."""
+        for statement in self.sends.statements():
+            _run(self.db, statement)
 
     def send(self) -> None:
         """Committed: all leave in one round trip."""
@@ -131,6 +143,12 @@ class OpenTransaction:
 
     def __del__(self) -> None:
         self.sends.drop()
+
+
+def _commit(known: Any, commit: Any, *args: Any) -> None:
+    if (waiting := known()) is not None:
+        waiting.keep()
+    commit(*args)
 
 
 def _transaction(db: Any) -> OpenTransaction:
@@ -155,16 +173,17 @@ def after_commit(obj: object, send: Any) -> None:
 @hookimpl
 def configure() -> None:
     """Watch what is written through the databases of all models, from before the first write."""
-    if "peewee" in sys.modules:
-        _watch(sys.modules["peewee"].Model)
-
-
-def _watch(base: Any) -> None:
-    for model in base.__subclasses__():
-        if (db := _database(model)) is not None and db not in _watched:
+    for db in _databases():
+        if db not in _watched:
             _watched.add(db)
             db.query_hooks.append(partial(_note, weakref.ref(db)))
-        _watch(model)
+
+
+def _databases() -> list[Any]:
+    models = sys.modules["peewee"].Model.__subclasses__() if "peewee" in sys.modules else []
+    for model in models:  # which grows
+        models += model.__subclasses__()
+    return list(dict.fromkeys(db for m in models if (db := _database(m)) is not None))
 
 
 def _note(watched: Any, event: Any) -> None:
@@ -178,6 +197,50 @@ def _note(watched: Any, event: Any) -> None:
         transaction.sends.roll_back_to(transaction.savepoints.get(words[-1], 0))
     elif words[0] not in ("SELECT", "RELEASE", "PRAGMA"):
         transaction.wrote = True
+
+
+_DIALECTS: dict[str, Any] = {
+    "PostgresqlDatabase": "postgresql",
+    "MySQLDatabase": "mysql",
+    "SqliteDatabase": "sqlite",
+}
+
+
+def _described(db: Any) -> Database | None:
+    known = (_DIALECTS.get(cls.__name__) for cls in type(db).__mro__)
+    dialect = next(filter(None, known), None)
+    return None if dialect is None else Database(f"{dialect} {db.database}", dialect, db)
+
+
+def _run(db: Any, statement: Statement) -> Sequence[Sequence[Any]]:
+    sql = statement.in_style("qmark" if db.param == "?" else "format")
+    cursor = db.execute_sql(sql, tuple(statement.parameters))
+    return cursor.fetchall() if cursor.description else ()
+
+
+@hookimpl
+def databases() -> list[Database]:
+    """Those of all models."""
+    return [known for db in _databases() if (known := _described(db)) is not None]
+
+
+@hookimpl
+@asynccontextmanager
+async def own_transaction(database: Database) -> AsyncIterator[Run]:
+    """On the connection of a thread of its own, which closes it."""
+    db = database.handle
+    with ThreadPoolExecutor(1) as thread:
+
+        async def there(function: Any, *args: Any) -> Any:
+            return await asyncio.wrap_future(thread.submit(function, *args))
+
+        await there(db.__enter__)
+        try:
+            yield partial(there, _run, db)
+        except BaseException as e:
+            await uninterrupted(there(db.__exit__, type(e), e, e.__traceback__))
+            raise
+        await uninterrupted(there(db.__exit__, None, None, None))
 
 
 @hookimpl

@@ -40,7 +40,7 @@ class TestPeewee(AdapterSuite):
     adapter = "peewee"
     asynchronous = False
     composite_keys = declared_loading = transactions = savepoints = outages = True
-    missing_table = counts_connections = True
+    missing_table = counts_connections = outbox = True
 
     @pytest.fixture
     def database(self, tmp_path: Any) -> None:

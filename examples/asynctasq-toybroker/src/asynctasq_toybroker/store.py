@@ -13,7 +13,7 @@ import msgpack
 from asynctasq import BrokerUnavailable
 from asynctasq.brokers import MessageState
 
-from . import Config
+from .config import Config
 
 LEASED, DELAYED, WAITING, DEAD = range(4)
 Message = dict[str, Any]

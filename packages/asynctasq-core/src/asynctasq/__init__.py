@@ -3,9 +3,11 @@
 from typing import Any
 
 from .adapters.hookspecs import DeferredSend, hookimpl, hookspec
+from .adapters.loop_end import at_loop_end
 from .adapters.shielding import uninterrupted
 from .adapters.statements import Database, Run, Statement, Transaction
 from .app import dispatch_many, dispatch_many_sync, init, load_config
+from .batching import Batch, BatchHandle
 from .brokers import Finding, QueueStats
 from .brokers.redis.config import RedisConfig
 from .brokers.sqlite.config import SQLiteConfig
@@ -17,6 +19,7 @@ from .errors import (
     BrokenModule,
     BrokerError,
     BrokerUnavailable,
+    ChainStopped,
     ConfigurationError,
     DeletedModelError,
     DispatchDropped,
@@ -36,6 +39,7 @@ from .errors import (
     Retry,
     SerializationError,
     Snooze,
+    Stopped,
     TaskCancelled,
     TaskCrashed,
     TaskFailed,
@@ -47,6 +51,8 @@ from .errors import (
     UnsupportedVersion,
 )
 from .events import listen, unlisten
+from .listing import calls, calls_sync, cancel_calls, cancel_calls_sync
+from .pausing import Pause, pause, pause_sync, pauses, pauses_sync, resume, resume_sync
 from .scheduling import (
     Schedule,
     schedule,
@@ -57,13 +63,16 @@ from .scheduling import (
     unschedule_sync,
 )
 from .sending.commits import DeferredSends, send_together, send_together_async
-from .sending.handle import TaskHandle, TaskStatus
+from .sending.handle import TaskHandle
+from .sending.listing import CallInfo, CallPage
 from .sending.progress import Progress
+from .sending.status import TaskStatus
+from .supervision.lifespan import lifespan
 from .supervision.run import run_worker
 from .tasks.annotations import OnMissing
 from .tasks.call import Call
 from .tasks.class_based import AsyncTask, SyncTask
-from .tasks.current import runs_for_caller
+from .tasks.current import current_message, runs_for_caller
 from .tasks.log_filter import TaskLogFilter
 from .tasks.options import TaskConfig
 from .tasks.policies import Limit, Rate, Unique
@@ -72,20 +81,27 @@ from .tasks.task import Task, task
 from .wire.class_paths import alias_model, class_path
 from .wire.encoding import register_type
 from .wire.message import Message
+from .wire.plain_values import PLAIN_TYPES, plain_value
 from .wire.reference import Ref
-from .worker.execution import current_message
+from .worker.checkpoints import checkpoint, checkpoint_sync, is_stopping, resumable
 from .worker.progress import progress, progress_sync
 from .worker.worker import Worker
 
 __all__ = [
+    "PLAIN_TYPES",
     "AdapterNotReady",
     "AsyncTask",
     "AsynctasqError",
     "BadSignature",
+    "Batch",
+    "BatchHandle",
     "BrokenModule",
     "BrokerError",
     "BrokerUnavailable",
     "Call",
+    "CallInfo",
+    "CallPage",
+    "ChainStopped",
     "Config",
     "ConfigurationError",
     "Cron",
@@ -104,6 +120,7 @@ __all__ = [
     "MessageError",
     "NotYetKnown",
     "OnMissing",
+    "Pause",
     "PayloadTooLarge",
     "PluginError",
     "Progress",
@@ -124,6 +141,7 @@ __all__ = [
     "SerializationError",
     "Snooze",
     "Statement",
+    "Stopped",
     "SyncTask",
     "Task",
     "TaskCancelled",
@@ -143,6 +161,13 @@ __all__ = [
     "UnsupportedVersion",
     "Worker",
     "alias_model",
+    "at_loop_end",
+    "calls",
+    "calls_sync",
+    "cancel_calls",
+    "cancel_calls_sync",
+    "checkpoint",
+    "checkpoint_sync",
     "class_path",
     "current_message",
     "dispatch_many",
@@ -150,11 +175,21 @@ __all__ = [
     "hookimpl",
     "hookspec",
     "init",
+    "is_stopping",
+    "lifespan",
     "listen",
     "load_config",
+    "pause",
+    "pause_sync",
+    "pauses",
+    "pauses_sync",
+    "plain_value",
     "progress",
     "progress_sync",
     "register_type",
+    "resumable",
+    "resume",
+    "resume_sync",
     "run_worker",
     "runs_for_caller",
     "schedule",

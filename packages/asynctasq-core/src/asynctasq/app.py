@@ -10,7 +10,7 @@ from time import monotonic
 from typing import Any, TypeVar
 
 from .adapters.plugins import Adapters, installed
-from .brokers import Broker, Outgoing, Policing, Transactional
+from .brokers import Broker, Policing, Remembering, Transactional
 from .brokers.opening import installed_drivers, open_broker
 from .config import Config
 from .errors import ConfigurationError, DuplicateCall
@@ -27,11 +27,13 @@ from .tasks.call import Call, Dispatchable
 from .tasks.options import check_defaults, check_task_options
 from .tasks.task import Task
 from .wire.class_paths import allow_packages
+from .wire.flow import following_id
 
 R = TypeVar("R")
 
-#: How long preparing many calls may hold an event loop at a time.
-_SLICE_SECONDS = 0.01
+#: How long preparing many calls may hold an event loop at a time, and for how many of them their
+#: handles are made then, which takes less.
+_SLICE_SECONDS, _SLICE_HANDLES = 0.01, 1000
 
 
 class App:
@@ -55,6 +57,7 @@ class App:
         self.outbox = Outbox(adapters, self.connections, lambda: self.joining)
         self._keeps_calls = config.outbox and _instead is None
         self._polices: bool | None = None
+        self._remembers: bool | None = None
 
     def open_broker(self) -> Broker:
         """The broker of the running event loop, closed when the loop is shut down."""
@@ -79,7 +82,7 @@ class App:
             if conflicts:
                 standing = await self.connections.resolve((prepared.outgoing,), conflicts)
                 self._note_existing((call,), (handle,), standing)
-        return handle
+        return self._last(call, handle)
 
     def dispatch_sync(self, call: Call[R]) -> TaskHandle[R]:
         """As `Call.dispatch_sync`."""
@@ -88,7 +91,7 @@ class App:
         if prepared.defer is None:
             standing = self.connections.put_blocking((prepared.outgoing,))
             self._note_existing((call,), (handle,), standing)
-        return handle
+        return self._last(call, handle)
 
     async def dispatch_many(self, calls: Iterable[Dispatchable[Any]]) -> list[TaskHandle[Any]]:
         """As `asynctasq.dispatch_many`."""
@@ -99,33 +102,35 @@ class App:
             if monotonic() - since > _SLICE_SECONDS:
                 await asyncio.sleep(0)
                 since = monotonic()
-        handles, now = self._registered(to_send, prepared)
+        handles: list[TaskHandle[Any]] = []
+        try:
+            for i, (call, ready) in enumerate(zip(to_send, prepared, strict=True)):
+                if i % _SLICE_HANDLES == _SLICE_HANDLES - 1:
+                    await asyncio.sleep(0)
+                handles.append(self._handle(call, ready))
+        except BaseException:
+            _drop(handles)
+            raise
+        now = [ready.outgoing for ready in prepared if ready.defer is None]
         if now:
             self._note_existing(to_send, handles, await self.connections.put_resolved(now))
-        return handles
+        return [*map(self._last, to_send, handles)]
 
     def dispatch_many_sync(self, calls: Iterable[Dispatchable[Any]]) -> list[TaskHandle[Any]]:
         """As `asynctasq.dispatch_many_sync`."""
         to_send = [c._as_call() for c in calls]
         prepared = [prepare(call, self.config, self.adapters) for call in to_send]
-        handles, now = self._registered(to_send, prepared)
-        if now:
-            self._note_existing(to_send, handles, self.connections.put_blocking(now))
-        return handles
-
-    def _registered(
-        self, calls: list[Call[Any]], prepared: list[Prepared]
-    ) -> tuple[list[TaskHandle[Any]], list[Outgoing]]:
-        """The handles, and what is to be sent now; all are registered or, after an error, none."""
         handles: list[TaskHandle[Any]] = []
         try:
-            for call, ready in zip(calls, prepared, strict=True):
+            for call, ready in zip(to_send, prepared, strict=True):
                 handles.append(self._handle(call, ready))
         except BaseException:
-            for handle in handles:
-                handle.drop()
+            _drop(handles)
             raise
-        return handles, [ready.outgoing for ready in prepared if ready.defer is None]
+        now = [ready.outgoing for ready in prepared if ready.defer is None]
+        if now:
+            self._note_existing(to_send, handles, self.connections.put_blocking(now))
+        return [*map(self._last, to_send, handles)]
 
     def _note_existing(
         self,
@@ -151,6 +156,58 @@ class App:
         if duplicates:
             raise duplicates[0]
 
+    def need_remembering(self, what: str) -> None:
+        """Refuse what follows calls where the broker could not keep it.
+
+        Raises:
+            ConfigurationError: Names `what`.
+        """
+        if self._remembers is None:
+            self._remembers = isinstance(open_broker(self.config), Remembering)
+        if not self._remembers:
+            raise ConfigurationError(
+                f"{what}: driver {self.config.driver!r} cannot keep what follows a call"
+            )
+
+    def remembering(self, what: str) -> Remembering:
+        """The broker of the running event loop as one that keeps values.
+
+        Raises:
+            ConfigurationError: It does not; names `what` needs it.
+        """
+        broker = self.open_broker()
+        if not isinstance(broker, Remembering):
+            raise ConfigurationError(f"{what}: {broker.describe()} keeps no values")
+        return broker
+
+    def handle_of(
+        self, call: Call[R], message_id: str, parent: TaskHandle[Any] | None = None
+    ) -> TaskHandle[R]:
+        """The handle of a call that is made when another has ended."""
+        options = call.options(self.config.task_defaults)
+        return TaskHandle(
+            message_id,
+            call.queue or options.queue,
+            call.task,
+            options.result_ttl,
+            self.connections,
+            self.config.signing_key,
+            self.adapters,
+            outbox=self._outbox_in_use(),
+            status_ttl=options.status_ttl,
+            was_sent_here=parent is not None,
+            shows_arguments=self.config.show_arguments,
+            parent=parent,
+        )
+
+    def _last(self, call: Call[R], handle: TaskHandle[Any]) -> TaskHandle[R]:
+        """The handle of the last call that follows a dispatched one, or of itself."""
+        for link in call.following:
+            follows = self.handle_of(link.call, following_id(handle.id), handle)
+            handle.children.append(follows)
+            handle = follows
+        return handle
+
     def _need_policing(self, call: Call[Any]) -> None:
         """Refuse a policy or a priority where the broker would not honour it."""
         if self._polices is None:
@@ -174,11 +231,14 @@ class App:
             self.adapters,
             outbox=self._outbox_in_use(),
             status_ttl=options.status_ttl,
+            shows_arguments=self.config.show_arguments,
         )
 
     def _handle(self, call: Call[R], prepared: Prepared) -> TaskHandle[R]:
         outgoing = prepared.outgoing
         outbox = self._outbox_in_use()
+        if call.following or call.place is not None:
+            self.need_remembering(f"call of {call.task.name}")
         if outgoing.policy is not None or outgoing.priority:
             self._need_policing(call)
         handle = TaskHandle(
@@ -192,6 +252,7 @@ class App:
             outbox=outbox,
             status_ttl=prepared.options.status_ttl,
             was_sent_here=True,
+            shows_arguments=self.config.show_arguments,
         )
         if prepared.defer is not None:
             handle._deferred = Deferred(
@@ -203,6 +264,12 @@ class App:
     def _outbox_in_use(self) -> Outbox | None:
         """The outbox if the configuration, or the atomic task that runs here, keeps calls in it."""
         return self.outbox if self._keeps_calls or open_atomic() is not None else None
+
+
+def _drop(handles: Iterable[TaskHandle[Any]]) -> None:
+    """Take back calls that wait for a commit, after an error of one that was to wait with them."""
+    for handle in handles:
+        handle.drop()
 
 
 _current: App | None = None
@@ -318,7 +385,9 @@ runtime.is_model_class = lambda cls: installed().is_model_class(cls)
 
 
 async def dispatch_many(calls: Iterable[Dispatchable[Any]]) -> list[TaskHandle[Any]]:
-    """Put many calls on their queues in one round trip, in order.
+    """Put many calls on their queues, in order: 500 in a round trip.
+
+    The event loop is held for some milliseconds at a time, however many there are.
 
     Raises:
         SerializationError: An argument cannot travel; nothing is sent then.

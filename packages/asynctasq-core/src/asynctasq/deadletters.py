@@ -10,25 +10,35 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from fnmatch import fnmatchcase
 from time import time
-from typing import Any, TypeVar
-
-import msgpack
 
 from . import brokers
 from .app import current
 from .errors import MessageError
-from .tasks.declaration import registry
-from .wire.describing import described
+from .sending import letters
+from .sending.listing import Reader
+from .wire.describing import Reference
 from .wire.message import Message
 
-T = TypeVar("T")
+__all__ = [
+    "DeadCall",
+    "Filter",
+    "Group",
+    "Reference",
+    "groups",
+    "list_dead",
+    "pages",
+    "purge",
+    "retry",
+    "search",
+    "show",
+]
 
 #: How many are moved in one round trip.
 _PAGE = 500
 
 
 @dataclass(frozen=True, slots=True)
-class DeadLetter:
+class DeadCall:
     """A message that will not be run again unless somebody retries it.
 
     Attributes:
@@ -41,6 +51,7 @@ class DeadLetter:
         deliveries: How often it was handed to a worker since its last attempt was counted.
         died_at: Unix time in seconds.
         payload_bytes: Size of the message.
+        references: The arguments that are model instances; none where `arguments` is empty.
     """
 
     queue: str
@@ -54,6 +65,7 @@ class DeadLetter:
     deliveries: int
     died_at: float
     payload_bytes: int
+    references: tuple[Reference, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,20 +75,28 @@ class Filter:
     Attributes:
         task: The task's name, or a pattern such as `shop.*`.
         reason: Part of why it was given up, in capitals or not.
+        error: Part of the error's type and text, in capitals or not.
+        arguments: Part of the arguments as they are shown, such as `tenant=Tenant#5`. Where
+            `show_arguments` is off, no dead letter fits.
         older_than: How long ago it was given up at least, counted from when this was made.
     """
 
     task: str | None = None
     reason: str | None = None
+    error: str | None = None
+    arguments: str | None = None
     older_than: timedelta | None = None
     _now: float = field(default_factory=time, init=False, repr=False)
 
     def fits(self, letter: brokers.DeadLetter) -> bool:
         """Whether the dead letter is one of those."""
-        texts = _texts(letter)
-        if self.task is not None and not fnmatchcase(texts["task"], self.task):
+        fate = letters.read(letter.info)
+        if self.task is not None and not fnmatchcase(fate.task, self.task):
             return False
-        if self.reason is not None and self.reason.lower() not in texts["reason"].lower():
+        for part, text in ((self.reason, fate.reason), (self.error, fate.error)):
+            if part is not None and part.lower() not in text.lower():
+                return False
+        if self.arguments is not None and not _fits_arguments(self.arguments, letter):
             return False
         age = self._now - letter.died_at
         return self.older_than is None or age >= self.older_than.total_seconds()
@@ -84,7 +104,7 @@ class Filter:
 
 async def list_dead(
     queue: str | None = None, *, limit: int = 100, offset: int = 0, where: Filter | None = None
-) -> list[DeadLetter]:
+) -> list[DeadCall]:
     """A page of the dead letters of a queue, or of all queues, newest first in each.
 
     Args:
@@ -99,7 +119,7 @@ async def list_dead(
 
 async def pages(
     queue: str | None = None, *, limit: int, offset: int = 0, where: Filter | None = None
-) -> AsyncIterator[list[DeadLetter]]:
+) -> AsyncIterator[list[DeadCall]]:
     """As `list_dead`, page by page, for more than memory should hold."""
     broker = current().open_broker()
     for name, dead in await _queues(queue):
@@ -118,7 +138,99 @@ async def pages(
                 break
 
 
-async def show(message_id: str, queue: str | None = None) -> DeadLetter | None:
+async def search(
+    queue: str | None = None,
+    *,
+    limit: int = 100,
+    offset: int = 0,
+    where: Filter | None = None,
+    most: int = 5000,
+) -> tuple[list[DeadCall], bool]:
+    """As `list_dead`, for whoever waits: of those that a filter passes over, not too many are read.
+
+    Args:
+        most: About how many are looked at for `where`.
+
+    Returns:
+        The dead letters, and whether none can have been missed.
+
+    Raises:
+        BrokerUnavailable: The broker cannot be reached.
+    """
+    found: list[DeadCall] = []
+    looked_at = 0
+    async for page in pages(queue, limit=limit, offset=offset, where=where):
+        found += page
+        looked_at += _PAGE
+        if where is not None and looked_at >= most and len(found) < limit:
+            return found, False
+    return found, True
+
+
+@dataclass(slots=True)
+class Group:
+    """Dead letters of one task with errors of one type.
+
+    Attributes:
+        error: The type of the error, or why they were given up where there was none.
+        count: How many there are.
+        newest: When the last of them died, Unix time in seconds.
+        oldest: When the first of them died.
+        example: The error of one of them, with its text.
+    """
+
+    task: str
+    error: str
+    count: int
+    newest: float
+    oldest: float
+    example: str
+
+
+async def groups(
+    queue: str | None = None, *, where: Filter | None = None, most: int = 2000
+) -> tuple[list[Group], int]:
+    """What dead letters have in common, the largest group first.
+
+    Args:
+        where: Only these.
+        most: How many are looked at, the newest of each queue in turn.
+
+    Returns:
+        The groups, and how many dead letters were looked at.
+
+    Raises:
+        BrokerUnavailable: The broker cannot be reached.
+    """
+    found: dict[tuple[str, str], Group] = {}
+    looked_at = 0
+    broker = current().open_broker()
+    for name, dead in await _queues(queue):
+        start = 0
+        while start < dead and looked_at < most:
+            page = await broker.dead_letters(name, limit=min(_PAGE, most - looked_at), offset=start)
+            start += len(page)
+            looked_at += len(page)
+            for letter in page:
+                if where is None or where.fits(letter):
+                    _count(found, letter)
+            if not page:
+                break
+    return sorted(found.values(), key=lambda group: -group.count), looked_at
+
+
+def _count(found: dict[tuple[str, str], Group], letter: brokers.DeadLetter) -> None:
+    fate, at = letters.read(letter.info), letter.died_at
+    kind = fate.error.partition(":")[0] or fate.reason
+    group = found.get((fate.task, kind))
+    if group is None:
+        group = Group(fate.task, kind, 0, at, at, fate.error or fate.reason)
+        found[fate.task, kind] = group
+    group.count += 1
+    group.newest, group.oldest = max(group.newest, at), min(group.oldest, at)
+
+
+async def show(message_id: str, queue: str | None = None) -> DeadCall | None:
     """The dead letter of this id, looked for in all queues unless one is named."""
     for name, _ in await _queues(queue):
         for letter in await current().open_broker().find_dead(name, [message_id]):
@@ -127,7 +239,11 @@ async def show(message_id: str, queue: str | None = None) -> DeadLetter | None:
 
 
 async def retry(
-    queue: str | None = None, ids: Sequence[str] | None = None, where: Filter | None = None
+    queue: str | None = None,
+    ids: Sequence[str] | None = None,
+    where: Filter | None = None,
+    *,
+    on_progress: Callable[[int], object] | None = None,
 ) -> int:
     """Put dead letters back on their queues, to be run at once with all attempts ahead.
 
@@ -135,12 +251,13 @@ async def retry(
         queue: Where they are; by default in all queues.
         ids: Which ones; by default all that are there now.
         where: Only these, instead of `ids`.
+        on_progress: Called now and then with how many have been done.
 
     Returns:
         How many there were.
     """
     if ids is None:
-        return await _each(queue, where, _retry)
+        return await _each(queue, where, _retry, on_progress)
     broker = current().open_broker()
     count = 0
     for name, _ in await _queues(queue):
@@ -151,11 +268,15 @@ async def retry(
 
 
 async def purge(
-    queue: str | None = None, ids: Sequence[str] | None = None, where: Filter | None = None
+    queue: str | None = None,
+    ids: Sequence[str] | None = None,
+    where: Filter | None = None,
+    *,
+    on_progress: Callable[[int], object] | None = None,
 ) -> int:
     """Delete dead letters for ever; arguments and result as for `retry`."""
     if ids is None and where is not None:
-        return await _each(queue, where, _purge)
+        return await _each(queue, where, _purge, on_progress)
     broker = current().open_broker()
     return sum([await broker.purge_dead(name, ids) for name, _ in await _queues(queue)])
 
@@ -170,6 +291,7 @@ async def _each(
     queue: str | None,
     where: Filter | None,
     take_away: Callable[[str, Sequence[brokers.DeadLetter]], Awaitable[int]],
+    on_progress: Callable[[int], object] | None,
 ) -> int:
     """Take away the dead letters meant, page by page; returns how many there were."""
     broker = current().open_broker()
@@ -184,6 +306,8 @@ async def _each(
             seen.update(letter.id for letter in chosen)
             count += await take_away(name, chosen)
             offset += len(page) - len(chosen)
+            if on_progress is not None:
+                on_progress(count)
     return count
 
 
@@ -207,43 +331,29 @@ def _renewed(body: bytes) -> bytes:
     return message.anew().encode(keys)
 
 
-def _readable(letter: brokers.DeadLetter) -> DeadLetter:
-    info = _info(letter.info)
-    return DeadLetter(
+def _readable(letter: brokers.DeadLetter) -> DeadCall:
+    info = _reader().dead(letter)
+    return DeadCall(
         queue=letter.queue,
         id=letter.id,
-        **_texts(letter),
-        arguments=_arguments(letter.body) if current().config.show_arguments else "",
-        attempts=_of(int, info.get("attempts"), 0),
-        deliveries=_of(int, info.get("deliveries"), 0),
+        task=info.task,
+        arguments=info.arguments,
+        reason=info.reason,
+        error=info.error,
+        traceback=info.traceback,
+        attempts=info.attempt,
+        deliveries=info.deliveries,
         died_at=letter.died_at,
         payload_bytes=len(letter.body),
+        references=info.references,
     )
 
 
-def _texts(letter: brokers.DeadLetter) -> dict[str, str]:
-    info = _info(letter.info)
-    return {k: _of(str, info.get(k), "") for k in ("task", "reason", "error", "traceback")}
+def _fits_arguments(part: str, letter: brokers.DeadLetter) -> bool:
+    arguments = _reader().dead(letter).arguments
+    return bool(arguments) and part.lower() in arguments.lower()
 
 
-def _arguments(body: bytes) -> str:
-    try:
-        message = Message.decode(body, current().config.signing_key)
-    except MessageError:
-        return ""
-    task = registry.get(message.task)
-    return described(message.payload, task.parameter_names if task else ())
-
-
-def _of(cls: type[T], value: object, default: T) -> T:
-    """The value if it is what a worker writes; others may have written to the store."""
-    return value if isinstance(value, cls) else default
-
-
-def _info(packed: bytes) -> dict[str, Any]:
-    try:
-        # Flat, so that no header of damaged bytes claims memory for nothing.
-        info = msgpack.unpackb(packed, max_array_len=0)
-    except (ValueError, TypeError, msgpack.UnpackException):
-        return {}
-    return info if isinstance(info, dict) else {}
+def _reader() -> Reader:
+    config = current().config
+    return Reader(config.signing_key, config.show_arguments)

@@ -31,9 +31,10 @@
         ├── ResultNotKept           the task keeps no result
         ├── ResultTimeout           no result yet
         ├── TaskCancelled           the task was cancelled before it started
+        ├── ChainStopped            a call that it follows has failed for good
         └── TaskFailed              the task failed with an error that cannot be raised again here
 
-`Retry` and `Snooze` are no errors but requests: a task raises them to be run again.
+`Retry`, `Snooze` and `Stopped` are no errors but requests: a task raises them to be run again.
 """
 
 from __future__ import annotations
@@ -208,6 +209,13 @@ class TaskCancelled(ResultError):
     """The task was cancelled before it started."""
 
 
+class ChainStopped(ResultError):
+    """A call that this one follows has failed for good, so that this one is not made.
+
+    Retrying that one from the dead letters lets the chain go on.
+    """
+
+
 class TaskFailed(ResultError):
     """The task failed with an error that cannot be raised again here, or its result is damaged.
 
@@ -265,3 +273,10 @@ class Snooze(Exception):
             raise ValueError(f"Snooze({seconds}): it must be {DELAY_RULE}")
         self.seconds = seconds
         super().__init__(*([reason] if reason else []))
+
+
+class Stopped(Exception):
+    """Raised by a task that ends early because its worker stops, as `is_stopping` tells.
+
+    The call is given back without using up an attempt; the next run has its `checkpoint`.
+    """

@@ -14,7 +14,7 @@ from .app import current
 from .errors import ConfigurationError
 from .sending.portal import portal
 from .sending.preparing import prepare_template
-from .sending.scheduled import Definition, Scheduled
+from .sending.schedule_values import Definition, Scheduled
 from .sending.schedules import Schedules
 from .tasks.call import Dispatchable
 from .tasks.schedule import CatchUp, check_catch_up, check_name

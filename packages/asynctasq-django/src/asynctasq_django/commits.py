@@ -11,7 +11,7 @@ from django.utils.functional import LazyObject
 
 from .connections import has_written, open_connection
 from .identity import instance_of
-from .waiting import OnCommit
+from .waiting_dispatches import OnCommit
 
 
 def is_pending_write(obj: object) -> bool:

@@ -24,7 +24,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 
 from .identity import watch_refreshes
-from .waiting import note_savepoint
+from .waiting_dispatches import note_savepoint
 
 _by_thread: WeakValueDictionary[tuple[int, str], BaseDatabaseWrapper] = WeakValueDictionary()
 

@@ -8,51 +8,13 @@ field writes it. So a row has one key, fresh or loaded.
 from __future__ import annotations
 
 import datetime
-import decimal
-import uuid
 from collections.abc import Callable
 from typing import Any
 
-from asynctasq import InvalidReference, SerializationError
+from asynctasq import PLAIN_TYPES, InvalidReference, SerializationError, plain_value
 from django.conf import settings
 from django.db import connections, models
 from django.utils import timezone
-
-
-def _time(value: Any) -> datetime.time:
-    clock = (value.hour, value.minute, value.second, value.microsecond, value.tzinfo)
-    return datetime.time(*clock, fold=value.fold)
-
-
-def _date(value: Any) -> datetime.date:
-    return datetime.date(value.year, value.month, value.day)
-
-
-#: From a value of a subclass, which choices, safe strings and drivers make, to one of the type.
-_MAKE: dict[type, Callable[[Any], Any]] = {
-    bool: bool,
-    int: int.__int__,
-    str: str.__str__,
-    float: float.__float__,
-    bytes: bytes,
-    memoryview: bytes,
-    uuid.UUID: lambda value: uuid.UUID(int=value.int),
-    decimal.Decimal: decimal.Decimal,
-    datetime.datetime: lambda value: datetime.datetime.combine(_date(value), _time(value)),
-    datetime.date: _date,
-    datetime.time: _time,
-    datetime.timedelta: lambda v: datetime.timedelta(v.days, v.seconds, v.microseconds),
-}
-
-#: Types of which a part of a key on the queue is exactly one.
-TRAVELLING = frozenset(_MAKE) - {memoryview}
-
-
-def _plain(value: Any) -> Any:
-    if type(value) in TRAVELLING:
-        return value
-    make = next((make for base, make in _MAKE.items() if isinstance(value, base)), None)
-    return value if make is None else make(value)
 
 
 def key_fields(model: type[models.Model]) -> tuple[models.Field[Any, Any], ...]:
@@ -104,8 +66,8 @@ def _sent(field: Any, value: Any, alias: str) -> Any:
     ]
     # A field that reads its column itself is only asked what it writes there.
     for form in forms[2:] if _reads_column(field) else forms:
-        found = _plain(form())
-        if type(found) in TRAVELLING and found == found:
+        found = plain_value(form())
+        if type(found) in PLAIN_TYPES and found == found:
             return found
     raise TypeError(f"{type(value).__qualname__} cannot travel")
 
@@ -143,7 +105,7 @@ def _read_part(
     try:
         value = _read(column, part, alias)
         sent = _sent(column, value, alias)
-        fits = type(part) in TRAVELLING and _fits(part, sent)
+        fits = type(part) in PLAIN_TYPES and _fits(part, sent)
     except Exception as e:  # the same code, given what anybody may have written
         raise _no_key(model, field, part) from e
     if not fits:

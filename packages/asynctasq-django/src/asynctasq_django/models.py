@@ -34,3 +34,24 @@ class Done(models.Model):
     class Meta:
         db_table = "asynctasq_done"
         indexes = (models.Index(fields=["done_at"], name="asynctasq_done_done_at"),)
+
+
+class DeadCall(models.Model):
+    """Stands for dead letters in Django's admin and its permissions; has no table."""
+
+    id: models.CharField[Any, Any] = models.CharField(primary_key=True, max_length=64)
+
+    class Meta:
+        managed = False
+        default_permissions = ("view", "change", "delete")
+        verbose_name = "dead letter"
+
+
+class Queue(models.Model):
+    """Stands for queues, schedules and workers in Django's admin; has no table."""
+
+    id: models.CharField[Any, Any] = models.CharField(primary_key=True, max_length=64)
+
+    class Meta:
+        managed = False
+        default_permissions = ("view", "change", "delete")

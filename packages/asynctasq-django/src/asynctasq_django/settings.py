@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import asynctasq
+from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
+
+from .testing import before_each_test
 
 NOT_A_DICTIONARY = (
     'must be a dictionary with the options of asynctasq.init, such as {"driver": "sqlite"}; '
@@ -38,9 +41,13 @@ def configure(settings: Any) -> None:
         raise ImproperlyConfigured(f"settings.ASYNCTASQ: {e}") from e
     is_in_use = True
     if config.driver == "memory":
-        from .testing import empty_queue_before_each_test
+        before_each_test(_empty_queue)
 
-        empty_queue_before_each_test()
+
+def _empty_queue() -> None:
+    """Configure anew, which makes a new queue, unless somebody has configured something else."""
+    if is_in_use and asynctasq.load_config(settings.ASYNCTASQ).driver == "memory":
+        configure(settings)
 
 
 def note_init() -> None:

@@ -150,7 +150,7 @@ class TestDjango(AdapterSuite):
     composite_keys = django.VERSION >= (5, 2)
     other_keys = several_databases = hidden_rows = knows_deleted = stale_instances = True
     transactions = savepoints = context_transactions = declared_loading = outages = True
-    missing_table = knows_limits = True
+    missing_table = knows_limits = outbox = atomic = True
     #: What makes the database unreachable.
     away: ClassVar[dict[str, str]] = {"NAME": "/nowhere/suite.db"}
 
@@ -188,6 +188,9 @@ class TestDjango(AdapterSuite):
 
     def save(self, name: str) -> User:
         return User.objects.create(name=name)
+
+    def save_changes(self, row: Any) -> None:
+        row.save()
 
     def save_other(self, name: str) -> Order:
         return Order.objects.create(name=name)

@@ -56,6 +56,10 @@ class Record:
         """The record's parts by name."""
         return {name: getattr(self, name) for name in self.__slots__}
 
+    def header(self) -> dict[str, str]:
+        """The record as a message's header."""
+        return {RECORD: json.dumps(self.content())}
+
 
 def name_of(task: Task[..., Any]) -> str:
     """The task's name on the queue."""

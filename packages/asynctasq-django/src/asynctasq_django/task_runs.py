@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +17,6 @@ from asynctasq import Message, current_message
 from .lanes import call_loader
 from .task_results import (
     QUEUE,
-    RECORD,
     Record,
     failed,
     path_of,
@@ -89,7 +87,7 @@ def _recorded(args: Any, kwargs: Any) -> Iterator[Record]:
         yield record
     finally:
         record.finished = time()
-        headers[RECORD] = json.dumps(record.content())
+        headers.update(record.header())
 
 
 def _begun(task: Task[..., Any], record: Record) -> TaskResult[..., Any]:

@@ -3,7 +3,8 @@
     TASKS = {"default": {"BACKEND": "asynctasq_django.tasks_backend.AsynctasqBackend"}}
 
 Arguments may be model instances and everything else that asynctasq can send; an instance of an
-open transaction waits for its commit. `OPTIONS` takes the options of `asynctasq.task`.
+open transaction waits for its commit. `OPTIONS` takes the options of `asynctasq.task`, policies
+such as `limit` included: they are those of every task that names the backend.
 """
 
 from __future__ import annotations
@@ -16,7 +17,17 @@ import asynctasq
 from asgiref.sync import async_to_sync
 from asynctasq import Message
 
-from .task_results import ID_LENGTH, QUEUE, Record, failed, name_of, ready, remote_error, succeeded
+from .task_results import (
+    ID_LENGTH,
+    QUEUE,
+    Record,
+    failed,
+    name_of,
+    plain,
+    ready,
+    remote_error,
+    succeeded,
+)
 from .task_results import result_id as id_of_result
 from .task_runs import runnable, tell_finished
 from .tasks_api import (
@@ -49,7 +60,7 @@ class AsynctasqBackend(BaseTaskBackend):
     supports_defer = True
     supports_async_task = True
     supports_get_result = True
-    supports_priority = False
+    supports_priority = True
 
     def validate_task(self, task: Task[..., Any]) -> None:
         """Check a task when it is declared, and let workers know it from then on."""
@@ -110,7 +121,12 @@ class AsynctasqBackend(BaseTaskBackend):
         self.validate_task(task)
         _, run = _registered[name_of(task)]
         call = run(*args, **kwargs).on_queue(task.queue_name)
-        call = call.with_headers({QUEUE: task.queue_name})
+        headers = {QUEUE: task.queue_name}
+        if self.options.get("process"):  # a process may die before it has written anything down
+            headers |= Record(args=plain(args), kwargs=plain(kwargs)).header()
+        call = call.with_headers(headers)
+        if task.priority:  # else that of `OPTIONS`
+            call = call.priority(int(task.priority))
         # A naive time is local, as Django's are without USE_TZ.
         return call if task.run_after is None else call.at(task.run_after.astimezone())
 

@@ -13,24 +13,29 @@ from typing import Any, Literal
 
 from asynctasq import BrokerError, Statement
 from asynctasq.brokers import (
+    PAUSES,
     ConsumerOptions,
     DeadLetter,
     Finding,
+    HeldMessage,
+    HeldPage,
+    HeldState,
     KeyInUse,
     MessageState,
     Outcome,
     Outgoing,
     QueueStats,
     WorkerInfo,
+    pause_number,
 )
 
-from . import joining, queries, schema
+from . import joining, listing, queries, schema
 from .address import Address
-from .checks import check_server
+from .awaited_results import AwaitedResults
 from .config import PostgresConfig
 from .consumer import PostgresConsumer, topics_of
+from .doctor import check_server
 from .putting import PUT, PUT_POLICED, columns, places, policy_columns
-from .results import AwaitedResults
 from .server import Server
 from .sizes import MOST_VALUE_BYTES, pages
 from .waking import Wakes, queue_topic, result_topic
@@ -124,6 +129,17 @@ class PostgresBroker:
         rows = await self._insist(queries.FIND_DEAD, queue, list(message_ids))
         return [DeadLetter(**row) for row in rows]
 
+    async def held(
+        self, queue: str, state: HeldState, *, limit: int = 100, after: str | None = None
+    ) -> HeldPage:
+        """A page of the messages in a state."""
+        return await listing.held(self._insist, queue, state, limit, after)
+
+    async def find_held(self, queue: str, message_ids: Sequence[str]) -> list[HeldMessage]:
+        """Those of these messages that wait, are delayed or run."""
+        rows = await self._insist(listing.FIND, queue, list(message_ids))
+        return [listing.shown(queue, row["state"], row) for row in rows]
+
     async def retry_dead(self, queue: str, bodies: Sequence[tuple[str, bytes]]) -> int:
         """Move dead letters back to waiting."""
         moved = 0
@@ -164,6 +180,23 @@ class PostgresBroker:
         """The keys that are taken or have messages."""
         rows = await self._insist(queries.KEYS, queue, limit)
         return [KeyInUse(**{**row, "holders": tuple(row["holders"])}) for row in rows]
+
+    async def pauses(self, queue: str) -> Mapping[str, bytes]:
+        """The pauses of a queue by name."""
+        return await self.values(queue, PAUSES)
+
+    async def pause(self, queue: str, name: str, value: bytes) -> None:
+        """Begin a pause."""
+        await self._insist("SELECT {schema}.pause($1, $2, $3)", queue, name, value)
+        self._wakes.tell([queue_topic(queue)])
+
+    async def resume(self, queue: str, name: str) -> bool:
+        """End a pause."""
+        ended = await self._value(
+            "SELECT {schema}.resume($1, $2, $3)", queue, name, pause_number(name)
+        )
+        self._wakes.tell([queue_topic(queue)])
+        return bool(ended)
 
     async def values(self, queue: str, kind: str) -> Mapping[str, bytes]:
         """All values of a kind."""

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from asynctasq import BrokerError, BrokerUnavailable
-from asynctasq.brokers import Action, ConsumerOptions, Delivery, Outcome, OutcomesRefused
+from asynctasq.brokers import (
+    Action,
+    ConsumerOptions,
+    Delivery,
+    Outcome,
+    OutcomesRefused,
+    pause_number,
+)
 
 from .failures import is_withdrawn
 from .renewal import Renewal
@@ -110,7 +117,7 @@ class PostgresConsumer:
             return list(held)
 
     async def idle(self) -> bool:
-        """Whether its queues hold nothing but dead letters."""
+        """Whether its queues hold nothing but dead letters and what pauses keep back."""
         return bool(await self._server.value(self._is_idle, list(self._options.queues)))
 
     async def stop(self) -> None:
@@ -178,6 +185,10 @@ class PostgresConsumer:
         if is_full:
             now = loop.time()
             self._full_at = now + (now - started) / _PART_OF_FULL_LOOKS
+        pauses: dict[str, dict[str, bytes]] = {}
+        while rows and rows[0]["message"] is None and rows[0]["queue"] is not None:
+            row = rows.pop(0)
+            pauses.setdefault(row["queue"], {})[row["id"]] = row["body"]
         if rows and rows[0]["message"] is None:
             ready_us = rows[0]["place"]
             ready_in = float("inf") if ready_us is None else ready_us / 1e6
@@ -187,7 +198,7 @@ class PostgresConsumer:
             if row["lane"] % 8:
                 self._since[row["lane"]] = row["place"]
         rows.sort(key=lambda row: (row["turn"], row["place"]))
-        taken = [_delivery(worker, row) for row in rows]
+        taken = [_delivery(worker, row, pauses.get(row["queue"])) for row in rows]
         await self._note_arrived(worker, [d for d in taken if d.deliveries > 1])
         return taken, 0.0
 
@@ -231,9 +242,9 @@ class PostgresConsumer:
             messages,
             leases,
             [outcome.action.value for outcome in outcomes],
-            [float(outcome.delay) for outcome in outcomes],
+            [_delay(outcome) for outcome in outcomes],
             [outcome.body for outcome in outcomes],
-            [outcome.info for outcome in outcomes],
+            [_info(outcome) for outcome in outcomes],
             None if not any(result is not None for result in results) else results,
             [float(outcome.result_ttl) for outcome in outcomes],
         )
@@ -245,9 +256,17 @@ class PostgresConsumer:
             self._wakes.tell(topics)
 
 
-def _delivery(worker: int, row: Any) -> Delivery:
+def _delivery(worker: int, row: Any, pauses: Mapping[str, bytes] | None) -> Delivery:
     tag = Tag(worker, row["message"], row["lease"], row["line"] is not None)
-    return Delivery(row["queue"], row["id"], row["body"], row["deliveries"], tag)
+    return Delivery(row["queue"], row["id"], row["body"], row["deliveries"], tag, pauses)
+
+
+def _delay(outcome: Outcome) -> float:
+    return float(pause_number(outcome.pause) if outcome.action is Action.PARK else outcome.delay)
+
+
+def _info(outcome: Outcome) -> bytes:
+    return outcome.pause.encode() if outcome.action is Action.PARK else outcome.info
 
 
 def topics_of(outcome: Outcome) -> Iterator[str]:

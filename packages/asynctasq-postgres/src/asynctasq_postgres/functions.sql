@@ -120,7 +120,8 @@ END $$;
 -- to be gone: those would be passed one by one while a transaction that is open elsewhere keeps them.
 --
 -- Without any, one row without a message, whose `place` is the microseconds until it is worth asking
--- again, or null.
+-- again, or null. Before that, a row for each pause of the queues: `queue`, its name as `id`, its value
+-- as `body`.
 --
 -- A taker who `confirms` says by `confirm` that he has got messages which were delivered before; until
 -- then such a delivery does not count, for he may have died while this answer was on its way to him.
@@ -144,6 +145,18 @@ DECLARE
     one record;
 BEGIN
     PERFORM @schema@.give_back_lapsed();
+    PERFORM @schema@.share_pauses();
+    IF EXISTS (SELECT FROM @schema@.value v WHERE v.queue = ANY (queues) AND v.kind = 'pauses') THEN
+        FOR queue, id, body IN
+            SELECT v.queue, v.name, v.value FROM @schema@.value v
+            WHERE v.queue = ANY (queues) AND v.kind = 'pauses'
+        LOOP
+            RETURN NEXT;
+            IF id = '' THEN
+                queues := array_remove(queues, queue);
+            END IF;
+        END LOOP;
+    END IF;
     lease_ := nextval('@schema@.lease_number');
     SELECT array_agg(q.number) INTO policed_
         FROM @schema@.queue q WHERE q.name = ANY (queues) AND q.policed;
@@ -488,7 +501,8 @@ BEGIN
 END $$;
 
 -- Apply outcomes of every kind; returns as `finish` does.
--- `actions` are done, retry, dead, release, postpone; arrays that have nothing may be null.
+-- `actions` are done, retry, dead, release, postpone, park; arrays that have nothing may be null. To park,
+-- `infos` has the name of the pause, and `delays` its number.
 CREATE OR REPLACE FUNCTION @schema@.settle(
     who integer, messages bigint[], leases bigint[], actions text[], delays double precision[],
     bodies bytea[], infos bytea[], results bytea[], result_ttls double precision[]
@@ -500,7 +514,19 @@ AS $$
 DECLARE
     now_ timestamptz := clock_timestamp();
     applied bigint[];
+    parked bigint[];
+    parked_lines integer[];
 BEGIN
+    IF 'park' = ANY (actions) THEN
+        PERFORM @schema@.share_pauses();
+        SELECT array_agg(CASE WHEN given.action = 'park' AND NOT EXISTS (
+                SELECT FROM @schema@.message m JOIN @schema@.queue q ON q.number = m.queue
+                JOIN @schema@.value v ON v.queue = q.name AND v.kind = 'pauses'
+                WHERE m.number = given.message AND v.name = convert_from(given.info, 'UTF8'))
+            THEN 'release' ELSE given.action END ORDER BY given.turn) INTO actions
+        FROM unnest(messages, actions, infos) WITH ORDINALITY
+            AS given (message, action, info, turn);
+    END IF;
     WITH ended AS MATERIALIZED (
         SELECT r.*, given.*
         FROM unnest(messages, leases, actions, delays, bodies, infos, results, result_ttls)
@@ -542,15 +568,21 @@ BEGIN
             e.lane / 8 * 8 + CASE WHEN e.action = 'release' THEN 0 ELSE 1 END
                 + CASE WHEN e.line IS NULL THEN 0 WHEN e.action = 'release' THEN 3 ELSE 4 END,
             CASE WHEN e.action = 'release' THEN e.message
+                WHEN e.action = 'park' THEN @schema@.parked_until(e.delay::bigint)
                 ELSE least(@schema@.microseconds(now_) + e.delay * 1000000, 9e18)::bigint END,
             e.message,
             CASE WHEN e.action = 'retry' THEN 0 ELSE e.deliveries - 1 END,
             e.line,
             e.line IS NOT NULL AND e.action = 'release'
-        FROM ended e WHERE e.action IN ('release', 'retry', 'postpone')
+        FROM ended e WHERE e.action IN ('release', 'retry', 'postpone', 'park')
     )
-    SELECT CASE WHEN count(*) < cardinality(messages) THEN coalesce(array_agg(e.turn), '{}') END
-        INTO applied FROM ended e;
+    SELECT CASE WHEN count(*) < cardinality(messages) THEN coalesce(array_agg(e.turn), '{}') END,
+        array_agg(e.message) FILTER (WHERE e.action = 'park'),
+        array_agg(e.line) FILTER (WHERE e.action = 'park')
+        INTO applied, parked, parked_lines FROM ended e;
+    IF parked IS NOT NULL THEN
+        PERFORM @schema@.take_back_deliveries(parked, parked_lines);
+    END IF;
     IF results IS NOT NULL THEN
         PERFORM @schema@.forget_results(2 * cardinality(results));
     END IF;
@@ -730,7 +762,7 @@ BEGIN
     RETURN FOUND;
 END $$;
 
--- Whether queues hold nothing but dead letters.
+-- Whether queues hold nothing but dead letters and what pauses keep back.
 CREATE OR REPLACE FUNCTION @schema@.is_idle(queues text[]) RETURNS boolean
 LANGUAGE sql
 SET jit = off SET enable_seqscan = off
@@ -739,11 +771,13 @@ AS $$
         SELECT FROM @schema@.queue q JOIN @schema@.lane l ON l.queue = q.number,
         LATERAL (SELECT FROM @schema@.pending p
             WHERE p.lane BETWEEN l.number * 8 AND l.number * 8 + 7
-                AND (p.line IS NULL OR p.lane % 8 >= 3) LIMIT 1) AS first
-        WHERE q.name = ANY (queues)
+                AND (p.line IS NULL OR p.lane % 8 >= 3)
+                AND p.place < @schema@.parked_until(0) LIMIT 1) AS first
+        WHERE q.name = ANY (queues) AND NOT @schema@.is_held(q.name)
     ) AND NOT EXISTS (
         SELECT FROM @schema@.queue q JOIN @schema@.line l ON l.queue = q.number
-        JOIN @schema@.standing s ON s.line = l.number WHERE q.name = ANY (queues)
+        JOIN @schema@.standing s ON s.line = l.number
+        WHERE q.name = ANY (queues) AND NOT @schema@.is_held(q.name)
     ) AND NOT EXISTS (
         SELECT FROM @schema@.running r JOIN @schema@.lane l ON l.number = r.lane / 8
         JOIN @schema@.queue q ON q.number = l.queue

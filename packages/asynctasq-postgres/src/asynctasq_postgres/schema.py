@@ -26,6 +26,9 @@ _UPGRADES: dict[int, str] = {
     """
 }
 
+#: In this order, for what is plain SQL is checked when it is made.
+_FUNCTIONS = ("pauses.sql", "functions.sql", "policies.sql")
+
 #: Of all who make tables in one database, one does at a time.
 _LOCK = "SELECT pg_advisory_xact_lock(4702681945801342061)"
 # Not `to_regclass`, which may remember from before the lock that there was none.
@@ -43,8 +46,7 @@ def script(address: Address) -> str:
             f"-- {address.name}",
             f"CREATE SCHEMA IF NOT EXISTS {address.schema};",
             _filled(_read("tables.sql"), address),
-            _filled(_read("functions.sql"), address),
-            _filled(_read("policies.sql"), address),
+            *(_filled(_read(name), address) for name in _FUNCTIONS),
             f"INSERT INTO {address.schema}.version VALUES ({VERSION}, {UNDERSTOOD_FROM});",
         )
     )
@@ -122,7 +124,7 @@ async def upgrade(connection: Any, address: Address) -> None:
                 return
         for step in range(number, VERSION):
             await connection.execute(_filled(_UPGRADES[step], address))
-        for name in ("functions.sql", "policies.sql"):
+        for name in _FUNCTIONS:
             await connection.execute(_filled(_read(name), address))
         await connection.execute(
             f"UPDATE {schema}.version SET number = $1, understood_from = $2",

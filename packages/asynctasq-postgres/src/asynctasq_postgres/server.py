@@ -17,7 +17,6 @@ from asyncpg import exceptions
 from asynctasq import BrokerUnavailable
 from asynctasq.brokers import Backoff
 
-from . import schema
 from .address import Address
 from .connection import connect, fetch_in_transaction, learn_types
 from .failures import (
@@ -29,6 +28,7 @@ from .failures import (
     is_read_only,
 )
 from .loops import PerLoop
+from .schema import ensure, upgrade
 
 T = TypeVar("T")
 
@@ -141,7 +141,7 @@ class Server:
         try:
             connection = await connect(**self.address.options, statement_cache_size=0)
             try:
-                await schema.upgrade(connection, self.address)
+                await upgrade(connection, self.address)
                 self._has_tables = True
             finally:
                 await connection.close(timeout=self.timeout_seconds)
@@ -236,7 +236,7 @@ class Server:
             return await self._connect(deadline)
         try:
             if not self._has_tables:
-                await bounded(connection, schema.ensure(connection, self.address), deadline)
+                await bounded(connection, ensure(connection, self.address), deadline)
                 self._has_tables = True
             if not (self._takes_settings and self._is_prepared):
                 await bounded(connection, learn_types(connection), deadline)

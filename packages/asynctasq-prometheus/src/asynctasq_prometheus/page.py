@@ -13,8 +13,8 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
+from .folder import FOLDER
 from .labels import MOST, OTHER
-from .plugin import FOLDER
 
 _STATES = ("waiting", "running", "delayed", "dead")
 

@@ -13,8 +13,7 @@ from tempfile import TemporaryDirectory
 
 from asynctasq import QueueStats, Worker, hookimpl
 
-#: Where prometheus-client keeps its files; if it is set, it keeps them.
-FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+from .folder import FOLDER
 
 _folders: list[TemporaryDirectory[str]] = []
 _lag: asyncio.Task[None] | None = None

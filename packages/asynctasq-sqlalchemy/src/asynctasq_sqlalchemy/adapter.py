@@ -37,9 +37,9 @@ def _is_loaded() -> bool:
 @wrapt.when_imported("sqlalchemy.orm")
 def _watch(module: object) -> None:
     """Listen before the first model is mapped and before the first flush."""
-    from . import commits, models
+    from . import commits, mapped_classes
 
-    models.watch()
+    mapped_classes.watch()
     commits.watch()
 
 
@@ -60,7 +60,7 @@ def is_model(obj: object) -> bool | None:
     """Whether the object's class is mapped."""
     if not _is_loaded():
         return None
-    from .models import is_mapped
+    from .mapped_classes import is_mapped
 
     return is_mapped(type(obj))
 
@@ -200,7 +200,7 @@ async def check() -> Iterable[Finding]:
     """What `asynctasq doctor` says of session factories, engines and databases."""
     if not _is_loaded():
         return []
-    from .checks import check as look
+    from .doctor import check as look
 
     return await look()
 

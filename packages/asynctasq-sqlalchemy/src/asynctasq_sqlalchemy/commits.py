@@ -7,7 +7,7 @@ has gone back to its pool, so that an unreachable broker neither holds it nor le
 a state between; the error then comes out of the user's `commit()`, whose data is committed.
 
 Imported in the middle of the application's first import of SQLAlchemy, when its `ext.asyncio` may
-be half there: this module and `models` do without it.
+be half there: this module and `mapped_classes` do without it.
 """
 
 from __future__ import annotations

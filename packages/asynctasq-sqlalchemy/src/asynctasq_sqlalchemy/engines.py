@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
-from asynctasq import ConfigurationError
+from asynctasq import ConfigurationError, at_loop_end
 from sqlalchemy import URL, Engine, create_engine, event, make_url
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
@@ -37,7 +36,9 @@ _made: WeakSet[Any] = WeakSet()
 _watched: WeakSet[AsyncEngine] = WeakSet()
 
 #: By event loop: what disposes the engines that were used on it.
-_ends: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[AsyncEngine, AsyncGenerator[None, None]]]
+_ends: WeakKeyDictionary[
+    asyncio.AbstractEventLoop, dict[AsyncEngine, Callable[[], Awaitable[None]]]
+]
 _ends = WeakKeyDictionary()
 _abandoned: list[Pool] = []
 
@@ -120,19 +121,9 @@ def _end_with_loop(engine: AsyncEngine) -> Callable[..., None]:
     def note(*_: object) -> None:
         ends = _ends.setdefault(asyncio.get_running_loop(), {})
         if engine in _given and engine not in ends:
-            ends[engine] = end = _dispose_with_loop(engine)
-            with suppress(StopIteration):  # up to its `yield`, so that the loop knows of it
-                end.asend(None).send(None)
+            ends[engine] = at_loop_end(engine.dispose)
 
     return note
-
-
-async def _dispose_with_loop(engine: AsyncEngine) -> AsyncGenerator[None, None]:
-    """Closed by `loop.shutdown_asyncgens()`, which every way of ending a loop properly calls."""
-    try:
-        yield
-    finally:
-        await engine.dispose()
 
 
 @atexit.register
@@ -153,7 +144,7 @@ async def dispose_all() -> None:
     ends = _ends.pop(asyncio.get_running_loop(), {})
     for engine in {*_given, *pooled}:
         if engine in ends:
-            await ends[engine].aclose()
+            await ends[engine]()
         elif isinstance(engine, AsyncEngine):
             await engine.dispose()
         else:

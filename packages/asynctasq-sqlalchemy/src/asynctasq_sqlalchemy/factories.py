@@ -14,7 +14,7 @@ from asynctasq import ConfigurationError
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
 from sqlalchemy.orm import Session, scoped_session
 
-from .models import mapped_classes
+from .mapped_classes import mapped_classes
 
 ATTRIBUTE = "_asynctasq_session_factory"
 

@@ -12,12 +12,12 @@ from decimal import Decimal
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
-from asynctasq import InvalidReference, SerializationError
+from asynctasq import PLAIN_TYPES, InvalidReference, SerializationError, plain_value
 from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.orm import Mapper
 from sqlalchemy.types import TypeEngine
 
-from .plain import TRAVELLING, converted, plain
+from .conversions import converted
 
 #: As attributes hold it, or as it travels: a value for each column of the primary key.
 Identity = tuple[Any, ...]
@@ -47,7 +47,7 @@ class _Plain:
         """A value of exactly the column's type."""
         if type(value) is self._expected and self._unit is None:
             return value
-        value = converted(plain(value), self._expected)
+        value = converted(plain_value(value), self._expected)
         if self._unit is not None and (padded := value.quantize(self._unit)) == value:
             return padded
         return value
@@ -65,8 +65,8 @@ class _Processed:
 
     def sent(self, value: Any) -> Any:
         """The value as it is written; it must be one that can be read again."""
-        written = plain(self._write(value))
-        if type(written) not in TRAVELLING:
+        written = plain_value(self._write(value))
+        if type(written) not in PLAIN_TYPES:
             raise TypeError(f"{type(written).__qualname__} cannot travel")
         self._read(written)
         return written
@@ -85,7 +85,7 @@ def _column(type_: TypeEngine[Any]) -> _Column:
         expected = type_.python_type
     except NotImplementedError:  # of the application, or of one database
         return _Processed(type_)
-    if expected in TRAVELLING:
+    if expected in PLAIN_TYPES:
         return _Plain(expected, getattr(type_, "scale", None))
     return _Processed(type_)
 
@@ -140,7 +140,7 @@ class Key:
 def _read(column: _Column, part: Any) -> tuple[Any, Any]:
     if part is None:
         return None, None
-    if type(part) not in TRAVELLING:
+    if type(part) not in PLAIN_TYPES:
         raise TypeError(f"{type(part).__qualname__} in a key")
     value = column.read(part)
     return column.sent(value), value

@@ -39,7 +39,7 @@ from sqlalchemy.orm import (
 )
 from sqlalchemy.pool import NullPool
 
-from . import create_worker_session_factory
+from . import create_worker_session_factory, task_session
 
 
 class Base(DeclarativeBase):
@@ -162,6 +162,7 @@ class _Suite(AdapterSuite):
     composite_keys = other_keys = knows_deleted = stale_instances = True
     transactions = savepoints = declared_loading = outages = missing_table = knows_limits = True
     transactions_end = False  # a session begins the next one
+    outbox = atomic = True
     factory: Any
     session_class: type[Any] = AsyncSession
 
@@ -282,6 +283,9 @@ class TestSQLAlchemy(_Suite):
     async def save(self, name: str) -> Any:
         return await self.saved(User(name=name))
 
+    async def save_changes(self, row: Any) -> None:
+        await task_session().flush()
+
     async def save_other(self, name: str) -> Any:
         return await self.saved(Order(name=name))
 
@@ -369,6 +373,9 @@ class TestSynchronousSessions(_Suite):
 
     def save(self, name: str) -> Any:
         return self.saved(User(name=name))
+
+    def save_changes(self, row: Any) -> None:
+        task_session().flush()
 
     def save_other(self, name: str) -> Any:
         return self.saved(Order(name=name))

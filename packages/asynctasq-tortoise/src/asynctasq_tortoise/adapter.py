@@ -126,9 +126,9 @@ def owns_transaction(target: object) -> bool:
     """Whether the target is what `in_transaction` gave."""
     if "tortoise" not in sys.modules:
         return False
-    from . import commits
+    from .clients import is_transaction
 
-    return commits.is_transaction(target)
+    return is_transaction(target)
 
 
 @hookimpl
@@ -172,9 +172,9 @@ def atomic_transaction(
 @hookimpl
 async def check() -> Sequence[Finding]:
     """Databases, pools, time zone, modules and indexes."""
-    from . import checks
+    from . import doctor
 
-    return await checks.check()
+    return await doctor.check()
 
 
 @hookimpl

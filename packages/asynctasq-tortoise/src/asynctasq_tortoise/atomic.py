@@ -15,11 +15,12 @@ from asynctasq import (
     uninterrupted,
 )
 
+from .clients import base_client
 from .commits import transaction_of
 from .lifecycle import ensure_initialised
 from .loading import alias_of
 from .outages import gave_way, outage
-from .outbox import base_client, database_of, run
+from .outbox import database_of, run
 
 
 @asynccontextmanager

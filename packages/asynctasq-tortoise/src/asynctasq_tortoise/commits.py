@@ -16,29 +16,23 @@ from typing import Any
 
 from asynctasq import ConfigurationError, DeferredSend
 
+from .clients import is_transaction
 from .lifecycle import is_initialised
 from .outbox import database_of, run
-from .transactions import Level, Transaction
+from .transactions import Level, OpenTransaction
 
 _MARK = "_asynctasq_transaction"
 
 
-def is_transaction(client: object) -> bool:
-    """Whether this is what `in_transaction` gives."""
-    base = sys.modules["tortoise.backends.base.client"]
-    kinds = [getattr(base, n, ()) for n in ("TransactionalDBClient", "BaseTransactionWrapper")]
-    return isinstance(client, tuple(kinds))  # the latter is the name in 0.21
-
-
-def transaction_of(client: Any) -> Transaction | None:
+def transaction_of(client: Any) -> OpenTransaction | None:
     """The transaction that a client works in; `None` outside of one."""
-    found: Transaction | None = vars(client).get(_MARK)
+    found: OpenTransaction | None = vars(client).get(_MARK)
     return found
 
 
-def follow(client: Any, is_known_from_start: bool = True) -> Transaction:
+def follow(client: Any, is_known_from_start: bool = True) -> OpenTransaction:
     """Learn of the end of a transaction, and of its nested blocks."""
-    transaction = Transaction(is_known_from_start)
+    transaction = OpenTransaction(is_known_from_start)
     setattr(client, _MARK, transaction)
     _wrap(client, "commit", _ending(transaction, weakref.ref(client)))
     _wrap(client, "rollback", _finally(transaction.undo))
@@ -48,7 +42,7 @@ def follow(client: Any, is_known_from_start: bool = True) -> Transaction:
     return transaction
 
 
-def _follow_nested(client: Any, transaction: Transaction) -> None:
+def _follow_nested(client: Any, transaction: OpenTransaction) -> None:
     """The same for the client of a nested block, which is a savepoint since 0.22."""
     setattr(client, _MARK, transaction)
     level: list[Level] = []
@@ -77,7 +71,7 @@ def _wrap(client: Any, name: str, wrapper: Callable[[Step], Step]) -> None:
     setattr(client, name, wrapper(getattr(client, name)))
 
 
-def _ending(transaction: Transaction, known: weakref.ref[Any]) -> Callable[[Step], Step]:
+def _ending(transaction: OpenTransaction, known: weakref.ref[Any]) -> Callable[[Step], Step]:
     def wrapper(commit: Step) -> Step:
         async def commit_and_note() -> None:
             if transaction.is_atomic:
@@ -143,7 +137,7 @@ def _finally(note: Callable[[], None]) -> Callable[[Step], Step]:
     return wrapper
 
 
-def _wrap_nested_blocks(client: Any, transaction: Transaction) -> None:
+def _wrap_nested_blocks(client: Any, transaction: OpenTransaction) -> None:
     make = client._in_transaction
 
     def make_followed() -> Any:
@@ -156,7 +150,7 @@ def _wrap_nested_blocks(client: Any, transaction: Transaction) -> None:
     client._in_transaction = make_followed
 
 
-def _open_clients() -> Iterator[tuple[Any, Transaction]]:
+def _open_clients() -> Iterator[tuple[Any, OpenTransaction]]:
     """Transactions open in this context, one at most for each connection."""
     if not is_initialised():
         return

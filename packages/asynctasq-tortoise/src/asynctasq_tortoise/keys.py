@@ -8,44 +8,9 @@ gives.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import date, datetime, time, timedelta
-from decimal import Decimal
 from typing import Any
-from uuid import UUID
 
-from asynctasq import InvalidReference, Ref, SerializationError
-
-
-def _time(value: Any) -> time:
-    clock = (value.hour, value.minute, value.second, value.microsecond, value.tzinfo)
-    return time(*clock, fold=value.fold)
-
-
-#: From a value of a subclass, which drivers, enums and libraries make, to one of the type itself.
-_MAKE: dict[type, Callable[[Any], Any]] = {
-    bool: bool,
-    int: int.__int__,
-    str: str.__str__,
-    float: float.__float__,
-    bytes: bytes,
-    Decimal: Decimal,
-    UUID: lambda value: UUID(int=value.int),
-    datetime: lambda v: datetime.combine(date(v.year, v.month, v.day), _time(v)),
-    date: lambda value: date(value.year, value.month, value.day),
-    time: _time,
-    timedelta: lambda value: timedelta(value.days, value.seconds, value.microseconds),
-}
-
-#: Types of which a key on the queue is exactly one.
-TRAVELLING = frozenset(_MAKE)
-
-
-def _plain(value: Any) -> Any:
-    if type(value) in TRAVELLING:
-        return value
-    make = next((make for base, make in _MAKE.items() if isinstance(value, base)), None)
-    return value if make is None else make(value)
+from asynctasq import PLAIN_TYPES, InvalidReference, Ref, SerializationError, plain_value
 
 
 def sent(model: Any, key: Any) -> Any:
@@ -54,10 +19,10 @@ def sent(model: Any, key: Any) -> Any:
     # `to_python_value` is also what a model's constructor makes of an argument.
     written = field.to_db_value(field.to_python_value(key), model)
     for form in (field.to_python_value(written), written):
-        value = _plain(form)
+        value = plain_value(form)
         if type(value) is bool and field.field_type is not bool:
             value = int(value)
-        if type(value) in TRAVELLING and value == value:
+        if type(value) in PLAIN_TYPES and value == value:
             return value
     raise TypeError(f"{type(key).__qualname__} cannot travel")
 
@@ -84,7 +49,7 @@ def key_of(model: Any, ref: Ref) -> tuple[Any, Any]:
         InvalidReference: It cannot be a key of the model, so that none makes a query fail.
     """
     try:
-        if type(ref.pk) not in TRAVELLING:
+        if type(ref.pk) not in PLAIN_TYPES:
             raise TypeError("nothing that travels")
         key = model._meta.pk.to_python_value(ref.pk)
         again = sent(model, key)

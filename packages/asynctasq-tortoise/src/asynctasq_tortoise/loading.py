@@ -10,7 +10,7 @@ from typing import Any
 
 from asynctasq import ConfigurationError, InvalidReference, Ref, ReferenceUnavailable
 
-from .commits import is_transaction
+from .clients import is_transaction
 from .keys import key_of, sent
 from .lifecycle import current_scope, ensure_initialised
 from .options import DatabaseOption, LoadOption

@@ -9,6 +9,7 @@ from typing import Any
 from asynctasq import Database, Run, Statement
 
 from . import lifecycle
+from .clients import base_client
 
 #: By Tortoise's backend: the dialect of its SQL, and the style of its driver's parameters.
 _BACKENDS: dict[str, tuple[Any, str]] = {
@@ -88,15 +89,3 @@ async def own_transaction(database: Database) -> AsyncIterator[Run]:
     finally:
         if is_made_here:
             await lifecycle.close_unless_working()
-
-
-def base_client(alias: str) -> Any:
-    """The client outside of transactions, also where this context has one that is open or over."""
-    from tortoise.connection import connections
-
-    from .commits import is_transaction
-
-    client = connections.get(alias)
-    while is_transaction(client):
-        client = client._parent
-    return client

@@ -15,6 +15,7 @@ from typing import Any
 import wrapt
 
 from . import commits, identity, lifecycle
+from .clients import is_transaction
 from .loading import is_0_21
 from .settings import POOL_ARGUMENTS, init_arguments
 
@@ -115,7 +116,7 @@ def _on_begin(
     wrapped: Callable[..., Any], handler: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Any:
     client = args[1] if len(args) > 1 else kwargs["conn_obj"]
-    if commits.is_transaction(client):
+    if is_transaction(client):
         commits.follow(client)
     return wrapped(*args, **kwargs)
 

@@ -128,7 +128,7 @@ class TestTortoise(AdapterSuite):
     adapter = "tortoise"
     other_keys = several_databases = hidden_rows = knows_deleted = stale_instances = True
     transactions = context_transactions = declared_loading = locking = lazy = outages = True
-    missing_table = True
+    missing_table = outbox = atomic = True
     savepoints = not tortoise.__version__.startswith("0.21.")
 
     @pytest.fixture(scope="class")
@@ -175,6 +175,10 @@ class TestTortoise(AdapterSuite):
     async def save(self, name: str) -> User:
         """A row of the main model."""
         return await User.create(name=name)
+
+    async def save_changes(self, row: Any) -> None:
+        """In the transaction of this context."""
+        await row.save()
 
     async def save_other(self, name: str) -> Order:
         """A row of the other model."""

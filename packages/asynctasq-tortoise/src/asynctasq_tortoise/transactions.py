@@ -48,7 +48,7 @@ class Level:
         self.sends.clear()
 
 
-class Transaction:
+class OpenTransaction:
     """One open transaction: its levels, outermost first.
 
     Attributes:

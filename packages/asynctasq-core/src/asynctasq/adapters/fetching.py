@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import AdapterNotReady, ConfigurationError, ReferenceGone, ReferenceUnavailable
-from ..tasks.annotations import Annotations, Declared, Missing
+from ..tasks.annotations import Annotations, DeclaredLoading, Missing
 from ..wire.reference import Ref
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ async def fetch_result(
     """
     wanted = Wanted()
     for ref in refs:
-        declared = annotations.declared.get("", Declared())
+        declared = annotations.declared.get("", DeclaredLoading())
         if "" in annotations.parts:
             declared = annotations.declared_for("", ref.model, adapters.is_model_class)
         # There is no task here in whose scope a row could be locked.

@@ -221,9 +221,12 @@ def run_ended(
 ) -> Awaitable[None] | None:
     """Called on the event loop after each run, outside of its scopes, once its outcome is decided.
 
+    Also for a call that is not run: cancelled before, delivered too often, or not to be read.
     `outcome` is `succeeded`, `skipped`, `cancelled` or `dead`, which are final, or `retried`,
     `postponed` or `released`. `value` is what a task that succeeded has returned, `error` why one
-    is dead. The outcome goes to the broker after this; an error here is logged.
+    is dead. A value that a task with `process=True` returned is known if it is kept (`result_ttl`)
+    and no model instance is in it. The outcome goes to the broker after this; an error here is
+    logged.
     """
 
 

@@ -1,7 +1,8 @@
 """The command `asynctasq`.
 
-Owns two rules: a subcommand's module is imported only when it is run, so that a worker carries
-nothing that prints tables; and an error of ours reaches the user as one line, not as a traceback,
+Owns three rules: a subcommand's module is imported only when it is run, so that a worker carries
+nothing that prints tables; a plugin's command that cannot be loaded hides no other; and an error of
+ours reaches the user as one line, not as a traceback,
 but for an error in the application's module, whose place in the application is shown.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
 
 import click
 
@@ -17,12 +19,18 @@ from ..errors import AsynctasqError, BrokenModule
 #: Exit codes besides 0 and click's 2 for a command line that makes no sense.
 FAILED = 1
 
+#: Entry points of plugins: the name is the command's, the value a `click.Command`.
+GROUP = "asynctasq.commands"
+
 _COMMANDS = {
     "worker": "worker",
     "status": "status",
     "health": "health",
+    "tasks": "tasks",
     "dead": "dead",
     "cancel": "cancel",
+    "pause": "pause",
+    "resume": "resume",
     "schedule": "schedule",
     "plugins": "plugins",
     "doctor": "doctor",
@@ -36,11 +44,12 @@ class _Commands(click.Group):
     """The subcommands by name, each imported when it is asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
+        return [*_COMMANDS, *sorted(_of_plugins())]
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in _COMMANDS:
-            return None
+            entry_point = _of_plugins().get(name)
+            return None if entry_point is None else _plugin_command(entry_point)
         command: click.Command = import_module(f".{_COMMANDS[name]}", __name__).command
         return command
 
@@ -48,10 +57,32 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except AsynctasqError as e:
-            from .logs import printable
+            from .log_lines import printable
 
             click.echo(printable(_place_in_application(e), lines=True), err=True, nl=False)
             raise click.ClickException(printable(str(e), lines=True)) from e
+
+
+def _of_plugins() -> dict[str, EntryPoint]:
+    """Commands of plugins by name; none takes the place of one of ours."""
+    return {e.name: e for e in entry_points(group=GROUP) if e.name not in _COMMANDS}
+
+
+def _plugin_command(entry_point: EntryPoint) -> click.Command:
+    try:
+        command = entry_point.load()
+        if not isinstance(command, click.Command):
+            raise TypeError(f"{entry_point.value} is no click.Command")
+    # A plugin's code, which may even exit; told of where somebody asks for the command.
+    except (Exception, SystemExit) as e:  # noqa: BLE001
+        problem = f"command {entry_point.name!r} failed to load: {type(e).__name__}: {e}"
+    else:
+        return command
+
+    def refuse() -> None:
+        raise click.ClickException(problem)
+
+    return click.Command(entry_point.name, callback=refuse, help=problem)
 
 
 def _place_in_application(error: AsynctasqError) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from .logs import printable
+from .log_lines import printable
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,11 +15,32 @@ if TYPE_CHECKING:
 
 
 @click.command("cancel")
-@click.argument("ids", nargs=-1, required=True, metavar="ID...")
-@click.option("-q", "--queue", metavar="QUEUE", help="Look in this queue only.")
+@click.argument("ids", nargs=-1, metavar="[ID]...")
+@click.option("--task", metavar="NAME", help="All calls of this task, or of tasks such as shop.*")
+@click.option("-q", "--queue", metavar="QUEUE", help="Only of this queue; without IDs, all of it.")
+@click.option(
+    "--state",
+    type=click.Choice(["running", "waiting", "delayed"]),
+    help="With --task or --queue: only those.",
+)
 @module_option
-def command(ids: tuple[str, ...], queue: str | None, modules: tuple[str, ...]) -> None:
-    """Cancel calls by id: what waits is removed, what runs is ended by its worker."""
+def command(
+    ids: tuple[str, ...],
+    task: str | None,
+    queue: str | None,
+    state: Any,
+    modules: tuple[str, ...],
+) -> None:
+    """Cancel calls: what waits is removed, what runs is ended by its worker."""
+    if (task or state) if ids else not (task or queue):
+        raise click.UsageError("name calls by their ids, or by --task, --queue or both")
+    if not ids:
+        from ..listing import cancel_calls
+
+        loaded(modules)
+        count = asyncio.run(cancel_calls(queue=queue, task=task, state=state))
+        click.echo(f"cancelled {count}")
+        return
     app = loaded(modules)
     missing = asyncio.run(_cancel(app, ids, queue))
     click.echo(f"cancelled {len(ids) - len(missing)}")

@@ -6,7 +6,6 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import asdict, replace
-from datetime import timedelta
 from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +14,10 @@ import click
 from ..errors import AsynctasqError
 from .ages import age
 from .application import add_row, json_option, loaded, module_option, moment, show, table
-from .logs import printable
+from .log_lines import printable
 
 if TYPE_CHECKING:
-    from ..deadletters import DeadLetter, Filter
+    from ..deadletters import DeadCall, Filter
 
 _NONE = "no dead letter {}; `asynctasq dead list` shows them"
 
@@ -42,6 +41,12 @@ def _filtered(function: Callable[..., None]) -> Callable[..., None]:
             help="Only those that died so long ago: 7d, 12h.",
         ),
         click.option("--reason", metavar="TEXT", help="Only those with this in their reason."),
+        click.option("--error", metavar="TEXT", help="Only those with this in their error."),
+        click.option(
+            "--arguments",
+            metavar="TEXT",
+            help="Only those with this in their arguments as shown, such as Tenant#5.",
+        ),
         click.option(
             "--task", metavar="NAME", help="Only of this task, or of tasks such as shop.*"
         ),
@@ -50,12 +55,12 @@ def _filtered(function: Callable[..., None]) -> Callable[..., None]:
     return function
 
 
-def _where(task: str | None, reason: str | None, older_than: timedelta | None) -> Filter | None:
+def _where(**chosen: Any) -> Filter | None:
     from ..deadletters import Filter
 
-    if task is None and reason is None and older_than is None:
+    if all(value is None for value in chosen.values()):
         return None
-    return Filter(task=task, reason=reason, older_than=older_than)
+    return Filter(**chosen)
 
 
 @click.group("dead")
@@ -91,13 +96,17 @@ def list_command(
 
 
 async def _without_arguments(
-    pages: AsyncIterator[list[DeadLetter]],
-) -> AsyncIterator[list[DeadLetter]]:
+    pages: AsyncIterator[list[DeadCall]],
+) -> AsyncIterator[list[DeadCall]]:
     async for page in pages:
-        yield [replace(letter, arguments="") for letter in page]
+        yield [_without(letter) for letter in page]
 
 
-async def _print_json(pages: AsyncIterator[list[DeadLetter]]) -> None:
+def _without(letter: DeadCall) -> DeadCall:
+    return replace(letter, arguments="", references=())
+
+
+async def _print_json(pages: AsyncIterator[list[DeadCall]]) -> None:
     """One array, written as it comes."""
     before = "["
     async for page in pages:
@@ -107,9 +116,9 @@ async def _print_json(pages: AsyncIterator[list[DeadLetter]]) -> None:
     click.echo("[]" if before == "[" else "\n]")
 
 
-async def _print(pages: AsyncIterator[list[DeadLetter]], limit: int) -> None:
+async def _print(pages: AsyncIterator[list[DeadCall]], limit: int) -> None:
     """A table, or if there may be many lines: laying out a row takes longer than reading it."""
-    shown: list[DeadLetter] = []
+    shown: list[DeadCall] = []
     count = 0
     async for page in pages:
         count += len(page)
@@ -127,14 +136,14 @@ async def _print(pages: AsyncIterator[list[DeadLetter]], limit: int) -> None:
 _COLUMNS = ("id", "queue", "task", "arguments", "attempts", "died", "reason", "error")
 
 
-def _table(letters: list[DeadLetter]) -> object:
+def _table(letters: list[DeadCall]) -> object:
     shown = table("Dead letters", *_COLUMNS)
     for letter in letters:
         add_row(shown, *_cells(letter))
     return shown
 
 
-def _cells(letter: DeadLetter) -> tuple[str, ...]:
+def _cells(letter: DeadCall) -> tuple[str, ...]:
     return (
         letter.id,
         letter.queue,
@@ -167,11 +176,12 @@ def show_command(
     letter = asyncio.run(deadletters.show(message_id, queue))
     if letter is None:
         raise AsynctasqError(_NONE.format(message_id))
-    fields = asdict(letter) | ({"arguments": ""} if hides_arguments else {})
+    fields = asdict(_without(letter) if hides_arguments else letter)
     if as_json:
         click.echo(json.dumps(fields, indent=2))
         return
     traceback = fields.pop("traceback")
+    del fields["references"]  # the arguments say the same
     fields["died_at"] = moment(letter.died_at)
     for name, value in fields.items():
         click.echo(f"{name + ':':<14} {printable(str(value))}")
@@ -196,7 +206,8 @@ def _selected(
 ) -> tuple[Sequence[str] | None, Filter | None]:
     if [bool(ids), everything, where is not None].count(True) != 1:
         raise click.UsageError(
-            "give either ids of dead letters, or --all, or some of --task, --reason, --older-than"
+            "give either ids of dead letters, or --all, or some of --task, --reason, --error, "
+            "--arguments, --older-than"
         )
     return ids or None, where
 

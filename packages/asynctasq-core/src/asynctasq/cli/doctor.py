@@ -37,7 +37,7 @@ def command(modules: tuple[str, ...], as_json: bool) -> None:
         found = [*_installation(app.adapters), *await _of_broker(broker)]
         for adapter in app.adapters.with_hook("check"):
             found += await _of_adapter(adapter)
-        return [*found, *await _of_outboxes(app)]
+        return [*found, *await _of_outboxes(app), *await _of_what_waits(broker)]
 
     findings = with_broker(app, examine)
     if as_json:
@@ -95,7 +95,7 @@ async def _of_outboxes(app: App) -> list[Finding]:
     from ..services.backlog import backlogs
 
     found = []
-    for o in await backlogs(app):
+    for o in await backlogs(app.config, app.outbox):
         subject = f"tables in {o.database}"
         if o.missing:
             names = " and ".join(o.missing)
@@ -111,6 +111,30 @@ async def _of_outboxes(app: App) -> list[Finding]:
             text += f", the oldest for {age:.0f} s"
             advice = "workers send them: is one running, and does the broker answer?"
             found.append(Finding("warning", subject, text, advice))
+    return found
+
+
+async def _of_what_waits(broker: Broker) -> list[Finding]:
+    """What waits until somebody does something: pauses, and what no worker knows."""
+    from ..brokers import Finding
+    from ..errors import BrokerError
+    from ..pausing import pauses_of
+    from ..worker.not_yet_known import not_yet_known
+    from .application import moment
+
+    try:
+        pauses = await pauses_of(broker)
+        unknown = await not_yet_known(broker, [queue.name for queue in await broker.stats()])
+    except BrokerError:
+        return []  # a finding already
+    found = []
+    for p in pauses:
+        text = f"{p.what} paused since {moment(p.since)} by {p.by}"
+        found.append(Finding("warning", f"queue {p.queue}", text, "asynctasq resume"))
+    for t in unknown:
+        text = f"calls of {t.task or 'a task'} wait for a worker that knows them: {t.error}"
+        advice = "start workers with the newest code; they are dead letters after `unknown_for`"
+        found.append(Finding("warning", f"queue {t.queue}", text, advice))
     return found
 
 

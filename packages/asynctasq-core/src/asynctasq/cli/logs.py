@@ -6,17 +6,15 @@ one above it has a handler of the application's, the command line writes nothing
 
 from __future__ import annotations
 
-import json
 import logging
-import time
-from typing import Any, TextIO
+from typing import TextIO
 
 from ..tasks.log_filter import TaskLogFilter
+from .log_lines import JsonLines, KeyValueLines
+from .terminal import TerminalLines
 
 LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("text", "json", "terminal")
-
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
 def configure(level: str, form: str) -> None:
@@ -38,8 +36,6 @@ def configure(level: str, form: str) -> None:
 
 def _formatter(form: str) -> logging.Formatter:
     if form == "terminal":
-        from .terminal import TerminalLines
-
         return TerminalLines()
     return JsonLines() if form == "json" else KeyValueLines()
 
@@ -69,72 +65,3 @@ class _Output(logging.StreamHandler[TextIO]):
 
 def _is_of_application(handler: logging.Handler) -> bool:
     return not isinstance(handler, _Output | logging.NullHandler)
-
-
-def extra_fields(record: logging.LogRecord) -> dict[str, Any]:
-    """What a record says besides its message."""
-    return {k: v for k, v in vars(record).items() if k not in _STANDARD and v is not None}
-
-
-def _time(record: logging.LogRecord) -> str:
-    moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-    return f"{moment}.{int(record.msecs):03d}Z"
-
-
-def _traceback(form: logging.Formatter, record: logging.LogRecord) -> str:
-    """The traceback; of a record from a child process the text that came with it."""
-    return form.formatException(record.exc_info) if record.exc_info else record.exc_text or ""
-
-
-class KeyValueLines(logging.Formatter):
-    """`time LEVEL logger: message key=value ...`, a traceback on the lines below."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The record as text."""
-        extra = "".join(f" {k}={_word(v)}" for k, v in extra_fields(record).items())
-        message = printable(record.getMessage())
-        line = f"{_time(record)} {record.levelname} {record.name}: {message}{extra}"
-        if trace := _traceback(self, record):
-            line += "\n" + printable(trace, lines=True)
-        return line
-
-
-class JsonLines(logging.Formatter):
-    """One JSON object per record, with the extra fields beside the standard ones."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The record as one line of JSON."""
-        fields = {
-            "time": _time(record),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-            "pid": record.process,
-            **extra_fields(record),
-        }
-        if trace := _traceback(self, record):
-            fields["traceback"] = trace
-        return json.dumps(fields, default=str)
-
-
-def _word(value: object) -> str:
-    """A value that stays one word: quoted where it has spaces, quotes or line ends."""
-    text = f"{value:.6g}" if isinstance(value, float) else str(value)
-    plain = text and text.isprintable() and not set(text) & set(' "=')
-    return text if plain else printable(json.dumps(text, ensure_ascii=False))
-
-
-def printable(text: str, *, lines: bool = False) -> str:
-    """The text with what a terminal would obey, such as escape sequences, as `\\x1b` and the like.
-
-    Args:
-        lines: Leave line ends and tabs.
-    """
-    if text.isprintable():
-        return text
-    kept = "\n\t" if lines else ""
-    return "".join(c if c.isprintable() or c in kept else _escaped(c) for c in text)
-
-
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape").decode()

@@ -12,7 +12,7 @@ import click
 
 from ..errors import AsynctasqError
 from .application import add_row, json_option, loaded, module_option, show, table
-from .logs import printable
+from .log_lines import printable
 
 if TYPE_CHECKING:
     from ..scheduling import Schedule

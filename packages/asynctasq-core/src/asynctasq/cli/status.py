@@ -3,33 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..services.backlog import backlogs
-from .application import (
-    add_row,
-    json_option,
-    loaded,
-    module_option,
-    moment,
-    show,
-    table,
-    with_broker,
-)
-
-if TYPE_CHECKING:
-    from ..app import App
-    from ..brokers import Broker, QueueStats, WorkerInfo
-    from ..services.backlog import Backlog
+from .application import json_option, loaded, module_option, show, with_broker
+from .queue_status import look, tables
+from .watching import watch as watch_status
 
 
 @click.command("status")
 @module_option
 @json_option
+@click.option("--keys", is_flag=True, help="Show the keys of policies in use, too.")
 @click.option("--watch", is_flag=True, help="Go on showing it, until Ctrl-C.")
 @click.option(
     "--every",
@@ -39,100 +24,15 @@ if TYPE_CHECKING:
     metavar="SECONDS",
     help="How often --watch looks.",
 )
-def command(modules: tuple[str, ...], as_json: bool, watch: bool, every: float) -> None:
+def command(modules: tuple[str, ...], as_json: bool, keys: bool, watch: bool, every: float) -> None:
     """Show the broker, its queues and its workers."""
     app = loaded(modules)
     if watch:
-        from .watching import watch as watch_status
-
-        watch_status(app, every, as_json=as_json)
+        watch_status(app, every, as_json=as_json, with_keys=keys)
         return
-    status = with_broker(app, lambda broker: look(app, broker))
+    status = with_broker(app, lambda broker: look(app, broker, with_keys=keys))
     if as_json:
         click.echo(json.dumps(status.content(), indent=2))
         return
     click.echo(f"broker: {status.broker}\n")
     show(*tables(status))
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """What was there at one moment."""
-
-    broker: str
-    queues: list[QueueStats]
-    workers: list[WorkerInfo]
-    outboxes: list[Backlog]
-
-    def content(self) -> dict[str, object]:
-        """As JSON has it."""
-        return {
-            "broker": self.broker,
-            "queues": [asdict(q) for q in self.queues],
-            "workers": [asdict(w) for w in self.workers],
-            "outboxes": [_outbox(o) for o in self.outboxes],
-        }
-
-
-async def look(app: App, broker: Broker) -> Status:
-    """What is there now."""
-    queues, workers = await broker.stats(), await broker.workers()
-    return Status(broker.describe(), queues, workers, await backlogs(app))
-
-
-def tables(status: Status, growth: Mapping[str, float] | None = None) -> list[Any]:
-    """The status for people.
-
-    Args:
-        growth: By how many messages a second the line of each queue grows, if that is known.
-    """
-    shown: list[Any] = [
-        _queue_table(status.queues, growth) if status.queues else "No queues yet.",
-        _worker_table(status.workers) if status.workers else "No workers.",
-    ]
-    return [*shown, _outbox_table(status.outboxes)] if status.outboxes else shown
-
-
-def _queue_table(queues: list[QueueStats], growth: Mapping[str, float] | None) -> object:
-    more = () if growth is None else ("waiting/s",)
-    shown = table("Queues", "queue", "waiting", "running", "delayed", "dead", *more)
-    for q in queues:
-        counts = [str(n) for n in (q.waiting, q.running, q.delayed, q.dead)]
-        if growth is not None:
-            counts.append(f"{growth[q.name]:+.1f}" if q.name in growth else "")
-        add_row(shown, q.name, *counts)
-    return shown
-
-
-def _worker_table(workers: list[WorkerInfo]) -> object:
-    shown = table("Workers", "host", "pid", "queues", "running", "concurrency", "since", "")
-    for w in workers:
-        add_row(
-            shown,
-            w.host,
-            str(w.pid),
-            ", ".join(w.queues),
-            str(w.running),
-            str(w.concurrency),
-            moment(w.started_at),
-            "event loop blocked" if w.is_blocked else "",
-        )
-    return shown
-
-
-def _outbox(backlog: Backlog) -> dict[str, object]:
-    return {
-        "database": backlog.database,
-        "waiting": backlog.waiting,
-        "oldest_seconds": backlog.oldest_seconds,
-        "missing": list(backlog.missing),
-    }
-
-
-def _outbox_table(outboxes: list[Backlog]) -> object:
-    shown = table("Outboxes", "database", "waiting", "oldest", "")
-    for o in outboxes:
-        age = "" if o.oldest_seconds is None else f"{o.oldest_seconds:.0f} s"
-        problem = f"cannot be read: {o.reason}" if o.missing else ""
-        add_row(shown, o.database, "" if o.waiting is None else str(o.waiting), age, problem)
-    return shown

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from .logs import KeyValueLines, extra_fields, printable
+from .log_lines import KeyValueLines, extra_fields, printable
 
 _COLOURS = {
     "succeeded": "green",

@@ -11,33 +11,36 @@ import click
 
 from ..app import App
 from ..errors import BrokerUnavailable
-from .status import Status, look, tables
+from .queue_status import Status, look, tables
+
+_Looks = AsyncIterator[Status | BrokerUnavailable]
 
 
-def watch(app: App, every: float, *, as_json: bool) -> None:
+def watch(app: App, every: float, *, as_json: bool, with_keys: bool) -> None:
     """Show the status every so many seconds, until Ctrl-C."""
+    looks = _looks(app, every, with_keys)
     try:
-        asyncio.run(_print_lines(app, every) if as_json else _show(app, every))
+        asyncio.run(_print_lines(looks) if as_json else _show(looks))
     except KeyboardInterrupt:
         return
 
 
-async def _print_lines(app: App, every: float) -> None:
-    async for found in _looks(app, every):
+async def _print_lines(looks: _Looks) -> None:
+    async for found in looks:
         if isinstance(found, Status):
             click.echo(json.dumps(found.content()))
         else:
             click.echo(json.dumps({"error": str(found)}))
 
 
-async def _show(app: App, every: float) -> None:
+async def _show(looks: _Looks) -> None:
     from rich.console import Group
     from rich.live import Live
     from rich.text import Text
 
     before: tuple[float, Status] | None = None
     with Live(auto_refresh=False) as live:
-        async for found in _looks(app, every):
+        async for found in looks:
             if isinstance(found, Status):
                 now = (monotonic(), found)
                 parts = [Text(f"broker: {found.broker}\n"), *tables(found, _growth(before, now))]
@@ -47,10 +50,10 @@ async def _show(app: App, every: float) -> None:
             live.update(Group(*parts), refresh=True)
 
 
-async def _looks(app: App, every: float) -> AsyncIterator[Status | BrokerUnavailable]:
+async def _looks(app: App, every: float, with_keys: bool) -> _Looks:
     while True:
         try:
-            yield await look(app, app.open_broker())
+            yield await look(app, app.open_broker(), with_keys=with_keys)
         except BrokerUnavailable as e:
             yield e
         await asyncio.sleep(every)

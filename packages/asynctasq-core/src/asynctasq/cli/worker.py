@@ -19,8 +19,8 @@ from .terminal import is_watched
 
 if TYPE_CHECKING:
     from ..config import Config
-    from ..supervision.link import Announcement, Link
     from ..supervision.probes import Probe
+    from ..supervision.supervisor_link import Announcement, Link
     from ..worker.worker import Worker
 
 _NO_MODULES = (
@@ -178,9 +178,9 @@ def _with_logging(options: dict[str, Any]) -> dict[str, Any]:
 
 def _work(settings: Settings) -> None:
     from ..app import current
-    from ..supervision.link import Link
     from ..supervision.probes import WorkerProbe
     from ..supervision.run import run_worker
+    from ..supervision.supervisor_link import Link
 
     link = None if settings.link is None else Link(settings.link)
 
@@ -269,7 +269,7 @@ def _address() -> str:
 
 def _join_supervisor(worker: Worker, link: Link) -> None:
     from ..app import current
-    from ..supervision.link import Announcement
+    from ..supervision.supervisor_link import Announcement
 
     # The parent needs the way to the broker only; the rest may hold what it cannot import.
     config = replace(current().config, task_defaults={}, adapter_options={}, signing_key=())

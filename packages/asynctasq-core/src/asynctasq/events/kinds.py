@@ -59,11 +59,13 @@ class RunStarted(Called):
         attempt: 1 for the first run.
         deliveries: How often the message was delivered for this attempt; above 1 after a crash.
         enqueued_at: When it was dispatched.
+        due: When it was to begin; `None` for at once, when it was dispatched.
     """
 
     attempt: int = 1
     deliveries: int = 1
     enqueued_at: float = 0.0
+    due: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from ..errors import ConfigurationError
 from ..tasks.call import Call
 from ..tasks.options import TaskOptions
 from ..tasks.policies import Unique, check_policies
-from .keys import Arguments
+from .keys import KeyArguments
 from .limit import limit_key
 from .rate import rate_key
 from .unique import unique_key
@@ -40,7 +40,7 @@ def policy_of(call: Call[Any], options: TaskOptions, adapters: Adapters) -> Poli
             f"call of {task.name}: limits and rates hold inside a queue, so it goes to "
             f"{options.queue!r} and not to {call.queue!r}"
         )
-    arguments = Arguments.of(call, adapters)
+    arguments = KeyArguments(call, adapters)
     return Policy(
         unique_key(unique, arguments) if unique else None,
         limit_key(limit, arguments) if limit else None,

@@ -23,19 +23,26 @@ _LONGEST_TEXT = 40
 
 
 @dataclass(frozen=True, slots=True)
-class Arguments:
+class KeyArguments:
     """The arguments of a call by the names of its parameters, defaults filled in."""
 
     call: Call[Any]
     adapters: Adapters
-    values: Mapping[str, Any]
 
-    @classmethod
-    def of(cls, call: Call[Any], adapters: Adapters) -> Arguments:
-        """The call's."""
-        bound = call.task.signature.bind(*call.args, **call.kwargs)
+    @property
+    def values(self) -> Mapping[str, Any]:
+        """All of them."""
+        bound = self.call.task.signature.bind(*self.call.args, **self.call.kwargs)
         bound.apply_defaults()
-        return cls(call, adapters, bound.arguments)
+        return bound.arguments
+
+    def value(self, name: str) -> Any:
+        """One of them; binding all of them is dear."""
+        call = self.call
+        positional = call.task.parameter_names
+        if name in positional and (i := positional.index(name)) < len(call.args):
+            return call.args[i]
+        return self.values[name]
 
     def key(self, scope: str, policy: Keyed) -> str:
         """The key of a policy.
@@ -53,6 +60,10 @@ class Arguments:
         texts = []
         for name, value in parts.items():
             packed = self._packed(name, value)
+            if type(value) in _PLAIN and packed[0] not in _EXTENSIONS:
+                digest.update(msgpack.packb([name, packed]))  # there is one way to write it
+                texts.append(f"{name}={_shortened(str(value))}")
+                continue
             digest.update(msgpack.packb([name, canonical(packed)]))
             texts.append(f"{name}={shown(value, packed)}")
         return f"{scope} {', '.join(texts)} {digest.hexdigest()}"
@@ -60,11 +71,11 @@ class Arguments:
     def _parts(self, policy: Keyed) -> Mapping[str, Any]:
         if callable(policy.by):
             return {"by": policy.by(*self.call.args, **self.call.kwargs)}
-        return {name: self.values[name] for name in names(policy)}
+        return {name: self.value(name) for name in names(policy)}
 
     def _packed(self, name: str, value: Any) -> bytes:
-        adapters, tags = self.adapters, self.call.task.annotations.tags
-        return encode_value(value, name, adapters.owner_of, tags, adapters.plain_form)
+        adapters, type_tags = self.adapters, self.call.task.annotations.type_tags
+        return encode_value(value, name, adapters.owner_of, type_tags, adapters.plain_form)
 
 
 def canonical(packed: bytes) -> bytes:
@@ -115,11 +126,18 @@ def shown(value: Any, packed: bytes) -> str:
     head = _unpack(packed)
     if isinstance(head, msgpack.ExtType) and head.code == REF:
         return _row(_unpack(head.data))
-    text = str(value) if isinstance(value, _PLAIN) else type(value).__name__
-    return "".join(c if c.isprintable() else "?" for c in text[:_LONGEST_TEXT])
+    return _shortened(str(value) if isinstance(value, _PLAIN) else type(value).__name__)
+
+
+def _shortened(text: str) -> str:
+    text = text[:_LONGEST_TEXT]
+    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
 
 
 _PLAIN = (str, int, float, bool, type(None))
+
+#: First bytes of what msgpack has for values of kinds that it does not know.
+_EXTENSIONS = frozenset((0xC7, 0xC8, 0xC9, 0xD4, 0xD5, 0xD6, 0xD7, 0xD8))
 
 
 def _row(reference: _Pairs) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from ..brokers import LimitKey
 from ..tasks.policies import Limit
-from .keys import Arguments
+from .keys import KeyArguments
 
 
-def limit_key(limit: Limit, arguments: Arguments) -> LimitKey:
+def limit_key(limit: Limit, arguments: KeyArguments) -> LimitKey:
     """What the broker is asked for."""
     key = arguments.key(limit.name or arguments.call.task.name, limit)
     return LimitKey(key, limit.most)

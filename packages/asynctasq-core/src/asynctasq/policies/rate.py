@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from ..brokers import RateKey
 from ..tasks.policies import Rate
-from .keys import Arguments
+from .keys import KeyArguments
 
 
-def rate_key(rate: Rate, arguments: Arguments) -> RateKey:
+def rate_key(rate: Rate, arguments: KeyArguments) -> RateKey:
     """What the broker is asked for."""
     key = arguments.key(rate.name or arguments.call.task.name, rate)
     return RateKey(key, rate.seconds / rate.count, rate.burst)

@@ -7,10 +7,10 @@ from datetime import timedelta
 
 from ..brokers import UniqueKey
 from ..tasks.policies import Unique
-from .keys import Arguments
+from .keys import KeyArguments
 
 
-def unique_key(unique: Unique, arguments: Arguments) -> UniqueKey:
+def unique_key(unique: Unique, arguments: KeyArguments) -> UniqueKey:
     """What the broker is asked for."""
     if unique.by is None:
         unique = replace(unique, by=tuple(arguments.values))

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
+from operator import attrgetter
 
 from ..brokers import Broker, Outgoing
 from ..errors import BrokerError, BrokerUnavailable
 from ..events import Dispatched, wanted
 from .telling import tell_dispatched
+
+#: How much goes out at a time: making a round trip of it holds the event loop for some
+#: milliseconds, and so does what it is for the broker.
+_MOST_MESSAGES, _MOST_BYTES = 500, 4 * 1024 * 1024
 
 
 @dataclass(slots=True, eq=False)
@@ -74,15 +79,18 @@ class Batcher:
         refused: Mapping[str, str] | None = None
         messages = [message for put in batch for message in put.messages]
         try:
-            refused = await self.broker.put(messages)
+            if len(messages) == 1:
+                refused = await self.broker.put(messages)
+                if Dispatched in wanted:
+                    tell_dispatched(messages, refused)
+            else:
+                refused = await self._put_many(messages)
         except BaseException as e:  # noqa: BLE001 - re-raised to each caller
             error = e
         if len(batch) > 1 and isinstance(error, BrokerError) and not _concerns_all(error):
             for part in batch:  # one is to blame; what the broker has is left as it is
                 await self._send([part])
             return
-        if error is None and Dispatched in wanted:
-            tell_dispatched(messages, refused)
         for put in batch:
             if put.future.done():  # its caller was cancelled, or has timed out
                 continue
@@ -92,6 +100,19 @@ class Batcher:
                 put.future.set_exception(error)
         if isinstance(error, asyncio.CancelledError):
             raise error
+
+    async def _put_many(self, messages: Sequence[Outgoing]) -> Mapping[str, str] | None:
+        """Send messages, very many of them in several round trips."""
+        refused: Mapping[str, str] | None = None
+        for portion in _portions(messages):
+            found = await self.broker.put(portion)
+            if Dispatched in wanted:
+                tell_dispatched(portion, found)
+            if found:
+                refused = {**(refused or {}), **found}
+            if len(portion) < len(messages):
+                await asyncio.sleep(0)  # not every broker waits for anything
+        return refused
 
     def _expire(self) -> None:
         """Time out those that are overdue; what was not sent yet will not be sent."""
@@ -105,6 +126,24 @@ class Batcher:
         self._waiting = [put for put in self._waiting if not put.future.done()]
         nearest = min((put.deadline for put in puts if not put.future.done()), default=inf)
         self._expiring = loop.call_at(nearest, self._expire) if nearest < inf else None
+
+
+def _portions(messages: Sequence[Outgoing]) -> Iterator[Sequence[Outgoing]]:
+    for start in range(0, len(messages), _MOST_MESSAGES):
+        yield from _halved(messages[start : start + _MOST_MESSAGES])
+
+
+def _halved(messages: Sequence[Outgoing]) -> Iterator[Sequence[Outgoing]]:
+    """The messages in parts that are not too large, unless one alone is."""
+    if len(messages) == 1 or sum(map(len, map(_BODY, messages))) <= _MOST_BYTES:
+        yield messages
+    else:
+        half = len(messages) // 2
+        yield from _halved(messages[:half])
+        yield from _halved(messages[half:])
+
+
+_BODY = attrgetter("body")
 
 
 def _concerns_all(error: BrokerError) -> bool:

@@ -166,8 +166,7 @@ class Deferred:
         joining: Puts it in its transaction, if the broker is one that can.
         state: `"waiting"`, then `"dropped"`, `"cancelled"` or `"sending"`, and after that `"sent"`
             or `"failed"` (the broker may have it all the same), `"kept"` in the outbox, or
-            `"unsure"`: in a transaction that has not ended well, or not in a way that its client
-            knows of; the handle shows it.
+            `"doubtful"`: kept or put by a transaction whose end is not known; the handle shows it.
         learn: Told the id of the call that stands for it, where its unique key was taken.
     """
 
@@ -360,12 +359,13 @@ class DeferredSends:
             send.drop()
 
     def drop(self) -> None:
-        """Drop everything: the transaction was rolled back."""
+        """Drop everything: the transaction was rolled back, or how it ended is not known."""
         self.roll_back_to(0)
         kept, self._kept = self._kept, []
         put, self._put = self._put, []
+        # A commit whose answer was lost looks like one that failed.
         for deferred in (*kept, *(deferred for one in put for deferred in one.deferred)):
-            deferred.state = "unsure"
+            deferred.state = "doubtful"
 
     def keep(self, run: Callable[[Statement], Sequence[Sequence[Any]]]) -> None:
         """Make what is held back a part of the transaction, where that can be.

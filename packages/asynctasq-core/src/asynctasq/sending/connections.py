@@ -6,9 +6,11 @@ Owns the rule that a connection lives no longer than the loop that it belongs to
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
+from ..adapters.loop_end import at_loop_end
 from ..brokers import Broker, Outgoing
 from .batching import Batcher
 from .conflicts import resolve
@@ -21,7 +23,7 @@ class _Open:
 
     broker: Broker
     batcher: Batcher
-    closing: AsyncGenerator[None, None]
+    close: Callable[[], Awaitable[None]]
 
 
 class Connections:
@@ -77,7 +79,7 @@ class Connections:
         """Close what the running event loop has open; its next use opens it again."""
         opened = self._open.get(asyncio.get_running_loop())
         if opened is not None:
-            await opened.closing.aclose()
+            await opened.close()
 
     def leave_portal(self) -> None:
         """Close what synchronous code has open."""
@@ -89,9 +91,8 @@ class Connections:
         if opened is None:
             self._forget_closed_loops()
             broker = self._open_broker()
-            opened = _Open(broker, Batcher(broker), self._close_with_loop(loop, broker))
-            self._open[loop] = opened
-            _start(opened.closing)
+            close = at_loop_end(partial(self._close, loop, broker))
+            opened = self._open[loop] = _Open(broker, Batcher(broker), close)
         return opened
 
     def _forget_closed_loops(self) -> None:
@@ -102,24 +103,10 @@ class Connections:
         for loop in [loop for loop in list(self._open) if loop.is_closed()]:
             self._open.pop(loop, None)
 
-    async def _close_with_loop(
-        self, loop: asyncio.AbstractEventLoop, broker: Broker
-    ) -> AsyncGenerator[None, None]:
-        """Closed by `shutdown_asyncgens()`, which every proper way of ending a loop calls."""
+    async def _close(self, loop: asyncio.AbstractEventLoop, broker: Broker) -> None:
         try:
-            yield
+            if self.before_closing is not None:
+                await self.before_closing()
         finally:
-            try:
-                if self.before_closing is not None:
-                    await self.before_closing()
-            finally:
-                self._open.pop(loop, None)
-                await broker.close()
-
-
-def _start(closing: AsyncGenerator[None, None]) -> None:
-    """Run it up to its `yield`, which waits for nothing, so that the loop knows of it."""
-    try:
-        closing.asend(None).send(None)
-    except StopIteration:
-        return
+            self._open.pop(loop, None)
+            await broker.close()

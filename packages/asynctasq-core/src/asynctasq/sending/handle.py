@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field, replace
 from math import inf
 from time import monotonic
 from typing import Any, Generic, TypeVar
@@ -12,48 +11,34 @@ from typing import Any, Generic, TypeVar
 from ..adapters.fetching import fetch_result
 from ..adapters.plugins import Adapters
 from ..brokers import Remembering
-from ..errors import DispatchDropped, ResultNotKept, ResultTimeout, TaskCancelled
+from ..errors import ChainStopped, DispatchDropped, ResultNotKept, ResultTimeout, TaskCancelled
 from ..tasks.current import awaiting_result
 from ..tasks.task import Task
 from ..wire.results import decode_stored, encode_cancelled, error_in, read_result, references_in
 from .commits import Deferred
 from .connections import Connections
 from .ending import RECORD_SECONDS, end, remove
+from .listing import CallInfo, Reader, find
 from .outbox import Outbox
 from .portal import portal
 from .progress import PROGRESS, Progress
 from .progress import decode as decode_progress
+from .status import TaskStatus, recorded
 
 R = TypeVar("R")
-
-
-class TaskStatus(StrEnum):
-    """Where a dispatched call is.
-
-    `UNCOMMITTED` waits for a transaction's commit, or is on its way to the broker after it, perhaps
-    in the outbox. `DROPPED` was not sent: the transaction was rolled back, or the broker could not
-    be reached after its commit. `DONE`, `CANCELLED`, and `DEAD` after a purge, stand for a record,
-    which a task keeps for its `result_ttl` or `status_ttl`, or for what the handle itself has done.
-    `ENDED` is a call that this handle sent and that its queue no longer holds, without a record of
-    how it went. Of a call that is `UNKNOWN` nothing is known: never dispatched, rolled back, not
-    committed yet elsewhere, expired or deleted.
-    """
-
-    UNCOMMITTED = "uncommitted"
-    DROPPED = "dropped"
-    WAITING = "waiting"
-    DELAYED = "delayed"
-    RUNNING = "running"
-    DONE = "done"
-    DEAD = "dead"
-    CANCELLED = "cancelled"
-    ENDED = "ended"
-    UNKNOWN = "unknown"
 
 
 #: How long one call of the broker may wait for a result: the first; those after it; and while the
 #: call waits for a commit, whose rollback no broker tells.
 _FIRST_SECONDS, _LONGEST_SECONDS, _UNCOMMITTED_SECONDS = 1.0, 60.0, 0.25
+
+#: How often a call looks whether those before it go on, whose end wakes nobody.
+_PARENT_SECONDS = 1.0
+
+_STOPPED = "the chain stopped at"
+
+#: States of a call after which none comes that follows it.
+_STOPPED_BY = frozenset({TaskStatus.DEAD, TaskStatus.CANCELLED, TaskStatus.DROPPED})
 
 _DEFERRED = {
     "waiting": TaskStatus.UNCOMMITTED,
@@ -61,9 +46,6 @@ _DEFERRED = {
     "dropped": TaskStatus.DROPPED,
     "cancelled": TaskStatus.CANCELLED,
 }
-
-#: Not in the broker, unless the broker says so: the answer to a commit, or to a put, may be lost.
-_UNSENT = frozenset({"failed", "unsure"})
 
 #: States of a call that may still tell its progress.
 _UNDER_WAY = frozenset(
@@ -88,6 +70,9 @@ class TaskHandle(Generic[R]):
         is_existing: Whether it stands for a call that was there before, as its unique key was
             taken; after a commit it is known once the call was sent.
         was_sent_here: Whether this handle is what `dispatch` returned.
+        shows_arguments: Whether `info` says with which arguments it was called.
+        parent: Of the call that this one follows; `None` if it follows none that is known here.
+        children: Of the calls that follow this one, as far as they are known here.
     """
 
     id: str
@@ -102,6 +87,9 @@ class TaskHandle(Generic[R]):
     status_ttl: float | None = field(default=None, kw_only=True)
     is_existing: bool = field(default=False, kw_only=True)
     was_sent_here: bool = field(default=False, kw_only=True, repr=False)
+    shows_arguments: bool = field(default=True, kw_only=True, repr=False)
+    parent: TaskHandle[Any] | None = field(default=None, kw_only=True, repr=False)
+    children: list[TaskHandle[Any]] = field(default_factory=list, kw_only=True, repr=False)
     _was_cancelled: bool = field(default=False, repr=False)
     _is_to_end: bool = field(default=False, repr=False)
 
@@ -118,6 +106,25 @@ class TaskHandle(Generic[R]):
             return _DEFERRED[sending]
         if self._was_cancelled:
             return TaskStatus.CANCELLED
+        if (found := await self._told_by_broker()) is not None:
+            return found
+        if self.parent is not None:
+            return await self._status_by_parent(self.parent)
+        if sending == "failed":
+            return TaskStatus.DROPPED
+        if self.outbox is not None:
+            is_held = await self.outbox.holds(self.id)
+            if is_held:
+                return TaskStatus.UNCOMMITTED
+            if (found := await self._told_by_broker()) is not None:  # sent between the two looks
+                return found
+            if is_held is None:
+                return TaskStatus.UNKNOWN
+        if sending == "doubtful":
+            return TaskStatus.UNKNOWN
+        return TaskStatus.ENDED if self.was_sent_here else TaskStatus.UNKNOWN
+
+    async def _told_by_broker(self) -> TaskStatus | None:
         broker = self._connections.broker()
         state = await broker.state(self.queue, self.id)
         if state is not None:
@@ -125,17 +132,55 @@ class TaskHandle(Generic[R]):
         if self._record_ttl is not None or self._is_to_end:
             stored = await broker.result(self.queue, self.id, 0)
             if stored is not None:
-                return _recorded(self._read(stored))
-        is_kept = self.outbox is not None and sending != "failed"
-        if is_kept and await self.outbox.holds(self.id):  # type: ignore[union-attr]
+                return recorded(self._read(stored))
+        return None
+
+    async def _status_by_parent(self, parent: TaskHandle[Any]) -> TaskStatus:
+        """Where a call is that its queue does not hold: before its time, or after it."""
+        status = await parent.status()
+        if status in _UNDER_WAY:
+            return TaskStatus.WAITING
+        broker = self._connections.broker()
+        if (state := await broker.state(self.queue, self.id)) is not None:  # put meanwhile
+            return TaskStatus(state)
+        if status in _STOPPED_BY:
+            return status
+        if self.outbox is not None and await self.outbox.holds(self.id):
             return TaskStatus.UNCOMMITTED
-        if sending in _UNSENT:
-            return TaskStatus.DROPPED
         return TaskStatus.ENDED if self.was_sent_here else TaskStatus.UNKNOWN
 
     def status_sync(self) -> TaskStatus:
         """`status` for synchronous code."""
         return portal.run(self.status())
+
+    async def info(self) -> CallInfo:
+        """All that is known of the call: state, attempt, times, worker, error, progress.
+
+        Of a call whose chain has stopped before it: where that was, and why. Reads the queue only:
+        no argument is built, and no row fetched.
+
+        Raises:
+            ConfigurationError: The broker cannot say.
+            BrokerUnavailable: The broker cannot be reached.
+        """
+        reader = Reader(self._keys, self.shows_arguments)
+        found = None
+        if self._sending() not in _DEFERRED and not self._was_cancelled:
+            found = await find(self._connections.broker(), reader, self.id, (self.queue,))
+        if found is not None:
+            return found
+        info = CallInfo(self.id, self.queue, await self.status(), self.task.name)
+        stopped = None if self.parent is None else await self.parent.info()
+        if stopped is None or stopped.state is not TaskStatus.DEAD:
+            return info
+        reason = stopped.reason
+        if info.state is TaskStatus.DEAD and not reason.startswith(_STOPPED):
+            reason = f"{_STOPPED} {stopped.task} {stopped.id}: {reason}"
+        return replace(info, reason=reason, error=stopped.error, traceback=stopped.traceback)
+
+    def info_sync(self) -> CallInfo:
+        """`info` for synchronous code."""
+        return portal.run(self.info())
 
     def _sending(self) -> str:
         """How far a dispatch that waited for a commit has come."""
@@ -156,6 +201,7 @@ class TaskHandle(Generic[R]):
             ResultTimeout: It has not finished in time; without a `timeout`, its queue no longer
                 holds it and its result has expired.
             TaskCancelled: It was cancelled.
+            ChainStopped: A call that it follows has failed for good.
             DispatchDropped: Its transaction was rolled back, or it could not be sent afterwards.
             TaskFailed: It failed with an error that cannot be raised again here, or what is stored
                 is damaged.
@@ -197,17 +243,44 @@ class TaskHandle(Generic[R]):
             is_committed = self._is_committed()
             wait = min(step if is_committed else _UNCOMMITTED_SECONDS, deadline - monotonic())
             stored = await broker.result(self.queue, self.id, max(0.0, wait))
+            if stored is None and self.parent is not None:
+                await self._raise_if_stopped()
             if stored is None and is_committed and await self._is_unknown(timeout):
                 return await self._stored_last()
             if stored is not None:
                 return stored
             if monotonic() >= deadline:
                 raise ResultTimeout(f"{self._name}: no result within {timeout} s")
-            step = _LONGEST_SECONDS
+            step = _LONGEST_SECONDS if self.parent is None else _PARENT_SECONDS
+
+    async def _raise_if_stopped(self) -> None:
+        """Raise what stopped the chain before this call, if something did."""
+        status = await self.status()
+        if status not in _STOPPED_BY:
+            return
+        where: TaskHandle[Any] = self
+        while where.parent is not None and await where.parent.status() is status:
+            where = where.parent
+        if where is self:
+            return
+        if status is TaskStatus.CANCELLED:
+            raise TaskCancelled(f"{self._name}: {where._name}, which it follows, was cancelled")
+        if status is TaskStatus.DROPPED:
+            raise DispatchDropped(f"{self._name}: {where._name}, which it follows, was not sent")
+        error = (await where.info()).error
+        raise ChainStopped(f"{self._name}: {_STOPPED} {where._name}: {error}")
 
     async def _is_unknown(self, timeout: float | None) -> bool:
-        """Whether the queue does not hold the call; not asked of one that may be sent in time."""
-        if timeout is not None and self._sending() not in _UNSENT:
+        """Whether nothing holds the call; not asked of one that may be sent in time."""
+        if self.parent is not None:
+            ended = (TaskStatus.ENDED, TaskStatus.UNKNOWN)
+            return timeout is None and await self.status() in ended
+        is_failed = self._sending() == "failed"
+        if timeout is not None and not is_failed:
+            return False
+        # The outbox first, since what leaves it is in the queue by then.
+        outbox = None if is_failed else self.outbox
+        if outbox is not None and await outbox.holds(self.id) is not False:
             return False
         return await self._connections.broker().state(self.queue, self.id) is None
 
@@ -217,10 +290,8 @@ class TaskHandle(Generic[R]):
         if stored is not None:
             return stored
         call = self._name
-        if (sending := self._sending()) == "failed":
+        if self._sending() == "failed":
             raise DispatchDropped(f"{call}: it could not be sent after the commit")
-        if sending == "unsure":
-            raise DispatchDropped(f"{call}: its transaction was not committed")
         raise ResultTimeout(f"{call}: its queue does not hold it, and its result has expired")
 
     def _is_committed(self) -> bool:
@@ -230,10 +301,12 @@ class TaskHandle(Generic[R]):
             raise DispatchDropped(f"{self._name}: its transaction was rolled back")
         if state == "cancelled":
             raise TaskCancelled(f"{self._name} was cancelled")
-        return state in ("sent", "kept", *_UNSENT)
+        return state in ("sent", "kept", "failed", "doubtful")
 
     async def cancel(self, *, running: bool = False) -> bool:
-        """Remove the call if it has not started.
+        """Remove the call if it has not started; with it goes what follows it.
+
+        Of a call whose turn in its chain has not come, the one before it is removed.
 
         Args:
             running: Also end it if it runs: within a second its worker cancels the coroutine,
@@ -256,6 +329,8 @@ class TaskHandle(Generic[R]):
         if await remove(broker, self.queue, self.id, record, ttl):
             self._was_cancelled = True
             return True
+        if self.parent is not None and await broker.state(self.queue, self.id) is None:
+            return await self.parent.cancel(running=running)
         if not running:
             return False
         self._is_to_end = await end(broker, self.queue, self.id, record, ttl or RECORD_SECONDS)
@@ -318,11 +393,3 @@ class TaskHandle(Generic[R]):
     @property
     def _name(self) -> str:
         return f"{self.task.name} {self.id}"
-
-
-def _recorded(content: Mapping[str, Any]) -> TaskStatus:
-    """What a stored result says of its call."""
-    if content.get("cancelled"):
-        return TaskStatus.CANCELLED
-    is_dead = "error" in content or content.get("ended") == "dead"
-    return TaskStatus.DEAD if is_dead else TaskStatus.DONE

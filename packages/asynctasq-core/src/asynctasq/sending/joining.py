@@ -85,6 +85,14 @@ class Joining:
     async def _ask(self, answer: Sequence[Sequence[Any]]) -> bool | None:
         return await self._connected().is_here(answer)
 
+    async def holds(self, queue: str, message_id: str) -> bool:
+        """Whether the queue holds a message, in whatever state.
+
+        Raises:
+            BrokerUnavailable: The server cannot be reached.
+        """
+        return await self._connections.broker().state(queue, message_id) is not None
+
     # --- inside of the transaction ------------------------------------------------------
 
     async def put(self, messages: Sequence[Outgoing], run: Run) -> tuple[_Refused, _Refused]:

@@ -213,15 +213,19 @@ class Outbox:
             else:
                 self._failing.discard(key)
 
-    async def holds(self, message_id: str) -> bool:
-        """Whether a message is in the outbox of some database."""
-        for adapter, database in self.databases():
-            if await self.needs_no_tables(adapter, database):
-                continue
+    async def holds(self, message_id: str) -> bool | None:
+        """Whether a message is in the outbox of some database; `None` where one does not say."""
+        answers: list[bool] = []
+
+        async def ask(adapter: Adapter, database: Database) -> None:
             async with self.transaction(adapter, database) as run:
-                if await run(tables.holding(message_id)):
-                    return True
-        return False
+                answers.append(bool(await run(tables.holding(message_id))))
+
+        await self.in_each_database(ask, "an outbox cannot be asked for a call")
+        if any(answers):
+            return True
+        places = {(adapter.name, database) for adapter, database in self.databases()}
+        return False if len(answers) == len(places - self._without_tables) else None
 
     async def needs_no_tables(self, adapter: Adapter, database: Database) -> bool:
         """Whether a database has no tables of core's, and need not: it is the broker's own.

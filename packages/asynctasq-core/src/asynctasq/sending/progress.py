@@ -6,8 +6,8 @@ from dataclasses import astuple, dataclass
 
 import msgpack
 
-#: The kind of the values.
-PROGRESS = "progress"
+#: The kinds of the values.
+PROGRESS, CHECKPOINT = "progress", "checkpoint"
 
 #: How long the last progress of a call is kept.
 KEPT_SECONDS = 600.0

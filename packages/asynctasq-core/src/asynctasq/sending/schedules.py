@@ -18,7 +18,7 @@ import msgpack
 
 from ..brokers import Broker, Outgoing, Remembering
 from ..errors import ConfigurationError, MessageError
-from .scheduled import Scheduled, decode
+from .schedule_values import Scheduled, decode
 
 logger = logging.getLogger(__name__)
 

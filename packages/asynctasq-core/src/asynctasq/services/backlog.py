@@ -12,8 +12,9 @@ from typing import Any
 
 from ..adapters.plugins import Adapter
 from ..adapters.statements import Database, Statement
-from ..app import App
+from ..config.settings import Config
 from ..sending import tables
+from ..sending.outbox import Outbox
 from ..tasks.task import registry
 
 
@@ -37,54 +38,53 @@ class Backlog:
     creation: Sequence[str] = ()
 
 
-def has_atomic_tasks(app: App) -> bool:
+def has_atomic_tasks(config: Config) -> bool:
     """Whether some task of this process is atomic."""
-    defaults = app.config.task_defaults
-    return any(task.options(defaults).atomic for task in registry.values())
+    return any(task.options(config.task_defaults).atomic for task in registry.values())
 
 
-async def backlogs(app: App) -> list[Backlog]:
+async def backlogs(config: Config, outbox: Outbox) -> list[Backlog]:
     """That of each database; nothing where neither an outbox nor atomic tasks are in use."""
-    if not (app.config.outbox or has_atomic_tasks(app)):
+    if not (config.outbox or has_atomic_tasks(config)):
         return []
     found = [
-        await _look(app, adapter, database)
-        for adapter, database in app.outbox.databases()
-        if not await _is_brokers(app, adapter, database)
+        await _look(outbox, adapter, database)
+        for adapter, database in outbox.databases()
+        if not await _is_brokers(outbox, adapter, database)
     ]
     has_some = any(not backlog.missing for backlog in found)
-    if has_some and not app.config.outbox:
+    if has_some and not config.outbox:
         # Atomic tasks may keep to one of several databases.
         return [backlog for backlog in found if not backlog.missing]
     return found
 
 
-async def _is_brokers(app: App, adapter: Adapter, database: Database) -> bool:
+async def _is_brokers(outbox: Outbox, adapter: Adapter, database: Database) -> bool:
     """Whether it needs no tables; one that cannot be reached is looked at, which says why."""
     try:
-        return await app.outbox.needs_no_tables(adapter, database)
+        return await outbox.needs_no_tables(adapter, database)
     except Exception:  # noqa: BLE001 - a driver's own
         return False
 
 
-async def _look(app: App, adapter: Adapter, database: Database) -> Backlog:
+async def _look(outbox: Outbox, adapter: Adapter, database: Database) -> Backlog:
     missing, reason = [], ""
     for table in (tables.OUTBOX, tables.DONE):
         try:
-            await _ask(app, adapter, database, tables.presence(table))
+            await _ask(outbox, adapter, database, tables.presence(table))
         except Exception as e:  # noqa: BLE001 - a driver's error, which is told
             missing.append(table)
             reason = f"{type(e).__name__}: {e}".partition("\n")[0]
     if missing:
         creation = [statement.sql for statement in tables.creation(database.dialect)]
         return Backlog(database.name, None, None, missing, reason, creation)
-    [(count, oldest)] = await _ask(app, adapter, database, tables.count_and_oldest())
+    [(count, oldest)] = await _ask(outbox, adapter, database, tables.count_and_oldest())
     age = None if oldest is None else max(0.0, time() - tables.dispatched_at(str(oldest)))
     return Backlog(database.name, int(count), age)
 
 
 async def _ask(
-    app: App, adapter: Adapter, database: Database, statement: Statement
+    outbox: Outbox, adapter: Adapter, database: Database, statement: Statement
 ) -> Sequence[Sequence[Any]]:
-    async with app.outbox.transaction(adapter, database) as run:
+    async with outbox.transaction(adapter, database) as run:
         return await run(statement)

@@ -33,8 +33,10 @@ class Forgetting:
         before = time() - self._ttl_seconds
         is_last = False
         while not is_last:
+            # Two transactions: on SQLite one that has read may not write once another has.
             async with self._outbox.transaction(adapter, database) as run:
                 rows = await run(tables.done_before(before))
-                if rows:
+            if rows:
+                async with self._outbox.transaction(adapter, database) as run:
                     await run(tables.forgetting([str(row[0]) for row in rows]))
             is_last = len(rows) < tables.ROWS_AT_ONCE

@@ -10,9 +10,9 @@ from ..app import App
 from ..brokers import Remembering
 from ..errors import ConfigurationError, SerializationError
 from ..sending.preparing import prepare_template
-from ..sending.scheduled import Definition, Scheduled
+from ..sending.schedule_values import Definition, Scheduled
 from ..sending.schedules import Schedules
-from ..tasks.schedule import Declared
+from ..tasks.schedule import DeclaredSchedule
 from ..tasks.task import Task, registry
 from .backlog import has_atomic_tasks
 from .forgetting import Forgetting
@@ -26,7 +26,7 @@ _STARTED_MS = int(time() * 1000)
 def services_of(app: App) -> Sequence[Service]:
     """What the workers of this application do for all, for the running event loop."""
     services: list[Service] = []
-    is_atomic = has_atomic_tasks(app)
+    is_atomic = has_atomic_tasks(app.config)
     if app.config.outbox or is_atomic:
         services.append(Relay(app.outbox, app.open_broker(), app.config.signing_key))
     if is_atomic:
@@ -58,7 +58,7 @@ def declared_schedules(app: App) -> list[Scheduled]:
     ]
 
 
-def _definition(app: App, task: Task[Any, Any], one: Declared) -> Definition:
+def _definition(app: App, task: Task[Any, Any], one: DeclaredSchedule) -> Definition:
     try:
         template = prepare_template(task(*one.args, **one.kwargs), app.config, app.adapters)
     except (TypeError, ValueError, SerializationError) as e:

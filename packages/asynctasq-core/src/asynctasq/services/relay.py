@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from operator import itemgetter
+from typing import Any
 
 from ..adapters.plugins import Adapter
-from ..adapters.statements import Database
+from ..adapters.statements import Database, Run
 from ..brokers import Broker, Outgoing
 from ..errors import BrokerError, BrokerUnavailable
 from ..sending import tables
@@ -68,16 +69,27 @@ class Relay:
         return rows
 
     async def _send(self, adapter: Adapter, database: Database, ids: Sequence[str]) -> None:
+        if database.dialect == "sqlite":
+            # It cannot lock rows, and a transaction that has read may not write once another has.
+            async with self._outbox.transaction(adapter, database) as run:
+                rows = await run(tables.selection(ids, database.dialect))
+            sent = await self._put_rows(rows)
+            async with self._outbox.transaction(adapter, database) as run:
+                await self._delete(run, sent)
+            return
         # One transaction: what another relay sends meanwhile is locked, and passed over.
         async with self._outbox.transaction(adapter, database) as run:
             rows = await run(tables.selection(ids, database.dialect))
-            messages = [tables.message(row) for row in rows]
-            if not messages:
-                return
-            sent = await self._put(messages)
-            if sent:
-                await run(tables.deletion([message.id for message in sent]))
-        logger.info("sent from the outbox", extra={"messages": len(sent)})
+            await self._delete(run, await self._put_rows(rows))
+
+    async def _put_rows(self, rows: Sequence[Sequence[Any]]) -> list[Outgoing]:
+        messages = [tables.message(row) for row in rows]
+        return await self._put(messages) if messages else []
+
+    async def _delete(self, run: Run, sent: Sequence[Outgoing]) -> None:
+        if sent:
+            await run(tables.deletion([message.id for message in sent]))
+            logger.info("sent from the outbox", extra={"messages": len(sent)})
 
     async def _put(self, messages: Sequence[Outgoing]) -> list[Outgoing]:
         """Send; those that the broker has taken."""

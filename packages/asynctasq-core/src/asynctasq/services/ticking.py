@@ -13,7 +13,7 @@ from dataclasses import replace
 from hashlib import blake2b
 
 from ..errors import BrokerError, BrokerUnavailable
-from ..sending.scheduled import Scheduled
+from ..sending.schedule_values import Scheduled
 from ..sending.schedules import Kept, Schedules
 
 logger = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from ..brokers.opening import open_broker
 from ..config import Config
 from ..errors import BrokerError
 from ..worker.worker import Worker
-from .link import Announcement
+from .supervisor_link import Announcement
 
 #: Renewals that are later than this, or than the lease if that is longer, are not a sign of life.
 LATE_SECONDS = 10.0

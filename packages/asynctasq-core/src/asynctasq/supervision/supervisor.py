@@ -26,7 +26,7 @@ from ..brokers import Backoff
 from ..brokers.opening import open_broker
 from ..errors import BrokerError
 from ..worker import signals
-from .link import NOW, STOP, Announcement, read_announcement, was_refused
+from .supervisor_link import NOW, STOP, Announcement, read_announcement, was_refused
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ _MARGIN_SECONDS = 10.0
 
 
 @dataclass(eq=False)
-class _Child:
+class _WorkerProcess:
     """The parent's end of one worker process."""
 
     process: asyncio.subprocess.Process
@@ -107,7 +107,7 @@ class Supervisor:
         self._grace_seconds = grace_seconds
         self._on_ready = on_ready
         self._changes = changes
-        self._children: set[_Child] = set()
+        self._workers: set[_WorkerProcess] = set()
         self._any_was_ready = False
         self._stopping = asyncio.Event()
         self._changed = asyncio.Event()
@@ -117,7 +117,7 @@ class Supervisor:
     @property
     def announcements(self) -> list[Announcement]:
         """Those of the workers that are ready and run; called in any thread."""
-        return [child.announcement for child in tuple(self._children) if child.announcement]
+        return [worker.announcement for worker in tuple(self._workers) if worker.announcement]
 
     async def run(self) -> int:
         """Run until stopped, or until every worker has ended by itself (`--burst`).
@@ -148,33 +148,33 @@ class Supervisor:
         self._skipping_grace = order == NOW
         self._stopping.set()
         self._changed.set()
-        for child in self._children:
-            self._end(child, order)
+        for worker in self._workers:
+            self._end(worker, order)
 
     def _stop_times(self, times: int) -> None:
         for _ in range(times):
             self.stop()
 
-    def _end(self, child: _Child, order: bytes) -> None:
-        child.tell(order)
+    def _end(self, worker: _WorkerProcess, order: bytes) -> None:
+        worker.tell(order)
         grace = 0.0 if order == NOW else self._grace_seconds
-        asyncio.get_running_loop().call_later(grace + _MARGIN_SECONDS, child.kill)
+        asyncio.get_running_loop().call_later(grace + _MARGIN_SECONDS, worker.kill)
 
     async def _keep_one(self) -> None:
         """One worker after the other, until none is wanted any more."""
         pauses, is_first = _Pauses(), True
         while not self._stopping.is_set():
-            child = await self._start()
-            code = await self._ended(child)
-            if code != 0 and not child.refused:
-                await self._release(child)
-            if self._was_last(child, code, is_first):
+            worker = await self._start()
+            code = await self._ended(worker)
+            if code != 0 and not worker.refused:
+                await self._release(worker)
+            if self._was_last(worker, code, is_first):
                 return
             is_first = False
-            if code != 0 and not child.retiring:
-                await self._wait_for_next(child, code, pauses)
+            if code != 0 and not worker.retiring:
+                await self._wait_for_next(worker, code, pauses)
 
-    def _was_last(self, child: _Child, code: int, is_first: bool) -> bool:
+    def _was_last(self, worker: _WorkerProcess, code: int, is_first: bool) -> bool:
         """Whether nobody follows this worker; notes the exit code if so."""
         if self._stopping.is_set():
             # A service manager may have hit one that had only just been started.
@@ -182,8 +182,8 @@ class Supervisor:
             self._exit_code = self._exit_code or (0 if ended_by_stop else 1)
             return True
         if code == 0:
-            return self._burst and not child.retiring
-        never_worked = not self._any_was_ready or (child.refused and is_first)
+            return self._burst and not worker.retiring
+        never_worked = not self._any_was_ready or (worker.refused and is_first)
         if self._changes or not never_worked:
             return False
         # Another start would only fail the same way.
@@ -191,20 +191,20 @@ class Supervisor:
         self.stop()
         return True
 
-    async def _wait_for_next(self, child: _Child, code: int, pauses: _Pauses) -> None:
-        if self._changes and child.announcement is None:
+    async def _wait_for_next(self, worker: _WorkerProcess, code: int, pauses: _Pauses) -> None:
+        if self._changes and worker.announcement is None:
             await self._changed.wait()
             return
-        seconds = pauses.after(child.lived_seconds)
+        seconds = pauses.after(worker.lived_seconds)
         logger.error(
             "worker process died, starting another",
-            extra={"worker_pid": child.process.pid, "exit_code": code, "pause_seconds": seconds},
+            extra={"worker_pid": worker.process.pid, "exit_code": code, "pause_seconds": seconds},
         )
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._stopping.wait()
 
-    async def _start(self) -> _Child:
+    async def _start(self) -> _WorkerProcess:
         ours, theirs = socket.socketpair()
         with theirs:
             process = await asyncio.create_subprocess_exec(
@@ -216,28 +216,28 @@ class Supervisor:
                 # Ctrl-C in the terminal goes to the parent alone, which passes it on.
                 process_group=0,
             )
-        child = _Child(process, *await asyncio.open_unix_connection(sock=ours))
-        self._children.add(child)
+        worker = _WorkerProcess(process, *await asyncio.open_unix_connection(sock=ours))
+        self._workers.add(worker)
         if self._stopping.is_set():
-            self._end(child, NOW if self._skipping_grace else STOP)
-        return child
+            self._end(worker, NOW if self._skipping_grace else STOP)
+        return worker
 
-    async def _ended(self, child: _Child) -> int:
+    async def _ended(self, worker: _WorkerProcess) -> int:
         """Wait for its announcement, then for its end."""
-        child.announcement = await read_announcement(child.reader)
-        if child.announcement and not self._any_was_ready:
+        worker.announcement = await read_announcement(worker.reader)
+        if worker.announcement and not self._any_was_ready:
             self._any_was_ready = True
-            self._on_ready(child.announcement)
-        code = await child.process.wait()
-        child.refused = code > 0 and await was_refused(child.reader)
-        child.lived_seconds = time.monotonic() - child.started_at
-        self._children.discard(child)
-        child.writer.close()
+            self._on_ready(worker.announcement)
+        code = await worker.process.wait()
+        worker.refused = code > 0 and await was_refused(worker.reader)
+        worker.lived_seconds = time.monotonic() - worker.started_at
+        self._workers.discard(worker)
+        worker.writer.close()
         return code
 
-    async def _release(self, child: _Child) -> None:
+    async def _release(self, worker: _WorkerProcess) -> None:
         """Hand what a dead worker was running to others at once."""
-        if (announcement := child.announcement) is None:
+        if (announcement := worker.announcement) is None:
             return
         broker = open_broker(announcement.config)
         try:
@@ -251,9 +251,9 @@ class Supervisor:
         if self._changes is None:
             return
         async for _ in self._changes:
-            for child in self._children:
-                child.retiring = True
-                self._end(child, STOP)
+            for worker in self._workers:
+                worker.retiring = True
+                self._end(worker, STOP)
             self._changed.set()
             self._changed.clear()
 

@@ -35,7 +35,7 @@ class OnMissing:
 
 
 @dataclass(frozen=True, slots=True)
-class Declared:
+class DeclaredLoading:
     """What the metadata of one annotation says of rows.
 
     Attributes:
@@ -54,8 +54,8 @@ class Annotations:
     """The annotations of one task's function, or of one result.
 
     Attributes:
-        tags: Classes whose instances travel since they are named anywhere here, with their tags.
-        types: The same, by tag.
+        type_tags: What each class that is named anywhere here is called on the wire.
+        types: These classes by that name.
         models: By parameter, the classes of the instances of models that it takes, where told.
         problems: By parameter, what cannot be told of its annotation.
         declared: By parameter, what its annotation says of all rows in it.
@@ -67,17 +67,17 @@ class Annotations:
         chosen: What `declared_for` has answered, by its parameter and path.
     """
 
-    tags: dict[type, str] = field(default_factory=dict)
+    type_tags: dict[type, str] = field(default_factory=dict)
     types: dict[str, type] = field(default_factory=dict)
     models: dict[str, tuple[type, ...]] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
-    declared: dict[str, Declared] = field(default_factory=dict)
-    parts: dict[str, list[Declared]] = field(default_factory=dict)
+    declared: dict[str, DeclaredLoading] = field(default_factory=dict)
+    parts: dict[str, list[DeclaredLoading]] = field(default_factory=dict)
     scope: Mapping[str, type] = field(default_factory=dict)
     positional: tuple[str, ...] = ()
     named: frozenset[str] = frozenset()
     variadic: tuple[str, str] = ("", "")
-    chosen: dict[tuple[str, str], Declared] = field(default_factory=dict)
+    chosen: dict[tuple[str, str], DeclaredLoading] = field(default_factory=dict)
 
     def add(self, hint: Any, name: str = "") -> None:
         """Take in one annotation, that of the parameter `name` if it has one."""
@@ -99,7 +99,7 @@ class Annotations:
                 self.problems[name] = cls.problem
         elif form_of(cls) is not None and not runtime.is_model_class(cls):
             tag = f"{module_name(cls.__module__)}.{cls.__qualname__}"
-            self.tags[cls] = tag
+            self.type_tags[cls] = tag
             self.types[tag] = cls
 
     def parameter(self, argument: int | str) -> str:
@@ -109,7 +109,9 @@ class Annotations:
         names = self.positional
         return names[argument] if argument < len(names) else self.variadic[0]
 
-    def declared_for(self, name: str, path: str, is_model: Callable[[type], bool]) -> Declared:
+    def declared_for(
+        self, name: str, path: str, is_model: Callable[[type], bool]
+    ) -> DeclaredLoading:
         """What is said of rows of the class of this path, in a parameter that has `parts`.
 
         Args:
@@ -118,11 +120,11 @@ class Annotations:
         if (known := self.chosen.get((name, path))) is not None:
             return known
         cls = find_class(path)
-        chosen = self.declared.get(name, Declared())
+        chosen = self.declared.get(name, DeclaredLoading())
         for part in self.parts[name]:
             if not _all_models(part.classes, is_model) or issubclass(cls, part.classes or object):
                 options = (*chosen.options, *part.options)
-                chosen = Declared(options, part.on_missing or chosen.on_missing)
+                chosen = DeclaredLoading(options, part.on_missing or chosen.on_missing)
         self.chosen[name, path] = chosen
         return chosen
 
@@ -192,7 +194,7 @@ def _has_fields(cls: type) -> bool:
     return form is not None and bool(form.fields)
 
 
-def _declarations(hint: Any, seen: tuple[Any, ...] = ()) -> Iterator[Declared]:
+def _declarations(hint: Any, seen: tuple[Any, ...] = ()) -> Iterator[DeclaredLoading]:
     """What the metadata of the annotation says, and then that of annotations inside it."""
     metadata: tuple[Any, ...] = ()
     hint = _of_alias(hint)
@@ -211,7 +213,7 @@ def _of_alias(hint: Any) -> Any:
     return getattr(hint, "__value__", hint)
 
 
-def _declared(metadata: tuple[Any, ...], hint: Any) -> Declared:
+def _declared(metadata: tuple[Any, ...], hint: Any) -> DeclaredLoading:
     options = tuple(m for m in metadata if not isinstance(m, OnMissing))
     rules = [m.action for m in metadata if isinstance(m, OnMissing)]
     is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
@@ -219,7 +221,7 @@ def _declared(metadata: tuple[Any, ...], hint: Any) -> Declared:
     classes = tuple(cls for cls in classes if cls is not types.NoneType)
     if not all(isinstance(cls, type) for cls in classes):
         classes = ()
-    return Declared(options, rules[-1] if rules else None, classes)
+    return DeclaredLoading(options, rules[-1] if rules else None, classes)
 
 
 def _named(hint: Any, scope: Mapping[str, type], seen: list[Any]) -> Iterator[Any]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from time import time
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
 
 from ..config.settings import is_queue_name
 from ..durations import DELAY_RULE, is_delay
+from ..wire.flow import BatchPlace
 from ..wire.message import RESERVED_HEADERS
 from . import runtime
 from .options import TaskOptions, check_task_options
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from .task import Task
 
 R_co = TypeVar("R_co", covariant=True)
+S = TypeVar("S")
+P = ParamSpec("P")
 
 
 class Dispatchable(Generic[R_co]):
@@ -122,6 +125,40 @@ class Dispatchable(Generic[R_co]):
         call = self._as_call()
         return call._changed(headers={**(call.headers or {}), **headers})
 
+    @overload
+    def then(self, following: Dispatchable[S], /) -> Call[S]: ...
+    @overload
+    def then(
+        self,
+        following: Callable[Concatenate[R_co, P], Dispatchable[S]],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Call[S]: ...
+    def then(self, following: Any, /, *args: Any, **kwargs: Any) -> Call[Any]:
+        """Let another call follow once this one is done, in the same step.
+
+        `first(x).then(second)` is dispatched as one: `second` gets what `first` returns, and the
+        handle is that of `second`, with `first` as its `parent`. More may follow that. What
+        changes the call, such as `delay`, is for its first. If a call fails for good, none of
+        those after it is made, until it is retried from the dead letters.
+
+        Args:
+            following: A task, function or class, whose first argument is the result; or a call,
+                which does not get it.
+            args: Further arguments of the task.
+            kwargs: The same by name.
+
+        Raises:
+            TypeError: The arguments do not fit the task.
+            ValueError: The call that follows has a delay, or waits for a transaction of its own.
+        """
+        call = self._as_call()
+        return cast(
+            "Call[Any]",
+            call._changed(following=(*call.following, *links(following, args, kwargs))),
+        )
+
     async def dispatch(self) -> TaskHandle[R_co]:
         """Put the call on its queue.
 
@@ -140,7 +177,44 @@ class Dispatchable(Generic[R_co]):
         return runtime.current().dispatch_sync(self._as_call())
 
 
+@dataclass(frozen=True, slots=True)
+class Following:
+    """A call that follows another.
+
+    Attributes:
+        call: With a place for the result as its first argument, if it takes that.
+    """
+
+    call: Call[Any]
+    takes_result: bool
+
+
+def links(following: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Following, ...]:
+    """What follows a call where this does; as `Dispatchable.then`."""
+    if isinstance(following, Dispatchable):
+        if args or kwargs:
+            raise TypeError("then() takes arguments for a task, not for a call")
+        call = following._as_call()
+        if call.due is not None or call.wait_for is not None:
+            raise ValueError(
+                f"call of {call.task.name}: what follows another comes when that is done, not "
+                f"by delay(), at() or on_commit()"
+            )
+        return (Following(call, takes_result=False), *call.following)
+    task = following if hasattr(following, "check_arguments") else getattr(following, "_task", None)
+    if task is None:
+        raise TypeError(f"then() takes a task or a call, not {type(following).__qualname__}")
+    args = (None, *args)  # the place of the result
+    try:
+        task.check_arguments(args, kwargs)
+    except TypeError as e:
+        raise TypeError(f"{task.name}: {e}") from None
+    return (Following(Call(task, args, kwargs), takes_result=True),)
+
+
 _CHANGEABLE = (
+    "following",
+    "place",
     "queue",
     "due",
     "overrides",
@@ -157,9 +231,11 @@ class Call(Dispatchable[R_co]):
     __slots__ = (
         "args",
         "due",
+        "following",
         "headers",
         "kwargs",
         "overrides",
+        "place",
         "priority_given",
         "queue",
         "task",
@@ -178,6 +254,8 @@ class Call(Dispatchable[R_co]):
         self.headers: dict[str, str] | None = None
         self.priority_given: int | None = None
         self.unique_given: bool | Unique | None = None
+        self.following: tuple[Following, ...] = ()
+        self.place: BatchPlace | None = None
 
     def __repr__(self) -> str:
         return f"<Call of {self.task.name}>"
@@ -192,9 +270,17 @@ class Call(Dispatchable[R_co]):
         return call
 
     async def execute(self) -> R_co:
-        """Run here and now with the arguments as they are, without queue, retries or copies."""
-        result: R_co = await runtime.execute(self)
-        return result
+        """Run here and now with the arguments as they are, without queue, retries or copies.
+
+        With what follows it, one after the other.
+        """
+        result: Any = await runtime.execute(self)
+        for link in self.following:
+            call = link.call
+            if link.takes_result:
+                call = Call(call.task, (result, *call.args[1:]), call.kwargs)
+            result = await runtime.execute(call)
+        return cast("R_co", result)
 
     def options(self, defaults: Mapping[str, Any]) -> TaskOptions:
         """The task's options with this call's overrides."""

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from ..wire.message import Message
 
 
-class Waiting(Protocol):
+class WaitingRuns(Protocol):
     """Whoever counts the runs that wait for the results of others; called in any thread."""
 
     def began(self, run: object, queue: str) -> None:
@@ -38,7 +38,7 @@ class Run:
 
     message: Message | None
     threads: set[Future[Any]] | None = field(default=None, kw_only=True)
-    waiting: Waiting | None = field(default=None, kw_only=True)
+    waiting: WaitingRuns | None = field(default=None, kw_only=True)
 
 
 current_run: ContextVar[Run] = ContextVar("asynctasq_run")

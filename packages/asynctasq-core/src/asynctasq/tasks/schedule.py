@@ -61,7 +61,7 @@ class Every:
 
 
 @dataclass(frozen=True, slots=True)
-class Declared:
+class DeclaredSchedule:
     """One schedule of a task."""
 
     name: str
@@ -71,7 +71,7 @@ class Declared:
     catch_up: CatchUp
 
 
-def declared_schedules(task: str, options: Mapping[str, Any]) -> tuple[Declared, ...]:
+def declared_schedules(task: str, options: Mapping[str, Any]) -> tuple[DeclaredSchedule, ...]:
     """The schedules among a task's options.
 
     Raises:
@@ -80,12 +80,12 @@ def declared_schedules(task: str, options: Mapping[str, Any]) -> tuple[Declared,
     cron, timezone, every, catch_up, several = map(options.get, SCHEDULING)
     if not any(name in options for name in SCHEDULING):
         return ()
-    found: list[Declared] = []
+    found: list[DeclaredSchedule] = []
     try:
         if several is None or cron is not None or every is not None:
             check_catch_up(catch_up or "last")
             table = timetable(cron, timezone, every, None)
-            found.append(Declared(task, table, (), {}, catch_up or "last"))
+            found.append(DeclaredSchedule(task, table, (), {}, catch_up or "last"))
         elif timezone is not None or catch_up is not None:
             raise ValueError("timezone and catch_up go into each Cron and Every of schedule=")
         if several is not None and not isinstance(several, list | tuple):
@@ -96,7 +96,7 @@ def declared_schedules(task: str, options: Mapping[str, Any]) -> tuple[Declared,
             check_catch_up(one.catch_up)
             table = one.timetable()
             name = check_name(one.name or f"{task} {table}")
-            found.append(Declared(name, table, one.args, one.kwargs, one.catch_up))
+            found.append(DeclaredSchedule(name, table, one.args, one.kwargs, one.catch_up))
     except (ValueError, TypeError) as e:
         raise ConfigurationError(f"task {task}: {e}") from e
     names = [schedule.name for schedule in found]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from .adapters.application import Application
+    from .adapters.application import ApplicationUnderTest
 
 #: Which capability tests a hook; the other hooks are always tested, or by no flag.
 _FLAG_OF_HOOK = {
@@ -21,17 +21,19 @@ _FLAG_OF_HOOK = {
     "open_transaction": "context_transactions",
     "task_scope": "counts_connections",
     "thread_scope": "counts_connections",
+    "own_transaction": "outbox",
+    "atomic_transaction": "atomic",
 }
 
-_suites = pytest.StashKey["list[type[Application]]"]()
+_suites = pytest.StashKey["list[type[ApplicationUnderTest]]"]()
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Remember the classes whose tests run."""
-    from .adapters.application import Application
+    from .adapters.application import ApplicationUnderTest
 
     classes = {item.cls for item in session.items if isinstance(item, pytest.Function)}
-    suites = [c for c in classes if c is not None and issubclass(c, Application)]
+    suites = [c for c in classes if c is not None and issubclass(c, ApplicationUnderTest)]
     session.config.stash[_suites] = sorted(suites, key=lambda c: c.__qualname__)
 
 
@@ -48,12 +50,12 @@ def pytest_terminal_summary(
 
 
 def _flags() -> list[str]:
-    from .adapters.application import Application
+    from .adapters.application import ApplicationUnderTest
 
-    return [name for name, value in vars(Application).items() if isinstance(value, bool)]
+    return [name for name, value in vars(ApplicationUnderTest).items() if isinstance(value, bool)]
 
 
-def untested(suite: type[Application]) -> Iterator[str]:
+def untested(suite: type[ApplicationUnderTest]) -> Iterator[str]:
     """What the adapter has and the suite does not look at, since a flag is off."""
     from asynctasq.adapters.plugins import installed
 

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 from .adapters.application import Scope
-from .adapters.commits import Commits
-from .adapters.fetching import Fetching
-from .adapters.importing import Importing
-from .adapters.loading import Loading
-from .adapters.missing import Missing
-from .adapters.references import References
-from .adapters.running import Running
+from .adapters.commits import CommitsTests
+from .adapters.fetching import FetchingTests
+from .adapters.importing import ImportingTests
+from .adapters.loading import LoadingTests
+from .adapters.missing import MissingTests
+from .adapters.once import OnceTests
+from .adapters.references import ReferencesTests
+from .adapters.running import RunningTests
 from .adapters.statements import logged
 
 __all__ = ["AdapterSuite", "Scope", "logged"]
 
 
-class AdapterSuite(References, Fetching, Running, Missing, Commits, Loading, Importing):
+class AdapterSuite(
+    ReferencesTests,
+    FetchingTests,
+    RunningTests,
+    MissingTests,
+    CommitsTests,
+    OnceTests,
+    LoadingTests,
+    ImportingTests,
+):
     """Everything that the hooks promise, as tests; subclass it with your models.
 
     The adapter must be installed (`pip install -e .` will do). A subclass whose name begins with
@@ -75,4 +85,7 @@ class AdapterSuite(References, Fetching, Running, Missing, Commits, Loading, Imp
       thousands must take several.
     * `transactions_end` (true): what entering `transaction()` gave cannot begin another one.
     * `counts_connections`: `connections()`, as the server or the pool counts them.
+    * `outbox`, beside `transactions`: there are hooks `databases` and `own_transaction`, and what
+      waits is kept in the first of these databases, where the rows of `save` are.
+    * `atomic`: there is a hook `atomic_transaction`; `save_changes(row)`.
     """

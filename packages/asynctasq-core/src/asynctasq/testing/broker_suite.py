@@ -2,50 +2,56 @@
 
 from __future__ import annotations
 
-from .brokers.cancelling import Cancelling
-from .brokers.dead_letters import DeadLetters
+from .brokers.cancelling import CancellingTests
+from .brokers.dead_letters import DeadLettersTests
 from .brokers.fixtures import OpenBroker, StartConsumer
-from .brokers.joining import Joins, OpenTransaction
-from .brokers.leading import Leading
-from .brokers.leasing import Leasing
-from .brokers.limits import Limits
-from .brokers.overview import Overview
-from .brokers.postponing import Postponing
-from .brokers.priorities import Priorities
-from .brokers.rates import Rates
-from .brokers.remembering import Remembers
-from .brokers.results import Results
-from .brokers.sending import Sending
-from .brokers.settling import Settling
-from .brokers.unique import Unique
-from .brokers.waiting import Waiting
+from .brokers.joining import JoiningTests, OpenTransaction
+from .brokers.leading import LeadingTests
+from .brokers.leasing import LeasingTests
+from .brokers.limits import LimitsTests
+from .brokers.listing import ListingTests
+from .brokers.overview import OverviewTests
+from .brokers.pausing import PausingTests
+from .brokers.postponing import PostponingTests
+from .brokers.priorities import PrioritiesTests
+from .brokers.rates import RatesTests
+from .brokers.remembering import RememberingTests
+from .brokers.results import ResultsTests
+from .brokers.sending import SendingTests
+from .brokers.settling import SettlingTests
+from .brokers.unique import UniqueTests
+from .brokers.waiting import WaitingTests
 
 __all__ = ["BrokerSuite", "OpenBroker", "OpenTransaction", "StartConsumer"]
 
 
 class BrokerSuite(
-    Sending,
-    Cancelling,
-    Results,
-    Waiting,
-    Leasing,
-    Settling,
-    Postponing,
-    DeadLetters,
-    Overview,
-    Leading,
-    Unique,
-    Limits,
-    Rates,
-    Priorities,
-    Remembers,
-    Joins,
+    SendingTests,
+    CancellingTests,
+    ResultsTests,
+    WaitingTests,
+    LeasingTests,
+    SettlingTests,
+    PostponingTests,
+    DeadLettersTests,
+    OverviewTests,
+    ListingTests,
+    LeadingTests,
+    UniqueTests,
+    LimitsTests,
+    RatesTests,
+    PrioritiesTests,
+    RememberingTests,
+    PausingTests,
+    JoiningTests,
 ):
     """Everything that `asynctasq.brokers` promises, as tests.
 
-    In the order of the contract: sending (`Sending`, `Cancelling`, `Results`), consuming
-    (`Waiting`, `Leasing`, `Settling`, `Postponing`), looking (`DeadLetters`, `Overview`) and
-    coordinating (`Leading`, `Unique`, `Limits`, `Rates`, `Priorities`, `Remembers`); and `Joins`.
+    In the order of the contract: sending (`SendingTests`, `CancellingTests`, `ResultsTests`),
+    consuming (`WaitingTests`, `LeasingTests`, `SettlingTests`, `PostponingTests`), looking
+    (`DeadLettersTests`, `OverviewTests`, `ListingTests`) and coordinating (`LeadingTests`,
+    `UniqueTests`, `LimitsTests`, `RatesTests`, `PrioritiesTests`, `RememberingTests`,
+    `PausingTests`); and `JoiningTests`.
 
     Subclass it in a test module and give one fixture, `open_broker`; every test then runs on it::
 
@@ -79,9 +85,11 @@ class BrokerSuite(
 
     Capabilities are class attributes too. A test of one that is absent is skipped and names it:
 
+    * `lists` (false): whether it has the methods of `asynctasq.brokers.Listing`.
     * `coordinates` (false): whether it has the methods of `asynctasq.brokers.Coordinating`.
     * `polices` (false): whether it is `asynctasq.brokers.Policing`: policies and priorities.
     * `remembers` (false): whether it has the methods of `asynctasq.brokers.Remembering`.
+    * `pauses` (false): whether it has the methods of `asynctasq.brokers.Pausing`.
     * `joins_transactions` (false): whether it is `asynctasq.brokers.Transactional`. Such a one
       gives a second fixture, `open_transaction`: what begins a transaction on its database.
     """

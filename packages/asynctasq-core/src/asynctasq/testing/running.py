@@ -6,7 +6,7 @@ missing, and children for `process=True` tasks are this process.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from math import inf
 from typing import TYPE_CHECKING, Any, cast
@@ -16,7 +16,7 @@ from ..brokers import Broker, ConsumerOptions, Delivery, Outgoing
 from ..brokers.memory.broker import MemoryBroker, MemoryConsumer
 from ..brokers.memory.store import MemoryStore
 from ..brokers.waiters import wait
-from ..worker.execution import Runner, scoped_adapters, wanted_by
+from ..worker.execution import Runner, wanted_by
 from ..worker.jobs import Job
 from ..worker.outcomes import Verdict
 from ..worker.worker import Worker
@@ -41,6 +41,11 @@ class Queues:
         self.clock = clock
         self.store = MemoryStore(clock)
 
+    def note(self, messages: Iterable[Outgoing]) -> None:
+        """Messages that were added, or took the place of others of their ids."""
+        new = {message.id: message for message in messages}
+        self.put = [message for message in self.put if message.id not in new] + [*new.values()]
+
     def open(self) -> Broker:
         """A broker over them."""
         return _TestBroker(self)
@@ -53,10 +58,11 @@ class _TestBroker(MemoryBroker):
 
     async def put(self, messages: Sequence[Outgoing]) -> Any:
         """Add the messages, delays counted from the time of the test."""
-        self._queues.put += messages
         clock = self._queues.clock
         moved = [m if m.due is None else replace(m, due=clock.of(m.due)) for m in messages]
-        return await super().put(moved)
+        refused = await super().put(moved)
+        self._queues.note(m for m in messages if m.id not in (refused or ()))
+        return refused
 
     def consumer(self, options: ConsumerOptions) -> MemoryConsumer:
         """One that moves the time."""
@@ -101,7 +107,7 @@ class TestWorker(Worker):
     __test__ = False
 
     def _new_processes(self) -> ProcessTasks:
-        runner = Runner(self._app, self._threads, scoped_adapters(self._app))
+        runner = Runner(self._app.config, self._app.adapters, self._threads)
         return cast("ProcessTasks", _Inline(runner))
 
 
@@ -115,7 +121,7 @@ class _Inline:
         wanted = wanted_by(job)
         fetched = None
         if wanted is not None:
-            (fetched,) = await fetch(self._runner.app.adapters, [wanted])
+            (fetched,) = await fetch(self._runner.adapters, [wanted])
         return await self._runner.run(job, wanted, fetched)
 
     def kill(self) -> None:

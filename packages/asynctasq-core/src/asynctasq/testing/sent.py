@@ -98,7 +98,7 @@ def as_sent(
         bound.kwargs,
         task.parameter_names,
         adapters.owner_of,
-        annotations.tags,
+        annotations.type_tags,
         adapters.plain_form,
     )
     return _decoded(task, encoded.payload)

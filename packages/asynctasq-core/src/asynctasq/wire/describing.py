@@ -7,6 +7,7 @@ nothing: what the bytes name is shown as text, shortened, whatever they hold.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgpack
@@ -21,6 +22,23 @@ _VALUE_LENGTH, _WHOLE_LENGTH = 60, 500
 _DEPTH, _ITEMS = 4, 5
 
 _BRACKETS = {TUPLE: "()", SET: "{}", FROZENSET: "{}"}
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """An argument that is a model instance, as the bytes name it.
+
+    Attributes:
+        parameter: Its name, or its position where the task is not known.
+        text: As in the arguments: `Order#5`.
+        model: The class's path.
+        key: The primary key as text; parts of a composite one are separated by commas.
+    """
+
+    parameter: str
+    text: str
+    model: str
+    key: str
 
 
 class _Text(str):
@@ -45,6 +63,54 @@ def described(payload: bytes, names: Sequence[str] = ()) -> str:
     return _shortened(", ".join(parts), _WHOLE_LENGTH)
 
 
+def references(payload: bytes, names: Sequence[str] = ()) -> tuple[Reference, ...]:
+    """The arguments in a message's payload that are model instances; none if it is damaged.
+
+    Args:
+        names: As for `described`.
+    """
+    try:
+        args, kwargs = msgpack.unpackb(payload, strict_map_key=False)
+        arguments = [(names[i] if i < len(names) else str(i), v) for i, v in enumerate(args)]
+        arguments += [(str(name), value) for name, value in kwargs.items()]
+        found = [
+            _reference_of(name, _unpacked(value.data, 1))
+            for name, value in arguments
+            if isinstance(value, msgpack.ExtType) and value.code == REF
+        ]
+    except Exception:  # noqa: BLE001 - whatever decoding damaged bytes raises
+        return ()
+    return tuple(found)
+
+
+def _reference_of(parameter: str, body: dict[Any, Any]) -> Reference:
+    model = str(body.get("__orm_class__", "?"))
+    return Reference(parameter, _reference(body), _shortened(model, _WHOLE_LENGTH), _key(body))
+
+
+def texts_by_name(payload: bytes, names: Sequence[str] = ()) -> dict[str, str]:
+    """Each argument with a name as text, as `described` shows it, but strings bare and whole.
+
+    Raises:
+        ValueError: The payload is damaged.
+    """
+    try:
+        args, kwargs = _unpacked(payload, _DEPTH)
+        values = dict(zip(names, args, strict=False)) | kwargs
+        return {str(name): _bare(value) for name, value in values.items()}
+    except Exception as e:  # whatever decoding damaged bytes raises
+        raise ValueError("not the arguments of a call") from e
+
+
+def text_of(packed: bytes) -> str:
+    """One encoded value as `texts_by_name` shows it."""
+    return _bare(_unpacked(packed, _DEPTH))
+
+
+def _bare(value: Any) -> str:
+    return value if type(value) is str else _shown(value)
+
+
 def _unpacked(data: bytes, depth: int) -> Any:
     def extension(code: int, content: bytes) -> object:
         if code in scalars.DECODERS:
@@ -66,9 +132,12 @@ def _container(code: int, content: bytes, depth: int) -> str:
 
 
 def _reference(body: dict[Any, Any]) -> str:
+    return _shortened(f"{_last_part(body.get('__orm_class__', '?'))}#{_key(body)}", _VALUE_LENGTH)
+
+
+def _key(body: dict[Any, Any]) -> str:
     keys = [v for k, v in body.items() if str(k).startswith("__orm:")]
-    key = "?" if not keys else ",".join(map(_key_part, _listed(keys[0])))
-    return _shortened(f"{_last_part(body.get('__orm_class__', '?'))}#{key}", _VALUE_LENGTH)
+    return "?" if not keys else ",".join(map(_key_part, _listed(keys[0])))
 
 
 def _listed(key: Any) -> list[Any]:

@@ -1,8 +1,8 @@
 """The message: what stands on a queue, as bytes.
 
 Owns the wire format and its version. A message is a msgpack array; with signing keys, a marker byte
-that no msgpack value starts with and a keyed BLAKE2b tag stand before it, and nothing is decoded
-before the tag has been verified.
+that no msgpack value starts with and a signature, a keyed BLAKE2b hash, stand before it, and
+nothing is decoded before the signature has been verified.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..errors import BadSignature, InvalidMessage, UnsupportedVersion
 
 VERSION = 1
 SIGNED = b"\xc1"
-TAG_BYTES = 16
+SIGNATURE_BYTES = 16
 MESSAGE, RESULT = b"asynctasq-msg", b"asynctasq-result"
 
 
@@ -50,6 +50,11 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_random)
 
 
+def moment_ms(seconds: float) -> int:
+    """A Unix time as a message holds it: in milliseconds, and within what its marks can say."""
+    return int(min(max(seconds, 0.0) * 1000, 10.0**15 - 1))
+
+
 @dataclass(slots=True)
 class Message:
     """One call of a task.
@@ -66,7 +71,12 @@ class Message:
         snoozes: How often the task itself has put the call off.
         unknown_since_ms: When a worker first did not know what it names, in Unix time; 0 for never.
         outage_since_ms: When the outage began that puts its runs off, in Unix time; 0 for none.
+        due_ms: When its next run was to begin, in Unix time; 0 for at once, when it was dispatched.
+        resumed: Whether a run has left a checkpoint for the next one: 1, or 0.
+        flow: What comes after it, and what it is part of, encoded as `flow.Flow`; mostly empty.
         queue: Where it was taken from; empty where it was not. Not on the wire.
+        checkpoint: What the last run of the call left for this one with `checkpoint`; `None` if
+            there is nothing. Not on the wire.
     """
 
     id: str
@@ -80,11 +90,15 @@ class Message:
     snoozes: int = 0
     unknown_since_ms: int = 0
     outage_since_ms: int = 0
+    due_ms: int = 0
+    resumed: int = 0
+    flow: bytes = field(default=b"", repr=False)
     queue: str = ""
+    checkpoint: Any = None
 
     def encode(self, keys: Sequence[bytes] = ()) -> bytes:
         """The bytes for a queue, signed by the first key if there is one."""
-        since = self.unknown_since_ms or self.outage_since_ms
+        marks = self.unknown_since_ms or self.outage_since_ms or self.due_ms or self.resumed
         parts = (
             VERSION,
             self.id,
@@ -92,16 +106,18 @@ class Message:
             self.attempt,
             self.enqueued_at,
             self.options,
-            self._marked_headers() if self.snoozes or since else self.headers,
+            self._marked_headers() if self.snoozes or marks else self.headers,
             self.postponed,
             self.payload,
         )
+        if self.flow:
+            parts = (*parts, self.flow)  # type: ignore[assignment]
         packed: bytes = msgpack.Packer(buf_size=len(self.payload) + 256).pack(parts)
         return sign(packed, keys, MESSAGE) if keys else packed
 
     def anew(self) -> Message:
-        """The message as it was before its first run."""
-        counts: dict[str, Any] = dict.fromkeys(_MARKS.values(), 0)
+        """The message as it was before its first run, but for what a run has left for the next."""
+        counts: dict[str, Any] = dict.fromkeys(_MARKS.values(), 0) | {"resumed": self.resumed}
         return replace(self, attempt=1, postponed=0, **counts)
 
     @classmethod
@@ -124,6 +140,9 @@ class Message:
             parts = msgpack.unpackb(packed, **_LIMITS)
         except (ValueError, msgpack.UnpackException, TypeError) as e:
             raise InvalidMessage(f"not a message: {type(e).__name__}") from e
+        flow = b""
+        if type(parts) is list and len(parts) == len(_TYPES) + 1 and type(parts[-1]) is bytes:
+            flow = parts.pop()
         if type(parts) is not list or [*map(type, parts)] != _TYPES or parts[0] != VERSION:
             raise _what_is_wrong(parts)
         _, id_, task, attempt, enqueued_at, options, headers, postponed, payload = parts
@@ -134,7 +153,8 @@ class Message:
             if not all(type(text) is str for item in headers.items() for text in item):
                 raise InvalidMessage("a message whose headers are not text")
             marks = _without_marks(headers)
-        return cls(id_, task, payload, enqueued_at, attempt, options, headers, postponed, **marks)
+        counted = (attempt, options, headers, postponed)
+        return cls(id_, task, payload, enqueued_at, *counted, flow=flow, **marks)
 
     def _marked_headers(self) -> dict[str, str]:
         """The headers with what few messages have, and what the format has no part for."""
@@ -147,6 +167,8 @@ _MARKS = {
     "asynctasq-snoozes": "snoozes",
     "asynctasq-unknown-since-ms": "unknown_since_ms",
     "asynctasq-outage-since-ms": "outage_since_ms",
+    "asynctasq-due-ms": "due_ms",
+    "asynctasq-resumed": "resumed",
 }
 
 #: Senders may give none of these.
@@ -182,30 +204,30 @@ def _what_is_wrong(parts: object) -> InvalidMessage | UnsupportedVersion:
     return InvalidMessage("a message whose parts have the wrong number or types")
 
 
-def _tag(packed: bytes, key: bytes, purpose: bytes) -> bytes:
-    return blake2b(packed, digest_size=TAG_BYTES, key=key, person=purpose).digest()
+def _signature(packed: bytes, key: bytes, purpose: bytes) -> bytes:
+    return blake2b(packed, digest_size=SIGNATURE_BYTES, key=key, person=purpose).digest()
 
 
 def sign(packed: bytes, keys: Sequence[bytes], purpose: bytes) -> bytes:
-    """Put the marker and the first key's tag before the bytes; unchanged without keys."""
-    return SIGNED + _tag(packed, keys[0], purpose) + packed if keys else packed
+    """Put the marker and the first key's signature before the bytes; unchanged without keys."""
+    return SIGNED + _signature(packed, keys[0], purpose) + packed if keys else packed
 
 
 def verify(body: bytes, keys: Sequence[bytes], purpose: bytes) -> bytes:
-    """The bytes behind the tag, compared in constant time with each key's.
+    """The bytes behind the signature, compared in constant time with each key's.
 
-    Without keys, a tag is passed over: signing can then be switched on for senders first.
+    Without keys, a signature is passed over: signing can then be switched on for senders first.
 
     Raises:
-        BadSignature: There are keys, and none of them made the tag.
+        BadSignature: There are keys, and none of them made the signature.
     """
     signed = body[:1] == SIGNED
     if not keys:
-        return body[1 + TAG_BYTES :] if signed else body
+        return body[1 + SIGNATURE_BYTES :] if signed else body
     if not signed:
         raise BadSignature("the message is not signed, and a signing_key is set")
-    tag, packed = body[1 : 1 + TAG_BYTES], body[1 + TAG_BYTES :]
-    matches = [hmac.compare_digest(tag, _tag(packed, key, purpose)) for key in keys]
+    signature, packed = body[1 : 1 + SIGNATURE_BYTES], body[1 + SIGNATURE_BYTES :]
+    matches = [hmac.compare_digest(signature, _signature(packed, key, purpose)) for key in keys]
     if not any(matches):
         raise BadSignature("no signing_key verifies the message")
     return packed

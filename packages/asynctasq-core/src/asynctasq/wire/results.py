@@ -36,7 +36,7 @@ _MOST_CHARACTERS = 20_000
 
 def encode_result(
     value: object,
-    tags: Mapping[type, str],
+    type_tags: Mapping[type, str],
     owner_of: Callable[[object], Owner | None],
     plain_form: PlainForm,
     keys: Keys,
@@ -46,14 +46,14 @@ def encode_result(
     """The stored form of what a task returned; model instances travel as references.
 
     Args:
-        tags: Classes that the task's annotations name, with their tags.
+        type_tags: What each class that the task's annotations name is called on the wire.
         plain_form: What adapters make of values of their framework's own types.
         max_bytes: The largest that is kept.
 
     Raises:
         SerializationError: The value cannot travel, or it is too large.
     """
-    encoded = encode_value(value, "result", owner_of, tags, plain_form)
+    encoded = encode_value(value, "result", owner_of, type_tags, plain_form)
     sealed = _sealed({"value": encoded}, keys, message_id)
     if len(sealed) > max_bytes:
         raise PayloadTooLarge(
@@ -102,6 +102,33 @@ def encode_end(is_dead: bool, keys: Keys, message_id: str) -> bytes:
 def encode_cancelled(keys: Keys, message_id: str) -> bytes:
     """The stored form of a call that was cancelled."""
     return _sealed({"cancelled": True}, keys, message_id)
+
+
+def encode_checkpoint(
+    value: object, plain_form: PlainForm, keys: Keys, message_id: str, max_bytes: int
+) -> bytes:
+    """The stored form of what a run leaves for the next one.
+
+    Raises:
+        SerializationError: The value cannot travel, or it is too large.
+    """
+    encoded = encode_value(value, "checkpoint", lambda _: None, {}, plain_form)
+    sealed = _sealed({"checkpoint": encoded}, keys, message_id)
+    if len(sealed) > max_bytes:
+        text = f"{len(sealed)} bytes encoded, more than a checkpoint may have ({max_bytes})"
+        raise PayloadTooLarge(text, "checkpoint")
+    return sealed
+
+
+def decode_checkpoint(stored: bytes, keys: Keys, message_id: str) -> Any:
+    """What a run has left.
+
+    Raises:
+        BadSignature: It was not signed for this call.
+        TaskFailed: It is damaged.
+    """
+    content = read_result(stored, keys, message_id, message_id)
+    return decode_stored(content.get("checkpoint", b"\xc0"), {}, message_id)
 
 
 def _encoded(value: object, plain_form: PlainForm) -> bytes | None:

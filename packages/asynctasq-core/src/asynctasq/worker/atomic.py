@@ -5,7 +5,8 @@ its id as a key. A run that failed looks for that row before anything else is ma
 own commit may have succeeded without an answer, or another run's may have.
 
 In the broker's own database the delivery is settled in the transaction, and no such row is needed:
-of all runs one has the lease, and a message that is done is not there any more.
+of all runs one has the lease, and a message that is done is not there any more. Not so for a call
+that is part of a batch, of which its end has to be told as well.
 """
 
 from __future__ import annotations
@@ -15,30 +16,32 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from time import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..adapters.fetching import Wanted
 from ..adapters.plugins import Adapter, Adapters
 from ..adapters.statements import Database, Run, Statement, Transaction
-from ..brokers import Outcome
+from ..brokers import Outcome, Outgoing
+from ..config.settings import Config
 from ..errors import (
     BrokerError,
     ConfigurationError,
     DeletedModelError,
+    PayloadTooLarge,
     ReferenceUnavailable,
     UnsavedModelError,
 )
 from ..sending import tables
 from ..sending.commits import Atomic, dispatching_in
+from ..sending.following import NONE, next_call
 from ..sending.joining import Joining
+from ..sending.telling import tell_dispatched
 from ..tasks.task import Task
 from ..wire.reference import Ref
 from . import outcomes
 from .jobs import Job
 from .outcomes import Verdict
-
-if TYPE_CHECKING:
-    from ..app import App
+from .postponing import is_outage
 
 logger = logging.getLogger(__name__)
 
@@ -58,14 +61,17 @@ class AtomicRun:
     Attributes:
         joining: Settles the delivery in the transaction, if that is on the broker's database.
         verdict: What the run comes to if its transaction commits.
+        following: The call that follows then, which is in the outbox, or put in the transaction.
     """
 
-    app: App
+    config: Config
+    adapters: Adapters
     job: Job
     adapter: Adapter
     transaction: Transaction
     joining: Joining | None = None
     verdict: Verdict | None = None
+    following: Outgoing | None = None
 
     @property
     def is_settling(self) -> bool:
@@ -80,7 +86,7 @@ class AtomicRun:
             ConfigurationError: The table that says so cannot be read.
         """
         try:
-            verdict = await _done(self.app, self.job, self.transaction.run)
+            verdict = await _done(self.job, self.transaction.run)
         except ReferenceUnavailable:
             raise
         except Exception as e:
@@ -103,11 +109,15 @@ class AtomicRun:
         run, message_id = self.transaction.run, self.job.message.id
         # First, since it gives new rows their keys, which the value may hold.
         await run(tables.done(message_id, time()))
-        verdict = outcomes.succeeded(self.app, self.job, value)
+        verdict = outcomes.succeeded(self.config, self.adapters, self.job, value)
         if verdict.word != "succeeded":
             raise Decided(verdict)
         if verdict.outcome.result is not None:
             await run(tables.with_result(message_id, verdict.outcome.result))
+        if self.job.flow.then:
+            self.following = self._next(verdict)
+            for statement in tables.insertion((self.following,)):
+                await run(statement)
         self.verdict = verdict
 
     async def _settle(self, joining: Joining, value: object) -> None:
@@ -117,57 +127,95 @@ class AtomicRun:
             Decided: The value cannot be kept; or the lease was lost, so that another runs the call.
         """
         run, job = self.transaction.run, self.job
-        if job.options.result_ttl is not None:
+        if job.options.result_ttl is not None or job.flow.then:
             # Gives new rows, which the value may hold, their keys.
             await run(Statement("SELECT 1"))
-        verdict = outcomes.succeeded(self.app, job, value)
+        verdict = outcomes.succeeded(self.config, self.adapters, job, value)
         if verdict.word != "succeeded":
             raise Decided(verdict)
+        if job.flow.then:
+            self.following = self._next(verdict)
+            await joining.put((self.following,), run)
         if not await run(joining.settling(verdict.outcome)):
-            raise Decided(outcomes.released(job))
+            raise Decided(outcomes.released(job, self.config))
         self.verdict = verdict
+
+    def note_committed(self) -> None:
+        """The transaction has committed, which has settled the delivery."""
+        if self.joining is None or self.verdict is None:
+            return
+        self.verdict.is_settled = True
+        if self.following is not None:
+            self.joining.tell_put((self.following,))
+            tell_dispatched((self.following,))
+            self.following = None
+
+    def _next(self, verdict: Verdict) -> Outgoing:
+        """The call that follows.
+
+        Raises:
+            Decided: It is too large.
+        """
+        config, job = self.config, self.job
+        result = NONE if verdict.handed_on is None else verdict.handed_on
+        try:
+            return next_call(
+                job.flow,
+                job.message,
+                result,
+                self.adapters,
+                config.signing_key,
+                config.max_payload_bytes,
+            )
+        except PayloadTooLarge as e:
+            reason = "what follows it cannot be put"
+            raise Decided(outcomes.dead(config, self.adapters, job, e, reason)) from e
 
 
 @asynccontextmanager
-async def atomic_run(app: App, job: Job, wanted: Wanted | None) -> AsyncIterator[AtomicRun]:
+async def atomic_run(
+    config: Config,
+    adapters: Adapters,
+    job: Job,
+    wanted: Wanted | None,
+    joining: Joining | None,
+) -> AsyncIterator[AtomicRun]:
     """The transaction of one run, committed at the end.
+
+    Args:
+        joining: Knows whether its database is the broker's, if the broker is one that can be.
 
     Raises:
         Decided: The call is done.
     """
     refs = wanted.rows if wanted is not None else ()
-    adapter, begin = _begin(app.adapters, job.task, job.options.atomic, refs)
+    adapter, begin = _begin(adapters, job.task, job.options.atomic, refs)
     async with begin as transaction:
-        run = AtomicRun(app, job, adapter, transaction, await _joined(app, adapter, transaction))
-        if run.joining is None:
+        joined = joining if job.flow.place is None else None
+        if joined is not None and not await joined.can_join(
+            adapter.name, transaction.database, transaction.run
+        ):
+            joined = None
+        run = AtomicRun(config, adapters, job, adapter, transaction, joined)
+        if joined is None:
             await run.look()
         job.atomic = run
         with dispatching_in(Atomic(adapter, transaction.target)):
             yield run
-    if run.is_settling and run.verdict is not None:
-        run.verdict.is_settled = True
-
-
-async def _joined(app: App, adapter: Adapter, transaction: Transaction) -> Joining | None:
-    """What settles in the transaction, if that is on the broker's database."""
-    joining = app.joining
-    if joining is None:
-        return None
-    is_here = await joining.can_join(adapter.name, transaction.database, transaction.run)
-    return joining if is_here else None
+    run.note_committed()
 
 
 @asynccontextmanager
 async def executed(
-    app: App, task: Task[Any, Any], target: object, arguments: Iterable[object]
+    adapters: Adapters, task: Task[Any, Any], target: object, arguments: Iterable[object]
 ) -> AsyncIterator[None]:
     """The transaction of a call that is run without a queue, so that nothing says that it is done.
 
     Args:
         arguments: Of the call.
     """
-    refs = list(_references(app.adapters, arguments))
-    adapter, begin = _begin(app.adapters, task, target, refs)
+    refs = list(_references(adapters, arguments))
+    adapter, begin = _begin(adapters, task, target, refs)
     async with begin as transaction:
         with dispatching_in(Atomic(adapter, transaction.target)):
             yield
@@ -180,71 +228,92 @@ def _references(adapters: Adapters, arguments: Iterable[object]) -> Iterator[Ref
                 yield replace(owner.to_ref(argument), orm=owner.name)
 
 
-async def verdict_if_done(app: App, job: Job, error: BaseException) -> Verdict | None:
+async def verdict_if_done(
+    config: Config, adapters: Adapters, job: Job, error: BaseException, joining: Joining | None
+) -> Verdict | None:
     """What the run of an atomic task that raised has come to, if the error does not decide it."""
     if isinstance(error, Decided):
         return error.verdict
-    if job.atomic is None:
-        return None  # nothing was begun
-    if job.atomic.joining is not None:
-        return await _verdict_if_settled(app, job) if job.atomic.is_settling else None
+    if job.atomic is not None and job.atomic.joining is not None:
+        if not job.atomic.is_settling:
+            return None
+        return await _verdict_if_settled(config, adapters, job, job.atomic.joining)
     if isinstance(error, ReferenceUnavailable):
         return None  # it is run again, and looks then
-    return await _looked_up(app, job, [(job.atomic.adapter, job.atomic.transaction.database)])
+    if job.atomic is None:
+        if isinstance(error, ConfigurationError):
+            return None
+        # A row is gone, for example: a run that is done may have deleted it.
+        return await verdict_if_done_anywhere(config, adapters, job, joining)
+    place = (job.atomic.adapter, job.atomic.transaction.database)
+    return await _looked_up(config, adapters, job, [place], joining)
 
 
-async def verdict_if_done_anywhere(app: App, job: Job) -> Verdict | None:
-    """The same for a run in a process that is gone, so that only the databases know."""
-    if app.joining is not None and (settled := await _verdict_if_settled(app, job)):
-        return settled
+async def verdict_if_done_anywhere(
+    config: Config, adapters: Adapters, job: Job, joining: Joining | None
+) -> Verdict | None:
+    """The same where only the databases know: for a run in a process that is gone, for example."""
+    if joining is not None:
+        settled = await _verdict_if_settled(config, adapters, job, joining)
+        if settled is not None:
+            return settled
     found = []
-    for adapter in app.adapters.with_hook("atomic_transaction"):
+    for adapter in adapters.with_hook("atomic_transaction"):
         found += [(adapter, database) for database in (adapter.databases or tuple)()]
-    return await _looked_up(app, job, found)
+    return await _looked_up(config, adapters, job, found, joining)
 
 
-async def _verdict_if_settled(app: App, job: Job) -> Verdict | None:
-    """The verdict if the queue does not hold the message any more, which is not settled here."""
+async def _verdict_if_settled(
+    config: Config, adapters: Adapters, job: Job, joining: Joining
+) -> Verdict | None:
+    """The verdict if the queue does not hold the message, which none but its own run settles."""
     try:
-        state = await app.open_broker().state(job.delivery.queue, job.delivery.id)
+        if await joining.holds(job.delivery.queue, job.delivery.id):
+            return None
     except BrokerError as e:
-        return _unknown(app, job, "the broker", e)
-    if state is not None:
-        return None
+        return _unknown(config, adapters, job, "the broker", e)
     logger.info("a call is done", extra={"id": job.message.id})
     return Verdict(Outcome(job.delivery), "succeeded", is_settled=True)
 
 
-def _unknown(app: App, job: Job, who: str, error: Exception) -> Verdict:
+def _unknown(config: Config, adapters: Adapters, job: Job, who: str, error: Exception) -> Verdict:
     """The verdict where it is not known whether the call is done.
 
     To retry it would use up an attempt for what may be done; to wait costs nothing.
     """
-    logger.error(
-        "it is not known whether a call is done", extra={"id": job.message.id}, exc_info=error
-    )
+    fields = {"id": job.message.id}
+    logger.error("it is not known whether a call is done", extra=fields, exc_info=error)
     unknown = ReferenceUnavailable(f"{who} does not say whether the call is done")
     unknown.__cause__ = error
-    return outcomes.failed(app, job, unknown)
+    return outcomes.failed(config, adapters, job, unknown)
 
 
 async def _looked_up(
-    app: App, job: Job, places: Sequence[tuple[Adapter, Database]]
+    config: Config,
+    adapters: Adapters,
+    job: Job,
+    places: Sequence[tuple[Adapter, Database]],
+    joining: Joining | None,
 ) -> Verdict | None:
     for adapter, database in places:
+        assert adapter.own_transaction is not None
+        may_lack_tables = len(places) > 1  # of several databases, some may
         try:
-            if await app.outbox.needs_no_tables(adapter, database):
-                continue
-            async with app.outbox.transaction(adapter, database) as run:
-                verdict = await _done(app, job, run)
+            if joining is not None:
+                async with adapter.own_transaction(database) as run:
+                    may_lack_tables |= await joining.can_join(adapter.name, database, run)
+            async with adapter.own_transaction(database) as run:
+                verdict = await _done(job, run)
         except Exception as e:  # noqa: BLE001 - a driver's own, which is logged
-            return _unknown(app, job, database.name, e)
+            if may_lack_tables and not is_outage(adapters, job, e):
+                continue
+            return _unknown(config, adapters, job, database.name, e)
         if verdict is not None:
             return verdict
     return None
 
 
-async def _done(app: App, job: Job, run: Run) -> Verdict | None:
+async def _done(job: Job, run: Run) -> Verdict | None:
     rows = await run(tables.done_result(job.message.id))
     if not rows:
         return None
@@ -299,17 +368,17 @@ def _shown(target: object) -> str:
     return target.__name__ if isinstance(target, type) else repr(target)
 
 
-def check_atomic_tasks(app: App, tasks: Iterable[Task[Any, Any]]) -> None:
+def check_atomic_tasks(config: Config, adapters: Adapters, tasks: Iterable[Task[Any, Any]]) -> None:
     """Refuse atomic tasks that no installed adapter can run, once every module has been imported.
 
     Raises:
         ConfigurationError: Names the task.
     """
     for task in tasks:
-        target = task.options(app.config.task_defaults).atomic
+        target = task.options(config.task_defaults).atomic
         if isinstance(target, type):
-            _adapter_of(app.adapters, task, target, set())
-        elif target and not app.adapters.with_hook("atomic_transaction"):
+            _adapter_of(adapters, task, target, set())
+        elif target and not adapters.with_hook("atomic_transaction"):
             raise ConfigurationError(
                 f"task {task.name}: no installed adapter can run atomic tasks; see `asynctasq "
                 f"plugins`"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import queue
 import select
 import signal
@@ -18,8 +17,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from importlib import import_module
+from operator import attrgetter
 from types import FrameType
 from typing import BinaryIO, NoReturn
+
+import msgpack
 
 from . import signals
 from .child_logs import relay
@@ -109,9 +112,10 @@ def serve(fd: int, parent: int) -> None:
 
 def _introduced(greeting: bytes, connection: _Connection) -> Callable[[bytes], bytes]:
     # The path comes first: `start` may be importable through it alone.
-    sys.path, log_level, pickled_start = pickle.loads(greeting)
-    start, args = pickle.loads(pickled_start)
-    call: Callable[[bytes], bytes] = start(*args)
+    sys.path, log_level, module, name, start_with = msgpack.unpackb(
+        greeting, unicode_errors="surrogateescape"
+    )
+    call: Callable[[bytes], bytes] = attrgetter(name)(import_module(module))(start_with)
     relay(log_level, lambda record: connection.send(LOG, record))
     return call
 

@@ -18,7 +18,7 @@ from ..tasks.log_filter import TaskLogFilter
 _LEFT_OUT = frozenset({"args", "exc_info", "msg", "message", "stack_info"})
 
 
-class Relay(logging.Handler):
+class LogRelay(logging.Handler):
     """Sends a child's records to its worker."""
 
     def __init__(self, send: Callable[[bytes], object]) -> None:
@@ -48,7 +48,7 @@ def relay(level: int, send: Callable[[bytes], object]) -> None:
     """
     root = logging.getLogger()
     if not root.handlers:
-        root.addHandler(Relay(send))
+        root.addHandler(LogRelay(send))
         root.setLevel(level)
 
 

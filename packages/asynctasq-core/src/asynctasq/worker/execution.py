@@ -12,19 +12,22 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack
 from time import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..adapters.fetching import Fetched, Wanted, fetch_in_scope
-from ..adapters.plugins import Adapter, installed
+from ..adapters.plugins import Adapters, installed
+from ..adapters.scopes import enter_thread_scopes, scoped_adapters, task_scopes, within
 from ..app import current
 from ..brokers import Delivery
+from ..config.settings import Config
 from ..errors import TaskCancelled, TaskTimeout, UnknownArguments
+from ..sending.joining import Joining
 from ..tasks import runtime
-from ..tasks.annotations import Annotations, Declared
-from ..tasks.current import caller_waits, current_message, current_run
+from ..tasks.annotations import Annotations, DeclaredLoading
+from ..tasks.call import Call
+from ..tasks.current import caller_waits, current_run
 from ..wire.decoding import decode_arguments, holds_references, read_arguments
 from ..wire.message import Message, new_id
 from ..wire.reference import Ref
@@ -35,13 +38,7 @@ from .outcomes import Verdict
 from .rows import is_being_cancelled
 from .threads import run_in_thread
 
-if TYPE_CHECKING:
-    from ..app import App
-    from ..tasks.call import Call
-
 logger = logging.getLogger(__name__)
-
-__all__ = ["Runner", "current_message", "execute_call", "scoped_adapters", "wanted_by"]
 
 
 def wanted_by(job: Job) -> Wanted | None:
@@ -78,20 +75,32 @@ def _choose(annotations: Annotations, named: Sequence[tuple[str, list[Ref]]]) ->
                 annotations.declared_for(name, path, installed().is_model_class)
 
 
-_NOTHING = Declared()
+_NOTHING = DeclaredLoading()
 
 
-@dataclass(slots=True)
 class Runner:
-    """What runs need: the application, and threads for `def` tasks.
+    """Runs jobs.
+
+    Args:
+        threads: For `def` tasks.
+        joining: Settles atomic tasks in their transactions, if the broker can be in their database.
 
     Attributes:
         scoped: The adapters that put a scope round each run.
     """
 
-    app: App
-    threads: Executor
-    scoped: Sequence[Adapter]
+    def __init__(
+        self,
+        config: Config,
+        adapters: Adapters,
+        threads: Executor,
+        joining: Joining | None = None,
+    ) -> None:
+        self.config = config
+        self.adapters = adapters
+        self.joining = joining
+        self.threads = threads
+        self.scoped = scoped_adapters(adapters)
 
     async def run(
         self, job: Job, wanted: Wanted | None = None, fetched: Fetched | None = None
@@ -112,7 +121,7 @@ class Runner:
             return await self._failed(job, e)
         if job.atomic is not None and job.atomic.verdict is not None:
             return job.atomic.verdict
-        return outcomes.succeeded(self.app, job, value)
+        return outcomes.succeeded(self.config, self.adapters, job, value)
 
     async def _in_time(self, job: Job, wanted: Wanted | None, fetched: Fetched | None) -> Any:
         try:
@@ -133,8 +142,8 @@ class Runner:
     ) -> Any:
         if fetched is not None and fetched.error is not None:
             raise fetched.error
-        scopes = scopes_of(self.scoped, job.message, fetched)
-        return await _within(scopes, lambda: self._call_inside(job, wanted, fetched, limit))
+        scopes = task_scopes(self.scoped, job.message, fetched)
+        return await within(scopes, lambda: self._call_inside(job, wanted, fetched, limit))
 
     async def _call_inside(
         self,
@@ -147,7 +156,7 @@ class Runner:
             value = await self._call_with_rows(job, wanted, fetched)
             _let_end(job, limit)
             return value
-        async with atomic_run(self.app, job, wanted) as run:
+        async with atomic_run(self.config, self.adapters, job, wanted, self.joining) as run:
             value = await self._call_with_rows(job, wanted, fetched)
             _let_end(job, limit)
             await run.end(value)
@@ -172,7 +181,7 @@ class Runner:
         return await drive(call())
 
     async def _fetch_in_scope(self, wanted: Wanted, fetched: Fetched) -> None:
-        inside = await fetch_in_scope(self.app.adapters, wanted)
+        inside = await fetch_in_scope(self.adapters, wanted)
         if inside.error is not None:
             raise inside.error
         fetched.is_lazy |= inside.is_lazy
@@ -211,15 +220,10 @@ class Runner:
         if job.task.is_async:
             running: Awaitable[Any] = function(*args, **kwargs)
             return running
-        entered = [a for a in self.scoped if a.thread_scope is not None]
 
         def run() -> Any:
             with ExitStack() as stack:
-                for adapter in entered:
-                    rows = fetched.of(adapter) if fetched is not None else ()
-                    scope = adapter.thread_scope(job.message, rows)  # type: ignore[misc]
-                    if scope is not None:
-                        stack.enter_context(scope)
+                enter_thread_scopes(self.scoped, job.message, fetched, stack)
                 value = function(*args, **kwargs)
             if inspect.iscoroutine(value):
                 value.close()
@@ -233,27 +237,29 @@ class Runner:
 
     async def _failed(self, job: Job, error: BaseException) -> Verdict:
         if job.options.atomic:
-            known = await verdict_if_done(self.app, job, error)
+            known = await verdict_if_done(self.config, self.adapters, job, error, self.joining)
             if known is not None:
                 return known
-        verdict = outcomes.postponed(self.app, job, error)
+        verdict = outcomes.postponed(self.config, self.adapters, job, error)
         if verdict is None:
             may_retry = True
             if job.instance is not None and outcomes.will_retry(job, error):
                 may_retry = await self._ask(job, "should_retry", error, default=True)
-            verdict = outcomes.ended(self.app, job, error, may_retry=may_retry)
+            verdict = outcomes.ended(self.config, self.adapters, job, error, may_retry=may_retry)
         if job.instance is not None and verdict.word == "dead":
             await self._ask(job, "failed", error, default=None)
         return verdict
 
     async def cancelled(self, job: Job) -> Verdict:
         """End a run whose call was cancelled, unless an atomic task's commit was quicker."""
-        if job.options.atomic and (known := await verdict_if_done_anywhere(self.app, job)):
-            return known
+        if job.options.atomic:
+            known = await verdict_if_done_anywhere(self.config, self.adapters, job, self.joining)
+            if known is not None:
+                return known
         if job.instance is not None:
             error = TaskCancelled(f"{job.task.name} was cancelled while it ran")
             await self._ask(job, "failed", error, default=None)
-        return outcomes.cancelled(self.app, job)
+        return outcomes.cancelled(self.config, job)
 
     async def _ask(self, job: Job, hook: str, error: BaseException, default: Any) -> Any:
         """Call a hook of a class-based task; its own failure is logged and changes nothing."""
@@ -293,35 +299,6 @@ def _note_overrun(job: Job) -> None:
         )
 
 
-def scopes_of(
-    adapters: Sequence[Adapter], message: Message, fetched: Fetched | None
-) -> list[AbstractAsyncContextManager[object]]:
-    """The scopes of all adapters round one run, each with its own model instances."""
-    scopes = []
-    for adapter in adapters:
-        if adapter.task_scope is not None:
-            scope = adapter.task_scope(message, fetched.of(adapter) if fetched is not None else ())
-            if scope is not None:
-                scopes.append(scope)
-    return scopes
-
-
-async def _within(
-    scopes: Sequence[AbstractAsyncContextManager[object]], run: Callable[[], Awaitable[Any]]
-) -> Any:
-    """Await what `run` gives, inside of all these; an `AsyncExitStack` costs far more."""
-    if not scopes:
-        return await run()
-    async with scopes[0]:
-        return await (_within(scopes[1:], run) if len(scopes) > 1 else run())
-
-
-def scoped_adapters(app: App) -> list[Adapter]:
-    """The adapters that have a scope of either kind."""
-    loaded = app.adapters.loaded.values()
-    return [a for a in loaded if a.task_scope is not None or a.thread_scope is not None]
-
-
 async def execute_call(call: Call[Any]) -> Any:
     """Run a call here and now: its arguments as they are, its scopes as in a worker."""
     app, task = current(), call.task
@@ -331,7 +308,8 @@ async def execute_call(call: Call[Any]) -> Any:
     token, waits = current_run.set(job), caller_waits.set(True)
     try:
         with ThreadPoolExecutor(1, "asynctasq-execute") as threads:
-            return await _executed(call, job, Runner(app, threads, scoped_adapters(app)))
+            runner = Runner(app.config, app.adapters, threads)
+            return await _executed(call, job, runner)
     finally:
         caller_waits.reset(waits)
         current_run.reset(token)
@@ -349,7 +327,7 @@ async def _executed(call: Call[Any], job: Job, runner: Runner) -> Any:
         if not job.options.atomic:
             return await runner._started(job, function, args, kwargs)
         arguments = (*call.args, *call.kwargs.values())
-        async with executed(runner.app, job.task, job.options.atomic, arguments):
+        async with executed(runner.adapters, job.task, job.options.atomic, arguments):
             return await runner._started(job, function, args, kwargs)
 
-    return await _within(scopes_of(runner.scoped, job.message, None), run)
+    return await within(task_scopes(runner.scoped, job.message, None), run)

@@ -5,7 +5,7 @@ Owns the rule that bytes from a queue run nothing but what the application regis
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,8 @@ from ..tasks.current import Run
 from ..tasks.options import TaskOptions, check_task_options
 from ..tasks.task import Task, registry
 from ..wire.decoding import Arguments
+from ..wire.flow import NO_FLOW, Flow
+from ..wire.flow import decode as decode_flow
 from ..wire.message import Message
 
 if TYPE_CHECKING:
@@ -27,6 +29,10 @@ OVERRIDABLE = frozenset({"max_attempts", "retry_delay", "timeout"})
 
 #: A message's queue and id.
 Key = tuple[str, str]
+
+
+def _never() -> bool:
+    return False
 
 
 @dataclass(slots=True)
@@ -42,6 +48,10 @@ class Job(Run):
         atomic: The run of an atomic task, once its transaction has begun.
         is_cancelled: Whether somebody cancelled the call while it ran.
         progress_at: When it last told how far it has come, by `monotonic`.
+        flow: What comes after it, and what it is part of.
+        is_stopping: Whether its worker stops.
+        has_checkpoint: Whether this run or one before has left a checkpoint.
+        has_followed: Whether that is being seen to, as it has ended.
     """
 
     message: Message
@@ -56,6 +66,10 @@ class Job(Run):
     atomic: AtomicRun | None = None
     is_cancelled: bool = False
     progress_at: float = float("-inf")
+    is_stopping: Callable[[], bool] = _never
+    has_checkpoint: bool = False
+    flow: Flow = NO_FLOW
+    has_followed: bool = False
 
     @property
     def key(self) -> Key:
@@ -79,7 +93,10 @@ def recognise(delivery: Delivery, config: Config) -> Job:
             f"the worker's modules register no task {message.task[:200]!r}: start it with the "
             f"module that holds the task"
         )
-    return Job(message, delivery, task, _options(task, message, config.task_defaults))
+    job = Job(message, delivery, task, _options(task, message, config.task_defaults))
+    if message.flow:
+        job.flow = decode_flow(message.flow)
+    return job
 
 
 def _options(task: Task[Any, Any], message: Message, defaults: Mapping[str, Any]) -> TaskOptions:

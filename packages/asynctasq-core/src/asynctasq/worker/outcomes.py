@@ -9,11 +9,13 @@ import logging
 import traceback as tracebacks
 from dataclasses import dataclass, replace
 from time import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgpack
 
+from ..adapters.plugins import Adapters
 from ..brokers import Action, Delivery, Outcome
+from ..config.settings import Config
 from ..durations import is_delay
 from ..errors import (
     BrokerError,
@@ -24,15 +26,13 @@ from ..errors import (
     UnknownTask,
 )
 from ..sending.ending import RECORD_SECONDS
-from ..wire.message import Message
+from ..wire.encoding import encode_value
+from ..wire.message import Message, moment_ms
 from ..wire.results import encode_cancelled, encode_end, encode_error, encode_result
 from .causes import is_another_tasks, leaves
 from .jobs import Job, recognise, task_name
 from .postponing import Later, Never, is_outage, put_off, rested, unknown
 from .retry import retry_delay
-
-if TYPE_CHECKING:
-    from ..app import App
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +53,7 @@ class Verdict:
         exception: What the run failed with, if it did not succeed.
         is_expected: Whether nobody need look: a task was put off as it meant to be, for example.
         is_settled: Whether the outcome was applied already, in the task's own transaction.
+        handed_on: What the task returned, encoded, if a call that follows takes it.
     """
 
     outcome: Outcome
@@ -62,6 +63,7 @@ class Verdict:
     exception: BaseException | None = None
     is_expected: bool = False
     is_settled: bool = False
+    handed_on: bytes | None = None
 
     @property
     def level(self) -> int:
@@ -98,74 +100,94 @@ _LEVELS = {
 }
 
 
-def succeeded(app: App, job: Job, value: object) -> Verdict:
+def succeeded(config: Config, adapters: Adapters, job: Job, value: object) -> Verdict:
     """The verdict on a task that returned `value`."""
+    if not job.flow.wants_result:
+        return _succeeded(config, adapters, job, value)
+    try:
+        type_tags = job.task.result_annotations.type_tags
+        handed_on = encode_value(value, "result", adapters.owner_of, type_tags, adapters.plain_form)
+    except SerializationError as e:
+        return dead(config, adapters, job, e, "the result cannot be handed on")
+    verdict = _succeeded(config, adapters, job, value)
+    verdict.handed_on = handed_on
+    return verdict
+
+
+def _succeeded(config: Config, adapters: Adapters, job: Job, value: object) -> Verdict:
     ttl = job.options.result_ttl
     if ttl is None:
         outcome = Outcome(job.delivery)
         if job.options.status_ttl is not None:
-            _keep_end(app, job, outcome)
+            _keep_end(config, job, outcome)
         return Verdict(outcome, "succeeded", value=value)
     try:
         result = encode_result(
             value,
-            job.task.result_annotations.tags,
-            app.adapters.owner_of,
-            app.adapters.plain_form,
-            app.config.signing_key,
+            job.task.result_annotations.type_tags,
+            adapters.owner_of,
+            adapters.plain_form,
+            config.signing_key,
             job.message.id,
-            app.config.max_payload_bytes,
+            config.max_payload_bytes,
         )
     except SerializationError as e:  # running it again would not change its type
-        return dead(app, job, e, "the result cannot be kept")
+        return dead(config, adapters, job, e, "the result cannot be kept")
     outcome = Outcome(job.delivery, result=result, result_ttl=ttl)
     return Verdict(outcome, "succeeded", value=value)
 
 
-def failed(app: App, job: Job, error: BaseException) -> Verdict:
+def failed(config: Config, adapters: Adapters, job: Job, error: BaseException) -> Verdict:
     """The verdict on a run that raised `error`, where no task is asked."""
-    return postponed(app, job, error) or ended(app, job, error)
+    return postponed(config, adapters, job, error) or ended(config, adapters, job, error)
 
 
-def postponed(app: App, job: Job, error: BaseException) -> Verdict | None:
+def postponed(config: Config, adapters: Adapters, job: Job, error: BaseException) -> Verdict | None:
     """The verdict on a run that raised what puts it off; `None` if the error does not."""
-    decided = put_off(app, job, error)
+    decided = put_off(config, adapters, job, error)
     if isinstance(decided, Never):
-        return dead(app, job, error, decided.reason)
-    return None if decided is None else _postponed(app, job.delivery, error, decided)
+        return dead(config, adapters, job, error, decided.reason)
+    if decided is None:
+        return None
+    if job.has_checkpoint:
+        decided.message.resumed = 1
+    return _postponed(config, job.delivery, error, decided)
 
 
-def _postponed(app: App, delivery: Delivery, error: BaseException, later: Later) -> Verdict:
-    body = later.message.encode(app.config.signing_key)
+def _postponed(config: Config, delivery: Delivery, error: BaseException, later: Later) -> Verdict:
+    body = later.message.encode(config.signing_key)
     outcome = Outcome(delivery, Action.POSTPONE, body=body, delay=later.delay)
     is_expected = later.is_expected
     return Verdict(outcome, "postponed", _text(error), exception=error, is_expected=is_expected)
 
 
-def not_recognised(app: App, delivery: Delivery, error: Exception) -> Verdict:
+def not_recognised(config: Config, delivery: Delivery, error: Exception) -> Verdict:
     """The verdict on a delivery that is no call of a task which is registered here."""
     if isinstance(error, UnknownTask):  # so that it has been decoded and verified
-        config = app.config
         message = Message.decode(delivery.body, config.signing_key, config.max_payload_bytes)
         decided = unknown(config, message)
         if isinstance(decided, Later):
-            return _postponed(app, delivery, error, decided)
-    return refused(app, delivery, "the message cannot be run", error)
+            return _postponed(config, delivery, error, decided)
+    return refused(config, delivery, "the message cannot be run", error)
 
 
-def refused(app: App, delivery: Delivery, reason: str, error: Exception | None = None) -> Verdict:
+def refused(
+    config: Config, delivery: Delivery, reason: str, error: Exception | None = None
+) -> Verdict:
     """The verdict on a delivery that is never run, whatever its body is."""
     info: dict[str, object] = {
         "reason": reason,
         "error": f"{type(error).__name__}: {error}" if error else reason,
-        "task": task_name(delivery, app.config),
+        "task": task_name(delivery, config),
     }
     verdict = dead_delivery(delivery, info)
     verdict.exception = error
     return verdict
 
 
-def ended(app: App, job: Job, error: BaseException, *, may_retry: bool = True) -> Verdict:
+def ended(
+    config: Config, adapters: Adapters, job: Job, error: BaseException, *, may_retry: bool = True
+) -> Verdict:
     """The verdict on an attempt that ended with `error`, which did not put it off.
 
     Args:
@@ -174,12 +196,16 @@ def ended(app: App, job: Job, error: BaseException, *, may_retry: bool = True) -
     own = not is_another_tasks(error)
     if own and isinstance(error, ReferenceGone):
         if (error.on_missing or job.options.on_missing) == "skip":
-            return skipped(app, job, error)
-        return dead(app, job, error, "a row is gone")
+            return skipped(config, adapters, job, error)
+        return dead(config, adapters, job, error, "a row is gone")
     if isinstance(error, MessageError) and not job.has_begun:
-        return dead(app, job, error, "the message cannot be run")
+        return dead(config, adapters, job, error, "the message cannot be run")
     reason = _why_not_again(job, error, may_retry)
-    return dead(app, job, error, reason) if reason else _retried(app, job, error)
+    return (
+        dead(config, adapters, job, error, reason)
+        if reason
+        else _retried(config, adapters, job, error)
+    )
 
 
 def _why_not_again(job: Job, error: BaseException, may_retry: bool) -> str:
@@ -191,21 +217,27 @@ def _why_not_again(job: Job, error: BaseException, may_retry: bool) -> str:
     return "" if may_retry else "should_retry said no"
 
 
-def skipped(app: App, job: Job, error: BaseException) -> Verdict:
+def skipped(config: Config, adapters: Adapters, job: Job, error: BaseException) -> Verdict:
     """The verdict on a task whose row is gone and that is to be passed over then."""
-    verdict = succeeded(app, job, None)
+    verdict = succeeded(config, adapters, job, None)
     return replace(verdict, word="skipped", error=_text(error), exception=error)
 
 
-def released(job: Job) -> Verdict:
-    """The verdict on a task that shutdown interrupted: as if it had not been taken."""
-    return Verdict(Outcome(job.delivery, Action.RELEASE), "released")
+def released(job: Job, config: Config) -> Verdict:
+    """The verdict on a task that shutdown interrupted: as if it had not been taken.
+
+    With a checkpoint, the message says that there is one.
+    """
+    if not job.has_checkpoint or job.message.resumed:
+        return Verdict(Outcome(job.delivery, Action.RELEASE), "released")
+    body = replace(job.message, resumed=1).encode(config.signing_key)
+    return Verdict(Outcome(job.delivery, Action.POSTPONE, body=body), "released")
 
 
-def cancelled(app: App, job: Job) -> Verdict:
+def cancelled(config: Config, job: Job) -> Verdict:
     """The verdict on a run that was ended because its call was cancelled."""
     outcome = Outcome(job.delivery)
-    outcome.result = encode_cancelled(app.config.signing_key, job.message.id)
+    outcome.result = encode_cancelled(config.signing_key, job.message.id)
     options = job.options
     outcome.result_ttl = options.result_ttl or options.status_ttl or RECORD_SECONDS
     return Verdict(outcome, "cancelled")
@@ -234,7 +266,7 @@ def _own_delay(error: BaseException) -> float | None:
     return max(filter(is_delay, (getattr(e, "delay", None) for e in own)), default=None)
 
 
-def _retried(app: App, job: Job, error: BaseException) -> Verdict:
+def _retried(config: Config, adapters: Adapters, job: Job, error: BaseException) -> Verdict:
     message, options = job.message, job.options
     delay = retry_delay(
         message.attempt, options.retry_delay, options.retry_strategy, options.retry_jitter
@@ -242,15 +274,20 @@ def _retried(app: App, job: Job, error: BaseException) -> Verdict:
     own_delay = _own_delay(error)
     if own_delay is not None:
         delay = own_delay
-    again = replace(rested(message), attempt=message.attempt + 1)
-    if message.outage_since_ms and is_outage(app, job, error):  # it has lasted for too long
+    due_ms = moment_ms(time() + delay)
+    again = replace(rested(message), attempt=message.attempt + 1, due_ms=due_ms)
+    if message.outage_since_ms and is_outage(adapters, job, error):  # it has lasted for too long
         again.outage_since_ms = message.outage_since_ms
-    body = again.encode(app.config.signing_key)
+    if job.has_checkpoint:
+        again.resumed = 1
+    body = again.encode(config.signing_key)
     outcome = Outcome(job.delivery, Action.RETRY, body=body, delay=delay)
     return Verdict(outcome, "retried", _text(error), exception=error)
 
 
-def dead(app: App, job: Job, error: BaseException, reason: str) -> Verdict:
+def dead(
+    config: Config, adapters: Adapters, job: Job, error: BaseException, reason: str
+) -> Verdict:
     """The verdict on a call that will not be run again by itself."""
     trace = traceback_text(error)
     info = {
@@ -262,36 +299,38 @@ def dead(app: App, job: Job, error: BaseException, reason: str) -> Verdict:
     }
     verdict = dead_delivery(job.delivery, info)
     verdict.exception = error
+    if job.has_checkpoint and not job.message.resumed:  # for when it is retried
+        verdict.outcome.body = replace(job.message, resumed=1).encode(config.signing_key)
     if job.options.result_ttl is not None:
         verdict.outcome.result = encode_error(
             error,
             trace,
-            app.adapters.plain_form,
-            app.config.signing_key,
+            adapters.plain_form,
+            config.signing_key,
             job.message.id,
-            app.config.max_payload_bytes,
+            config.max_payload_bytes,
             job.message.headers,
         )
         verdict.outcome.result_ttl = job.options.result_ttl
     elif job.options.status_ttl is not None:
-        _keep_end(app, job, verdict.outcome)
+        _keep_end(config, job, verdict.outcome)
     return verdict
 
 
-def _keep_end(app: App, job: Job, outcome: Outcome) -> None:
+def _keep_end(config: Config, job: Job, outcome: Outcome) -> None:
     """Keep how a call ended that keeps no result."""
     is_dead = outcome.action is Action.DEAD
-    outcome.result = encode_end(is_dead, app.config.signing_key, job.message.id)
+    outcome.result = encode_end(is_dead, config.signing_key, job.message.id)
     outcome.result_ttl = job.options.status_ttl or 0.0
 
 
-def instead_of_refused(app: App, outcome: Outcome) -> Outcome:
+def instead_of_refused(config: Config, adapters: Adapters, outcome: Outcome) -> Outcome:
     """What becomes of a delivery whose outcome is too large for the broker: a dead letter."""
     delivery = outcome.delivery
     reason = f"the {'result' if outcome.action is Action.DONE else 'message'} cannot be kept"
     error = BrokerError(f"the broker takes no value of this size; {reason}")
     try:
-        verdict = dead(app, recognise(delivery, app.config), error, reason)
+        verdict = dead(config, adapters, recognise(delivery, config), error, reason)
     except MessageError:
         verdict = dead_delivery(delivery, {"reason": reason, "error": str(error)})
     fields = {"id": delivery.id, "queue": delivery.queue, "error": verdict.error}

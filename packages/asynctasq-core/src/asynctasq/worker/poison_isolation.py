@@ -21,10 +21,11 @@ SOLITUDE_SECONDS = 5.0
 
 #: How long nothing is taken beside messages that were delivered before: what kills its worker does
 #: so at once, mostly, and what is on its way there in that moment would lose a delivery too.
-CAREFUL_SECONDS = 0.5
+#: Counted in turns of the event loop, so that a process which hardly gets to run waits longer.
+CAREFUL_TURNS, TURN_SECONDS = 10, 0.05
 
 
-class Suspects:
+class PoisonIsolation:
     """What one worker knows of messages at their last permitted delivery.
 
     Args:
@@ -33,7 +34,8 @@ class Suspects:
 
     def __init__(self, most_deliveries: int) -> None:
         self._most = most_deliveries
-        self._until = 0.0
+        self._until = self._turn_until = 0.0
+        self._turns = 0
         self._is_making_room = self._has_made_room = False
 
     def choose(
@@ -50,7 +52,7 @@ class Suspects:
         suspect = next((d for d in deliveries if d.deliveries == self._most > 1), None)
         if suspect is None:
             if any(d.deliveries > 1 for d in deliveries):
-                self._until = monotonic() + CAREFUL_SECONDS
+                self._turns, self._turn_until = CAREFUL_TURNS, monotonic() + TURN_SECONDS
             return deliveries, ()
         self._until = monotonic() + SOLITUDE_SECONDS
         if is_busy and not self._has_made_room:
@@ -62,8 +64,11 @@ class Suspects:
         return [suspect], [d for d in deliveries if d is not suspect]
 
     def patience_seconds(self) -> float:
-        """How long to take nothing while something runs."""
-        return self._until - monotonic()
+        """How long to take nothing while something runs; ask again when it is over."""
+        now = monotonic()
+        if self._turns and now >= self._turn_until:
+            self._turns, self._turn_until = self._turns - 1, now + TURN_SECONDS
+        return max(self._until, self._turn_until if self._turns else 0.0) - now
 
     def waited(self) -> None:
         """Take note that nothing was taken for as long as was asked for."""

@@ -9,18 +9,15 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, replace
 from time import time
-from typing import TYPE_CHECKING
 
+from ..adapters.plugins import Adapters
 from ..config.settings import Config
 from ..durations import is_delay
-from ..errors import NotYetKnown, ReferenceUnavailable, Snooze
-from ..wire.message import Message
+from ..errors import NotYetKnown, ReferenceUnavailable, Snooze, Stopped
+from ..wire.message import Message, moment_ms
 from .causes import is_another_tasks, leaves
 from .jobs import Job
 from .retry import postponement_delay
-
-if TYPE_CHECKING:
-    from ..app import App
 
 logger = logging.getLogger(__name__)
 
@@ -51,33 +48,37 @@ class Never:
     reason: str
 
 
-def put_off(app: App, job: Job, error: BaseException) -> Later | Never | None:
+def put_off(
+    config: Config, adapters: Adapters, job: Job, error: BaseException
+) -> Later | Never | None:
     """Whether an error that escaped a run puts it off; `None` if it says nothing of that."""
     if (seconds := _snooze_seconds(error)) is not None:
         return _snoozed(job, seconds)
     if is_another_tasks(error):
         return None
+    if all(isinstance(e, Stopped) for e in leaves(error)):
+        return Later(replace(job.message), 0.0, is_expected=True)
     if isinstance(error, ReferenceUnavailable):
         again = replace(job.message, postponed=job.message.postponed + 1)
         return Later(again, postponement_delay(again.postponed))
     if isinstance(error, NotYetKnown) and not job.has_begun:
-        return unknown(app.config, job.message)
-    return _in_outage(app.config, job.message) if is_outage(app, job, error) else None
+        return unknown(config, job.message)
+    return _in_outage(config, job.message) if is_outage(adapters, job, error) else None
 
 
-def is_outage(app: App, job: Job, error: BaseException) -> bool:
+def is_outage(adapters: Adapters, job: Job, error: BaseException) -> bool:
     """Whether an error says only that a database or the network is away; of a group, all of it."""
     named = job.options.retry_on_outage
     return all(
         isinstance(e, Exception)
         and not is_another_tasks(e)
-        and (isinstance(e, named) or _is_of_a_database(app, e))
+        and (isinstance(e, named) or _is_of_a_database(adapters, e))
         for e in leaves(error)
     )
 
 
-def _is_of_a_database(app: App, error: Exception) -> bool:
-    for adapter in app.adapters.with_hook("is_outage"):
+def _is_of_a_database(adapters: Adapters, error: Exception) -> bool:
+    for adapter in adapters.with_hook("is_outage"):
         try:
             if adapter.is_outage(error):  # type: ignore[misc]
                 return True
@@ -127,5 +128,6 @@ def _snoozed(job: Job, seconds: float) -> Later | Never:
     snoozes, most = job.message.snoozes + 1, job.options.max_snoozes
     if most is not None and snoozes > most:
         return Never(f"put off {most} times, as often as max_snoozes allows")
-    again = replace(rested(job.message), snoozes=snoozes)
+    due_ms = moment_ms(time() + seconds)
+    again = replace(rested(job.message), snoozes=snoozes, due_ms=due_ms)
     return Later(again, seconds, is_expected=True)

@@ -26,7 +26,7 @@ PATIENCE_SECONDS = 0.05
 _WEIGHT = 0.2
 
 
-class Ahead:
+class Prefetched:
     """The messages of one worker that wait for its slots."""
 
     def __init__(self, slots: int) -> None:

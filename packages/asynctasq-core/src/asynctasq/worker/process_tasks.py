@@ -11,22 +11,32 @@ import pickle
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import msgpack
 
+from ..adapters.fetching import fetch
+from ..adapters.plugins import Adapters
+from ..app import adopt, current
 from ..brokers import Action, Delivery, Outcome
+from ..config.settings import Config
 from ..errors import MessageError, TaskCrashed, TaskTimeout
-from ..wire.results import encode_error, error_in, read_result
+from ..loading import load_modules
+from ..sending.joining import Joining
+from ..wire.results import (
+    decode_stored,
+    encode_error,
+    error_in,
+    read_result,
+    references_in,
+)
 from . import outcomes
 from .atomic import verdict_if_done_anywhere
+from .checkpoints import load_checkpoint, may_have_checkpoint
 from .child_logs import log_here
-from .jobs import Job
+from .execution import Runner, wanted_by
+from .jobs import Job, recognise
 from .outcomes import Verdict
 from .processes import ProcessPool
-
-if TYPE_CHECKING:
-    from ..app import App
 
 
 class ProcessTasks:
@@ -36,40 +46,65 @@ class ProcessTasks:
         modules: What each child imports.
         size: How many there are at most.
         max_tasks: After so many tasks a child is replaced.
+        joining: Of the worker, if its broker can be in a database of the application.
     """
 
-    def __init__(self, app: App, modules: Sequence[str], size: int, max_tasks: int | None) -> None:
-        self._app = app
-        # Pickled here and not by the pool: unpickling may import what adapters must prepare first.
-        config = pickle.dumps(replace(app.config, adapter_options={}))
-        self._pool = ProcessPool(
-            size, _start, tuple(modules), config, max_calls=max_tasks, log=log_here
-        )
+    def __init__(
+        self,
+        config: Config,
+        adapters: Adapters,
+        modules: Sequence[str],
+        size: int,
+        max_tasks: int | None,
+        joining: Joining | None = None,
+    ) -> None:
+        self._joining = joining
+        self._config = config
+        self._adapters = adapters
+        without_adapters = replace(config, adapter_options={})
+        greeting = msgpack.packb((tuple(modules), pickle.dumps(without_adapters)))
+        self._pool = ProcessPool(size, _start, greeting, max_calls=max_tasks, log=log_here)
 
     async def run(self, job: Job) -> Verdict:
         """Run a job in a child; what the child died of is the task's failure."""
         try:
             delivery = job.delivery
-            joins = job.options.atomic and self._app.joining is not None
+            joins = job.options.atomic and self._joining is not None
             tag = delivery.tag if joins else None
             request = [delivery.queue, delivery.id, delivery.body, delivery.deliveries, tag]
             reply = await self._pool.run(msgpack.packb(request), job.options.timeout)
         except (TaskCrashed, TaskTimeout) as e:
             error = type(e)(f"{job.task.name}: {e}")
-            if job.options.atomic and (known := await verdict_if_done_anywhere(self._app, job)):
-                return known
-            return outcomes.failed(self._app, job, error)
+            if job.options.atomic:
+                known = await verdict_if_done_anywhere(
+                    self._config, self._adapters, job, self._joining
+                )
+                if known is not None:
+                    return known
+            return outcomes.failed(self._config, self._adapters, job, error)
         word, error_text, *rest = msgpack.unpackb(reply)
         if not rest:
             refusal = MessageError(f"{job.task.name}: its process refused it: {error_text}")
-            return outcomes.failed(self._app, job, refusal)
-        raised, is_expected, is_settled, action, *outcome = rest
+            return outcomes.failed(self._config, self._adapters, job, refusal)
+        job.message.headers, raised, is_expected, is_settled, handed_on, *ended = rest
+        job.has_checkpoint, action, *outcome = ended
         verdict = Verdict(Outcome(job.delivery, Action(action), *outcome), word, error_text)
-        verdict.is_expected, verdict.is_settled = is_expected, is_settled
+        verdict.is_expected, verdict.handed_on = is_expected, handed_on
+        verdict.is_settled = is_settled
         if raised is not None:
             message_id = job.message.id
             verdict.exception = error_in(read_result(raised, (), message_id, job.task.name))
+        elif verdict.outcome.result is not None and self._adapters.with_hook("run_ended"):
+            verdict.value = self._value(job, verdict.outcome.result)
         return verdict
+
+    def _value(self, job: Job, result: bytes) -> object:
+        """What the task returned, from what is kept of it; `None` if model instances are in it."""
+        name = job.task.name
+        stored = read_result(result, self._config.signing_key, job.message.id, name).get("value")
+        if stored is None or references_in(stored, name):
+            return None
+        return decode_stored(stored, job.task.result_annotations.types, name)
 
     def kill(self) -> None:
         """Kill the children and what they started; called in any thread."""
@@ -80,50 +115,51 @@ class ProcessTasks:
         await self._pool.close()
 
 
-def _start(modules: tuple[str, ...], config: bytes) -> Callable[[bytes], bytes]:
+def _start(greeting: bytes) -> Callable[[bytes], bytes]:
     """In a child: import the application, and return what serves its calls."""
-    from ..app import adopt
-    from ..loading import load_modules
-
+    modules, config = msgpack.unpackb(greeting)
     load_modules(modules)
+    # Now, since the configuration may name what adapters must prepare the import of.
     adopt(pickle.loads(config))
     runner = asyncio.Runner()
-    return lambda request: runner.run(_serve(request, modules))
+    return lambda request: runner.run(_serve(request))
 
 
-async def _serve(request: bytes, modules: tuple[str, ...]) -> bytes:
-    from ..adapters.fetching import fetch
-    from ..app import current
-    from .execution import Runner, scoped_adapters, wanted_by
-    from .jobs import recognise
-
+async def _serve(request: bytes) -> bytes:
     queue, message_id, body, deliveries, tag = msgpack.unpackb(request)
-    app = current()
+    config, adapters = current().config, current().adapters
     try:
-        job = recognise(Delivery(queue, message_id, body, deliveries, tag), app.config)
+        job = recognise(Delivery(queue, message_id, body, deliveries, tag), config)
     except MessageError as e:  # its modules are not those of the worker, or its keys
         refusal: bytes = msgpack.packb(["refused", f"{type(e).__name__}: {e}"])
         return refusal
     job.options = replace(job.options, timeout=None)  # the worker keeps the time
+    if may_have_checkpoint(job):
+        await load_checkpoint(job, current().open_broker(), config)
     with ThreadPoolExecutor(1, "asynctasq") as threads:
-        runner = Runner(app, threads, scoped_adapters(app))
+        runner = Runner(config, adapters, threads, current().joining)
         try:
             wanted = wanted_by(job)
         except Exception as e:  # noqa: BLE001 - whatever the bytes did is their own fault
-            return _packed(app, outcomes.dead(app, job, e, "the message cannot be run"))
-        fetched = (await fetch(app.adapters, [wanted]))[0] if wanted is not None else None
-        return _packed(app, await runner.run(job, wanted, fetched))
+            verdict = outcomes.dead(config, adapters, job, e, "the message cannot be run")
+        else:
+            fetched = (await fetch(adapters, [wanted]))[0] if wanted is not None else None
+            verdict = await runner.run(job, wanted, fetched)
+    return _packed(config, adapters, job, verdict)
 
 
-def _packed(app: App, verdict: Verdict) -> bytes:
+def _packed(config: Config, adapters: Adapters, job: Job, verdict: Verdict) -> bytes:
     outcome = verdict.outcome
     packed: bytes = msgpack.packb(
         [
             verdict.word,
             verdict.error,
-            _raised(app, verdict),
+            job.message.headers,  # for those in the worker who are told of the end
+            _raised(config, adapters, verdict),
             verdict.is_expected,
             verdict.is_settled,
+            verdict.handed_on,
+            job.has_checkpoint,
             outcome.action.value,
             outcome.body,
             outcome.delay,
@@ -136,10 +172,10 @@ def _packed(app: App, verdict: Verdict) -> bytes:
     return packed
 
 
-def _raised(app: App, verdict: Verdict) -> bytes | None:
+def _raised(config: Config, adapters: Adapters, verdict: Verdict) -> bytes | None:
     """What went wrong, for listeners in the worker."""
     error, message_id = verdict.exception, verdict.outcome.delivery.id
     if error is None:
         return None
-    trace, most = outcomes.traceback_text(error), app.config.max_payload_bytes
-    return encode_error(error, trace, app.adapters.plain_form, (), message_id, most)
+    trace, most = outcomes.traceback_text(error), config.max_payload_bytes
+    return encode_error(error, trace, adapters.plain_form, (), message_id, most)

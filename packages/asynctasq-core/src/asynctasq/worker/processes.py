@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import pickle
 import signal
 import socket
 import subprocess
@@ -24,6 +23,8 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
+
+import msgpack
 
 from ..errors import TaskCrashed, TaskTimeout
 from .child import CALL, FRAME, LOG, PARTING_SECONDS
@@ -40,11 +41,12 @@ _CHILD = "import sys; from asynctasq.worker.child import serve; serve(*map(int, 
 class ProcessPool:
     """Up to `size` children, started when first needed and kept for a while.
 
-    Belongs to one event loop. `start(*args)` runs once in each child and returns the function that
-    serves its calls; both are pickled, so `start` must be importable. That function must turn
-    errors of the application into bytes itself: an exception that leaves it ends the child.
+    Belongs to one event loop. The function that serves calls must turn errors of the application
+    into bytes itself: an exception that leaves it ends the child.
 
     Args:
+        start: Called once in each child, which imports it by its name; returns what serves calls.
+        greeting: What it is called with.
         max_calls: After so many calls a child is replaced.
         log: Called with each log record of a child, as `child.Relay` encoded it.
     """
@@ -52,14 +54,19 @@ class ProcessPool:
     def __init__(
         self,
         size: int,
-        start: Callable[..., Callable[[bytes], bytes]],
-        *args: object,
+        start: Callable[[bytes], Callable[[bytes], bytes]],
+        greeting: bytes = b"",
+        *,
         max_calls: int | None = None,
         log: Callable[[bytes], object] = lambda record: None,
     ) -> None:
         self._slots = asyncio.Semaphore(size)
         log_level = logging.getLogger().getEffectiveLevel()
-        self._greeting = pickle.dumps((sys.path, log_level, pickle.dumps((start, args))))
+        where = (start.__module__, start.__qualname__)
+        path = [folder for folder in sys.path if isinstance(folder, str)]
+        self._greeting: bytes = msgpack.packb(
+            (path, log_level, *where, greeting), unicode_errors="surrogateescape"
+        )
         self._max_calls = max_calls
         self._log = log
         self._idle: list[_Child] = []

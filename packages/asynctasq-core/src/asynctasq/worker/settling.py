@@ -38,6 +38,7 @@ class Settler:
     def __init__(self, consumer: Consumer, instead: Callable[[Outcome], Outcome]) -> None:
         self.held: dict[Key, Delivery] = {}
         self._lost: dict[Key, Delivery] = {}
+        self._told: dict[int, Callable[[], None]] = {}
         self._consumer = consumer
         self._instead = instead
         self._finished: list[Outcome] = []
@@ -58,8 +59,14 @@ class Settler:
                 self._lost[key] = delivery
                 logger.warning("lease lost", extra={"id": delivery.id, "queue": delivery.queue})
 
-    def add(self, outcome: Outcome) -> None:
-        """Settle a held delivery as soon as possible."""
+    def add(self, outcome: Outcome, settled: Callable[[], None] | None = None) -> None:
+        """Settle a held delivery as soon as possible.
+
+        Args:
+            settled: Called once the broker has the outcome, if it takes it.
+        """
+        if settled is not None:
+            self._told[id(outcome)] = settled
         self._finished.append(outcome)
         self._wake.set()
 
@@ -140,9 +147,14 @@ class Settler:
             if outcome.delivery is not delivery and outcome in lost:  # taken again meanwhile
                 lost.remove(outcome)
                 self._finished.append(outcome)
-            elif any(outcome is one for one in refused):
+                continue
+            settled = self._told.pop(id(outcome), None) if self._told else None
+            if any(outcome is one for one in refused):
                 self._finished.append(self._instead(outcome))
-            elif self.held.get(key) is outcome.delivery:  # and not delivered again meanwhile
+                continue
+            if settled is not None and outcome not in lost:
+                settled()
+            if self.held.get(key) is outcome.delivery:  # and not delivered again meanwhile
                 del self.held[key]
         self.note_lost(outcome.delivery for outcome in lost)
         if self._lost:

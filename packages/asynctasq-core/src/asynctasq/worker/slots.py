@@ -11,19 +11,26 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from ..adapters.fetching import Fetched, Wanted
-from ..brokers import Action, Delivery
-from ..errors import MessageError, TaskCrashed, TaskTimeout
+from ..brokers import Action, Delivery, Outcome
+from ..errors import BrokerError, MessageError, NotYetKnown, TaskCrashed, TaskTimeout
 from ..events import RunStarted
 from ..events import wanted as listened_to
+from ..wire.flow import NO_FLOW, Flow
 from . import outcomes
+from .atomic import verdict_if_done_anywhere
+from .checkpoints import may_have_checkpoint
 from .execution import Runner, wanted_by
+from .following import Followers, flow_of
 from .jobs import Job, Key, recognise
+from .not_yet_known import NotYetKnownTasks
 from .outcomes import Verdict
-from .prefetching import Ahead
+from .pausing import holding
+from .prefetching import Prefetched
 from .rows import Rows
 from .settling import Settler
 from .telling import tell_ended, tell_started
@@ -45,8 +52,10 @@ class Slots:
     Args:
         runner: Runs calls on the event loop and in threads.
         new_processes: Makes what runs `process=True` tasks, once there is one.
-        ahead: Learns how fast slots become free.
+        prefetched: Learns how fast slots become free.
         parents: Told of runs that wait for others.
+        unknown: Told of what is put off since nobody here knows it.
+        followers: Sees to what comes after calls.
         is_stopping: Whether a cancelled task was cancelled by the worker's shutdown.
     """
 
@@ -55,24 +64,29 @@ class Slots:
         settler: Settler,
         runner: Runner,
         new_processes: Callable[[], ProcessTasks],
-        ahead: Ahead,
+        prefetched: Prefetched,
         parents: WaitingParents,
+        unknown: NotYetKnownTasks,
+        followers: Followers,
         is_stopping: Callable[[], bool],
     ) -> None:
-        self._app = runner.app
+        self._config, self._adapters = runner.config, runner.adapters
         self._settler = settler
         self._runner = runner
         self._new_processes = new_processes
-        self._ahead = ahead
+        self._prefetched = prefetched
         self._parents = parents
+        self._unknown = unknown
+        self._followers = followers
+        self._unrecognised: set[Key] = set()
         self._is_stopping = is_stopping
         self._loop = asyncio.get_running_loop()
         self._running: dict[Key, asyncio.Task[None] | None] = {}
         self._jobs: dict[Key, Job] = {}
-        self._rows = Rows(self._app.adapters, self._start, self._fail_late)
+        self._rows = Rows(self._adapters, self._start, self._fail_late)
         self._ended = asyncio.Event()
         self._processes: ProcessTasks | None = None
-        self._told = self._app.adapters.with_hook("run_ended")
+        self._told = self._adapters.with_hook("run_ended")
 
     def __len__(self) -> int:
         return len(self._running)
@@ -121,18 +135,21 @@ class Slots:
                 continue
             # A message may be back, to be retried, before the settling of its last run returns.
             self._settler.held[key] = delivery
+            if delivery.pauses is not None and self._parks(delivery):
+                continue
             self._running[key] = None
-            if delivery.deliveries > self._app.config.max_deliveries:
+            if delivery.deliveries > self._config.max_deliveries:
                 self._give_up(key, delivery)
                 continue
             try:
-                job = self._jobs[key] = recognise(delivery, self._app.config)
+                job = self._jobs[key] = recognise(delivery, self._config)
                 wanted = None if job.options.process else wanted_by(job)
             except Exception as e:  # noqa: BLE001 - whatever the bytes did is their own fault
-                self._finish(key, outcomes.not_recognised(self._app, delivery, e))
+                self._end_unbegun(key, outcomes.not_recognised(self._config, delivery, e))
                 continue
             job.slot_since = now
             job.waiting = self._parents
+            job.is_stopping = self._is_stopping
             if job.options.timeout is not None:
                 job.deadline = self._loop.time() + job.options.timeout
             if RunStarted in listened_to:
@@ -143,6 +160,16 @@ class Slots:
                 with_rows.append((job, wanted))
         if with_rows:
             self._rows.fetch(with_rows)
+
+    def _parks(self, delivery: Delivery) -> bool:
+        """Whether a pause holds the call back; it is left to wait for the end of that."""
+        name = holding(delivery, self._config, self._adapters)
+        if name is None:
+            return False
+        logger.debug("call parked", extra={"id": delivery.id, "queue": delivery.queue})
+        self._settler.add(Outcome(delivery, Action.PARK, pause=name))
+        self._ended.set()  # its slot is free
+        return True
 
     def without_known(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         """Those that neither run here already nor have an outcome that is still to be settled.
@@ -165,12 +192,17 @@ class Slots:
         """A message that its workers die with; whoever waits for its result is told."""
         reason = f"delivered {delivery.deliveries - 1} times to workers that died with it"
         try:
-            job = self._jobs[key] = recognise(delivery, self._app.config)
+            job = self._jobs[key] = recognise(delivery, self._config)
         except MessageError:
-            self._finish(key, outcomes.refused(self._app, delivery, reason))
+            verdict = outcomes.refused(self._config, delivery, reason)
         else:
             error = TaskCrashed(f"{job.task.name}: {reason}")
-            self._finish(key, outcomes.dead(self._app, job, error, reason))
+            verdict = outcomes.dead(self._config, self._adapters, job, error, reason)
+            if job.options.atomic:
+                work = self._conclude_unless_done(job, verdict, None)
+                self._running[key] = self._loop.create_task(work)
+                return
+        self._end_unbegun(key, verdict)
 
     # --- running ------------------------------------------------------------------------
 
@@ -184,12 +216,15 @@ class Slots:
         """End a job whose rows did not come before its deadline."""
         timeout = job.options.timeout
         error = TaskTimeout(f"{job.task.name}: its rows were not there within {timeout} s")
-        verdict = outcomes.failed(self._app, job, error)
-        self._running[job.key] = self._loop.create_task(self._conclude(job, verdict, timeout))
+        verdict = outcomes.failed(self._config, self._adapters, job, error)
+        conclude = self._conclude_unless_done if job.options.atomic else self._conclude
+        self._running[job.key] = self._loop.create_task(conclude(job, verdict, timeout))
 
     async def _run(self, job: Job, wanted: Wanted | None, fetched: Fetched | None) -> None:
         started = perf_counter()
         try:
+            if not job.options.process and may_have_checkpoint(job):
+                await self._followers.load_checkpoint(job)
             if job.options.process:
                 verdict = await self._process_tasks().run(job)
             else:
@@ -198,12 +233,22 @@ class Slots:
             verdict = await self._cancelled(job, e)
         except Exception as e:
             logger.exception("running a task failed outside of it", extra={"id": job.message.id})
-            verdict = outcomes.failed(self._app, job, e)
+            verdict = outcomes.failed(self._config, self._adapters, job, e)
         if job.is_cancelled and verdict.outcome.action is not Action.DONE:
             verdict = await self._ended_by_call(job)
+        if job.options.process and verdict.word == "released":
+            verdict = await self._released_process(job)
         if job.threads and (verdict.outcome.action in _RUN_AGAIN or job.is_cancelled):
             await outlast(job)
         await self._conclude(job, verdict, perf_counter() - started)
+
+    def _end_unbegun(self, key: Key, verdict: Verdict) -> None:
+        """End what was not run; of a call of a task that is registered here, adapters are told."""
+        job = self._jobs.get(key)
+        if job is None or not self._told:
+            self._finish(key, verdict)
+        else:
+            self._running[key] = self._loop.create_task(self._conclude(job, verdict, None))
 
     async def _conclude(self, job: Job, verdict: Verdict, seconds: float | None) -> None:
         try:
@@ -211,6 +256,19 @@ class Slots:
                 await self._tell(job, verdict)
         finally:
             self._finish(job.key, verdict, seconds)
+
+    async def _conclude_unless_done(
+        self, job: Job, verdict: Verdict, seconds: float | None
+    ) -> None:
+        """End an atomic call that is not run now; another run of it may have committed."""
+        try:
+            known = await verdict_if_done_anywhere(
+                self._config, self._adapters, job, self._runner.joining
+            )
+            verdict = known or verdict
+        except asyncio.CancelledError as e:
+            verdict = await self._cancelled(job, e)
+        await self._conclude(job, verdict, seconds)
 
     async def _tell(self, job: Job, verdict: Verdict) -> None:
         """Let adapters know what has become of a run; what they do with it changes nothing."""
@@ -232,14 +290,20 @@ class Slots:
             with suppress(asyncio.CancelledError):
                 await asyncio.sleep(0)
         if self._is_stopping() or job.is_cancelled:
-            return outcomes.released(job)
-        return outcomes.failed(self._app, job, error)
+            return outcomes.released(job, self._config)
+        return outcomes.failed(self._config, self._adapters, job, error)
+
+    async def _released_process(self, job: Job) -> Verdict:
+        """The verdict on a run in a process, which has told nobody whether it left a checkpoint."""
+        with suppress(BrokerError, asyncio.CancelledError):
+            await self._followers.load_checkpoint(job)
+        return outcomes.released(job, self._config)
 
     async def _ended_by_call(self, job: Job) -> Verdict:
         try:
             return await self._runner.cancelled(job)
         except asyncio.CancelledError:  # the worker's shutdown, while a hook of the task ran
-            return outcomes.cancelled(self._app, job)
+            return outcomes.cancelled(self._config, job)
 
     def _process_tasks(self) -> ProcessTasks:
         if self._processes is None:
@@ -248,26 +312,38 @@ class Slots:
 
     def _finish(self, key: Key, verdict: Verdict, seconds: float | None = None) -> None:
         """Settle; `seconds` is the time the run took, if there was one."""
+        job = self._jobs.get(key)
+        if verdict.outcome.action in _ENDS and self._is_followed(key, job, verdict, seconds):
+            return
         del self._running[key]
-        job = self._jobs.pop(key, None)
+        self._jobs.pop(key, None)
+        settled = None
+        is_done = verdict.outcome.action is Action.DONE
+        if job is not None and is_done and (job.flow.then or job.has_checkpoint):
+            settled = partial(self._followers.settled, job)
         if verdict.is_settled:
-            self._settler.forget(key)
-            self._tell_settled(verdict)
+            self._let_go(key, verdict, settled)
         else:
             verdict.outcome.delivery = self._settler.held[key]
-            self._settler.add(verdict.outcome)
+            self._settler.add(verdict.outcome, settled)
         self._ended.set()
         if job is not None and seconds is not None:
-            self._ahead.note(perf_counter() - job.slot_since)
+            self._prefetched.note(perf_counter() - job.slot_since)
+        if verdict.word == "postponed" and isinstance(verdict.exception, NotYetKnown):
+            self._unknown.note(verdict.outcome.delivery, verdict.exception)
         if listened_to:
-            tell_ended(verdict, job, self._app.config)
+            tell_ended(verdict, job, self._config)
         if logger.isEnabledFor(verdict.level):
             fields = verdict.fields(job, seconds or 0.0)
             error = None if verdict.is_expected else verdict.exception
             logger.log(verdict.level, "task %s", verdict.word, extra=fields, exc_info=error)
 
-    def _tell_settled(self, verdict: Verdict) -> None:
-        if (joining := self._app.joining) is not None:
+    def _let_go(self, key: Key, verdict: Verdict, settled: Callable[[], None] | None) -> None:
+        """Let go of what the task's own transaction has settled."""
+        self._settler.forget(key)
+        if settled is not None:
+            settled()
+        if (joining := self._runner.joining) is not None:
             joining.tell_settled(verdict.outcome)
 
     def is_settling(self, delivery: Delivery) -> bool:
@@ -275,12 +351,46 @@ class Slots:
         job = self._jobs.get((delivery.queue, delivery.id))
         return job is not None and job.atomic is not None and job.atomic.is_settling
 
+    def _is_followed(
+        self, key: Key, job: Job | None, verdict: Verdict, seconds: float | None
+    ) -> bool:
+        """Begin to see to what comes after a call that has ended; `False` if nothing does."""
+        if job is None:  # a message that cannot be run here may be part of a batch all the same
+            flow = flow_of(self._settler.held[key].body, self._config)
+            if flow.place is None or key in self._unrecognised:
+                self._unrecognised.discard(key)
+                return False
+            self._unrecognised.add(key)
+        elif job.flow is NO_FLOW or job.has_followed:
+            return False
+        else:
+            flow, job.has_followed = job.flow, True
+        self._running[key] = self._loop.create_task(self._follow(key, flow, job, verdict, seconds))
+        return True
+
+    async def _follow(
+        self, key: Key, flow: Flow, job: Job | None, verdict: Verdict, seconds: float | None
+    ) -> None:
+        try:
+            if job is not None:
+                verdict = await self._followers.see_to(job, verdict)
+            else:
+                await self._followers.tell_batch(flow, verdict)
+        except asyncio.CancelledError:  # the worker's shutdown; the next run finds what was done
+            verdict = _released(self._settler.held[key])
+        except Exception as e:
+            logger.exception("what follows a call could not be seen to", extra={"id": key[1]})
+            if job is not None:
+                reason = "what follows it cannot be put"
+                verdict = outcomes.dead(self._config, self._adapters, job, e, reason)
+        self._finish(key, verdict, seconds)
+
     # --- ending -------------------------------------------------------------------------
 
     def cancel_call(self, key: Key) -> None:
         """End a run for good, once: its call was cancelled. What it has done by then stands."""
         job = self._jobs.get(key)
-        if job is None or job.is_cancelled:
+        if job is None or job.is_cancelled or job.has_followed:
             return
         job.is_cancelled = True
         running = self._running[key]
@@ -288,13 +398,12 @@ class Slots:
             running.add_done_callback(lambda ended: self._note_unbegun(job, ended))
             running.cancel()
         elif self._rows.drop(key):
-            verdict = outcomes.cancelled(self._app, job)
-            self._running[key] = self._loop.create_task(self._conclude(job, verdict, None))
+            self._end_unbegun(key, outcomes.cancelled(self._config, job))
 
     def _note_unbegun(self, job: Job, ended: asyncio.Task[None]) -> None:
         """A run that was cancelled before its first step has no end of its own."""
         if self._running.get(job.key) is ended:
-            self._finish(job.key, outcomes.cancelled(self._app, job))
+            self._end_unbegun(job.key, outcomes.cancelled(self._config, job))
 
     async def cancel(self) -> None:
         """Cancel what runs and release what has ended; what ignores it is still there then."""
@@ -304,12 +413,12 @@ class Slots:
         tasks |= self._rows.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=CANCEL_SECONDS)
-        free = self._rows.let_go()
+        free = [job.key for job in self._rows.let_go()]
         for key, running in self._running.items():
             if running is not None and running.done():  # cancelled before its first step
-                free.append(self._jobs[key])
-        for job in free:
-            self._finish(job.key, outcomes.released(job))
+                free.append(key)
+        for key in free:
+            self._finish(key, _released(self._settler.held[key]))
 
     def alive(self) -> list[Delivery]:
         """What still runs although the event loop is closed; called in another thread."""
@@ -326,6 +435,13 @@ class Slots:
         if self._processes is not None:
             await self._processes.close()
 
+
+def _released(delivery: Delivery) -> Verdict:
+    return Verdict(Outcome(delivery, Action.RELEASE), "released")
+
+
+#: After these it is not run again.
+_ENDS = frozenset({Action.DONE, Action.DEAD})
 
 #: After these a message may be run by anyone, at once or later.
 _RUN_AGAIN = frozenset({Action.RETRY, Action.RELEASE, Action.POSTPONE})

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 from ..brokers import Action, Backoff, Consumer, Delivery, Outcome
 from ..errors import BrokerError
-from .poison_isolation import Suspects
-from .prefetching import PATIENCE_SECONDS, Ahead
+from .poison_isolation import PoisonIsolation
+from .prefetching import PATIENCE_SECONDS, Prefetched
 from .settling import Settler
 from .slots import Slots
 
@@ -36,8 +36,8 @@ class Taker:
         consumer: Consumer,
         settler: Settler,
         slots: Slots,
-        ahead: Ahead,
-        suspects: Suspects,
+        prefetched: Prefetched,
+        isolation: PoisonIsolation,
         concurrency: int,
         *,
         burst: bool,
@@ -45,8 +45,8 @@ class Taker:
         self._consumer = consumer
         self._settler = settler
         self._slots = slots
-        self._ahead = ahead
-        self._suspects = suspects
+        self._prefetched = prefetched
+        self._isolation = isolation
         self._concurrency = concurrency
         self._burst = burst
         self._backoff = Backoff()
@@ -57,8 +57,8 @@ class Taker:
             await self._until_others_may_run()
             free = self._concurrency - len(self._slots)
             self._slots.watch()
-            if self._ahead:
-                self._slots.begin(self._ahead.take(free))
+            if self._prefetched:
+                self._slots.begin(self._prefetched.take(free))
                 await self._until_slot_or_overdue()
             elif free <= 0:
                 await self._slots.until_one_ends()
@@ -68,7 +68,7 @@ class Taker:
     async def _fill(self, free: int) -> bool:
         """Take for the free slots; `False` when a burst is over."""
         try:
-            deliveries = await self._take(free + self._ahead.room)
+            deliveries = await self._take(free + self._prefetched.room)
         except BrokerError as e:
             await wait_for_broker("take", e, self._backoff)
             return True
@@ -91,12 +91,12 @@ class Taker:
     async def _begin(self, deliveries: list[Delivery], free: int) -> None:
         if self._settler.held:
             deliveries = self._slots.without_known(deliveries)
-        chosen, back = self._suspects.choose(deliveries, is_busy=bool(self._slots))
+        chosen, back = self._isolation.choose(deliveries, is_busy=bool(self._slots))
         if back:
             await self._settle_first(chosen, back)
         self._slots.begin(chosen[:free])
         if len(chosen) > free:
-            self._ahead.put(chosen[free:])
+            self._prefetched.put(chosen[free:])
         # The first steps of what was begun come first: what kills the worker there shall not make
         # a delivery count of messages that are on their way to it.
         await asyncio.sleep(0)
@@ -126,16 +126,16 @@ class Taker:
 
     async def _until_others_may_run(self) -> None:
         """Wait while a suspect runs alone, or until what runs has ended to leave it alone."""
-        while self._slots and (patience := self._suspects.patience_seconds()) > 0:
+        while self._slots and (patience := self._isolation.patience_seconds()) > 0:
             self._slots.watch()
             await self._slots.until_one_ends(patience)
-        self._suspects.waited()
+        self._isolation.waited()
 
     async def _until_slot_or_overdue(self) -> None:
         """Wait for a slot as long as the messages ahead may; then give them back."""
         if len(self._slots) >= self._concurrency:
             await self._slots.until_one_ends(PATIENCE_SECONDS)
-        self.give_back(self._ahead.overdue())
+        self.give_back(self._prefetched.overdue())
 
 
 async def wait_for_broker(step: str, error: BrokerError, backoff: Backoff) -> None:

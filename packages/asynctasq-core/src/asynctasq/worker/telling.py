@@ -76,4 +76,5 @@ def _call(job: Job) -> dict[str, Any]:
         "attempt": message.attempt,
         "deliveries": delivery.deliveries,
         "enqueued_at": message.enqueued_at,
+        "due": message.due_ms / 1000 if message.due_ms else None,
     }

@@ -29,13 +29,15 @@ from ..tasks.task import check_annotations, registry
 from ..wire.message import new_id
 from .atomic import check_atomic_tasks
 from .cancelling import end_cancelled
-from .execution import Runner, scoped_adapters
+from .execution import Runner
+from .following import Followers
 from .jobs import declared_queues
 from .leases import LeaseKeeper
 from .loop_watch import LoopWatch
+from .not_yet_known import NotYetKnownTasks
 from .outcomes import instead_of_refused
-from .poison_isolation import Suspects
-from .prefetching import Ahead
+from .poison_isolation import PoisonIsolation
+from .prefetching import Prefetched
 from .settling import Settler
 from .slots import Slots
 from .taking import Taker, wait_for_broker
@@ -107,8 +109,10 @@ class Worker:
         self._slots: Slots | None = None
         self._consumer: Consumer
         self._settler: Settler
+        self._followers: Followers
         self._taker: Taker
-        self._ahead: Ahead
+        self._prefetched: Prefetched
+        self._unknown: NotYetKnownTasks
         self._keeper: LeaseKeeper
         self._late: asyncio.Task[None] | None = None
 
@@ -167,7 +171,7 @@ class Worker:
             raise RuntimeError("this worker has run already: make another, a Worker runs once")
         self._has_run = True
         check_annotations(registry.values())
-        check_atomic_tasks(self._app, registry.values())
+        check_atomic_tasks(self._app.config, self._app.adapters, registry.values())
         check_schedules(self._app)
         self._loop = asyncio.get_running_loop()
         life = asyncio.create_task(self._live())
@@ -190,7 +194,10 @@ class Worker:
         self._consumer = self._app.open_broker().consumer(options)
         if not await self._connect():
             return
-        self._settler = Settler(self._consumer, partial(instead_of_refused, self._app))
+        self._unknown = NotYetKnownTasks(self._app.config)
+        self._settler = Settler(
+            self._consumer, partial(instead_of_refused, self._app.config, self._app.adapters)
+        )
         slots = self._furnish()
         self._keeper = self._lease_keeper(slots)
         self._slots = slots
@@ -200,6 +207,7 @@ class Worker:
         )
         settling = asyncio.create_task(self._settler.run())
         cancelling = asyncio.create_task(end_cancelled(self._app.open_broker(), slots))
+        noting = asyncio.create_task(self._unknown.run(self._app.open_broker()))
         try:
             await self._call_adapters("worker_started")
             if WorkerStarted in wanted:
@@ -211,9 +219,9 @@ class Worker:
         finally:
             self._stop.set()
             await self._wind_down(slots)
-            for beside in (services, settling, cancelling):
+            for beside in (services, settling, cancelling, noting):
                 beside.cancel()
-            await asyncio.wait({services, settling, cancelling})
+            await asyncio.wait({services, settling, cancelling, noting})
             await self._settle_the_last()
             watch.stop()
             self.left_running = bool(slots)
@@ -241,21 +249,24 @@ class Worker:
         app = self._app
         ThreadTracker.of(asyncio.get_running_loop())
         self._threads = ThreadPoolExecutor(self.concurrency, "asynctasq")
-        self._ahead = ahead = Ahead(self.concurrency)
+        self._prefetched = prefetched = Prefetched(self.concurrency)
+        self._followers = Followers(app.config, app.adapters, app.open_broker(), app.outbox)
         slots = Slots(
             self._settler,
-            Runner(app, self._threads, scoped_adapters(app)),
+            Runner(app.config, app.adapters, self._threads, app.joining),
             self._new_processes,
-            ahead,
+            prefetched,
             WaitingParents(self.concurrency, self.queues),
+            self._unknown,
+            self._followers,
             self._stop.is_set,
         )
         self._taker = Taker(
             self._consumer,
             self._settler,
             slots,
-            ahead,
-            Suspects(app.config.max_deliveries),
+            prefetched,
+            PoisonIsolation(app.config.max_deliveries),
             self.concurrency,
             burst=self.burst,
         )
@@ -264,7 +275,10 @@ class Worker:
     def _new_processes(self) -> ProcessTasks:
         from .process_tasks import ProcessTasks
 
-        return ProcessTasks(self._app, self.modules, self.children, self.max_tasks_per_child)
+        app, most = self._app, self.max_tasks_per_child
+        return ProcessTasks(
+            app.config, app.adapters, self.modules, self.children, most, app.joining
+        )
 
     def _lease_keeper(self, slots: Slots) -> LeaseKeeper:
         loop = asyncio.get_running_loop()
@@ -304,7 +318,7 @@ class Worker:
 
     async def _wind_down(self, slots: Slots) -> None:
         """Let what runs end within the grace time, and cancel the rest."""
-        self._taker.give_back(self._ahead.clear())
+        self._taker.give_back(self._prefetched.clear())
         emptied = asyncio.create_task(slots.until_empty())
         hurried = asyncio.create_task(self._hurry.wait())
         try:
@@ -324,6 +338,7 @@ class Worker:
         try:
             async with asyncio.timeout(LAST_SETTLE_SECONDS):
                 await self._settler.finish()
+                await self._followers.finish()
         except TimeoutError:
             logger.warning("stopped before the broker took the last outcomes")
 

@@ -27,8 +27,17 @@ from .consuming import (
     Outcome,
     WorkerInfo,
 )
-from .coordinating import Coordinating, KeyInUse, Policing, Remembering
-from .looking import DeadLetter, Finding, Looking, QueueStats
+from .coordinating import Coordinating, KeyInUse, Pausing, Policing, Remembering
+from .looking import (
+    DeadLetter,
+    Finding,
+    HeldMessage,
+    HeldPage,
+    HeldState,
+    Listing,
+    Looking,
+    QueueStats,
+)
 from .policies import LimitKey, Policy, RateKey, UniqueKey
 from .sending import MessageState, Outgoing, Sending
 from .tables import KeepingTables
@@ -44,13 +53,18 @@ __all__ = [
     "DeadLetter",
     "Delivery",
     "Finding",
+    "HeldMessage",
+    "HeldPage",
+    "HeldState",
     "KeepingTables",
     "KeyInUse",
     "LimitKey",
+    "Listing",
     "Looking",
     "MessageState",
     "Outcome",
     "Outgoing",
+    "Pausing",
     "Policing",
     "Policy",
     "QueueStats",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
@@ -16,6 +16,8 @@ class Delivery:
         deliveries: How often it was delivered, this time included; a release or a postponement
             takes one back.
         tag: The broker's own locator of the delivery.
+        pauses: Those of the queue (`Pausing`) in the step in which it was leased, by name;
+            `None` for none.
     """
 
     queue: str
@@ -23,6 +25,7 @@ class Delivery:
     body: bytes = field(repr=False)  # for what collects the variables of a traceback
     deliveries: int
     tag: Any
+    pauses: Mapping[str, bytes] | None = None
 
 
 class Action(Enum):
@@ -33,6 +36,7 @@ class Action(Enum):
     DEAD = "dead"
     RELEASE = "release"
     POSTPONE = "postpone"
+    PARK = "park"
 
 
 @dataclass(slots=True)
@@ -45,9 +49,12 @@ class Outcome:
             letters with `info` (and `body` in place of its own if that is given). RELEASE gives it
             back, to be delivered to anyone at once, ahead of what came later, as if this delivery
             had not been. POSTPONE makes it wait until `delay` seconds from now, with its body (or
-            `body` if that is given) and its delivery count as if this delivery had not been.
+            `body` if that is given) and its delivery count as if this delivery had not been. PARK
+            (only of a broker that is `Pausing`) makes it wait until the pause of this name is over,
+            as if this delivery had not been: what is over already does not keep it back.
         info: DEAD: bytes kept with the dead letter.
         result: DONE and DEAD: bytes to keep for `Sending.result` for `result_ttl` seconds.
+        pause: PARK: the name of the pause.
     """
 
     delivery: Delivery
@@ -57,6 +64,7 @@ class Outcome:
     info: bytes = b""
     result: bytes | None = None
     result_ttl: float = 0.0
+    pause: str = ""
 
 
 @dataclass(slots=True)
@@ -140,7 +148,10 @@ class Consumer(Protocol):
         """
 
     async def idle(self) -> bool:
-        """Whether its queues hold nothing waiting, delayed or running, by anyone."""
+        """Whether its queues hold nothing waiting, delayed or running, by anyone.
+
+        What a pause keeps back does not count, but for what is running.
+        """
 
     async def stop(self) -> None:
         """Release what is still leased to this consumer, withdraw the worker, close connections.

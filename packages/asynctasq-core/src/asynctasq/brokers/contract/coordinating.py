@@ -66,8 +66,41 @@ class KeyInUse:
 
 
 @runtime_checkable
+class Pausing(Protocol):
+    """Keeping messages back until somebody lets them go on.
+
+    A pause is a value with a name, kept with its queue. The pause whose name is empty holds the
+    queue: nothing of it is delivered, to nobody, from the step on in which it begins. What others
+    are for, consumers judge, since brokers know nothing of tasks: every delivery carries the
+    pauses of its queue, and a message that one of them is for is settled with `Action.PARK`.
+    Parked messages count as delayed; they can be cancelled, purged and replaced. Everything else
+    goes on during a pause, `put` above all.
+    """
+
+    async def pauses(self, queue: str) -> Mapping[str, bytes]:
+        """The pauses of a queue by name."""
+
+    async def pause(self, queue: str, name: str, value: bytes) -> None:
+        """Begin a pause; one of this name gets the new value.
+
+        Raises:
+            BrokerUnavailable: The server cannot be reached; calling again is harmless.
+        """
+
+    async def resume(self, queue: str, name: str) -> bool:
+        """End a pause; what is parked under its name waits again, before what came later.
+
+        Returns:
+            Whether there was one, or anything parked.
+
+        Raises:
+            BrokerUnavailable: Perhaps done in part; call again.
+        """
+
+
+@runtime_checkable
 class Remembering(Protocol):
-    """Small named values that belong to a queue: schedules, pauses, progress, checkpoints.
+    """Small named values that belong to a queue: schedules, progress, checkpoints.
 
     A value is at most some kilobytes; a kind holds at most some thousands of names.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from .consuming import WorkerInfo
 
@@ -33,6 +33,41 @@ class DeadLetter:
     body: bytes
     info: bytes
     died_at: float
+
+
+HeldState = Literal["waiting", "delayed", "running"]
+
+
+@dataclass(frozen=True, slots=True)
+class HeldMessage:
+    """A message that has been put and not ended.
+
+    Attributes:
+        deliveries: How often it was delivered, as `Delivery.deliveries`; 0 before the first time.
+        due: Unix time in seconds before which nobody may take it, while it is delayed; `None` while
+            it is parked until the end of a pause.
+        worker: Id of the worker that it is leased to, while it runs.
+    """
+
+    queue: str
+    id: str
+    body: bytes
+    state: HeldState
+    deliveries: int = 0
+    due: float | None = None
+    worker: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldPage:
+    """A part of the messages in one state.
+
+    Attributes:
+        after: Where the next page begins, as text that only its broker reads; `None` at the end.
+    """
+
+    messages: list[HeldMessage]
+    after: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,3 +122,28 @@ class Looking(Protocol):
 
     def describe(self) -> str:
         """Kind and address for a log line, never with a password."""
+
+
+@runtime_checkable
+class Listing(Protocol):
+    """Which messages a queue holds; a broker may do without."""
+
+    async def held(
+        self, queue: str, state: HeldState, *, limit: int = 100, after: str | None = None
+    ) -> HeldPage:
+        """A page of the messages in a state: waiting and delayed ones about as they will be taken.
+
+        Pages that are read one after the other hold each message once that stays where it is all
+        the while; one that moves may be left out, or come twice.
+
+        Args:
+            limit: Most messages of the page. It has fewer where they are large, or where others
+                had to be passed over; what a page costs does not grow with the queue.
+            after: `HeldPage.after` of the page before.
+
+        Raises:
+            ValueError: `after` is nothing that this broker gives.
+        """
+
+    async def find_held(self, queue: str, message_ids: Sequence[str]) -> list[HeldMessage]:
+        """Those of these messages that wait, are delayed or run, in any order."""

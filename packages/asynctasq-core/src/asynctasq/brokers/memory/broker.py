@@ -14,6 +14,9 @@ from .. import (
     DeadLetter,
     Delivery,
     Finding,
+    HeldMessage,
+    HeldPage,
+    HeldState,
     KeyInUse,
     MessageState,
     Outcome,
@@ -88,6 +91,16 @@ class MemoryBroker:
         wanted = set(message_ids)
         return [d for d in self.store.dead_letters(queue) if d.id in wanted]
 
+    async def held(
+        self, queue: str, state: HeldState, *, limit: int = 100, after: str | None = None
+    ) -> HeldPage:
+        """A page of the messages in a state."""
+        return self.store.held(queue, state, limit, after)
+
+    async def find_held(self, queue: str, message_ids: Sequence[str]) -> list[HeldMessage]:
+        """Those of these messages that wait, are delayed or run."""
+        return self.store.find_held(queue, message_ids)
+
     async def retry_dead(self, queue: str, bodies: Sequence[tuple[str, bytes]]) -> int:
         """Move dead letters back to waiting."""
         return self.store.retry_dead(queue, bodies)
@@ -115,6 +128,18 @@ class MemoryBroker:
     async def keys_in_use(self, queue: str, *, limit: int = 100) -> list[KeyInUse]:
         """The keys of policies."""
         return self.store.keys_in_use(queue, limit)
+
+    async def pauses(self, queue: str) -> Mapping[str, bytes]:
+        """The pauses of a queue by name."""
+        return self.store.pauses(queue)
+
+    async def pause(self, queue: str, name: str, value: bytes) -> None:
+        """Begin a pause."""
+        self.store.pause(queue, name, value)
+
+    async def resume(self, queue: str, name: str) -> bool:
+        """End a pause."""
+        return self.store.resume(queue, name)
 
     async def values(self, queue: str, kind: str) -> Mapping[str, bytes]:
         """All values of a kind."""

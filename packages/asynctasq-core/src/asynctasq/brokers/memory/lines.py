@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
 from .. import KeyInUse, RateKey
-from .messages import Message, Order, Stand
+from .messages import Order, Stand, StoredMessage
 
-_Heap = list[tuple[Order, Message]]
+_Heap = list[tuple[Order, StoredMessage]]
 _Pair = tuple[str | None, str | None]
 
 
@@ -23,7 +23,7 @@ _Pair = tuple[str | None, str | None]
 class _Line:
     """One pair of keys; a message of it that waits is in `first` or in `behind`."""
 
-    first: dict[str, Message] = field(default_factory=dict)
+    first: dict[str, StoredMessage] = field(default_factory=dict)
     behind: _Heap = field(default_factory=list)
     size: int = 0
 
@@ -63,7 +63,7 @@ class Lines:
         offer: Puts an OPEN message among what a take looks at.
     """
 
-    def __init__(self, offer: Callable[[Message], None]) -> None:
+    def __init__(self, offer: Callable[[StoredMessage], None]) -> None:
         self._offer = offer
         self._lines: dict[_Pair, _Line] = {}
         self._limits: dict[str, _Limit] = {}
@@ -73,7 +73,7 @@ class Lines:
 
     # --- messages come and go -----------------------------------------------------------
 
-    def enter(self, message: Message) -> None:
+    def enter(self, message: StoredMessage) -> None:
         """A message waits now; its order is set."""
         line = self._lines.setdefault(_pair(message), _Line())
         line.size += 1
@@ -83,7 +83,7 @@ class Lines:
         else:
             self._open(line, message)
 
-    def leave(self, message: Message) -> None:
+    def leave(self, message: StoredMessage) -> None:
         """A message that waited is taken or gone."""
         pair = _pair(message)
         line = self._lines[pair]
@@ -105,12 +105,12 @@ class Lines:
         else:
             self._open(line, following)
 
-    def begin(self, message: Message) -> None:
+    def begin(self, message: StoredMessage) -> None:
         """A message runs now."""
         if message.policy and message.policy.limit:
             self._limit(message.policy.limit.key).running.add(message.id)
 
-    def end(self, message: Message) -> None:
+    def end(self, message: StoredMessage) -> None:
         """A message that ran does not run any more."""
         if message.policy and message.policy.limit:
             limit = self._limit(message.policy.limit.key)
@@ -121,7 +121,7 @@ class Lines:
 
     # --- judging ------------------------------------------------------------------------
 
-    def may_run(self, message: Message, now: float) -> bool:
+    def may_run(self, message: StoredMessage, now: float) -> bool:
         """Whether an OPEN message may be delivered now, which is then counted; parked if not."""
         assert message.policy is not None
         limit, rate = message.policy.limit, message.policy.rate
@@ -142,7 +142,7 @@ class Lines:
             message.counted = True
         return True
 
-    def _conforms(self, message: Message, key: RateKey, now: float) -> bool:
+    def _conforms(self, message: StoredMessage, key: RateKey, now: float) -> bool:
         rate = self._rates.setdefault(key.key, _Rate(key))
         opens = rate.opens_at(key)
         if opens <= now:
@@ -153,9 +153,19 @@ class Lines:
             heappush(self._opening, (opens, key.key))
         return False
 
-    def _park(self, message: Message, stand: Stand, parked: _Heap) -> None:
+    def _park(self, message: StoredMessage, stand: Stand, parked: _Heap) -> None:
         message.stand = stand
         heappush(parked, (message.order, message))
+
+    def uncount(self, message: StoredMessage) -> None:
+        """Take back that a rate has counted a delivery; the next may come so much earlier."""
+        assert message.policy is not None
+        key = message.policy.rate
+        if key is not None and message.counted and key.key in self._rates:
+            rate = self._rates[key.key]
+            rate.tat -= key.interval_seconds
+            self._open_first(rate.parked, Stand.RATED)
+        message.counted = False
 
     # --- opening ------------------------------------------------------------------------
 
@@ -177,7 +187,7 @@ class Lines:
         """The time at which a rate opens; infinite if none will."""
         return self._opening[0][0] if self._opening else float("inf")
 
-    def _open_parked(self, message: Message) -> None:
+    def _open_parked(self, message: StoredMessage) -> None:
         """Let the next be judged, now that this OPEN one is taken or gone."""
         assert message.policy is not None
         limit, rate = message.policy.limit, message.policy.rate
@@ -190,7 +200,7 @@ class Lines:
         if message := _pop(parked, stand):
             self._open(self._lines[_pair(message)], message)
 
-    def _open(self, line: _Line, message: Message) -> None:
+    def _open(self, line: _Line, message: StoredMessage) -> None:
         line.first[message.id] = message
         message.stand = Stand.OPEN
         self._offer(message)
@@ -229,13 +239,13 @@ class Lines:
         return self._limits.setdefault(key, _Limit())
 
 
-def _pair(message: Message) -> _Pair:
+def _pair(message: StoredMessage) -> _Pair:
     assert message.policy is not None
     limit, rate = message.policy.limit, message.policy.rate
     return (limit.key if limit else None, rate.key if rate else None)
 
 
-def _pop(heap: _Heap, stand: Stand) -> Message | None:
+def _pop(heap: _Heap, stand: Stand) -> StoredMessage | None:
     """The first message of a heap that is still where it was when it came there."""
     while heap:
         order, message = heappop(heap)

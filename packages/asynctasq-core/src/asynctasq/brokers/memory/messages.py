@@ -24,7 +24,7 @@ class Stand(Enum):
 
 
 @dataclass(slots=True, eq=False)
-class Message:
+class StoredMessage:
     """A message.
 
     Attributes:
@@ -32,6 +32,7 @@ class Message:
         lease: Changes with each change of state, so that what names an earlier one is void.
         order: While it waits: its place among what waits.
         counted: Whether its rate has counted this delivery already, should it be delivered again.
+        parked: The name of the pause under which it is parked, while it is.
     """
 
     queue: str
@@ -49,6 +50,7 @@ class Message:
     order: Order = (0, 0, 0.0, 0)
     stand: Stand = Stand.OPEN
     counted: bool = False
+    parked: str = ""
 
     @property
     def has_line(self) -> bool:

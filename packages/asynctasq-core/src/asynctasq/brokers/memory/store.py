@@ -19,6 +19,9 @@ from .. import (
     ConsumerOptions,
     DeadLetter,
     Delivery,
+    HeldMessage,
+    HeldPage,
+    HeldState,
     KeyInUse,
     MessageState,
     Outcome,
@@ -28,9 +31,10 @@ from .. import (
 )
 from ..waiters import Waiters
 from .lines import Lines
-from .messages import DUE, NEW, RETURNED, Message, Order, Stand
+from .listing import page_of, shown
+from .messages import DUE, NEW, RETURNED, Order, Stand, StoredMessage
+from .remembered_values import RememberedValues
 from .unique import UniqueKeys
-from .values import Values
 
 
 class _Queue:
@@ -40,20 +44,23 @@ class _Queue:
         waiting: What a take looks at.
         delayed: `(due, serial, message)`.
         next_expiry: No lease of a running message ends before.
+        pauses: By name; replaced and not changed, since deliveries carry it.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.messages: dict[str, Message] = {}
-        self.waiting: list[tuple[Order, Message]] = []
-        self.delayed: list[tuple[float, int, Message]] = []
-        self.running: dict[str, Message] = {}
-        self.dead: dict[str, Message] = {}
+        self.messages: dict[str, StoredMessage] = {}
+        self.waiting: list[tuple[Order, StoredMessage]] = []
+        self.delayed: list[tuple[float, int, StoredMessage]] = []
+        self.running: dict[str, StoredMessage] = {}
+        self.dead: dict[str, StoredMessage] = {}
         self.next_expiry = float("inf")
+        self.pauses: dict[str, bytes] = {}
+        self.parked = 0
         self.unique = UniqueKeys()
         self.lines = Lines(self.offer)
 
-    def offer(self, message: Message) -> None:
+    def offer(self, message: StoredMessage) -> None:
         """Let takes look at a message that waits."""
         heappush(self.waiting, (message.order, message))
 
@@ -82,7 +89,7 @@ class MemoryStore:
         self._expiring: list[tuple[float, tuple[str, str]]] = []
         self._workers: dict[str, tuple[float, WorkerInfo]] = {}
         self._leads: dict[str, tuple[float, str]] = {}
-        self._values = Values(clock)
+        self._values = RememberedValues(clock)
         self._serial = count(1)
 
     def wake(self) -> None:
@@ -110,7 +117,7 @@ class MemoryStore:
             until = self.lease_clock() + options.lease_seconds
             for name in options.queues:
                 queue = self._current(name)
-                while queue.waiting and len(taken) < limit:
+                while queue.waiting and len(taken) < limit and "" not in queue.pauses:
                     order, message = heappop(queue.waiting)
                     if self._may_run(queue, message, order):
                         taken.append(self._lease(queue, message, options.worker.id, until))
@@ -120,7 +127,7 @@ class MemoryStore:
         """Seconds until time alone makes something ready; infinite when nothing will be."""
         with self._lock:
             now, lease_now = self.clock(), self.lease_clock()
-            current = [self._current(name) for name in queues]
+            current = [q for name in queues if "" not in (q := self._current(name)).pauses]
             expiring = [queue.next_expiry - lease_now for queue in current]
             due = [queue.delayed[0][0] - now for queue in current if queue.delayed]
             opening = [queue.lines.next_opening() - now for queue in current]
@@ -174,15 +181,30 @@ class MemoryStore:
         return released
 
     def busy(self, queues: Iterable[str]) -> bool:
-        """Whether any of the queues holds something that is not dead."""
+        """Whether any of the queues holds something that is neither dead nor kept back."""
         with self._lock:
-            return any(len(q.messages) > len(q.dead) for q in map(self._queue, queues))
+            return any(
+                q.running if "" in q.pauses else len(q.messages) > len(q.dead) + q.parked
+                for q in map(self._current, queues)
+            )
 
     def state(self, queue: str, message_id: str) -> MessageState | None:
         """Where the message is."""
         with self._lock:
             message = self._current(queue).messages.get(message_id)
             return message.state if message else None
+
+    def held(self, queue: str, state: HeldState, limit: int, after: str | None) -> HeldPage:
+        """A page of the messages in a state."""
+        with self._lock:
+            return page_of(self._current(queue).messages.values(), state, limit, after)
+
+    def find_held(self, queue: str, message_ids: Iterable[str]) -> list[HeldMessage]:
+        """Those of these messages that wait, are delayed or run."""
+        with self._lock:
+            known = self._current(queue).messages
+            found = [known[i] for i in dict.fromkeys(message_ids) if i in known]
+            return [shown(message) for message in found if message.state != "dead"]
 
     def remove(
         self, queue: str, message_ids: Iterable[str] | None, states: Container[MessageState]
@@ -280,6 +302,30 @@ class MemoryStore:
             found = q.unique.in_use(now) + q.lines.in_use(now)
         return sorted(found, key=lambda key: (-key.waiting, key.kind, key.key))[:limit]
 
+    def pauses(self, queue: str) -> dict[str, bytes]:
+        """The pauses of a queue by name."""
+        with self._lock:
+            return dict(self._queue(queue).pauses)
+
+    def pause(self, name: str, pause: str, value: bytes) -> None:
+        """Begin a pause."""
+        with self._lock:
+            queue = self._queues.setdefault(name, _Queue(name))
+            queue.pauses = {**queue.pauses, pause: bytes(value)}
+        self.takers.wake()  # a consumer in burst mode may be done now
+
+    def resume(self, name: str, pause: str) -> bool:
+        """End a pause, and let what is parked under its name go on."""
+        with self._lock:
+            queue = self._queue(name)
+            was_paused = pause in queue.pauses
+            queue.pauses = {n: v for n, v in queue.pauses.items() if n != pause}
+            parked = [m for m in queue.messages.values() if m.parked == pause] if pause else []
+            for message in sorted(parked, key=lambda m: m.place):
+                self._wait(queue, message, RETURNED)
+        self.takers.wake()
+        return was_paused or bool(parked)
+
     def values(self, queue: str, kind: str) -> dict[str, bytes]:
         """All values of a kind."""
         with self._lock:
@@ -342,7 +388,7 @@ class MemoryStore:
         return holder or (new.id if known is not None else None)
 
     def _add(self, queue: _Queue, new: Outgoing) -> None:
-        message = Message(
+        message = StoredMessage(
             new.queue, new.id, bytes(new.body), next(self._serial), new.priority, new.policy
         )
         queue.messages[new.id] = message
@@ -352,7 +398,7 @@ class MemoryStore:
         else:
             self._delay(queue, message, new.due)
 
-    def _may_run(self, queue: _Queue, message: Message, order: Order) -> bool:
+    def _may_run(self, queue: _Queue, message: StoredMessage, order: Order) -> bool:
         """Whether what was found among what waits is still there, and may run."""
         if message.state != "waiting" or message.order != order:
             return False
@@ -382,17 +428,20 @@ class MemoryStore:
         queue.lines.open_rates(now)
         return queue
 
-    def _move(self, queue: _Queue, message: Message, state: MessageState, at: float) -> int:
+    def _move(self, queue: _Queue, message: StoredMessage, state: MessageState, at: float) -> int:
         """Change the state; what was entered or leased before is valid no longer."""
         queue.running.pop(message.id, None)
         queue.dead.pop(message.id, None)
+        if message.parked:
+            message.parked = ""
+            queue.parked -= 1
         was, message.state = message.state, state
         message.at, message.lease = at, next(self._serial)
         if message.policy is not None:
             self._note_move(queue, message, was)
         return message.lease
 
-    def _note_move(self, queue: _Queue, message: Message, was: MessageState) -> None:
+    def _note_move(self, queue: _Queue, message: StoredMessage, was: MessageState) -> None:
         """Tell the lines and the keys of a message with a policy."""
         if message.has_line:
             if was == "waiting":
@@ -406,7 +455,9 @@ class MemoryStore:
         if message.state == "dead":
             queue.unique.ended(message)
 
-    def _wait(self, queue: _Queue, message: Message, rank: int, place: float | None = None) -> None:
+    def _wait(
+        self, queue: _Queue, message: StoredMessage, rank: int, place: float | None = None
+    ) -> None:
         serial = self._move(queue, message, "waiting", 0.0)
         place = message.place if place is None else place
         message.order = (-message.priority, rank, place, serial)
@@ -415,23 +466,34 @@ class MemoryStore:
         else:
             queue.offer(message)
 
-    def _delay(self, queue: _Queue, message: Message, due: float) -> None:
+    def _delay(self, queue: _Queue, message: StoredMessage, due: float) -> None:
         serial = self._move(queue, message, "delayed", due)
         heappush(queue.delayed, (due, serial, message))
 
-    def _lease(self, queue: _Queue, message: Message, owner: str, until: float) -> Delivery:
+    def _park(self, queue: _Queue, message: StoredMessage, pause: str) -> None:
+        """Undo what the delivery has done to its key and its rate, and keep it back."""
+        message.deliveries -= 1
+        if message.policy is not None:
+            queue.unique.take_again(message, self.clock())
+            queue.lines.uncount(message)
+        self._move(queue, message, "delayed", float("inf"))
+        message.parked = pause
+        queue.parked += 1
+
+    def _lease(self, queue: _Queue, message: StoredMessage, owner: str, until: float) -> Delivery:
         lease = self._move(queue, message, "running", until)
         queue.running[message.id] = message
         queue.next_expiry = min(queue.next_expiry, until)
         message.owner = owner
         message.deliveries += 1
-        return Delivery(message.queue, message.id, message.body, message.deliveries, lease)
+        pauses = queue.pauses or None
+        return Delivery(message.queue, message.id, message.body, message.deliveries, lease, pauses)
 
-    def _held(self, delivery: Delivery) -> Message | None:
+    def _held(self, delivery: Delivery) -> StoredMessage | None:
         message = self._queue(delivery.queue).running.get(delivery.id)
         return message if message is not None and message.lease == delivery.tag else None
 
-    def _apply(self, message: Message, outcome: Outcome) -> None:
+    def _apply(self, message: StoredMessage, outcome: Outcome) -> None:
         queue = self._queues[message.queue]
         if outcome.result is not None and outcome.action in (Action.DONE, Action.DEAD):
             self._keep(message.queue, message.id, outcome.result, outcome.result_ttl)
@@ -443,6 +505,8 @@ class MemoryStore:
             message.deliveries = 0 if outcome.action is Action.RETRY else message.deliveries - 1
             message.counted = False
             self._delay(queue, message, self.clock() + outcome.delay)
+        elif outcome.action is Action.PARK and outcome.pause in queue.pauses:
+            self._park(queue, message, outcome.pause)
         elif outcome.action is Action.DEAD:
             message.info = bytes(outcome.info)
             self._move(queue, message, "dead", self.clock())
@@ -451,7 +515,7 @@ class MemoryStore:
             message.deliveries -= 1
             self._wait(queue, message, RETURNED)
 
-    def _forget(self, message: Message) -> None:
+    def _forget(self, message: StoredMessage) -> None:
         queue = self._queues[message.queue]
         self._move(queue, message, "dead", 0.0)
         del queue.messages[message.id]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 
 from .. import KeyInUse, Policy, UniqueKey
-from .messages import Message
+from .messages import StoredMessage
 
 
 @dataclass(slots=True)
@@ -34,7 +34,7 @@ class UniqueKeys:
         taken = self._taken.get(policy.unique.key)
         return taken.holder if taken else None
 
-    def take(self, message: Message, now: float) -> None:
+    def take(self, message: StoredMessage, now: float) -> None:
         """A message that was added has its key now, unless it has it already."""
         key = message.policy.unique if message.policy else None
         if key is None or key.key in self._taken:
@@ -44,12 +44,20 @@ class UniqueKeys:
         if key.lasts_seconds is not None:
             heappush(self._expiring, (expires, key.key))
 
-    def started(self, message: Message) -> None:
+    def started(self, message: StoredMessage) -> None:
         """A message was delivered."""
         if message.policy and message.policy.unique and message.policy.unique.until == "started":
             self.ended(message)
 
-    def ended(self, message: Message) -> None:
+    def take_again(self, message: StoredMessage, now: float) -> None:
+        """A message was not to be delivered yet: what that has freed is its own if still free."""
+        key = message.policy.unique if message.policy else None
+        if key is None or key.until != "started" or key.lasts_seconds is not None:
+            return
+        if self.holder(message.policy, now) is None:
+            self.take(message, now)
+
+    def ended(self, message: StoredMessage) -> None:
         """A message is done, dead or removed."""
         key = message.policy.unique if message.policy else None
         if key is None:

@@ -17,31 +17,40 @@ from .. import (
     ConsumerOptions,
     DeadLetter,
     Finding,
+    HeldMessage,
+    HeldPage,
+    HeldState,
     KeyInUse,
     MessageState,
     Outgoing,
     QueueStats,
     WorkerInfo,
 )
+from ..parking import PAUSES, pause_number
+from . import listing
 from .asks import in_use, is_asking, packed
-from .checks import check_server
+from .awaited_results import AwaitedResults
 from .config import RedisConfig
 from .consumer import RedisConsumer
+from .doctor import check_server
 from .keys import Keys
 from .registry import alive_workers, release_worker, withdrawal
-from .results import Results
 from .scripts import (
     CANCEL,
     DEAD,
     FIND_DEAD,
+    FIND_HELD,
+    HELD,
     KEYS_IN_USE,
     LEAD,
+    PAUSE,
     PURGE,
     PURGE_DEAD,
     PUT,
     PUT_ASKING,
     REGISTER,
     REPLACE_VALUE,
+    RESUME,
     RETRY_DEAD,
     SET_VALUE,
     STATE,
@@ -78,7 +87,7 @@ class RedisBroker:
         self.timeout_seconds = config.timeout
         self._server = Server(config)
         self._keys = Keys(config.key_prefix)
-        self._results = Results(self._server)
+        self._results = AwaitedResults(self._server)
         self._known_queues: set[str] = set()
 
     async def put(self, messages: Sequence[Outgoing]) -> Mapping[str, str] | None:
@@ -183,6 +192,25 @@ class RedisBroker:
         rows = zip(page[::3], page[1::3], page[2::3], strict=True)
         return passed, [_dead_letter(queue, *row) for row in rows]
 
+    async def held(
+        self, queue: str, state: HeldState, *, limit: int = 100, after: str | None = None
+    ) -> HeldPage:
+        """A page of the messages in a state; see `Listing.held`."""
+        keys = self._keys.of(queue)
+        command = HELD(keys[:4], *listing.begin(state, after), min(limit, listing.AT_ONCE))
+        return listing.page(queue, await self._server.insist(keys.stream, command))
+
+    async def find_held(self, queue: str, message_ids: Sequence[str]) -> list[HeldMessage]:
+        """Those of these messages that wait, are delayed or run."""
+        keys, left = self._keys.of(queue), list(dict.fromkeys(message_ids))
+        found: list[HeldMessage] = []
+        while left:
+            command = FIND_HELD(keys[:4], *left[: listing.AT_ONCE])
+            looked_at, texts = await self._server.insist(keys.stream, command)
+            found += listing.messages(queue, texts)
+            del left[:looked_at]
+        return found
+
     async def retry_dead(self, queue: str, bodies: Sequence[tuple[str, bytes]]) -> int:
         """Move dead letters back to waiting; see `Broker.retry_dead`."""
         keys = self._keys.of(queue)
@@ -239,6 +267,26 @@ class RedisBroker:
         command = KEYS_IN_USE(keys[:4], max(limit, _KEYS_AT_ONCE))
         return in_use(await self._server.insist(keys.stream, command), limit)
 
+    async def pauses(self, queue: str) -> Mapping[str, bytes]:
+        """The pauses of a queue by name."""
+        return await self.values(queue, PAUSES)
+
+    async def pause(self, queue: str, name: str, value: bytes) -> None:
+        """Begin a pause; see `Pausing.pause`."""
+        stream = self._keys.of(queue).stream
+        await self._put_and_register([(stream, PAUSE((stream,), name, value))], {queue})
+
+    async def resume(self, queue: str, name: str) -> bool:
+        """End a pause; see `Pausing.resume`."""
+        keys = self._keys.of(queue)
+        number = pause_number(name) if name else 0
+        command = RESUME(keys[:3], name, number, _AT_ONCE)
+        was_paused, woken = await self._server.insist(keys.stream, command)
+        some = woken
+        while some == _AT_ONCE:
+            _, some = await self._server.insist(keys.stream, command)
+        return bool(was_paused or woken)
+
     async def values(self, queue: str, kind: str) -> Mapping[str, bytes]:
         """All values of a kind; see `Remembering.values`."""
         key = self._keys.of(queue).kind(kind)
@@ -289,7 +337,8 @@ class RedisBroker:
             value or b"",
             int(expected is not None),
             expected or b"",
-            *_arguments(messages),
+            int(any(map(is_asking, messages))),
+            *(_asking_arguments if any(map(is_asking, messages)) else _arguments)(messages),
         )
         calls: list[Call] = [(keys.stream, command)]
         queues = {queue} if messages else set()

@@ -13,12 +13,12 @@ from ...errors import BrokerError, BrokerUnavailable, OutcomesRefused
 from .. import Action, ConsumerOptions, Delivery, Outcome
 from .failures import denial, is_about_size
 from .keys import Keys
-from .lane import Lane
 from .registry import announcement, release_worker, withdrawal
 from .renewal import Renewal
-from .scripts import RIGHTS, Command
+from .scripts import IDLE, RIGHTS, Command
 from .server import Call, Server
-from .settling import Settlement, settlements
+from .settlements import Settlement, settlements
+from .shard import Shard
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +33,8 @@ _UNCLAIMED_SECONDS = 0.05
 class RedisConsumer:
     """One worker process's end of the queues.
 
-    Queues that live in one place (all, unless the server is a cluster) form a lane: one round trip
-    serves the whole lane. With several lanes each has a blocking read of its own, which outlives
+    Queues that live in one place (all, unless the server is a cluster) form a shard: one round trip
+    serves the whole shard. With several shards each has a blocking read of its own, which outlives
     the call that started it for a moment; what it brings in is handed out by the next call, or
     released if that does not come soon.
     """
@@ -46,8 +46,8 @@ class RedisConsumer:
         name = f"{options.worker.id}~{round(options.lease_seconds * 1000)}".encode()
         self._consumer = name
         groups = [(q,) for q in options.queues] if server.is_cluster else [options.queues]
-        self._lanes = [Lane(server, keys, group, name) for group in groups]
-        self._readers: dict[Lane, asyncio.Task[None]] = {}
+        self._shards = [Shard(server, keys, group, name) for group in groups]
+        self._readers: dict[Shard, asyncio.Task[None]] = {}
         self._arrived: list[Delivery] = []
         self._is_taking = False
         #: Taken over from a lease that was released or lost: the tag of the latest delivery.
@@ -75,7 +75,7 @@ class RedisConsumer:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_seconds
         self._is_taking = True
-        if self._sweeps_first:
+        if self._sweeps_first or any(shard.is_fenced for shard in self._shards):
             self._sweep_at = 0.0
         try:
             while True:
@@ -184,13 +184,12 @@ class RedisConsumer:
         return tag is not delivery.tag
 
     async def idle(self) -> bool:
-        """Whether its queues hold nothing but dead letters."""
+        """Whether its queues hold nothing but dead letters and what pauses keep back."""
         calls: list[Call] = []
         for queue in self._options.queues:
             keys = self._keys.of(queue)
-            calls.append((keys.stream, (b"XLEN", keys.stream)))
-            calls.append((keys.stream, (b"ZCARD", keys.delayed)))
-        return not any(await self._server.call_many(calls))
+            calls.append((keys.stream, IDLE((keys.stream, keys.delayed))))
+        return all(await self._server.call_many(calls))
 
     async def stop(self) -> None:
         """Release what is leased and withdraw; see `Consumer.stop`."""
@@ -221,18 +220,18 @@ class RedisConsumer:
 
     def _note_wake_ups(self) -> None:
         """Sweep next if a read has met an entry that only wakes."""
-        for lane in self._lanes:
-            if lane.is_woken:
-                lane.is_woken = False
+        for shard in self._shards:
+            if shard.is_woken:
+                shard.is_woken = False
                 self._sweep_at = 0.0
 
     async def _sweep(self, limit: int, found: list[Delivery]) -> None:
         now = asyncio.get_running_loop().time()
         next_sweep = SWEEP_SECONDS
         failure: BrokerUnavailable | None = None
-        for lane in self._lanes:
+        for shard in self._shards:
             try:
-                sweep = await lane.sweep(max(0, limit - len(found)))
+                sweep = await shard.sweep(max(0, limit - len(found)))
             except BrokerUnavailable as e:
                 failure = e
                 continue
@@ -247,11 +246,11 @@ class RedisConsumer:
 
     async def _read_present(self, limit: int, found: list[Delivery]) -> None:
         failure: BrokerUnavailable | None = None
-        for lane in self._lanes:
+        for shard in self._shards:
             if len(found) >= limit:
                 return
             try:
-                deliveries = await lane.read_present(limit - len(found))
+                deliveries = await shard.read_present(limit - len(found))
             except BrokerUnavailable as e:
                 failure = e
                 continue
@@ -260,27 +259,27 @@ class RedisConsumer:
             raise failure
 
     async def _wait(self, limit: int, wait_seconds: float) -> list[Delivery]:
-        if len(self._lanes) == 1:
-            return await self._lanes[0].read_next(limit, wait_seconds)
+        if len(self._shards) == 1:
+            return await self._shards[0].read_next(limit, wait_seconds)
         if wait_seconds <= 0:
             return []
-        for lane in self._lanes:
-            if lane not in self._readers:
-                self._readers[lane] = asyncio.create_task(self._read_into_arrived(lane))
+        for shard in self._shards:
+            if shard not in self._readers:
+                self._readers[shard] = asyncio.create_task(self._read_into_arrived(shard))
         done, _ = await asyncio.wait(
             self._readers.values(), timeout=wait_seconds, return_when=asyncio.FIRST_COMPLETED
         )
-        for lane in self._lanes:
-            if self._readers[lane] in done:
-                failure = self._readers.pop(lane).exception()
+        for shard in self._shards:
+            if self._readers[shard] in done:
+                failure = self._readers.pop(shard).exception()
                 if failure and not self._arrived:
                     raise failure
         found, self._arrived = self._arrived, []
         return found
 
-    async def _read_into_arrived(self, lane: Lane) -> None:
+    async def _read_into_arrived(self, shard: Shard) -> None:
         # In two steps: `+=` would load the list before the wait, and bring back what it held then.
-        arrived = await lane.read_next(1, SWEEP_SECONDS)
+        arrived = await shard.read_next(1, SWEEP_SECONDS)
         self._arrived += arrived
         if self._arrived and not self._is_taking:
             await asyncio.sleep(_UNCLAIMED_SECONDS)

@@ -26,11 +26,11 @@ local function each_line()
 end
 
 each_line()
-for _, member in ipairs(redis.call('ZRANGEBYLEX', lines.judging, '[H', '(I', 'LIMIT', 0, most)) do
-  local limit, id = string.match(member, '^H([^%z]*)%z(.*)$')
-  if limit then
-    holders[#holders + 1] = limit
-    holders[#holders + 1] = id
+for _, entry in ipairs(redis.call('XRANGE', lines.admitted, '-', '+', 'COUNT', most)) do
+  local ask = asked(entry[2][6] or '')
+  if ask.has_limit and entry[2][2] then
+    holders[#holders + 1] = ask.limit
+    holders[#holders + 1] = entry[2][2]
   end
 end
 local function some_of(hash)

@@ -66,6 +66,35 @@ local function held(stream, consumer, entries, first, last)
   return deliveries
 end
 
+-- How many messages of a stream are leased.
+local function running_of(leased)
+  local summary, running = redis.pcall('XPENDING', leased, GROUP), 0
+  if not summary.err and summary[1] > 0 then
+    running = summary[1]
+    for _, consumer in ipairs(summary[4]) do
+      if consumer[1] == RELEASED then
+        running = running - consumer[2]
+      end
+    end
+  end
+  return running
+end
+
+-- The last entry that the group has read; nil without a group.
+local function last_read(stream)
+  local groups = redis.pcall('XINFO', 'GROUPS', stream)
+  for _, fields in ipairs(groups.err and {} or groups) do
+    local group = {}
+    for i = 1, #fields, 2 do
+      group[fields[i]] = fields[i + 1]
+    end
+    if group.name == GROUP then
+      return group['last-delivered-id']
+    end
+  end
+  return nil
+end
+
 -- Whether a look at a key finds a type that it can look at, or nothing.
 local function is_of_type(look)
   local reply = redis.pcall(unpack(look))

@@ -13,12 +13,12 @@
 -- The keys have the stream's name with another end, so that a sweep of queues without such messages
 -- need not send them:
 --   admitted  stream: those that passed; fields as in `stream`
---   judging   sorted set, all scores 0, of all that there is to look up, in its order:
---             O <order> <id>                   open
+--   open      sorted set, all scores 0: order and id of those that are open
+--   judging   sorted set, all scores 0, of what else there is to look up, in its order:
 --             B <limit> NUL <rate> NUL <order> <id>   in this line, in any stand
 --             L <limit> NUL <order> <id>       parked at its limit
 --             R <rate> NUL <order> <id>        parked at its rate
---             H <limit> NUL <id>               holds a place of this limit
+--   held      hash: limit -> how many that were admitted hold a place of it
 --   timers    sorted set by time in ms: R <rate> opens; T <rate> may be forgotten; U <key> is over
 --   rates     hash: rate -> time in ms up to which it is used up (`tat`), and when the next may pass;
 --             MARKED -> the last serial
@@ -39,49 +39,59 @@ local function lines_of(stream, ids, delayed, bodies)
   local prefix = string.sub(stream, 1, -7)
   return {
     stream = stream, ids = ids, delayed = delayed, bodies = bodies, admitted = prefix .. 'admitted',
-    judging = prefix .. 'judging', timers = prefix .. 'timers', rates = prefix .. 'rates',
+    open = prefix .. 'open', judging = prefix .. 'judging', held = prefix .. 'held',
+    timers = prefix .. 'timers', rates = prefix .. 'rates',
     unique = prefix .. 'unique', look = prefix .. 'passed',
   }
 end
 
 -- Whether the further keys hold what they should.
 local function lines_are_sound(lines)
-  return is_of_type({'XLEN', lines.admitted}) and is_of_type({'ZCARD', lines.judging})
+  return is_of_type({'XLEN', lines.admitted}) and is_of_type({'ZCARD', lines.open})
+    and is_of_type({'ZCARD', lines.judging}) and is_of_type({'HGET', lines.held, ''})
     and is_of_type({'ZCARD', lines.timers}) and is_of_type({'HGET', lines.rates, ''})
     and is_of_type({'HGET', lines.unique, ''})
 end
 
--- What a message asks for, by its extra; nothing where that is damaged.
-local function asked(extra)
-  local text = string.sub(extra, 6)
+local function text_in(value)
+  return type(value) == 'string' and not string.find(value, '\0', 1, true) and value or ''
+end
+
+local function number_in(value, least, most)
+  if type(value) ~= 'number' or value ~= value or value < least then
+    return type(value) == 'number' and value < least and least or 0
+  end
+  return value < most and value or most
+end
+
+local known_asks = {}
+
+-- What a message asks for, as its sender has packed it; nothing where that is damaged. Not to be changed.
+local function asked_by(text)
+  local ask = known_asks[text]
+  if ask then
+    return ask
+  end
   local is_packed, list = pcall(cmsgpack.unpack, #text <= 65536 and text or '')
   list = is_packed and type(list) == 'table' and list or {}
-  local function text_at(i)
-    local value = list[i]
-    return type(value) == 'string' and not string.find(value, '\0', 1, true) and value or ''
-  end
-  local function number_at(i, least, most)
-    local value = list[i]
-    return type(value) == 'number' and value == value and math.max(least, math.min(value, most)) or 0
-  end
-  local ask = {
-    text = text, priority = math.floor(number_at(1, -100, 100)),
-    limit = text_at(2), most = number_at(3, 0, 1e9),
-    rate = text_at(4), interval = number_at(5, 0, 1e12), burst = number_at(6, 0, 1e9),
-    unique = text_at(7), until_started = number_at(8, 0, 1) == 1, lasts = number_at(9, 0, 1e12),
-    replaces = number_at(10, 0, 1) == 1,
+  local limit, most = text_in(list[2]), number_in(list[3], 0, 1e9)
+  local rate, burst = text_in(list[4]), number_in(list[6], 0, 1e9)
+  limit, rate = most >= 1 and limit or '', burst >= 1 and rate or ''
+  ask = {
+    text = text, priority = math.floor(number_in(list[1], -100, 100)),
+    limit = limit, most = most, has_limit = limit ~= '',
+    rate = rate, interval = number_in(list[5], 0, 1e12), burst = burst, has_rate = rate ~= '',
+    unique = text_in(list[7]), until_started = list[8] == 1, lasts = number_in(list[9], 0, 1e12),
+    replaces = list[10] == 1,
+    has_line = limit ~= '' or rate ~= '', line = 'B' .. limit .. '\0' .. rate .. '\0',
   }
-  ask.has_limit = ask.limit ~= '' and ask.most >= 1
-  ask.has_rate = ask.rate ~= '' and ask.burst >= 1
-  if not ask.has_limit then
-    ask.limit = ''
-  end
-  if not ask.has_rate then
-    ask.rate = ''
-  end
-  ask.has_line = ask.has_limit or ask.has_rate
-  ask.line = 'B' .. ask.limit .. '\0' .. ask.rate .. '\0'
+  known_asks[text] = ask
   return ask
+end
+
+-- What a message asks for, by its extra.
+local function asked(extra)
+  return asked_by(string.sub(extra, 6))
 end
 
 -- Whether a place in `ids` is that of a message that asks for something.
@@ -103,10 +113,22 @@ local function to_asking(deliveries, counted, text)
   return head .. (counted and '\1' or '\0') .. text
 end
 
+-- Run a command with pairs of arguments, of which a script cannot give one too many at once.
+local function in_groups(command, key, pairs)
+  for i = 1, #pairs, 1000 do
+    redis.call(command, key, unpack(pairs, i, math.min(#pairs, i + 999)))
+  end
+end
+
 -- The first that begin so, in their order.
 local function first_of(lines, prefix, most)
   return redis.call(
     'ZRANGEBYLEX', lines.judging, '[' .. prefix, '(' .. prefix .. '\255', 'LIMIT', 0, most or 1)
+end
+
+-- The first that are open, as order and id.
+local function first_open(lines, most)
+  return redis.call('ZRANGE', lines.open, 0, (most or 1) - 1)
 end
 
 -- The order and the id at the end of what stands behind a prefix.
@@ -116,8 +138,8 @@ local function parts_of(member, prefix)
 end
 
 -- Places are told by stream entries: after which one, in ms and number, a message was put.
-local function new_order(lines, ask, rank, ms, number)
-  local serial = redis.call('HINCRBY', lines.rates, MARKED, 1)
+local function new_order(lines, ask, rank, ms, number, serial)
+  serial = serial or redis.call('HINCRBY', lines.rates, MARKED, 1)
   return string.format('%03d%d%014.0f%013.0f%06.0f', 100 - ask.priority, rank, serial, ms,
     math.min(number, 999999))
 end
@@ -127,28 +149,30 @@ local function stand(lines, id, kind, order)
 end
 
 local function open(lines, id, order)
-  redis.call('ZADD', lines.judging, 0, 'O' .. order .. id)
+  redis.call('ZADD', lines.open, 0, order .. id)
   stand(lines, id, 'O', order)
 end
 
 local function park(lines, id, order, kind, key)
-  redis.call('ZREM', lines.judging, 'O' .. order .. id)
+  redis.call('ZREM', lines.open, order .. id)
   redis.call('ZADD', lines.judging, 0, kind .. key .. '\0' .. order .. id)
   stand(lines, id, kind, order)
 end
 
--- Open the first that is parked at a limit ('L') or a rate ('R').
+-- Open the first that is parked at a limit ('L') or a rate ('R'); its order with its id, if there is one.
 local function open_parked(lines, kind, key)
   if key == '' then
-    return
+    return nil
   end
   local prefix = kind .. key .. '\0'
   local member = first_of(lines, prefix)[1]
-  if member then
-    local order, id = parts_of(member, prefix)
-    redis.call('ZREM', lines.judging, member)
-    open(lines, id, order)
+  if not member then
+    return nil
   end
+  local order, id = parts_of(member, prefix)
+  redis.call('ZREM', lines.judging, member)
+  open(lines, id, order)
+  return order .. id
 end
 
 -- A message waits from now on.
@@ -169,7 +193,10 @@ end
 
 -- A message that waited is admitted or gone; whoever calls sees to its record and its place in `ids`.
 local function leave(lines, id, ask, kind, order)
-  local key_of = {O = 'O', L = 'L' .. ask.limit .. '\0', R = 'R' .. ask.rate .. '\0', B = ask.line}
+  local key_of = {L = 'L' .. ask.limit .. '\0', R = 'R' .. ask.rate .. '\0', B = ask.line}
+  if kind == 'O' then
+    redis.call('ZREM', lines.open, order .. id)
+  end
   redis.call('ZREM', lines.judging, ask.line .. order .. id, (key_of[kind] or kind) .. order .. id)
   if ask.has_line then
     local following = first_of(lines, ask.line)[1]
@@ -217,47 +244,35 @@ local function free_key(lines, id, ask)
   end
 end
 
--- A message that was admitted does not run any more.
-local function free_place(lines, id, ask)
-  if ask.has_limit then
-    redis.call('ZREM', lines.judging, 'H' .. ask.limit .. '\0' .. id)
-    open_parked(lines, 'L', ask.limit)
-  end
-end
-
 -- The time up to which a rate is used up.
 local function tat_of(lines, rate)
   return tonumber(string.match(redis.call('HGET', lines.rates, rate) or '', '^%S+')) or 0
 end
 
--- Whether an open message may pass now, and then it is counted; parked if not.
-local function may_pass(lines, id, ask, order, counted, now)
+-- Undo what the delivery of a message has done to its rate and to its key, for it did not run.
+local function take_back_delivery(lines, id, ask, now)
+  if ask.has_rate then
+    local tat = tat_of(lines, ask.rate) - ask.interval
+    local opens = tat - (ask.burst - 1) * ask.interval
+    redis.call('HSET', lines.rates, ask.rate, string.format('%.3f %.3f', tat, opens))
+    open_parked(lines, 'R', ask.rate)  -- it is judged again
+  end
+  if ask.until_started and ask.lasts == 0 then
+    take_key(lines, id, ask, now)
+  end
+end
+
+-- A message that was admitted does not run any more.
+local function free_place(lines, ask)
   if ask.has_limit then
-    local prefix = 'H' .. ask.limit .. '\0'
-    local count = redis.call('ZLEXCOUNT', lines.judging, '[' .. prefix, '(' .. prefix .. '\255')
-    if count >= ask.most then
-      park(lines, id, order, 'L', ask.limit)
-      open_parked(lines, 'R', ask.rate)
-      return false
+    local left = (tonumber(redis.call('HGET', lines.held, ask.limit) or 0) or 0) - 1
+    if left > 0 then
+      redis.call('HSET', lines.held, ask.limit, left)
+    else
+      redis.call('HDEL', lines.held, ask.limit)
     end
+    open_parked(lines, 'L', ask.limit)
   end
-  if ask.has_rate and not counted then
-    local tat, slack = tat_of(lines, ask.rate), (ask.burst - 1) * ask.interval
-    local opens = tat - slack
-    if opens > now then
-      park(lines, id, order, 'R', ask.rate)
-      redis.call('ZADD', lines.timers, 'LT', math.ceil(opens), 'R' .. ask.rate)
-      open_parked(lines, 'L', ask.limit)
-      return false
-    end
-    tat = math.max(now, tat) + ask.interval
-    redis.call('HSET', lines.rates, ask.rate, string.format('%.3f %.3f', tat, tat - slack))
-    redis.call('ZADD', lines.timers, math.ceil(tat), 'T' .. ask.rate)
-  end
-  if ask.has_limit then
-    redis.call('ZADD', lines.judging, 0, 'H' .. ask.limit .. '\0' .. id)
-  end
-  return true
 end
 
 -- Do what time alone brings about.
@@ -283,7 +298,7 @@ local function give_back(lines, entry, fields, deliveries)
   local ask = asked(extra)
   redis.call('XACK', lines.admitted, GROUP, entry)
   redis.call('XDEL', lines.admitted, entry)
-  free_place(lines, id, ask)
+  free_place(lines, ask)
   extra = to_asking(earlier(extra) + deliveries, is_counted(extra), ask.text)
   enter(lines, id, ask, extra, fields[4], new_order(lines, ask, 0, 0, 0))
 end
@@ -299,7 +314,7 @@ end
 
 -- After any change: when a sweep should look here; and an entry that wakes a consumer for what is open.
 local function look_again(lines, now)
-  if first_of(lines, 'O')[1] then
+  if first_open(lines)[1] then
     redis.call('ZADD', lines.delayed, 0, MARKED)
     if redis.call('HEXISTS', lines.ids, MARKED) == 0 then
       redis.call('HSET', lines.ids, MARKED, redis.call('XADD', lines.stream, '*', 'wake', ''))
@@ -326,7 +341,7 @@ local function remove_asking(lines, id, place)
     ask = asked(fields and fields[6] or '')
     redis.pcall('XACK', lines.admitted, GROUP, entry)
     redis.call('XDEL', lines.admitted, entry)
-    free_place(lines, id, ask)
+    free_place(lines, ask)
   else
     record = redis.call('HGET', lines.bodies, MARKED .. id)
     ask = asked(record and from_record(record) or '')

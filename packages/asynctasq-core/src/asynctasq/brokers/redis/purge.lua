@@ -21,13 +21,13 @@ local function remove_all_asking()
   lines = lines_of(stream, ids, delayed, bodies)
   drop_wake_up(lines)
   local found = {}
-  for _, kind in ipairs({'O', 'L', 'R', 'B'}) do
-    local members = redis.call(
-      'ZRANGEBYLEX', lines.judging, '[' .. kind, '(' .. kind .. '\255', 'LIMIT', 0, PAGE)
-    for _, member in ipairs(members) do
-      local behind = kind == 'O' and 2 or #string.match(member, kind == 'B' and '^.[^%z]*%z[^%z]*%z'
-        or '^.[^%z]*%z') + 1
-      found[#found + 1] = string.sub(member, behind + ORDER_LENGTH)
+  for _, member in ipairs(first_open(lines, PAGE)) do
+    found[#found + 1] = string.sub(member, 1 + ORDER_LENGTH)
+  end
+  for _, kind in ipairs({'L', 'R', 'B'}) do
+    for _, member in ipairs(first_of(lines, kind, PAGE)) do
+      local head = string.match(member, kind == 'B' and '^.[^%z]*%z[^%z]*%z' or '^.[^%z]*%z') or ''
+      found[#found + 1] = string.sub(member, #head + 1 + ORDER_LENGTH)
     end
   end
   for _, lease in ipairs(pending(lines.admitted, '-', '+', PAGE, RELEASED)) do
@@ -78,15 +78,8 @@ for _, lease in ipairs(pending(stream, '-', '+', PAGE, RELEASED)) do
   end
 end
 
-local after = '-'
-local groups = redis.pcall('XINFO', 'GROUPS', stream)
-for _, fields in ipairs(groups.err and {} or groups) do
-  for i = 1, #fields, 2 do
-    if fields[i] == 'last-delivered-id' and fields[i + 1] ~= '0-0' then
-      after = '(' .. fields[i + 1]
-    end
-  end
-end
+local read = fence_of(stream) or last_read(stream) or '0-0'
+local after = read == '0-0' and '-' or '(' .. read
 for _ = 1, PAGE do
   local entry = budget > 0 and redis.call('XRANGE', stream, after, '+', 'COUNT', 1)[1]
   if not entry then

@@ -18,7 +18,7 @@ from .keys import Keys
 from .registry import announcement
 from .scripts import RENEW
 from .server import Call, Server
-from .settling import ADMITTED, enclosing, entry_of
+from .settlements import ADMITTED, enclosing, entry_of
 
 #: Entries of one script call: Lua takes up to 8,000 values at once.
 _RENEWED_AT_ONCE = 1000

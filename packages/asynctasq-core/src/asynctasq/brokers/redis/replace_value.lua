@@ -7,7 +7,8 @@
 -- ARGV[3] value
 -- ARGV[4] '1' if a value is expected, '0' if none is
 -- ARGV[5] the expected one
--- ARGV[6...] messages (as in put.lua)
+-- ARGV[6] '1' if some of the messages ask for something, else '0'
+-- ARGV[7...] messages (as in put.lua, or in put_asking.lua)
 -- Returns 1 if the value was the expected one, else 0.
 
 local values, name, now = KEYS[5], ARGV[1], now_ms()
@@ -15,12 +16,18 @@ local value = unexpired(redis.call('HGET', values, name), now)
 if value ~= (ARGV[4] == '1' and ARGV[5] or nil) then
   return 0
 end
+local is_asking_put = ARGV[6] == '1'
+if is_asking_put and not may_put_asking(unpack(KEYS, 1, 4)) then
+  return redis.error_reply('WRONGTYPE a key of the queue holds another type')
+end
 if ARGV[2] == '1' then
   keep_value(values, name, ARGV[3], 0, now)
 else
   redis.call('HDEL', values, name)
 end
-if #ARGV > 5 then
-  put(KEYS[1], KEYS[2], KEYS[3], KEYS[4], ARGV, 6)
+if is_asking_put then
+  put_asking(KEYS[1], KEYS[2], KEYS[3], KEYS[4], ARGV, 7)
+elseif #ARGV > 6 then
+  put(KEYS[1], KEYS[2], KEYS[3], KEYS[4], ARGV, 7)
 end
 return 1

@@ -11,7 +11,8 @@ local calls = {
   {'XRANGE', probe, '-', '+'}, {'XACK', probe, GROUP, '0-1'},
   {'XCLAIM', probe, GROUP, RELEASED, 0, '0-1'}, {'XPENDING', probe, GROUP},
   {'XREADGROUP', 'GROUP', GROUP, RELEASED, 'STREAMS', probe, '>'},
-  {'XGROUP', 'CREATE', probe, GROUP, '0'}, {'XGROUP', 'DELCONSUMER', probe, GROUP, RELEASED},
+  {'XREAD', 'STREAMS', probe, '$'}, {'XGROUP', 'CREATE', probe, GROUP, '0'}, {'XGROUP', 'DELCONSUMER', probe, GROUP, RELEASED},
+  {'XGROUP', 'SETID', probe, GROUP, '0'}, {'XINFO', 'STREAM', probe},
   {'XINFO', 'CONSUMERS', probe, GROUP}, {'XINFO', 'GROUPS', probe},
   {'HGET', probe, 'id'}, {'HMGET', probe, 'id'}, {'HSET', probe, 'id', ''}, {'HDEL', probe, 'id'},
   {'HGETALL', probe}, {'HRANDFIELD', probe, 1}, {'HEXISTS', probe, 'id'}, {'HLEN', probe},
@@ -19,7 +20,7 @@ local calls = {
   {'HSCAN', probe, 0},
   {'ZADD', probe, 'XX', 0, 'id'}, {'ZREM', probe, 'id'}, {'ZCARD', probe}, {'ZSCORE', probe, 'id'},
   {'ZMSCORE', probe, 'id'}, {'ZRANGE', probe, 0, 0}, {'ZREVRANGE', probe, 0, 0},
-  {'ZRANGEBYSCORE', probe, 0, 0}, {'SMEMBERS', probe},
+  {'ZRANGEBYSCORE', probe, 0, 0}, {'ZCOUNT', probe, 0, 0}, {'SMEMBERS', probe},
   -- A set is made of an empty key; the one of another type, there for the moment, takes nothing.
   {'SET', probe, '', 'PX', 1}, {'SADD', probe, ''},
 }

@@ -11,8 +11,8 @@
 -- ARGV[4] n          number of messages that are done and keep no result
 -- ARGV[5...]         n stream entries, then their n message ids
 -- ARGV[5 + 2 n...]   for each other outcome 10 arguments: action ('done', 'retry', 'postpone',
---                    'dead', 'release'), entry, message id, delay in ms, '1' if a body is given, body,
---                    info, number of its key among the results or 0, result, its lifetime in ms
+--                    'park', 'dead', 'release'), entry, message id, delay in ms (to park: number of the
+--                    pause), '1' if a body is given, body, info (to park: name of the pause), number of its key among the results or 0, result, its lifetime in ms
 -- Returns the entries that the consumer no longer holds, and those whose outcome needs a key that holds
 -- another type: these stay as they are, and come back when their lease has run out.
 
@@ -49,7 +49,8 @@ end
 -- Complete the outcome by the body and the extra that its message goes on with.
 local function complete(outcome)
   outcome.extra = ''
-  if outcome.body_given and outcome.action ~= 'postpone' then
+  local is_put_off = outcome.action == 'postpone' or outcome.action == 'park'
+  if outcome.body_given and not is_put_off then
     return
   end
   local entry = redis.call('XRANGE', stream, outcome.entry, outcome.entry)[1]
@@ -57,7 +58,7 @@ local function complete(outcome)
   if not outcome.body_given then
     outcome.body = fields[4] or ''
   end
-  if outcome.action == 'postpone' then
+  if is_put_off then
     outcome.extra = to_extra(earlier(fields[6] or '') + deliveries[outcome.entry] - 1)
   end
 end
@@ -69,6 +70,9 @@ for i = 5 + 2 * plain, #ARGV, WIDTH do
     result_key = KEYS[6 + tonumber(ARGV[i + 7])], keeps = ARGV[i + 7] ~= '0',
     result = ARGV[i + 8], ttl = ARGV[i + 9],
   }
+  if outcome.action == 'park' and not is_paused(stream, outcome.info) then
+    outcome.action = 'release'
+  end
   if not deliveries[outcome.entry] or (outcome.action == 'dead' and not can_bury) then
     lost[#lost + 1] = outcome.entry
   elseif outcome.action == 'release' then
@@ -94,11 +98,13 @@ end
 local now = #others > 0 and now_ms()
 for _, outcome in ipairs(others) do
   local id, place = outcome.id, nil
-  local waits = outcome.action == 'retry' or outcome.action == 'postpone'
+  local parks = outcome.action == 'park'
+  local waits = outcome.action == 'retry' or outcome.action == 'postpone' or parks
   if waits and outcome.delay > 0 then
     local is_plain = outcome.extra == ''
     local member = is_plain and id or MARKED .. id
-    redis.call('ZADD', delayed, now + outcome.delay, member)
+    redis.call(
+      'ZADD', delayed, parks and parked_at(stream, outcome.delay) or now + outcome.delay, member)
     redis.call(
       'HSET', bodies, member, is_plain and outcome.body or to_record(outcome.extra, outcome.body))
     place = 'delayed'

@@ -5,19 +5,6 @@
 
 local stream, delayed, bodies, ids = KEYS[1], KEYS[2], KEYS[4], KEYS[5]
 
-local function running_of(leased)
-  local summary, running = redis.pcall('XPENDING', leased, GROUP), 0
-  if not summary.err and summary[1] > 0 then
-    running = summary[1]
-    for _, consumer in ipairs(summary[4]) do
-      if consumer[1] == RELEASED then
-        running = running - consumer[2]
-      end
-    end
-  end
-  return running
-end
-
 -- A key of another type holds no messages, and is not to hide the other queues.
 local function count(command, ...)
   local number = redis.pcall(command, ...)

@@ -12,7 +12,8 @@
 -- Returns {ms until the next sweep is worth while or -1, {indices from 0 of queues that hold keys of
 -- another type, left as they are}, {queue index from 0, claimed entries, their delivery counts, new
 -- entries}, ...}. Of a queue whose messages ask for something (see lines.lua), there may be several such
--- parts, each with a fifth element: 1 if its new entries are of `admitted`, else 0.
+-- parts, each with a fifth element: 1 if its new entries are of `admitted`, else 0. Of a queue that has
+-- pauses (see pausing.lua) comes first {queue index, its last entry, {name, pause, ...}}.
 
 local PAGE = 500
 local MOST_DUE = 200
@@ -42,6 +43,8 @@ local function promote(now, stream, ids, delayed, bodies)
       due[#due + 1] = member
     end
   end
+  -- What was parked is due at the number that it had (see resume.lua), and goes first in its line.
+  local resumed = lines and redis.call('ZCOUNT', delayed, '(0', PARKED_OF_ONE) or 0
   local moved = in_pages(due, function(page)
     local found = redis.call('HMGET', bodies, unpack(page))
     redis.call('ZREM', delayed, unpack(page))
@@ -55,13 +58,14 @@ local function promote(now, stream, ids, delayed, bodies)
           extra, body = from_record(body)
         end
         if is_asking(extra) then
-          local ask = asked(extra)
-          enter(lines, id_of(member), ask, extra, body, new_order(lines, ask, 1, now, 0))
+          local ask, rank = asked(extra), resumed > 0 and 0 or 1
+          enter(lines, id_of(member), ask, extra, body, new_order(lines, ask, rank, now * rank, 0))
         else
           places[#places + 1] = id_of(member)
           places[#places + 1] = add(stream, id_of(member), body, extra)
         end
       end
+      resumed = resumed - 1
     end
     if #places > 0 then
       redis.call('HSET', ids, unpack(places))
@@ -200,79 +204,64 @@ end
 
 -- The first entry that nobody has read: its id, ms and number.
 local function first_unread(stream)
-  local after = '-'
-  local groups = redis.pcall('XINFO', 'GROUPS', stream)
-  for _, fields in ipairs(groups.err and {} or groups) do
-    for i = 1, #fields, 2 do
-      if fields[i] == 'last-delivered-id' and fields[i + 1] ~= '0-0' then
-        after = '(' .. fields[i + 1]
-      end
-    end
-  end
+  local read = last_read(stream) or '0-0'
+  local after = read == '0-0' and '-' or '(' .. read
   return function(most)
     return redis.call('XRANGE', stream, after, '+', 'COUNT', most)
   end
 end
 
--- Whether an open message goes before an unread entry of the stream.
-local function goes_before(order, entry)
-  local priority = string.sub(order, 1, 3)
-  if not entry or priority ~= PRIORITY_0 then
-    return not entry or priority < PRIORITY_0
+-- The place of an unread entry of the stream, as it stands in an order; nil for none.
+local function place_of(entry)
+  if not entry then
+    return nil
   end
   local ms, number = string.match(entry[1], '^(%d+)-(%d+)$')
-  local own_ms, own_number = tonumber(string.sub(order, 19, 31)), tonumber(string.sub(order, 32, 37))
-  return own_ms < tonumber(ms) or (own_ms == tonumber(ms) and own_number < tonumber(number))
+  return string.format('%013.0f%06.0f', tonumber(ms), math.min(tonumber(number), 999999))
+end
+
+-- Whether an open message goes before what has this place.
+local function goes_before(order, place)
+  if not place then
+    return true
+  end
+  local priority = string.sub(order, 1, 3)
+  return priority < PRIORITY_0 or (priority == PRIORITY_0 and string.sub(order, 19, 37) < place)
 end
 
 local judged = 0
 
--- Admit the open message at the head: its entry; nil if it may not pass.
-local function admit(lines, order, id)
-  local record = redis.call('HGET', lines.bodies, MARKED .. id)
-  judged = judged + 1
-  if not record then
-    redis.call('ZREM', lines.judging, 'O' .. order .. id)
-    return nil
-  end
-  local extra, body = from_record(record)
-  local ask = asked(extra)
-  if not may_pass(lines, id, ask, order, is_counted(extra), now) then
-    return nil
-  end
-  leave(lines, id, ask, 'O', order)
-  extra = to_asking(earlier(extra), true, ask.text)
-  local entry = redis.call(
-    'XADD', lines.admitted, '*', 'id', id, 'body', body, 'extra', extra)
-  if ask.until_started then
-    free_key(lines, id, ask)
-  end
-  budget = budget - #body
-  return entry
-end
-
 -- Admit open messages in their order, as long as they go before the entry.
-local function admit_some(index, lines, entry)
-  local places, records = {}, {}
+local function admit_some(index, lines, before)
+  local limit_place = place_of(before)
+  local admission = new_admission(lines, now)
+  local places, records, entries, claimed = {}, {}, {}, {}
   while #records < room and judged < MOST_JUDGED and budget > 0 do
-    local member = first_of(lines, 'O')[1]
-    local order, id = parts_of(member or '', 'O')
-    if not member or not goes_before(order, entry) then
+    local head = admission:head(room - #records)
+    if not head or not goes_before(head, limit_place) then
       break
     end
-    local place = admit(lines, order, id)
-    if place then
+    judged = judged + 1
+    local entry = admission:admit(head)
+    if entry then
+      local id = entry[2][2]
       places[#places + 1] = id
-      places[#places + 1] = '*' .. place
+      places[#places + 1] = '*' .. entry[1]
       records[#records + 1] = MARKED .. id
+      entries[#entries + 1] = entry
+      claimed[#claimed + 1] = entry[1]
     end
   end
+  admission:write()
   if #records > 0 then
     redis.call('HDEL', lines.bodies, unpack(records))
     redis.call('HSET', lines.ids, unpack(places))
-    local read = redis.call('XREADGROUP', 'GROUP', GROUP, consumer, 'COUNT', #records, 'STREAMS',
-      lines.admitted, '>')
-    reply_with(index, {}, {}, read and read[1][2] or {}, 1)
+    -- As if it had read them, which would be dearer, as they are here already.
+    for _, word in ipairs({'RETRYCOUNT', 1, 'FORCE', 'JUSTID'}) do
+      claimed[#claimed + 1] = word
+    end
+    redis.call('XCLAIM', lines.admitted, GROUP, consumer, 0, unpack(claimed))
+    reply_with(index, {}, {}, entries, 1)
   end
 end
 
@@ -289,9 +278,9 @@ local function lease_asking(index, lines, stream, look)
   reply_with(index, claimed, counts, {}, 0)
   local unread = first_unread(stream)
   while room > 0 and budget > 0 and judged < MOST_JUDGED do
-    local head = first_of(lines, 'O')[1]
+    local head = first_open(lines)[1]
     local entries, count = unread(8), 0
-    while entries[count + 1] and not (head and goes_before(string.sub(head, 2), entries[count + 1])) do
+    while entries[count + 1] and not (head and goes_before(head, place_of(entries[count + 1]))) do
       count = count + 1
     end
     local left = room
@@ -301,7 +290,7 @@ local function lease_asking(index, lines, stream, look)
     else
       admit_some(index, lines, entries[1])
     end
-    if room == left and (count > 0 or first_of(lines, 'O')[1] == head) then
+    if room == left and (count > 0 or first_open(lines)[1] == head) then
       break
     end
   end
@@ -309,7 +298,37 @@ local function lease_asking(index, lines, stream, look)
   return more
 end
 
+-- Give back what is leased and has run out, of a queue that delivers nothing.
+local function let_go(stream, look)
+  if is_time_to_look(now, look) then
+    for _, entry in ipairs(expired(now, stream, look, MOST_DUE)) do
+      release(stream, entry[1], entry[4])
+    end
+  end
+end
+
+-- Tell the consumer of the pauses of a queue, in whose fence there is a gap from here on.
+local function tell_pauses(index, stream)
+  local fields, pauses = redis.call('HGETALL', pauses_key(stream)), {}
+  for i = 1, #fields, 2 do
+    pauses[i], pauses[i + 1] = fields[i], unexpired(fields[i + 1], now) or ''
+  end
+  lift(stream)
+  local info, last = redis.call('XINFO', 'STREAM', stream), '0-0'
+  for i = 1, #info, 2 do
+    last = info[i] == 'last-generated-id' and info[i + 1] or last
+  end
+  reply[#reply + 1] = {index, last, pauses}
+end
+
 local function look_after(index, stream, ids, delayed, bodies, look)
+  local is_fenced = fence_of(stream) ~= nil
+  local all_room, held = room, false
+  if is_fenced then
+    tell_pauses(index, stream)
+    held = is_held(stream)
+    room = held and 0 or room
+  end
   local nearest = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2]
   local are_asking, more, lines = false, false, nil
   if nearest and tonumber(nearest) <= now then
@@ -328,11 +347,18 @@ local function look_after(index, stream, ids, delayed, bodies, look)
   if nearest and tonumber(nearest) <= now then
     nearest = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2]
   end
-  if nearest and (next_ms < 0 or nearest - now < next_ms) then
+  if nearest and not held and (next_ms < 0 or nearest - now < next_ms) then
     next_ms = math.max(0, nearest - now)
   end
-  if more then
+  if more and not held then
     next_ms = 0
+  end
+  if held then
+    let_go(stream, look)
+    room = all_room
+  end
+  if is_fenced then
+    fence(stream)
   end
 end
 

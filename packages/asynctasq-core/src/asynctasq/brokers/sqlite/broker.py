@@ -17,18 +17,23 @@ from .. import (
     ConsumerOptions,
     DeadLetter,
     Finding,
+    HeldMessage,
+    HeldPage,
+    HeldState,
     KeyInUse,
     MessageState,
     Outgoing,
     QueueStats,
     WorkerInfo,
 )
-from . import checks as sqlite_checks
 from . import clock
+from . import doctor as sqlite_doctor
 from . import keys as sqlite_keys
+from . import listing as sqlite_listing
+from . import pauses as sqlite_pauses
 from . import queries as sqlite_queries
+from . import remembered_values as sqlite_remembered
 from . import transitions as sqlite_transitions
-from . import values as sqlite_values
 from .config import SQLiteConfig
 from .consumer import LeaseFile, SQLiteConsumer
 from .file import absolute_path
@@ -109,6 +114,16 @@ class SQLiteBroker:
         """Those of these dead letters that the queue holds."""
         return await self._thread.read(sqlite_queries.find_dead, queue, message_ids)
 
+    async def held(
+        self, queue: str, state: HeldState, *, limit: int = 100, after: str | None = None
+    ) -> HeldPage:
+        """A page of the messages in a state."""
+        return await self._thread.read(sqlite_listing.held, queue, state, limit, after)
+
+    async def find_held(self, queue: str, message_ids: Sequence[str]) -> list[HeldMessage]:
+        """Those of these messages that wait, are delayed or run."""
+        return await self._thread.read(sqlite_listing.find_held, queue, message_ids)
+
     async def retry_dead(self, queue: str, bodies: Sequence[tuple[str, bytes]]) -> int:
         """Move dead letters back to waiting."""
         moved = await self._thread.write(sqlite_transitions.retry_dead, queue, bodies)
@@ -147,13 +162,31 @@ class SQLiteBroker:
         """The keys of policies."""
         return await self._thread.read(sqlite_keys.keys_in_use, queue, limit)
 
+    async def pauses(self, queue: str) -> Mapping[str, bytes]:
+        """The pauses of a queue by name."""
+        return await self._thread.read(sqlite_pauses.get_all, queue)
+
+    async def pause(self, queue: str, name: str, value: bytes) -> None:
+        """Begin a pause."""
+        await self._thread.write(sqlite_transitions.declare, (queue,))
+        await self._thread.write(sqlite_pauses.begin, queue, name, value)
+
+    async def resume(self, queue: str, name: str) -> bool:
+        """End a pause, in chunks if much is parked, as of `_delete_all`."""
+        ended, moved = await self._thread.write(sqlite_pauses.end, queue, name, CHUNK)
+        some = moved
+        while some == CHUNK:
+            _, some = await self._thread.write(sqlite_pauses.end, queue, name, CHUNK)
+        self._thread.takers.wake()
+        return ended or moved > 0
+
     async def values(self, queue: str, kind: str) -> Mapping[str, bytes]:
         """All values of a kind."""
-        return await self._thread.read(sqlite_values.get_all, queue, kind)
+        return await self._thread.read(sqlite_remembered.get_all, queue, kind)
 
     async def value(self, queue: str, kind: str, name: str) -> bytes | None:
         """One value."""
-        return await self._thread.read(sqlite_values.get, queue, kind, name)
+        return await self._thread.read(sqlite_remembered.get, queue, kind, name)
 
     async def set_value(
         self,
@@ -165,7 +198,7 @@ class SQLiteBroker:
         ttl_seconds: float | None = None,
     ) -> None:
         """Keep a value, or delete it."""
-        await self._thread.write(sqlite_values.keep, queue, kind, name, value, ttl_seconds)
+        await self._thread.write(sqlite_remembered.keep, queue, kind, name, value, ttl_seconds)
 
     async def replace_value(
         self,
@@ -179,7 +212,7 @@ class SQLiteBroker:
     ) -> bool:
         """Replace a value and put messages in one step."""
         replaced = await self._thread.write(
-            sqlite_values.replace, queue, kind, name, value, expected, messages
+            sqlite_remembered.replace, queue, kind, name, value, expected, messages
         )
         if replaced and messages:
             self._thread.takers.wake()
@@ -191,7 +224,7 @@ class SQLiteBroker:
             await self._thread.write(sqlite_transitions.declare, ())
         except BrokerError as e:
             return [Finding("error", "sqlite", str(e))]
-        return await self._thread.run(sqlite_checks.findings)
+        return await self._thread.run(sqlite_doctor.findings)
 
     def describe(self) -> str:
         """`sqlite` and the absolute path."""

@@ -17,7 +17,6 @@ from . import queries as sqlite_queries
 from . import transitions as sqlite_transitions
 from .config import SQLiteConfig
 from .file import SQLiteFile
-from .queries import NEVER
 from .thread import SQLiteThread
 
 logger = logging.getLogger(__name__)
@@ -94,9 +93,8 @@ class SQLiteConsumer:
         return self._lease_file.renew(self._options, held)
 
     async def idle(self) -> bool:
-        """Whether its queues hold nothing but dead letters."""
-        queues = self._options.queues
-        return await self._thread.read(sqlite_queries.ready_in, queues) == NEVER
+        """Whether its queues hold nothing but dead letters and what pauses keep back."""
+        return await self._thread.read(sqlite_queries.is_idle, self._options.queues)
 
     async def stop(self) -> None:
         """Release what is leased, withdraw the worker, close the connection of leases."""

@@ -13,11 +13,11 @@ from sqlite3 import Connection
 from .. import LimitKey, Outgoing, Policy, RateKey, UniqueKey
 from . import clock
 from .scripts import statements
-from .states import BEHIND, DEAD, DELAYED, LEASED, LIMITED, RATED, WAITING
+from .states import BEHIND, DEAD, DELAYED, LEASED, LIMITED, POLICED, RATED, WAITING
 
 _ARRIVALS = 1000
 
-_SPECIAL = "UPDATE queue SET special = 1 WHERE number = ? AND special = 0"
+_SPECIAL = f"UPDATE queue SET special = special | {POLICED} WHERE number = ?"
 _KNOWN = "SELECT state, at FROM message WHERE queue = ? AND id = ?"
 _HOLDER = """SELECT holder FROM taken
     WHERE queue = ? AND name = ? AND (expires IS NULL OR expires > ?)"""
@@ -31,8 +31,9 @@ _PUT = """INSERT INTO message
 _LINE_IS = "queue = ? AND limited = ? AND most = ? AND rated = ? AND interval = ? AND burst = ?"
 _ADD_LINE = """INSERT INTO line (queue, limited, most, rated, interval, burst)
     VALUES (?, ?, ?, ?, ?, ?)"""
-_BEFORE = "SELECT 1 FROM message WHERE line = ? AND state IN (2, 5, 6) AND at <= ? LIMIT 1"
-_DUE = """SELECT place, line, -priority FROM message
+_BEFORE = """SELECT 1 FROM message
+    WHERE line = ? AND state IN (2, 5, 6) AND (at, place) < (?, ?) LIMIT 1"""
+_DUE = """SELECT place, line, -priority, at FROM message
     WHERE queue = ? AND state = 1 AND at <= ? ORDER BY at, place LIMIT ?"""
 _ARRIVE = "UPDATE message SET place = ?, state = ?, at = ? WHERE place = ?"
 _RETURN = """UPDATE message SET state = 2, at = -priority, owner = NULL, lease = NULL
@@ -66,14 +67,19 @@ def is_special(message: Outgoing) -> bool:
     return message.policy is not None or message.priority != 0
 
 
+def begin(db: Connection, queue: int) -> None:
+    """The first special message is put into a queue."""
+    db.execute(_SPECIAL, (queue,))
+    for statement in statements("policies.sql"):
+        db.execute(statement)
+
+
 def put(
     db: Connection, queue: int, messages: Sequence[Outgoing], places: Iterator[int], now: float
 ) -> dict[str, str]:
     """Add messages to a queue, of which some are special; the conflicts as of `Sending.put`."""
-    if db.execute(_SPECIAL, (queue,)).rowcount:
-        for statement in statements("policies.sql"):
-            db.execute(statement)
-    _arrive(db, queue, places, now)
+    if any(m.policy and (m.policy.limit or m.policy.rate) for m in messages):
+        _arrive(db, queue, places, now)  # what is due comes before these in its line
     conflicts = {}
     for message in messages:
         known = db.execute(_KNOWN, (queue, message.id)).fetchone()
@@ -93,9 +99,11 @@ def _replaces(message: Outgoing) -> bool:
 def _holder(
     db: Connection, queue: int, message: Outgoing, known: tuple[int, float] | None, now: float
 ) -> str | None:
-    """The message that keeps one from being added; one that it replaces is deleted."""
+    """The message that keeps one from being added, else it has its key; one replaced is deleted."""
     key = message.policy.unique if message.policy else None
     if key is None or (known is not None and not key.replaces):
+        return None
+    if known is None and _take_key(db, queue, message.id, key, now):
         return None
     found = db.execute(_HOLDER, (queue, key.key, now)).fetchone()
     holder: str | None = found[0] if found else None
@@ -103,6 +111,7 @@ def _holder(
         return holder
     if holder == message.id and _can_be_replaced(*known):
         db.execute("DELETE FROM message WHERE queue = ? AND id = ?", (queue, message.id))
+        _take_key(db, queue, message.id, key, now)
         return None
     return holder or message.id
 
@@ -111,15 +120,13 @@ def _add(db: Connection, queue: int, message: Outgoing, place: int, now: float) 
     policy = message.policy or Policy()
     line = _line(db, queue, policy)
     at = float(-message.priority)
-    state = WAITING if line is None else _stand(db, line, at)
+    state = WAITING if line is None else _stand(db, line, at, place)
     if message.due is not None:
         state, at = DELAYED, message.due
     limited, rated = policy.limit and policy.limit.key, policy.rate and policy.rate.key
     unique = policy.unique and policy.unique.key
     row = (place, queue, message.id, state, at, message.body, message.priority)
     db.execute(_PUT, (*row, line, limited, rated, unique))
-    if policy.unique is not None:
-        _take_key(db, queue, message.id, policy.unique, now)
     if rated is not None:
         db.execute(_FORGET_RATES, (now,))
 
@@ -128,15 +135,17 @@ def _can_be_replaced(state: int, at: float) -> bool:
     return state not in (LEASED, DEAD) or (state == LEASED and at <= clock.now())
 
 
-def _take_key(db: Connection, queue: int, message_id: str, key: UniqueKey, now: float) -> None:
+def _take_key(db: Connection, queue: int, message_id: str, key: UniqueKey, now: float) -> bool:
+    """Let a message have its key; whether that was free."""
     expires = None if key.lasts_seconds is None else now + key.lasts_seconds
     started = key.until == "started"
-    db.execute(_TAKE_KEY, {
+    taken = db.execute(_TAKE_KEY, {
         "queue": queue, "name": key.key, "holder": message_id, "until_started": started,
         "expires": expires, "now": now,
-    })  # fmt: skip
+    }).rowcount  # fmt: skip
     if expires is not None:
         db.execute(_FORGET_KEYS, (now,))
+    return taken == 1
 
 
 def _line(db: Connection, queue: int, policy: Policy) -> int | None:
@@ -154,18 +163,19 @@ _NO_LIMIT = LimitKey("", 0)
 _NO_RATE = RateKey("", 0.0, 0)
 
 
-def _stand(db: Connection, line: int, at: float) -> int:
+def _stand(db: Connection, line: int, at: float, place: int) -> int:
     """Where a message that joins a line stands: open, if none that is open is before it."""
-    return BEHIND if db.execute(_BEFORE, (line, at)).fetchone() else WAITING
+    return BEHIND if db.execute(_BEFORE, (line, at, place)).fetchone() else WAITING
 
 
 def _arrive(db: Connection, queue: int, places: Iterator[int], now: float) -> None:
     """Let what time has made ready wait: what is due, whose lease ran out, whose rate opens."""
-    for place, line, at in db.execute(_DUE, (queue, now, _ARRIVALS)).fetchall():
+    for place, line, at, due in db.execute(_DUE, (queue, now, _ARRIVALS)).fetchall():
         if line is None:
             db.execute(_ARRIVE, (place, WAITING, at, place))
-        else:
-            db.execute(_ARRIVE, (next(places), _stand(db, line, at), at, place))
+        else:  # what was parked for a pause keeps its place
+            arrival = place if due < 0 else next(places)
+            db.execute(_ARRIVE, (arrival, _stand(db, line, at, arrival), at, place))
     db.execute(_RETURN, (queue, clock.now(), _ARRIVALS))
     opening = db.execute(_OPENING, (queue, now)).fetchall()
     if opening:

@@ -9,14 +9,17 @@ from sqlite3 import Connection
 from typing import Any
 
 from .. import DeadLetter, MessageState, QueueStats, WorkerInfo
+from ..parking import PARKED_SECONDS, PAUSES
 from . import clock
-from .states import DEAD, DELAYED, LEASED, WAITS
+from .states import DEAD, DELAYED, LEASED, PAUSED, WAITS
 
 NEVER = float("inf")
 
 _NUMBER = "(SELECT number FROM queue WHERE name = ?)"
 _COUNT = f"SELECT count(*) FROM message WHERE queue = {_NUMBER} AND state = ? AND at <= ?"
-_NEXT = """SELECT min(
+_IS_PAUSED = f"""(special & {PAUSED} AND EXISTS (SELECT 1 FROM value
+    WHERE value.queue = queue.name AND kind = '{PAUSES}' AND value.name = ''))"""
+_NEXT = f"""SELECT min(
     ifnull((SELECT at FROM message WHERE queue = number AND state = 0 ORDER BY at LIMIT 1), 9e999)
         - :lease_now,
     ifnull((SELECT at FROM message WHERE queue = number AND state = 1 ORDER BY at LIMIT 1), 9e999)
@@ -24,7 +27,13 @@ _NEXT = """SELECT min(
     ifnull((SELECT opens FROM rate WHERE queue = number AND opens IS NOT NULL
         ORDER BY opens LIMIT 1), 9e999) - :now,
     ifnull((SELECT 0 FROM message WHERE queue = number AND state = 2 LIMIT 1), 9e999))
-    FROM queue WHERE name = :queue"""
+    FROM queue WHERE name = :queue AND NOT {_IS_PAUSED}"""
+_IS_BUSY = f"""SELECT 1 FROM queue WHERE name = :queue AND (
+    EXISTS (SELECT 1 FROM message WHERE queue = number AND state = 0 AND at > :lease_now)
+    OR NOT {_IS_PAUSED} AND (
+        EXISTS (SELECT 1 FROM message WHERE queue = number AND state IN (0, 2, 4, 5, 6))
+        OR EXISTS (SELECT 1 FROM message
+            WHERE queue = number AND state = 1 AND at < {PARKED_SECONDS})))"""
 
 
 def ready_in(db: Connection, queues: Iterable[str]) -> float:
@@ -37,6 +46,14 @@ def ready_in(db: Connection, queues: Iterable[str]) -> float:
         if earliest <= 0:
             break
     return earliest
+
+
+def is_idle(db: Connection, queues: Iterable[str]) -> bool:
+    """Whether the queues hold nothing but dead letters and what pauses keep back."""
+    now = clock.now()
+    return not any(
+        db.execute(_IS_BUSY, {"queue": queue, "lease_now": now}).fetchone() for queue in queues
+    )
 
 
 def state(db: Connection, queue: str, message_id: str) -> MessageState | None:

@@ -10,8 +10,8 @@
 --   5 limited    at = -priority; waits for a message of its limit to end
 --   6 rated      at = -priority; waits for its rate to open
 -- so that time alone moves no row: whoever takes finds what is ready by (queue, state, at). Only
--- where queue.special is set, as a message had a priority or a policy, is what is due or returned
--- moved to 2 first.
+-- where the first bit of queue.special is set, as a message had a priority or a policy, is what is
+-- due or returned moved to 2 first. The second bit is set while there are pauses (`pauses.py`).
 --
 -- Messages with a limit or a rate have a line. Each line has a message that is 2, 5 or 6; it is
 -- judged when a take comes to it. The triggers of `policies.sql` keep that so, whatever moves a

@@ -19,9 +19,9 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from ...errors import BrokerError
 from ..waiters import Waiters
+from .awaited_results import AwaitedResults
 from .config import SQLiteConfig
 from .file import SQLiteFile
-from .results import AwaitedResults
 
 P = ParamSpec("P")
 R = TypeVar("R")

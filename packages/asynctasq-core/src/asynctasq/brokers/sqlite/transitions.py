@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
 from sqlite3 import Connection
 from typing import Any, NamedTuple
 
 from .. import Action, ConsumerOptions, Delivery, Outcome, Outgoing
 from . import clock
+from . import pauses as sqlite_pauses
 from . import policies as sqlite_policies
-from .states import DEAD, DELAYED, LEASED, WAITING
+from .states import DEAD, DELAYED, LEASED, PAUSED, POLICED, WAITING
 
 CHUNK = 5000
 
@@ -50,12 +51,18 @@ _ANNOUNCE = "INSERT OR REPLACE INTO worker VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 
 
 class Tag(NamedTuple):
-    """Locates one delivery; `is_special` as of its queue."""
+    """Locates one delivery.
+
+    Attributes:
+        is_special: Whether its queue has messages with priorities or policies.
+        key: In a queue with pauses: the unique key that the delivery has freed.
+    """
 
     place: int
     owner: str
     lease: int
     is_special: bool
+    key: str | None = None
 
 
 def put(db: Connection, messages: Sequence[Outgoing]) -> dict[str, str] | None:
@@ -66,9 +73,11 @@ def put(db: Connection, messages: Sequence[Outgoing]) -> dict[str, str] | None:
     declare(db, by_queue)
     conflicts: dict[str, str] = {}
     for queue, its in by_queue.items():
-        [number] = db.execute("SELECT number FROM queue WHERE name = ?", (queue,)).fetchone()
+        number, special = db.execute(_QUEUE, (queue,)).fetchone()
         places = count(_next_place(db, number))
         if any(map(sqlite_policies.is_special, its)):
+            if not special & POLICED:
+                sqlite_policies.begin(db, number)
             conflicts |= sqlite_policies.put(db, number, its, places, time.time())
         else:
             rows = ((next(places), number, m.id, *_state_of(m), m.body) for m in its)
@@ -104,11 +113,17 @@ def take(db: Connection, options: ConsumerOptions, lease: int, limit: int) -> li
         if found is None:
             continue
         number, special = found
+        pauses = sqlite_pauses.get_all(db, queue) if special & PAUSED else None
+        if pauses and "" in pauses:
+            continue
+        is_policed = bool(special & POLICED)
         room = limit - len(taken)
-        rows = (_special if special else _plain)(db, number, lease_now, now, room)
+        rows = (_special if is_policed else _plain)(db, number, lease_now, now, room)
         for row in rows:
+            key = sqlite_pauses.key_of(db, row[0]) if pauses else None
             db.execute(_LEASE, (end, owner, lease, row[0]))
-            taken.append(_delivery(queue, row, Tag(row[0], owner, lease, bool(special))))
+            tag = Tag(row[0], owner, lease, is_policed, key)
+            taken.append(_delivery(queue, row, tag, pauses))
     return taken
 
 
@@ -129,12 +144,14 @@ def _special(
     return sqlite_policies.ready(db, queue, count(_next_place(db, queue)), now, room)
 
 
-def _delivery(queue: str, row: tuple[Any, ...], tag: Tag) -> Delivery:
+def _delivery(
+    queue: str, row: tuple[Any, ...], tag: Tag, pauses: Mapping[str, bytes] | None
+) -> Delivery:
     _, message_id, body, deliveries = row
     # A column takes values of any type from whoever writes to the file; these end as dead letters.
     if type(body) is not bytes or type(message_id) is not str or type(deliveries) is not int:
         message_id, body, deliveries = str(message_id), b"", 0
-    return Delivery(queue, message_id, body, deliveries + 1, tag)
+    return Delivery(queue, message_id, body, deliveries + 1, tag, pauses)
 
 
 def settle(db: Connection, outcomes: Sequence[Outcome]) -> list[Outcome]:
@@ -151,6 +168,8 @@ def _apply(db: Connection, outcome: Outcome, now: float) -> bool:
     elif action in (Action.RETRY, Action.POSTPONE):
         deliveries = 0 if action is Action.RETRY else outcome.delivery.deliveries - 1
         done = db.execute(_MOVE, (DELAYED, now + outcome.delay, deliveries, body, None, *tag))
+    elif action is Action.PARK and sqlite_pauses.park(db, outcome):
+        return True
     elif action is Action.DEAD:
         deliveries = outcome.delivery.deliveries
         done = db.execute(_MOVE, (DEAD, now, deliveries, body, outcome.info, *tag))

@@ -48,7 +48,7 @@ class RolledBack(Exception):
 
 @pytest.mark.asyncio
 @pytest.mark.timeout(LONGEST_TEST_SECONDS)
-class Application:
+class ApplicationUnderTest:
     """The application under test; `AdapterSuite` describes what a subclass gives."""
 
     adapter: ClassVar[str] = ""
@@ -71,6 +71,8 @@ class Application:
     knows_limits: ClassVar[bool] = False
     transactions_end: ClassVar[bool] = True
     counts_connections: ClassVar[bool] = False
+    outbox: ClassVar[bool] = False
+    atomic: ClassVar[bool] = False
 
     # --- always given -------------------------------------------------------------------
 
@@ -193,6 +195,13 @@ class Application:
 
     def set_up(self) -> Any:
         """`lazy`: initialise the ORM, as a task would do it."""
+        raise NotImplementedError
+
+    def save_changes(self, row: Any) -> Any:
+        """`atomic`: write what was changed of the instance, as an atomic task does it.
+
+        Called in one, in its transaction, where its code runs.
+        """
         raise NotImplementedError
 
     def outage(self) -> Scope:

@@ -13,7 +13,7 @@ import pytest
 
 from asynctasq import AsynctasqError, BrokerUnavailable, TaskHandle, TaskStatus, init, task
 
-from .application import Application, RolledBack, Seen, needs
+from .application import ApplicationUnderTest, RolledBack, Seen, needs
 
 #: How long one answer of the broker may take in the test of a broker that gives none.
 BROKER_TIMEOUT = 1.0
@@ -39,7 +39,7 @@ class _Send:
         self.log.append(f"{self.name} dropped")
 
 
-class Commits(Application):
+class CommitsTests(ApplicationUnderTest):
     """`is_pending_write`, `after_commit`, `owns_transaction` and `open_transaction`."""
 
     async def _is_sent(self, handle: TaskHandle[Any]) -> bool:

@@ -14,7 +14,7 @@ import pytest
 
 from asynctasq import InvalidReference, Ref, ReferenceUnavailable
 
-from .application import Application, needs
+from .application import ApplicationUnderTest, needs
 from .sharing import assert_not_shared
 
 #: How many references the tests of many ask for, nearly all of them to rows that are gone.
@@ -46,7 +46,7 @@ class _Unhashable:
 OTHERS_OPTIONS: Sequence[Any] = ("text", 1, None, object(), _Unhashable(), len, dict, {"a": [1]})
 
 
-class Fetching(Application):
+class FetchingTests(ApplicationUnderTest):
     """`fetch_many`, called as a worker does."""
 
     async def test_rows_come_in_the_order_asked(self) -> None:

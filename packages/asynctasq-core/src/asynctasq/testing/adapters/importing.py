@@ -12,7 +12,7 @@ import pytest
 
 from asynctasq.adapters.plugins import GROUP
 
-from .application import Application
+from .application import ApplicationUnderTest
 
 #: Its arguments are the adapter's name and the packages that may be its ORM.
 PROGRAM = """
@@ -24,7 +24,7 @@ print(json.dumps(sorted(name for name in sys.modules if "." not in name)))
 """
 
 
-class Importing(Application):
+class ImportingTests(ApplicationUnderTest):
     """What loading the adapter imports."""
 
     async def test_loading_the_adapter_imports_no_orm(self) -> None:

@@ -8,11 +8,11 @@ from uuid import uuid4
 
 from asynctasq import task
 
-from .application import Application, Seen, needs
+from .application import ApplicationUnderTest, Seen, needs
 from .sharing import assert_not_shared
 
 
-class Loading(Application):
+class LoadingTests(ApplicationUnderTest):
     """Metadata of annotations, and arguments that fetch themselves."""
 
     @needs("declared_loading")

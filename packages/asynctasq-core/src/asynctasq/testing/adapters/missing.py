@@ -13,10 +13,10 @@ import pytest
 from asynctasq import OnMissing, ReferenceUnavailable, TaskStatus, task
 from asynctasq.deadletters import list_dead
 
-from .application import Application, Seen, needs
+from .application import ApplicationUnderTest, Seen, needs
 
 
-class Missing(Application):
+class MissingTests(ApplicationUnderTest):
     """What becomes of a task whose row cannot be had."""
 
     async def test_a_row_that_is_gone_fails_the_task_at_once(self) -> None:

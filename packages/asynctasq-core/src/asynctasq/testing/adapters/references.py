@@ -16,7 +16,7 @@ from asynctasq.adapters.plugins import installed
 from asynctasq.wire.decoding import collect_references
 from asynctasq.wire.encoding import REF, encode_arguments
 
-from .application import Application, Seen, needs
+from .application import ApplicationUnderTest, Seen, needs
 
 #: Types of which a key, or each part of it, must be exactly: the wire brings no others back.
 KEY_TYPES = (
@@ -28,7 +28,7 @@ KEY_TYPES = (
 LARGEST_FRAME = 48
 
 
-class References(Application):
+class ReferencesTests(ApplicationUnderTest):
     """`is_model` and `to_ref`, alone and through a dispatch."""
 
     async def test_the_adapter_has_the_hooks_that_every_adapter_has(self) -> None:

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from asynctasq import AsyncTask, task
 
-from .application import Application, Seen, needs
+from .application import ApplicationUnderTest, Seen, needs
 
 
 @dataclass
@@ -21,7 +21,7 @@ class Parcel:
     label: str
 
 
-class Running(Application):
+class RunningTests(ApplicationUnderTest):
     """What a task is given, and what is left when it has ended."""
 
     async def test_a_task_gets_the_row_as_it_is_when_it_runs(self) -> None:

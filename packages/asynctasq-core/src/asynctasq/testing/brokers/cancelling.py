@@ -17,7 +17,7 @@ from .fixtures import (
 )
 
 
-class Cancelling(BrokerFixtures):
+class CancellingTests(BrokerFixtures):
     """Only what nobody is running is taken back."""
 
     async def test_a_waiting_or_delayed_message_can_be_cancelled_once(

@@ -15,7 +15,7 @@ from .fixtures import (
 )
 
 
-class DeadLetters(BrokerFixtures):
+class DeadLettersTests(BrokerFixtures):
     """Nothing that failed is lost."""
 
     async def test_dead_letters_are_listed_newest_first_in_pages(

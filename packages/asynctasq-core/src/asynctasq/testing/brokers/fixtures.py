@@ -40,6 +40,8 @@ class BrokerFixtures:
     polices = False
     remembers = False
     joins_transactions = False
+    lists = False
+    pauses = False
     needs = ""
 
     @pytest.fixture(autouse=True)

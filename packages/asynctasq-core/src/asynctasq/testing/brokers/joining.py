@@ -31,7 +31,7 @@ class _RolledBack(Exception):
     """Ends a transaction."""
 
 
-class Joins(BrokerFixtures):
+class JoiningTests(BrokerFixtures):
     """What a transaction does is there with its commit, for nobody before, and not without it."""
 
     needs = "joins_transactions"

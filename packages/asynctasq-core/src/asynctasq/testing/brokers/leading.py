@@ -13,7 +13,7 @@ from asynctasq.brokers import Broker, Coordinating
 from .fixtures import BrokerFixtures, becomes
 
 
-class Leading(BrokerFixtures):
+class LeadingTests(BrokerFixtures):
     """Of all who ask for a name, one has it, until its time is over or it resigns."""
 
     @pytest.fixture

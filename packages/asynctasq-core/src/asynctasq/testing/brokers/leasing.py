@@ -22,7 +22,7 @@ from .fixtures import (
 )
 
 
-class Leasing(BrokerFixtures):
+class LeasingTests(BrokerFixtures):
     """A message has one owner at a time, and never none for longer than a lease."""
 
     async def test_a_leased_message_is_given_to_nobody_else(

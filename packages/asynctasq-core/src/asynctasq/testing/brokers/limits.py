@@ -14,7 +14,7 @@ from .fixtures import StartConsumer, ids, message, nothing_comes, take_all
 from .policies import PolicedFixtures, limited, run_all
 
 
-class Limits(PolicedFixtures):
+class LimitsTests(PolicedFixtures):
     """Never more than so many, in order, and nobody else waits for those that do."""
 
     needs = "polices"

@@ -20,7 +20,7 @@ from .fixtures import (
 )
 
 
-class Overview(BrokerFixtures):
+class OverviewTests(BrokerFixtures):
     """What is shown is what is."""
 
     async def test_the_state_of_a_message_follows_it(

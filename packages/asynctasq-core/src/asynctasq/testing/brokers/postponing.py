@@ -10,7 +10,7 @@ from asynctasq.brokers import Action, Broker, Outcome
 from .fixtures import BrokerFixtures, StartConsumer, ids, message, numbered, take_all
 
 
-class Postponing(BrokerFixtures):
+class PostponingTests(BrokerFixtures):
     """A postponed message waits its delay and is otherwise what it was before it was taken."""
 
     async def test_a_postponed_message_waits_its_delay_and_comes_as_it_was(

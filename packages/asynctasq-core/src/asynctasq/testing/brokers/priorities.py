@@ -8,7 +8,7 @@ from .fixtures import StartConsumer, becomes, ids, message, take_all
 from .policies import PolicedFixtures, limited, run_all, unique
 
 
-class Priorities(PolicedFixtures):
+class PrioritiesTests(PolicedFixtures):
     """Strict between levels, first in first out inside one."""
 
     needs = "polices"

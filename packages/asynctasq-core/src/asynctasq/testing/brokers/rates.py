@@ -15,7 +15,7 @@ from .policies import PolicedFixtures, limited, rated, run_all, with_policy
 _CLOCK_SECONDS = 0.005
 
 
-class Rates(PolicedFixtures):
+class RatesTests(PolicedFixtures):
     """GCRA: a burst, then one each interval; nothing is late, and a backlog saves nothing up."""
 
     needs = "polices"

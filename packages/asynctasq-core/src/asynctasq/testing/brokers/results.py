@@ -12,7 +12,7 @@ from asynctasq.brokers import Action, Broker, Outcome
 from .fixtures import BrokerFixtures, StartConsumer, becomes, message, take_all
 
 
-class Results(BrokerFixtures):
+class ResultsTests(BrokerFixtures):
     """A result is there as soon as the outcome is, for whoever waits."""
 
     @pytest.mark.parametrize("action", [Action.DONE, Action.DEAD])

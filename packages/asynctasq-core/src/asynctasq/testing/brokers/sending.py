@@ -21,7 +21,7 @@ from .fixtures import (
 )
 
 
-class Sending(BrokerFixtures):
+class SendingTests(BrokerFixtures):
     """What goes in comes out, in order and once."""
 
     async def test_messages_are_taken_in_the_order_they_were_put(

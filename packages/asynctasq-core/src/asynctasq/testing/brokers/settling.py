@@ -18,7 +18,7 @@ from .fixtures import (
 )
 
 
-class Settling(BrokerFixtures):
+class SettlingTests(BrokerFixtures):
     """Each outcome is one step, and leads to one state."""
 
     async def test_a_message_that_is_done_is_forgotten(

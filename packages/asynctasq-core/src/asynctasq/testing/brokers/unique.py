@@ -13,7 +13,7 @@ from .fixtures import OpenBroker, StartConsumer, becomes, ids, message, nothing_
 from .policies import PolicedFixtures, in_threads, unique
 
 
-class Unique(PolicedFixtures):
+class UniqueTests(PolicedFixtures):
     """A put with a taken key adds nothing and says who has it, whoever races with it."""
 
     needs = "polices"

@@ -10,7 +10,7 @@ from asynctasq.brokers import Broker, Delivery
 from .fixtures import BrokerFixtures, StartConsumer, ids, message, nothing_comes, take_all
 
 
-class Waiting(BrokerFixtures):
+class WaitingTests(BrokerFixtures):
     """A take waits no longer than it must, and loses nothing."""
 
     async def test_a_take_of_nothing_ends_at_its_timeout(

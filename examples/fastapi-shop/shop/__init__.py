@@ -1,0 +1,1 @@
+"""A small shop: orders over HTTP, invoices and receipts in the background."""

@@ -1,0 +1,9 @@
+-- Begin a pause; one of this name gets the new value.
+--
+-- KEYS[1] stream (as in put.lua); further ones in pausing.lua
+-- ARGV[1] name, ARGV[2] pause
+
+local stream = KEYS[1]
+keep_value(pauses_key(stream), ARGV[1], ARGV[2], 0, 0)
+make_group(stream)
+fence(stream)

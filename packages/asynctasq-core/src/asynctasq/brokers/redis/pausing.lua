@@ -1,0 +1,65 @@
+-- Pauses. Put before the scripts that may meet one, behind remembering.lua and lines.lua.
+--
+-- While a queue has pauses, its stream is fenced: the group seems to have read up to the last entry
+-- that there can be, so that blocking reads bring in nothing. Sweeps alone read then, for they tell
+-- consumers of the pauses. A message is parked by being delayed until a time that never comes, of
+-- which each pause has its own range; there serial numbers keep the order.
+--
+-- The keys have the stream's name with another end:
+--   values:pauses  hash: name -> pause (as in remembering.lua)
+--   fence          hash: 'at' -> the entry up to which consumers have read; 'serial' -> the last one
+
+local FENCE = '18446744073709551615-18446744073709551615'
+-- Scores are exact up to 2 ^ 53; there are 2 ^ 24 pauses of 2 ^ 28 messages.
+local PARKED, PARKED_OF_ONE = 2 ^ 52, 2 ^ 28
+
+local function pauses_key(stream)
+  return string.sub(stream, 1, -7) .. 'values:pauses'
+end
+
+local function fence_key(stream)
+  return string.sub(stream, 1, -7) .. 'fence'
+end
+
+-- The entry up to which consumers have read if the stream is fenced, else nil.
+local function fence_of(stream)
+  local at = redis.pcall('HGET', fence_key(stream), 'at')
+  return type(at) == 'string' and at or nil
+end
+
+local function is_held(stream)
+  return redis.call('HEXISTS', pauses_key(stream), '') == 1
+end
+
+local function make_group(stream)
+  local made = redis.pcall('XGROUP', 'CREATE', stream, GROUP, '0', 'MKSTREAM')
+  if type(made) == 'table' and made.err and not string.find(made.err, 'BUSYGROUP', 1, true) then
+    error(made.err)
+  end
+end
+
+-- Let reads be as without a fence, until `fence` is called; for the time of a script.
+local function lift(stream)
+  make_group(stream)
+  if last_read(stream) == FENCE then
+    redis.call('XGROUP', 'SETID', stream, GROUP, redis.call('HGET', fence_key(stream), 'at'))
+  end
+end
+
+local function fence(stream)
+  local at = last_read(stream)
+  if at ~= FENCE then
+    redis.call('HSET', fence_key(stream), 'at', at)
+    redis.call('XGROUP', 'SETID', stream, GROUP, FENCE)
+  end
+end
+
+local function is_paused(stream, name)
+  return redis.call('HEXISTS', pauses_key(stream), name) == 1
+end
+
+-- The score of a message that is parked now, under the pause of this number.
+local function parked_at(stream, number)
+  local serial = redis.call('HINCRBY', fence_key(stream), 'serial', 1)
+  return string.format('%.0f', PARKED + (number - 1) * PARKED_OF_ONE + serial % PARKED_OF_ONE)
+end

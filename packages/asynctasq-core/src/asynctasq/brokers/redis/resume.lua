@@ -1,0 +1,35 @@
+-- End a pause, and let some of what is parked under its name go on: it is due before all else, in its
+-- order. Call again until it returns fewer than asked for.
+--
+-- KEYS[1] stream, KEYS[2] ids, KEYS[3] delayed (as in put.lua); further ones in pausing.lua
+-- ARGV[1] name
+-- ARGV[2] number of the name, 0 for the pause of the queue itself, for which nothing is parked
+-- ARGV[3] most
+-- Returns {1 if there was such a pause else 0, how many go on}.
+
+local stream, ids, delayed = unpack(KEYS)
+local number, most = tonumber(ARGV[2]), tonumber(ARGV[3])
+local was_paused = redis.call('HDEL', pauses_key(stream), ARGV[1])
+if redis.call('HLEN', pauses_key(stream)) == 0 and fence_of(stream) then
+  lift(stream)
+  redis.call('HDEL', fence_key(stream), 'at')
+end
+local found = {}
+if number > 0 then
+  local first = PARKED + (number - 1) * PARKED_OF_ONE
+  found = redis.call('ZRANGEBYSCORE', delayed, string.format('%.0f', first),
+    string.format('(%.0f', first + PARKED_OF_ONE), 'WITHSCORES', 'LIMIT', 0, most)
+  local due = {}
+  for i = 1, #found, 2 do
+    due[i], due[i + 1] = string.format('%.0f', 1 + tonumber(found[i + 1]) - first), found[i]
+  end
+  if #due > 0 then
+    redis.call('ZADD', delayed, unpack(due))
+  end
+end
+-- An entry that wakes a consumer, and what lets a sweep drop it, as lines.lua has them.
+if (was_paused == 1 or #found > 0) and redis.call('HEXISTS', ids, MARKED) == 0 then
+  redis.call('HSET', ids, MARKED, redis.call('XADD', stream, '*', 'wake', ''))
+  redis.call('ZADD', delayed, 0, MARKED)
+end
+return {was_paused, #found / 2}

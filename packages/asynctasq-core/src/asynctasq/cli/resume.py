@@ -1,0 +1,26 @@
+"""`asynctasq resume`: let go on what `asynctasq pause` holds back."""
+
+from __future__ import annotations
+
+import asyncio
+
+import click
+
+from ..errors import AsynctasqError
+from .application import loaded
+from .pause import check, meant, shown
+
+
+@click.command("resume")
+@meant
+def command(
+    queue: str | None, task: str | None, where: tuple[str, ...], modules: tuple[str, ...]
+) -> None:
+    """End a pause, named as it was begun; `asynctasq status` lists them."""
+    from .. import pausing
+
+    arguments = check(queue, task, where)
+    loaded(modules)
+    if not asyncio.run(pausing.resume(queue=queue, task=task, where=arguments)):
+        raise AsynctasqError(f"no pause of {shown(queue, task, where)}")
+    click.echo(f"resumed {shown(queue, task, where)}")

@@ -1,0 +1,138 @@
+"""`asynctasq tasks`: the calls that wait, run or are delayed, and one of them by its id."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import asdict, replace
+from time import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import AsynctasqError
+from .application import add_row, json_option, loaded, module_option, moment, show, table
+from .dead import arguments_option, queue_option
+from .log_lines import printable
+
+if TYPE_CHECKING:
+    from ..sending.listing import CallInfo, CallPage
+
+
+@click.group("tasks")
+def command() -> None:
+    """Calls that wait, run or are delayed; `asynctasq dead` shows what failed for good."""
+
+
+@command.command("list")
+@module_option
+@click.option(
+    "--state",
+    type=click.Choice(["running", "waiting", "delayed"]),
+    help="Only those; by default all, in this order.",
+)
+@queue_option
+@click.option("--task", metavar="NAME", help="Only of this task, or of tasks such as shop.*")
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True)
+@click.option("--after", metavar="PLACE", help="Begin where the page before says that it ended.")
+@arguments_option
+@json_option
+def list_command(
+    modules: tuple[str, ...],
+    state: Any,
+    queue: str | None,
+    task: str | None,
+    limit: int,
+    after: str | None,
+    hides_arguments: bool,
+    as_json: bool,
+) -> None:
+    """List calls, those that run first."""
+    from ..listing import calls
+
+    loaded(modules)
+
+    async def read() -> CallPage:
+        """Pages until there are enough; one that looks for a task may hold few."""
+        page = await calls(state, queue=queue, task=task, limit=limit, after=after)
+        while len(page.calls) < limit and page.after is not None:
+            left = limit - len(page.calls)
+            more = await calls(state, queue=queue, task=task, limit=left, after=page.after)
+            page = replace(more, calls=page.calls + more.calls)
+        return page
+
+    try:
+        page = asyncio.run(read())
+    except ValueError as e:
+        raise click.BadParameter(str(e), param_hint="--after") from None
+    if hides_arguments:
+        page = replace(page, calls=[replace(call, arguments="") for call in page.calls])
+    if as_json:
+        click.echo(json.dumps(asdict(page), indent=2))
+    elif page.calls:
+        _show(page)
+    else:
+        click.echo("No calls.")
+
+
+_COLUMNS = ("id", "queue", "state", "task", "arguments", "attempt", "dispatched", "")
+
+
+def _show(page: CallPage) -> None:
+    shown = table("Calls", *_COLUMNS)
+    for call in page.calls:
+        add_row(shown, *_cells(call))
+    show(shown)
+    if page.after is not None:
+        click.echo(f"There are more: --after {printable(page.after)}")
+
+
+def _cells(call: CallInfo) -> tuple[str, ...]:
+    return (
+        call.id,
+        call.queue,
+        call.state,
+        call.task,
+        call.arguments[:200],
+        str(call.attempt),
+        "" if call.enqueued_at is None else moment(call.enqueued_at),
+        f"in {call.due - time():.0f} s" if call.due is not None else call.worker,
+    )
+
+
+@command.command("show")
+@click.argument("message_id", metavar="ID")
+@module_option
+@queue_option
+@arguments_option
+@json_option
+def show_command(
+    message_id: str,
+    modules: tuple[str, ...],
+    queue: str | None,
+    hides_arguments: bool,
+    as_json: bool,
+) -> None:
+    """Show all that is known of one call, dead or alive."""
+    from ..listing import find_call
+
+    loaded(modules)
+    call = asyncio.run(find_call(message_id, queue))
+    if call is None:
+        raise AsynctasqError(f"no queue holds {message_id}, and there is no record of its end")
+    if hides_arguments:
+        call = replace(call, arguments="")
+    if as_json:
+        click.echo(json.dumps(asdict(call), indent=2))
+        return
+    fields = {name: value for name, value in asdict(call).items() if value not in (None, "")}
+    traceback = fields.pop("traceback", "")
+    for name in ("enqueued_at", "due", "died_at"):
+        if name in fields:
+            fields[name] = moment(fields[name])
+    if call.progress is not None:
+        fields["progress"] = str(call.progress)
+    for name, value in fields.items():
+        click.echo(f"{name + ':':<18} {printable(str(value))}")
+    if traceback:
+        click.echo(f"\n{printable(traceback, lines=True)}")

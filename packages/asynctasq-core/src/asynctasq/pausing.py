@@ -1,0 +1,172 @@
+"""Pausing queues, tasks and calls with certain arguments, and letting them go on."""
+
+from __future__ import annotations
+
+import getpass
+import socket
+from collections.abc import Mapping
+from dataclasses import replace
+from time import time
+from typing import Any
+
+from .app import App, current
+from .brokers import Broker, Pausing
+from .config.settings import is_queue_name
+from .errors import ConfigurationError
+from .policies.pauses import Pause, check_where, text_for
+from .sending.portal import portal
+from .tasks.declaration import registry
+from .tasks.task import Task
+
+__all__ = ["Pause", "pause", "pause_sync", "pauses", "pauses_sync", "resume", "resume_sync"]
+
+
+async def pause(
+    *,
+    queue: str | None = None,
+    task: str | Task[..., Any] | None = None,
+    where: Mapping[str, object] | None = None,
+    by: str | None = None,
+) -> None:
+    """Let no worker begin calls of a queue or a task until `resume`, whenever they were dispatched.
+
+    It holds for all workers when this returns, and stays when they or the broker restart. Runs that
+    have begun go on, and so does `dispatch`. A call that is held back takes no slot and uses up no
+    attempt.
+
+    Args:
+        queue: The whole queue; or with `task` that task's calls on this queue only. Without, those
+            on all queues that the broker knows.
+        task: The task, or its name.
+        where: Only calls with these arguments: model instances, other values, or their text as
+            `asynctasq dead list` shows it, `"Order#5"`.
+        by: Who does it, for `asynctasq status`; by default the user and the machine.
+
+    Raises:
+        ValueError: Neither a queue nor a task, or `where` without a task.
+        ConfigurationError: The broker knows no pauses, or the task has no such parameter.
+        SerializationError: A value of `where` cannot travel.
+        BrokerUnavailable: Perhaps paused in part; call again.
+    """
+    app = current()
+    one = _meant(app, queue, task, where)
+    broker = _pausing(app)
+    one = replace(one, since=time(), by=by or _whoever())
+    for name in await _queues(app, broker, queue, one):
+        await broker.pause(name, one.name, one.encode())
+
+
+async def resume(
+    *,
+    queue: str | None = None,
+    task: str | Task[..., Any] | None = None,
+    where: Mapping[str, object] | None = None,
+) -> bool:
+    """End the pause that `pause` with the same arguments has begun; what it held back runs.
+
+    Returns:
+        Whether there was one.
+
+    Raises:
+        ValueError: As `pause`.
+        ConfigurationError: As `pause`.
+        BrokerUnavailable: Perhaps resumed in part; call again.
+    """
+    app = current()
+    one = _meant(app, queue, task, where)
+    broker = _pausing(app)
+    queues = await _queues(app, broker, queue, one)
+    return any([await broker.resume(name, one.name) for name in queues])
+
+
+async def pauses() -> list[Pause]:
+    """All pauses, by queue; none where the broker knows none.
+
+    Raises:
+        BrokerUnavailable: The broker cannot be reached.
+    """
+    return await pauses_of(current().open_broker())
+
+
+async def pauses_of(broker: Broker) -> list[Pause]:
+    """All pauses that a broker keeps."""
+    if not isinstance(broker, Pausing):
+        return []
+    found = []
+    for stats in await broker.stats():
+        for name, value in sorted((await broker.pauses(stats.name)).items()):
+            pause = Pause.decode(stats.name, value)
+            found.append(pause or Pause(stats.name, name, by="nobody who can be read"))
+    return found
+
+
+def pause_sync(
+    *,
+    queue: str | None = None,
+    task: str | Task[..., Any] | None = None,
+    where: Mapping[str, object] | None = None,
+    by: str | None = None,
+) -> None:
+    """`pause` for synchronous code."""
+    portal.run(pause(queue=queue, task=task, where=where, by=by))
+
+
+def resume_sync(
+    *,
+    queue: str | None = None,
+    task: str | Task[..., Any] | None = None,
+    where: Mapping[str, object] | None = None,
+) -> bool:
+    """`resume` for synchronous code."""
+    return portal.run(resume(queue=queue, task=task, where=where))
+
+
+def pauses_sync() -> list[Pause]:
+    """`pauses` for synchronous code."""
+    return portal.run(pauses())
+
+
+def _meant(
+    app: App,
+    queue: str | None,
+    task: str | Task[..., Any] | None,
+    where: Mapping[str, object] | None,
+) -> Pause:
+    """What is to be held back, without a queue where it is all."""
+    if queue is None and task is None:
+        raise ValueError("pause() and resume() take a queue, a task or both")
+    if where and task is None:
+        raise ValueError("`where` says which calls of a task are meant: name the task")
+    if queue is not None and not is_queue_name(queue):
+        raise ValueError(f"{queue!r} is no name of a queue")
+    known = registry.get(task) if isinstance(task, str) else task
+    name = known.name if known is not None else str(task or "")
+    if where and known is not None:
+        check_where(known, where)
+    texts = {key: text_for(value, key, app.adapters) for key, value in (where or {}).items()}
+    return Pause(queue or "", name, texts)
+
+
+async def _queues(app: App, broker: Broker, queue: str | None, one: Pause) -> list[str]:
+    """Where the pause is kept: on each queue that may have calls that it is for."""
+    if queue is not None:
+        return [queue]
+    queues = {stats.name for stats in await broker.stats()}
+    if (task := registry.get(one.task)) is not None:
+        queues.add(task.options(app.config.task_defaults).queue)
+    return sorted(queues)
+
+
+def _pausing(app: App) -> Any:
+    broker = app.open_broker()
+    if not isinstance(broker, Pausing):
+        raise ConfigurationError(f"{broker.describe()} cannot pause")
+    return broker
+
+
+def _whoever() -> str:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError, ImportError):  # a user id without a name
+        user = "?"
+    return f"{user}@{socket.gethostname()}"

@@ -1,0 +1,126 @@
+"""Pauses of tasks: what is written down of one, and which calls it is for.
+
+A broker holds a queue back by itself. It knows nothing of tasks and arguments, so it is workers who
+judge by these what they have taken, and park it. An argument is compared by what people see of it,
+`Order#5` for a row: read from the bytes, nothing is built or fetched.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..adapters.plugins import Adapters
+from ..errors import ConfigurationError, SerializationError
+from ..tasks.declaration import registry
+from ..tasks.task import Task
+from ..wire.describing import text_of, texts_by_name
+from ..wire.encoding import encode_value
+from ..wire.message import Message
+
+#: A pause is a value of the broker, for which some kilobytes are much.
+_LONGEST_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """What is held back, since when, and by whom.
+
+    Attributes:
+        queue: Where.
+        task: The name of the task whose calls are held back; empty where the whole queue is.
+        where: Only calls with these arguments: the text of each by its parameter's name.
+        since: Unix time in seconds.
+        by: Who paused it.
+    """
+
+    queue: str
+    task: str = ""
+    where: Mapping[str, str] = field(default_factory=dict)
+    since: float = 0.0
+    by: str = ""
+
+    @property
+    def name(self) -> str:
+        """Its name for the broker: the same for whoever means the same."""
+        return " ".join([self.task, *(f"{k}={v}" for k, v in sorted(self.where.items()))])
+
+    @property
+    def what(self) -> str:
+        """What is held back, for people."""
+        arguments = ", ".join(f"{name}={text}" for name, text in sorted(self.where.items()))
+        return f"{self.task}({arguments})" if arguments else self.task or "the queue"
+
+    def encode(self) -> bytes:
+        """Its value for the broker."""
+        kept = {"task": self.task, "where": self.where, "since": self.since, "by": self.by}
+        return json.dumps(kept).encode()
+
+    @classmethod
+    def decode(cls, queue: str, value: bytes) -> Pause | None:
+        """The pause in these bytes, which anybody may have written; `None` if there is none."""
+        try:
+            kept = json.loads(value if len(value) <= _LONGEST_BYTES else b"")
+            pause = cls(queue, kept["task"], kept["where"], kept["since"], kept["by"])
+            texts = (pause.task, pause.by, *pause.where, *pause.where.values())
+            is_sound = all(isinstance(text, str) for text in texts)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            return None
+        return pause if is_sound and isinstance(pause.since, int | float) else None
+
+    def is_for(self, message: Message, adapters: Adapters) -> bool:
+        """Whether it holds a message of its queue back."""
+        if message.task != self.task:
+            return False
+        if not self.where:
+            return True
+        task = registry.get(message.task)
+        try:
+            texts = texts_by_name(message.payload, task.parameter_names if task else ())
+        except ValueError:
+            return False
+        for name, wanted in self.where.items():
+            text = texts[name] if name in texts else _default(task, name, adapters)
+            if text != wanted:
+                return False
+        return True
+
+
+def _default(task: Task[..., Any] | None, name: str, adapters: Adapters) -> str | None:
+    """The text of a parameter's default; `None` if there is none, or it cannot travel."""
+    parameter = task.signature.parameters.get(name) if task is not None else None
+    if parameter is None or parameter.default is parameter.empty:
+        return None
+    try:
+        return text_for(parameter.default, name, adapters)
+    except SerializationError:
+        return None
+
+
+def text_for(value: object, name: str, adapters: Adapters) -> str:
+    """What stands for an argument in a pause; text stands for itself.
+
+    Raises:
+        SerializationError: The value cannot travel.
+    """
+    if isinstance(value, str):
+        return value
+    return text_of(encode_value(value, name, adapters.owner_of, {}, adapters.plain_form))
+
+
+def check_where(task: Task[..., Any], where: Mapping[str, object]) -> None:
+    """Check that a task can be called with such arguments.
+
+    Raises:
+        ConfigurationError: It has no such parameter.
+    """
+    parameters = task.signature.parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    if unknown := sorted(where.keys() - parameters.keys()):
+        raise ConfigurationError(
+            f"{task.name} has no parameter {', '.join(map(repr, unknown))}; it has "
+            f"{', '.join(parameters) or 'none'}"
+        )

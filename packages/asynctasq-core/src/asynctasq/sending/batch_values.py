@@ -1,0 +1,127 @@
+"""What the broker keeps of a batch: what it is, and how far it has come.
+
+Owns the rule that each call of a batch counts once, however often it is reported: what is kept is
+which of them have ended, not how many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import msgpack
+
+from ..errors import InvalidMessage
+from ..wire.flow import BatchPlace, ChainLink, Flow, decode
+from ..wire.message import sign, verify
+
+#: Kinds of the values: what a batch is, how far it has come, and what its calls returned.
+BATCH, COUNTS, RESULTS = "batch", "batch-counts", "batch-results:"
+
+#: How long a batch is kept that nobody has run anything of, and one that is done.
+UNTOUCHED_SECONDS, DONE_SECONDS = 30 * 86400.0, 7 * 86400.0
+
+_PURPOSE = b"asynctasq-batch"
+_LIMITS = {"max_array_len": 1000, "max_map_len": 1000, "max_ext_len": 0}
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSpec:
+    """What a batch is; written once.
+
+    Attributes:
+        total: How many calls there are.
+        then: What is called when all are done; with `takes_result`, with a list of what they
+            returned.
+        catch: What is called when the first has failed for good.
+        place: Where the batch stands in another.
+    """
+
+    total: int
+    then: ChainLink | None = None
+    catch: ChainLink | None = None
+    place: BatchPlace | None = None
+
+    def encode(self, batch_id: str, keys: Sequence[bytes]) -> bytes:
+        """The bytes for the broker, signed like messages."""
+        links = [
+            Flow((link,)).encode() if link is not None else b"" for link in (self.then, self.catch)
+        ]
+        packed: bytes = msgpack.packb(
+            [batch_id, self.total, *links, Flow(place=self.place).encode()]
+        )
+        return sign(packed, keys, _PURPOSE)
+
+
+def decode_spec(value: bytes, batch_id: str, keys: Sequence[bytes]) -> BatchSpec:
+    """What a batch is.
+
+    Raises:
+        BadSignature: Unsigned, or signed with another key.
+        InvalidMessage: It is damaged, or of another batch.
+    """
+    packed = verify(value, keys, _PURPOSE)
+    try:
+        its_id, total, then, catch, place = msgpack.unpackb(packed, **_LIMITS)
+        first, second = (next(iter(decode(link).then), None) for link in (then, catch))
+        spec = BatchSpec(total, first, second, decode(place).place)
+    except (ValueError, TypeError, msgpack.UnpackException) as e:
+        raise InvalidMessage(f"the broker holds a damaged batch {batch_id[:64]!r}") from e
+    if its_id != batch_id or type(total) is not int or not 0 < total < 2**31:
+        raise InvalidMessage(f"the broker holds another batch as {batch_id[:64]!r}")
+    return spec
+
+
+@dataclass(frozen=True, slots=True)
+class BatchCounts:
+    """Which calls of a batch have ended, as the bits of two numbers."""
+
+    done: int = 0
+    failed: int = 0
+
+    def after(self, ended: Iterable[tuple[int, bool]]) -> BatchCounts:
+        """The same after some have ended: each by its index, and whether it is done.
+
+        One that failed may be done later, when it was retried; but not the other way round.
+        """
+        done = failed = 0
+        for index, is_done in ended:
+            if is_done:
+                done |= 1 << index
+            else:
+                failed |= 1 << index
+        done |= self.done
+        return replace(self, done=done, failed=(self.failed | failed) & ~done)
+
+    def is_whole(self, total: int) -> bool:
+        """Whether all are done."""
+        return self.done.bit_count() == total
+
+    def encode(self, batch_id: str, total: int, keys: Sequence[bytes]) -> bytes:
+        """The bytes for the broker, signed like messages."""
+        size = (total + 7) // 8
+        parts = [batch_id, self.done.to_bytes(size, "big"), self.failed.to_bytes(size, "big")]
+        packed: bytes = msgpack.packb(parts)
+        return sign(packed, keys, _PURPOSE)
+
+
+def decode_counts(
+    value: bytes | None, batch_id: str, total: int, keys: Sequence[bytes]
+) -> BatchCounts:
+    """How far a batch has come; nowhere where nothing is kept.
+
+    Raises:
+        BadSignature: Unsigned, or signed with another key.
+        InvalidMessage: It is damaged, or of another batch.
+    """
+    if value is None:
+        return BatchCounts()
+    packed = verify(value, keys, _PURPOSE)
+    try:
+        its_id, done, failed = msgpack.unpackb(packed, **_LIMITS)
+        counts = BatchCounts(int.from_bytes(done, "big"), int.from_bytes(failed, "big"))
+    except (ValueError, TypeError, msgpack.UnpackException) as e:
+        raise InvalidMessage(f"the broker holds a damaged batch {batch_id[:64]!r}") from e
+    if its_id != batch_id or (counts.done | counts.failed) >> total:
+        raise InvalidMessage(f"the broker holds another batch as {batch_id[:64]!r}")
+    return counts

@@ -1,0 +1,203 @@
+"""Telling batches how their calls ended.
+
+Owns the rule that a batch's calls are counted exactly: reports are gathered while one is under way
+and written together, by comparing with what was read, and repeating a report adds nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import msgpack
+
+from ..adapters.plugins import Adapters
+from ..brokers import Backoff, Broker, Remembering
+from ..config import Config
+from ..errors import BrokerError, BrokerUnavailable
+from ..sending.batch_values import (
+    BATCH,
+    COUNTS,
+    DONE_SECONDS,
+    RESULTS,
+    BatchSpec,
+    decode_counts,
+    decode_spec,
+)
+from ..sending.following import forget_put, link_message, put_once
+from ..wire.flow import BatchPlace, ChainLink, Flow, following_id
+
+logger = logging.getLogger(__name__)
+
+_Key = tuple[str, str]
+
+
+@dataclass(slots=True)
+class _Report:
+    index: int
+    is_done: bool
+    result: bytes | None
+    written: asyncio.Future[None]
+
+
+@dataclass(slots=True)
+class _Pending:
+    """Reports to one batch that are not written yet, and the task that writes them."""
+
+    reports: list[_Report] = field(default_factory=list)
+    writing: asyncio.Task[None] | None = None
+
+
+class BatchReports:
+    """What the runs of one worker report to the batches that they are part of."""
+
+    def __init__(self, config: Config, adapters: Adapters, broker: Broker) -> None:
+        self._config, self._adapters = config, adapters
+        self._broker = broker
+        self._pending: dict[_Key, _Pending] = {}
+        self._specs: dict[_Key, BatchSpec] = {}
+        self._failed: set[_Key] = set()
+
+    async def report(self, place: BatchPlace, *, is_done: bool, result: bytes | None) -> None:
+        """Report that a call of a batch has ended; returns once that is kept.
+
+        What cannot be reported, since the batch is gone or damaged, is logged.
+
+        Args:
+            result: What it returned, encoded, if the batch hands that on.
+        """
+        loop = asyncio.get_running_loop()
+        key = (place.queue, place.id)
+        pending = self._pending.setdefault(key, _Pending())
+        report = _Report(place.index, is_done, result, loop.create_future())
+        pending.reports.append(report)
+        if pending.writing is None:
+            pending.writing = loop.create_task(self._write(key, pending))
+        # Whoever is cancelled here lets go of the call, which is reported again by the next run.
+        await report.written
+
+    async def _write(self, key: _Key, pending: _Pending) -> None:
+        try:
+            while pending.reports:
+                reports, pending.reports = pending.reports, []
+                await self._write_until_kept(key, reports)
+                for report in reports:
+                    if not report.written.done():
+                        report.written.set_result(None)
+        finally:
+            del self._pending[key]
+
+    async def _write_until_kept(self, key: _Key, reports: list[_Report]) -> None:
+        backoff = Backoff()
+        while True:
+            try:
+                await self._write_some(key, reports)
+            except BrokerUnavailable as e:
+                fields = {"step": "report to a batch", "error": str(e)}
+                logger.warning("broker unavailable, retrying", extra=fields)
+                await asyncio.sleep(backoff.next())
+            except Exception:
+                # Whatever it is, the calls have ended, and go no better for being run again.
+                fields = {"batch": key[1], "calls": str(len(reports))}
+                logger.exception("calls of a batch could not be counted", extra=fields)
+                return
+            else:
+                return
+
+    async def _write_some(self, key: _Key, reports: list[_Report]) -> None:
+        queue, batch_id = key
+        broker, keys = self._remembering(), self._config.signing_key
+        spec = await self._spec(key)
+        if spec is None:
+            logger.warning("calls of a batch that is gone", extra={"batch": batch_id})
+            return
+        sound = [report for report in reports if report.index < spec.total]
+        if spec.then is not None and spec.then.takes_result:
+            for report in sound:
+                if report.is_done:
+                    await self._keep_result(key, report)
+        while True:
+            value = await broker.value(queue, COUNTS, batch_id)
+            before = decode_counts(value, batch_id, spec.total, keys)
+            after = before.after((report.index, report.is_done) for report in sound)
+            if after == before and value is not None:
+                break
+            kept = after.encode(batch_id, spec.total, keys)
+            if await broker.replace_value(queue, COUNTS, batch_id, kept, expected=value):
+                break
+        if after.failed and key not in self._failed:
+            await self._follow(key, spec, spec.catch, f"{batch_id} catch")
+            if spec.place is not None:
+                await self.report(spec.place, is_done=False, result=None)
+            self._failed.add(key)
+        if after.is_whole(spec.total):
+            await self._end(key, spec)
+
+    async def _end(self, key: _Key, spec: BatchSpec) -> None:
+        queue, batch_id = key
+        broker = self._remembering()
+        await self._follow(key, spec, spec.then, batch_id)
+        if spec.then is None and spec.place is not None:
+            await self.report(spec.place, is_done=True, result=None)
+        for kind in (BATCH, COUNTS):
+            if (value := await broker.value(queue, kind, batch_id)) is not None:
+                await broker.set_value(queue, kind, batch_id, value, ttl_seconds=DONE_SECONDS)
+        self._specs.pop(key, None)
+        self._failed.discard(key)
+
+    async def _follow(
+        self, key: _Key, spec: BatchSpec, link: ChainLink | None, origin: str
+    ) -> None:
+        """Put what is called when the batch has ended, or failed, unless somebody has."""
+        if link is None:
+            return
+        config, broker = self._config, self._remembering()
+        payload = link.payload
+        if link.takes_result:
+            payload = link.payload_with(await self._results(key, spec))
+        flow = Flow(parent=key, place=spec.place if link is spec.then else None)
+        outgoing = link_message(
+            link,
+            following_id(origin),
+            payload,
+            flow,
+            self._adapters,
+            config.signing_key,
+            config.max_payload_bytes,
+        )
+        await put_once(broker, outgoing)
+        await forget_put(broker, outgoing.queue, outgoing.id, DONE_SECONDS)
+
+    async def _spec(self, key: _Key) -> BatchSpec | None:
+        if (known := self._specs.get(key)) is not None:
+            return known
+        queue, batch_id = key
+        value = await self._remembering().value(queue, BATCH, batch_id)
+        if value is None:
+            return None
+        spec = self._specs[key] = decode_spec(value, batch_id, self._config.signing_key)
+        return spec
+
+    async def _keep_result(self, key: _Key, report: _Report) -> None:
+        queue, batch_id = key
+        await self._remembering().set_value(
+            queue,
+            f"{RESULTS}{batch_id}",
+            str(report.index),
+            b"\xc0" if report.result is None else report.result,
+            ttl_seconds=DONE_SECONDS,
+        )
+
+    async def _results(self, key: _Key, spec: BatchSpec) -> bytes:
+        """An encoded list of what the calls returned, in their order."""
+        queue, batch_id = key
+        found: Mapping[str, bytes] = await self._remembering().values(queue, f"{RESULTS}{batch_id}")
+        head: bytes = msgpack.Packer().pack_array_header(spec.total)
+        return head + b"".join(found.get(str(i), b"\xc0") for i in range(spec.total))
+
+    def _remembering(self) -> Remembering:
+        if not isinstance(self._broker, Remembering):
+            raise BrokerError(f"{self._broker.describe()} cannot keep batches")
+        return self._broker

@@ -1,0 +1,88 @@
+"""One request to a page: what was asked for, and what whoever asks may do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from urllib.parse import parse_qs, parse_qsl, urlencode
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from .links import Links
+from .work import Works
+
+#: The longest parameter that is looked at, in characters; and the longest form, in bytes.
+_LONGEST, _FORM_BYTES = 500, 200_000
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What pages are made from.
+
+    Attributes:
+        base: What addresses of this dashboard begin with.
+        may_act: Whether there are buttons.
+        token: What a form must send along.
+        form: What a POST sent.
+    """
+
+    request: Request
+    base: str
+    may_act: bool
+    token: str
+    links: Links
+    works: Works
+    form: Mapping[str, list[str]] = field(default_factory=dict)
+
+    def parameter(self, name: str) -> str:
+        """A part of the query; empty if it is not there."""
+        return self.request.query_params.get(name, "").strip()[:_LONGEST]
+
+    def chosen(self, *names: str) -> dict[str, str]:
+        """Those of these parameters that say something."""
+        return {name: value for name in names if (value := self.parameter(name))}
+
+    def offset(self) -> int:
+        """How many lines to pass over."""
+        text = self.parameter("offset")
+        return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
+
+    def sent(self, name: str) -> str:
+        """A field of the form; empty if it is not there."""
+        return self.form.get(name, [""])[0][:_LONGEST]
+
+    def back(self, **parameters: object) -> str:
+        """Where a form came from, if that is a page of this dashboard; else the first page."""
+        found = self.sent("back")
+        is_ours = found.startswith(f"{self.base}/") and not found.startswith(("//", "/\\"))
+        path, _, query = (found if is_ours else f"{self.base}/").partition("?")
+        kept = [(k, v) for k, v in parse_qsl(query) if k not in ("said", "n", "live")]
+        kept += [(k, str(v)) for k, v in parameters.items()]
+        return path + ("?" + urlencode(kept, errors="surrogatepass") if kept else "")
+
+    def address(self, path: str, **parameters: object) -> str:
+        """The address of a page of this dashboard."""
+        given = {k: v for k, v in parameters.items() if v not in ("", None)}
+        query = urlencode(given, errors="surrogatepass") if given else ""
+        return f"{self.base}{path}{'?' + query if query else ''}"
+
+
+async def form_of(request: Request) -> dict[str, list[str]]:
+    """What a form sent, by its fields.
+
+    Raises:
+        HTTPException: It is none, or a larger one than this dashboard makes.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/x-www-form-urlencoded":
+        raise HTTPException(415)
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > _FORM_BYTES:
+            raise HTTPException(413)
+    try:
+        return parse_qs(body.decode("ascii"), keep_blank_values=True, max_num_fields=2000)
+    except ValueError as e:
+        raise HTTPException(400) from e

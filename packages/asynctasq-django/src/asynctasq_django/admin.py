@@ -1,0 +1,243 @@
+"""Dead letters, queues, schedules and workers in Django's admin.
+
+Owns the rule that its permissions say who may do what: `view` to look, `change` to retry, pause and
+run, `delete` to delete for ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+from asynctasq import BrokerError, class_path, deadletters, looking, scheduling
+from asynctasq.deadletters import Filter, Reference
+from asynctasq.looking import run_sync
+from django.apps import apps
+from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import NoReverseMatch, URLPattern, path, reverse
+
+from .models import DeadCall, Queue
+
+#: Lines of a page.
+LINES = 100
+
+#: What a filter is made of.
+_NAMES = ("queue", "task", "error", "arguments")
+
+#: The longest text of a filter.
+_LONGEST = 300
+
+
+if TYPE_CHECKING:
+    ModelAdmin = admin.ModelAdmin[Any]
+else:  # generic for type checkers alone
+    ModelAdmin = admin.ModelAdmin
+
+
+class _Page(ModelAdmin):
+    """A page of its own in the place of a table's."""
+
+    page_template = ""
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """Nothing is added by hand."""
+        return False
+
+    def get_urls(self) -> list[URLPattern]:
+        """The page alone; there are no rows to change."""
+        name = f"{self.opts.app_label}_{self.opts.model_name}_changelist"
+        return [path("", self.admin_site.admin_view(self.changelist_view), name=name)]
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """The page, or what a form asks for."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        try:
+            if request.method == "POST":
+                return self.act(request)
+            context = self.look(request)
+        except BrokerError as e:
+            messages.error(request, f"The broker did not answer: {e}")
+            context = {"is_away": True}
+        return self.render(request, self.page_template, context | (extra_context or {}))
+
+    def render(self, request: HttpRequest, template: str, context: dict[str, Any]) -> HttpResponse:
+        """A page in the form of the admin's."""
+        given = {
+            **self.admin_site.each_context(request),
+            "opts": self.opts,
+            "title": str(self.opts.verbose_name_plural).capitalize(),
+            "may_change": self.has_change_permission(request),
+            "may_delete": self.has_delete_permission(request),
+            **context,
+        }
+        return TemplateResponse(request, template, given)
+
+    def look(self, request: HttpRequest) -> dict[str, Any]:
+        """What the page shows."""
+        raise NotImplementedError
+
+    def act(self, request: HttpRequest) -> HttpResponse:
+        """Do what a form asks for."""
+        raise NotImplementedError
+
+    def ask(self, request: HttpRequest, question: str) -> HttpResponse:
+        """Ask before what cannot be undone."""
+        fields = [
+            (name, value)
+            for name, values in request.POST.lists()
+            if name not in ("csrfmiddlewaretoken", "sure")
+            for value in values
+        ]
+        context = {"question": question, "fields": fields, "back": request.get_full_path()}
+        return self.render(request, "admin/asynctasq_django/sure.html", context)
+
+    def need(self, is_allowed: bool) -> None:
+        """Refuse what the user has no permission for."""
+        if not is_allowed:
+            raise PermissionDenied
+
+
+@admin.register(DeadCall)
+class DeadCallAdmin(_Page):
+    """What failed for good."""
+
+    page_template = "admin/asynctasq_django/dead_calls.html"
+
+    def look(self, request: HttpRequest) -> dict[str, Any]:
+        """One dead letter, or a page of them, with what they have in common."""
+        if message_id := request.GET.get("id"):
+            return self._one(message_id, request.GET.get("queue") or None)
+        chosen = _chosen(request.GET.get)
+        queue, where = chosen.get("queue"), _filter(chosen)
+        offset = _offset(request.GET.get("offset", ""))
+        letters, is_all = run_sync(
+            deadletters.search(queue, limit=LINES + 1, offset=offset, where=where)
+        )
+        groups, looked_at = run_sync(deadletters.groups(queue, where=where))
+        address = urlencode(chosen)
+        return {
+            "chosen": chosen,
+            "filters": [
+                (name, chosen.get(name, ""))
+                for name in _NAMES
+                if name != "arguments" or looking.shows_arguments()
+            ],
+            "groups": [
+                (group, urlencode(chosen | {"task": group.task, "error": group.error}))
+                for group in groups[:20]
+            ],
+            "looked_at": looked_at,
+            "letters": letters[:LINES],
+            "is_all": is_all,
+            "before": f"?{address}&offset={max(0, offset - LINES)}" if offset else "",
+            "after": f"?{address}&offset={offset + LINES}" if len(letters) > LINES else "",
+        }
+
+    def _one(self, message_id: str, queue: str | None) -> dict[str, Any]:
+        letter = run_sync(deadletters.show(message_id, queue))
+        if letter is None:
+            raise Http404("There is no such dead letter (any more).")
+        rows = [(reference, _address(reference)) for reference in letter.references]
+        return {"letter": letter, "rows": rows, "title": letter.task or "(unreadable)"}
+
+    def act(self, request: HttpRequest) -> HttpResponse:
+        """Retry or delete those that are ticked, or all that fit."""
+        is_deleted = request.POST.get("do", "").startswith("delete")
+        self.need(
+            self.has_delete_permission(request)
+            if is_deleted
+            else self.has_change_permission(request)
+        )
+        is_all = request.POST.get("do", "").endswith("-all")
+        chosen, ids = _chosen(request.POST.get), request.POST.getlist("id")
+        if not is_all and not ids:
+            messages.warning(request, "Nothing was selected.")
+            return HttpResponseRedirect(request.get_full_path())
+        if is_deleted and not request.POST.get("sure"):
+            what = f"all that fit {chosen}" if is_all else f"{len(ids)} dead letters"
+            return self.ask(request, f"Delete {what} for ever?")
+        function = deadletters.purge if is_deleted else deadletters.retry
+        where = (_filter(chosen) or Filter()) if is_all else None
+        count = run_sync(function(chosen.get("queue"), None if is_all else ids, where))
+        what_was_done = "Deleted" if is_deleted else "Put back on their queues:"
+        messages.success(request, f"{what_was_done} {count}.")
+        return HttpResponseRedirect(request.path + (f"?{urlencode(chosen)}" if chosen else ""))
+
+
+@admin.register(Queue)
+class QueueAdmin(_Page):
+    """Queues, the workers that serve them, and schedules."""
+
+    page_template = "admin/asynctasq_django/queues.html"
+
+    def look(self, request: HttpRequest) -> dict[str, Any]:
+        """All three."""
+        queues, workers = run_sync(looking.queues()), run_sync(looking.workers())
+        queues.sort(key=lambda queue: (-queue.waiting, -queue.running, queue.name))
+        return {
+            "queues": queues[:LINES],
+            "left_out": max(0, len(queues) - LINES),
+            "served": {name for worker in workers for name in worker.queues},
+            "workers": workers[:LINES],
+            "schedules": run_sync(scheduling.schedules())[:LINES],
+            "broker": looking.describe(),
+        }
+
+    def act(self, request: HttpRequest) -> HttpResponse:
+        """Purge a queue, or run, pause or resume a schedule."""
+        action, name = request.POST.get("do", ""), request.POST.get("name", "")
+        if action == "purge":
+            self.need(self.has_delete_permission(request))
+            if not request.POST.get("sure"):
+                return self.ask(request, f"Delete all that waits or is delayed in {name!r}?")
+            said = f"Deleted {run_sync(looking.purge(name))} calls."
+        elif action in _ON_SCHEDULES:
+            self.need(self.has_change_permission(request))
+            done = run_sync(_ON_SCHEDULES[action](name))
+            said = f"Done: {action}." if done else "There is no such schedule any more."
+        else:
+            raise PermissionDenied
+        messages.success(request, said)
+        return HttpResponseRedirect(request.path)
+
+
+_ON_SCHEDULES: dict[str, Callable[[str], Any]] = {
+    "run": scheduling.run_now,
+    "pause": scheduling.pause,
+    "resume": scheduling.resume,
+}
+
+
+def _chosen(value: Callable[[str], str | None]) -> dict[str, str]:
+    """What is filled in of a filter."""
+    texts = ((name, (value(name) or "").strip()[:_LONGEST]) for name in _NAMES)
+    return {name: text for name, text in texts if text}
+
+
+def _filter(chosen: dict[str, str]) -> Filter | None:
+    asked = [chosen.get(name) for name in ("task", "error", "arguments")]
+    task, error, arguments = asked
+    return Filter(task=task, error=error, arguments=arguments) if any(asked) else None
+
+
+def _offset(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
+
+
+def _address(reference: Reference) -> str | None:
+    """The admin's own page of a row, if it has one."""
+    for model in apps.get_models():
+        if class_path(model) == reference.model:
+            name = f"admin:{model._meta.app_label}_{model._meta.model_name}_change"
+            try:
+                return reverse(name, args=[reference.key])
+            except NoReverseMatch:
+                return None
+    return None
