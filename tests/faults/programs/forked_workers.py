@@ -28,7 +28,7 @@ for name in (
     "asynctasq.supervision.run",
     "asynctasq.cli",
     "asynctasq.cli.worker",
-    "asynctasq.supervision.link",
+    "asynctasq.supervision.supervisor_link",
     "asynctasq.supervision.pages",
     "asynctasq.supervision.probes",
     "asynctasq.supervision.systemd",
