@@ -63,9 +63,13 @@ class Subject:
         output([*pip, "install", *editable])
         return True
 
+    def empty(self) -> None:
+        """Empty the server."""
+        self.redis.flushall()
+
     def send(self, mode: str, kind: str, n: int) -> float:
         """Tasks per second of sending `n` tasks to an empty server; they stay there."""
-        self.redis.flushall()
+        self.empty()
         return (n - 1) / self._produce(mode, kind, n)
 
     def drain(self, kind: str, n: int, concurrency: int = 0) -> dict[str, float]:
@@ -106,7 +110,7 @@ class Subject:
 
     def latencies(self, n: int) -> list[float]:
         """Milliseconds from sending a task to its start in an idle worker, sorted."""
-        self.redis.flushall()
+        self.empty()
         with self._worker(n + 2) as (process, out):
             self._produce("latency", "latency", 1)
             process.wait_until(out.with_name(out.name + ".ready").exists)

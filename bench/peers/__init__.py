@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 INSIDE = "BENCH_PEER" in os.environ
 REDIS_URL = os.environ.get("BENCH_REDIS_URL", "")
+POSTGRES_URL = os.environ.get("BENCH_POSTGRES_URL", "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,12 +41,13 @@ SIZES = {
     "scaling": f"{_PEERS} --n 3000 --processes 1,2 asynctasq",
     "processes": "--repeat 1 --n 100 --steps 10",
     "growth": "--repeat 1 --n 50 --largest 500",
+    "postgres": f"{_PEERS} --n 20 --waiting 100 --held-seconds 0.1 asynctasq_postgres",
     "policies": "--repeat 1 --n 200 --largest 400",
     "payload": "",
     "soak": "--minutes 0.02 --broker sqlite --seed 1",
 }
-ON_POSTGRES = {"models", "hundred", "commits", "once"}
-WITHOUT_REDIS = {"payload", "soak"}
+ON_POSTGRES = {"models", "hundred", "commits", "once", "postgres"}
+WITHOUT_REDIS = {"payload", "soak", "postgres"}
 
 
 def _require(name: str) -> None:

@@ -45,7 +45,7 @@ async def _block(namespace: dict[str, Any], code: str, title: str) -> str:
         result = eval(compile(code, title, "exec", flags, dont_inherit=True), namespace)
         if inspect.iscoroutine(result):
             await result
-        if current().config.driver == "memory":
+        if current().config.driver in ("memory", "postgres"):
             # What was committed is sent in the background; a worker does not wait for that.
             outbox = current().outbox
             await outbox.flush()

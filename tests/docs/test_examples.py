@@ -3,7 +3,7 @@
 A block stands below a comment `<!-- example: NAME -->`; blocks of one page with one name share a
 namespace, and a worker runs after each. `needs: ...` names modules in `contexts/` with what the
 reader is assumed to have. A `text` block right below shows the output. Fragments that cannot run
-are `text` blocks as well.
+are `text` blocks as well. One that needs PostgreSQL finds a database of its own in `DATABASE_URL`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+
+from ..servers import postgres_database
 
 ROOT = Path(__file__).parents[2]
 #: Pages whose Python blocks another test runs: the test, and how many stand alone, in no file
@@ -123,15 +126,21 @@ def test_the_example_runs_and_prints_what_the_page_shows(
     given = {"name": f"{name.replace('-', '_')}_page", **vars(example)}
     (tmp_path / "given.json").write_text(json.dumps(given))
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("ASYNCTASQ_", "DJ"))}
-    done = subprocess.run(
-        [sys.executable, "-W", "error", str(Path(__file__).parent / "run_blocks.py"), "given.json"],
-        cwd=tmp_path,
-        env={**inherited, "ASYNCTASQ_DRIVER": "memory"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    environment = {**inherited, "ASYNCTASQ_DRIVER": "memory"}
+    with ExitStack() as stack:
+        if "DATABASE_URL" in "".join(example.codes) or "_postgres_" in "".join(example.contexts):
+            url = stack.enter_context(postgres_database("asynctasq_docs"))
+            environment["DATABASE_URL"] = url.replace("postgresql://", "postgresql+asyncpg://")
+            del environment["ASYNCTASQ_DRIVER"]
+        done = subprocess.run(
+            [sys.executable, "-W", "error", Path(__file__).parent / "run_blocks.py", "given.json"],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
     assert done.returncode == 0, done.stderr
     printed = json.loads(done.stdout.splitlines()[-1])
     for code, shown, output in zip(example.codes, example.outputs, printed, strict=True):

@@ -15,6 +15,7 @@ from asynctasq_postgres.broker import PostgresBroker
 from asynctasq_postgres.consumer import PostgresConsumer
 
 from .brokers import OpenPostgres, postgres_brokers
+from .counting import counting
 
 
 def messages(count: int, queue: str = "default", prefix: str = "") -> list[Outgoing]:
@@ -30,31 +31,43 @@ async def consuming(broker: PostgresBroker, queue: str) -> AsyncIterator[Postgre
     await consumer.stop()
 
 
-def committed(url: str) -> int:
-    """How many transactions were committed in the database; each statement of ours is one."""
-    with psycopg.connect(url, autocommit=True) as connection:
-        row = connection.execute(
-            "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()"
-        ).fetchone()
-    assert row is not None
-    return int(row[0])
-
-
-async def test_an_idle_worker_makes_no_more_than_two_statements_a_second(
-    broker: PostgresBroker, url: str
-) -> None:
-    async with consuming(broker, "idle") as consumer:
+async def test_an_idle_worker_makes_no_more_than_two_statements_a_second(url: str) -> None:
+    async with (
+        counting(url) as server,
+        postgres_brokers(Config(url=server.url)) as open_one,
+        consuming(open_one(), "idle") as consumer,
+    ):
         # All connections are open then, and all statements prepared.
         assert await consumer.take(1, 4) == []
         assert await asyncio.to_thread(consumer.renew, []) == []
-        await asyncio.sleep(2)  # processes of the server report what they did within a second
-        before, started = committed(url), time.monotonic()
+        before, started = server.statements, time.monotonic()
         while time.monotonic() - started < 8:
-            assert await consumer.take(1, 5) == []  # as a worker does
+            assert await consumer.take(1, 2) == []  # as a worker does
             assert await asyncio.to_thread(consumer.renew, []) == []
         seconds = time.monotonic() - started
-        # The server's figure holds the counting too, and what was reported late.
-        assert committed(url) - before <= 2 * seconds + 10
+        assert 0 < server.statements - before <= 2 * seconds
+
+
+async def test_a_hundred_are_put_taken_and_settled_by_a_statement_each(url: str) -> None:
+    async with (
+        counting(url) as server,
+        postgres_brokers(Config(url=server.url)) as open_one,
+        consuming(broker := open_one(), "few") as consumer,
+    ):
+
+        async def drain(name: str) -> None:
+            await broker.put(messages(100, "few", name))
+            taken = await consumer.take(100, 5)
+            assert len(taken) == 100
+            await consumer.settle([Outcome(delivery) for delivery in taken])
+
+        for n in range(5):  # all connections are open then, and all statements prepared
+            await drain(f"first {n}-")
+        before = server.statements
+        for n in range(20):
+            await drain(f"{n}-")
+        # One each, and one that wakes who waits.
+        assert server.statements - before <= 20 * (3 + 1)
 
 
 @pytest.mark.parametrize("broker_is_other", [False, True])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import shutil
+import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -29,23 +30,27 @@ TIMEOUT = 1.0
 
 @pytest_asyncio.fixture
 async def open_postgres(url: str) -> AsyncIterator[OpenPostgres]:
+    async with postgres_brokers(Config(url=url)) as open_one:
+        await open_one().create_tables()  # which takes its time, where many do it
     async with postgres_brokers(Config(url=url, timeout=TIMEOUT)) as open_one:
         yield open_one
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[PostgresProcess]:
+def server() -> Iterator[PostgresProcess]:
     """A server of the test's own."""
     programs = find_postgres()
     if programs is None:
         missing("no PostgreSQL programs to start a server with")
-    # Deep enough for nobody: pytest's own folders are for their user alone.
-    folder = Path(os.path.realpath("/tmp")) / f"asynctasq-{tmp_path.name}-{os.getpid()}"
-    folder.mkdir()
-    process = PostgresProcess(programs, folder)
-    process.start()
-    yield process
-    process.kill()
+    # For `nobody` to look into: pytest's own folders are for their user alone.
+    folder = Path(tempfile.mkdtemp(prefix="asynctasq-postgres-"))
+    try:
+        process = PostgresProcess(programs, folder)
+        process.start()
+        yield process
+        process.kill()
+    finally:
+        shutil.rmtree(folder)
 
 
 def options(lease_seconds: float = 30.0, name: str = "worker") -> ConsumerOptions:
@@ -250,6 +255,29 @@ async def test_too_many_connections_are_unavailability(server: PostgresProcess) 
     async with postgres_brokers(limited) as open_one:
         with pytest.raises(BrokerUnavailable, match="too many connections"):
             await open_one().put(messages("b"))
+
+
+async def test_a_delivery_on_its_way_to_a_worker_that_dies_does_not_count_if_there_was_one_before(
+    broker: PostgresBroker, open_postgres: OpenPostgres
+) -> None:
+    await broker.put(messages("a"))
+    async with consuming(broker) as first:
+        [delivery] = await first.take(1, 5)
+        assert await broker.release_worker(first._options.worker.id, ["default"]) == 1
+    async with consuming(open_postgres()) as dying:
+        number = await dying._number()
+        # As its statement does; nobody reads the answer.
+        [row] = await dying._server.ask(dying._take, number, ["default"], 1, 30.0, [], [])
+        assert (row["id"], row["deliveries"]) == ("a", 2)
+        assert await broker.release_worker(dying._options.worker.id, ["default"]) == 1
+    async with consuming(open_postgres()) as third:
+        [delivery] = await third.take(1, 5)
+        assert delivery.deliveries == 2
+        assert await broker.release_worker(third._options.worker.id, ["default"]) == 1
+    async with consuming(broker) as last:
+        [delivery] = await last.take(1, 5)
+        assert delivery.deliveries == 3
+        await last.settle([Outcome(delivery)])
 
 
 async def test_a_statement_that_was_given_up_does_not_go_on_in_the_server(

@@ -131,6 +131,33 @@ async def test_older_tables_are_upgraded_by_the_command_only(url: str, schema: s
             await open_one().put([message()])
 
 
+async def test_the_first_version_is_upgraded_under_those_who_use_it(url: str, schema: str) -> None:
+    command(url, schema, "tables", "create")
+    former = "integer, text[], integer, double precision, integer[], bigint[]"
+    claim = "integer, bigint, text[], integer, integer[], bigint[], boolean"
+    sql(
+        url,
+        f"UPDATE {schema}.version SET number = 1",
+        f"DROP FUNCTION {schema}.take({former}, boolean)",
+        f"CREATE FUNCTION {schema}.take({former}) RETURNS text LANGUAGE sql AS $$SELECT 'old'$$",
+        f"DROP FUNCTION {schema}.claim({claim}, boolean)",
+        f"CREATE FUNCTION {schema}.claim({claim}) RETURNS text LANGUAGE sql AS $$SELECT 'old'$$",
+        f"DROP FUNCTION {schema}.run_line(integer, integer, integer, bigint, boolean)",
+        f"CREATE FUNCTION {schema}.run_line(integer, integer, integer, bigint) RETURNS text"
+        " LANGUAGE sql AS $$SELECT 'old'$$",
+    )
+    async with postgres_brokers(Config(url=url, schema=schema)) as open_one:
+        with pytest.raises(BrokerError, match="asynctasq tables upgrade"):
+            await open_one().put([message()])
+        done = command(url, schema, "tables", "upgrade")
+        assert (done.returncode, done.stderr) == (0, "")
+        await open_one().put([message()])
+    # As a worker of the first version calls it, who does not know the last argument.
+    announced = f"{schema}.announce('old', '', 1, '{{default}}', 1, 1, false, 30, '{{default}}')"
+    take = f"SELECT id FROM {schema}.take({announced}, '{{default}}', 1, 30, '{{}}', '{{}}')"
+    assert sql(url, take) == [("a",)]
+
+
 async def test_upgrading_what_is_up_to_date_changes_nothing_that_is_queued(
     url: str, schema: str
 ) -> None:

@@ -35,7 +35,8 @@ from asynctasq_postgres.consumer import PostgresConsumer
 Name = Callable[..., str | None]
 
 _STATEMENT = re.compile(
-    r"\s*(SELECT|INSERT|UPDATE|DELETE)\b.*?\b(chains|effects|asynctasq_outbox|asynctasq_done)\b",
+    r"\s*(SELECT|INSERT|UPDATE|DELETE)\b.*?\b"
+    r"(chains|effects|asynctasq_outbox|asynctasq_done|put_in_transaction|settle_in_transaction)\b",
     re.DOTALL,
 )
 
@@ -49,10 +50,11 @@ def statement(sql: object) -> str | None:
     found = _STATEMENT.match(str(sql))
     if found is None:
         return None
-    name = " ".join(found.groups())
+    is_function = found[2].endswith("_in_transaction")
+    name = found[2] if is_function else " ".join(found.groups())
     if "SKIP LOCKED" in str(sql):
         name += " SKIP LOCKED"
-    if found[1] != "SELECT":
+    if is_function or found[1] != "SELECT":
         _last[_whose()] = name
     return name
 

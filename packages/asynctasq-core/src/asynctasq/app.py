@@ -11,7 +11,7 @@ from time import monotonic
 from typing import Any, TypeVar
 
 from .adapters.plugins import Adapters, installed
-from .brokers import Broker, Policing, Remembering
+from .brokers import Broker, Policing, Remembering, Transactional
 from .brokers.opening import installed_drivers, open_broker
 from .config import Config
 from .errors import ConfigurationError, DuplicateCall
@@ -21,6 +21,7 @@ from .sending.batch_reports import BatchReports
 from .sending.commits import Deferred, open_atomic
 from .sending.connections import Connections
 from .sending.handle import TaskHandle
+from .sending.joining import Joining
 from .sending.outbox import Outbox
 from .sending.preparing import Prepared, prepare
 from .tasks import runtime
@@ -53,7 +54,9 @@ class App:
         self.adapters = adapters
         opening = _instead or (lambda: open_broker(config))
         self.connections = Connections(opening, config.signing_key)
-        self.outbox = Outbox(adapters, self.connections)
+        self._joining: Joining | None = None
+        self._joins = None if _instead is None else False
+        self.outbox = Outbox(adapters, self.connections, lambda: self.joining)
         self._keeps_calls = config.outbox and _instead is None
         self._polices: bool | None = None
         self._remembers: bool | None = None
@@ -62,6 +65,16 @@ class App:
     def open_broker(self) -> Broker:
         """The broker of the running event loop, closed when the loop is shut down."""
         return self.connections.broker()
+
+    @property
+    def joining(self) -> Joining | None:
+        """What does the broker's work in transactions, if the broker is one that can."""
+        if self._joins is None:
+            broker = open_broker(self.config)
+            self._joins = isinstance(broker, Transactional)
+            if isinstance(broker, Transactional):
+                self._joining = Joining(broker, self.connections, self.config.signing_key)
+        return self._joining
 
     async def dispatch(self, call: Call[R]) -> TaskHandle[R]:
         """As `Call.dispatch`."""
@@ -254,7 +267,9 @@ class App:
         if call.place is not None:
             handle.told_when_cancelled = partial(self.tell_cancelled, call.place)
         if prepared.defer is not None:
-            handle._deferred = Deferred(self.connections, outgoing, outbox, learn=handle.stand_for)
+            handle._deferred = Deferred(
+                self.connections, outgoing, outbox, self.joining, learn=handle.stand_for
+            )
             prepared.defer(handle._deferred)
         return handle
 

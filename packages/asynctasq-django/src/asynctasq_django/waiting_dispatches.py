@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import partial
 from weakref import ref
 
 from asynctasq import DeferredSend, DeferredSends, send_together
@@ -53,8 +54,7 @@ class WaitingDispatches:
         for callback in self.since(0):
             if (send := callback.take()) is not None:
                 self.kept.add(send)
-        for statement in self.kept.statements():
-            run(connection, statement)
+        self.kept.keep(partial(run, connection))
 
     def savepoint(self, name: str) -> None:
         """A savepoint was set here."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from asynctasq import ConfigurationError
 
@@ -23,6 +23,7 @@ class Address:
         settings: Those of the server that a connection asks for, unless a pooler refuses.
         listen_options: Arguments of the one that gets notifications.
         schema: The schema's quoted name.
+        database: Its name as the URL gives it; empty if that does not.
         name: For log lines and errors; without credentials.
     """
 
@@ -46,6 +47,7 @@ class Address:
             "application_name": "asynctasq",
             "statement_timeout": str(max(1, round(config.timeout * 1000))),
         }
+        self.database = unquote(urlsplit(config.url).path.removeprefix("/"))
         self.name = f"postgres {_place(config.url)} schema {config.schema}"
 
 

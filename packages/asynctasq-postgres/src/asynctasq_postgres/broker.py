@@ -7,10 +7,11 @@ server's, but for due times, which are the sender's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
-from asynctasq import BrokerError
+from asynctasq import BrokerError, Statement
 from asynctasq.brokers import (
     PAUSES,
     ConsumerOptions,
@@ -21,22 +22,25 @@ from asynctasq.brokers import (
     HeldState,
     KeyInUse,
     MessageState,
+    Outcome,
     Outgoing,
     QueueStats,
     WorkerInfo,
     pause_number,
 )
 
-from . import listing, queries, schema
+from . import joining, listing, queries, schema
 from .address import Address
 from .awaited_results import AwaitedResults
 from .config import PostgresConfig
-from .consumer import PostgresConsumer
+from .consumer import PostgresConsumer, topics_of
 from .doctor import check_server
 from .putting import PUT, PUT_POLICED, columns, places, policy_columns
 from .server import Server
 from .sizes import MOST_VALUE_BYTES, pages
 from .waking import Wakes, queue_topic, result_topic
+
+logger = logging.getLogger(__name__)
 
 #: Rows that one statement deletes.
 _CHUNK = 5000
@@ -44,6 +48,8 @@ _CHUNK = 5000
 
 class PostgresBroker:
     """A broker in one schema of a database, which is made when first used if there is none."""
+
+    dialect: Literal["postgresql"] = "postgresql"
 
     def __init__(self, config: PostgresConfig) -> None:
         self._address = Address(config)
@@ -56,10 +62,7 @@ class PostgresBroker:
     async def put(self, messages: Sequence[Outgoing]) -> Mapping[str, str] | None:
         """Add the messages, in one statement unless there are thousands, or they are large."""
         conflicts: dict[str, str] = {}
-        for m in messages:
-            if len(m.body) > MOST_VALUE_BYTES:
-                raise BrokerError(f"{self._address.name} takes no message of {len(m.body)} bytes")
-        for page in pages(messages, lambda m: len(m.body)):
+        for page in self._pages(messages):
             if any(m.policy is not None for m in page):
                 rows = await self._insist(PUT_POLICED, *columns(page), *policy_columns(page))
                 conflicts.update((row["id"], row["holder"]) for row in rows)
@@ -67,6 +70,12 @@ class PostgresBroker:
                 await self._insist(PUT, *columns(page))
             self._wakes.tell({queue_topic(m.queue) for m in page})
         return conflicts or None
+
+    def _pages(self, messages: Sequence[Outgoing]) -> Iterable[Sequence[Outgoing]]:
+        for m in messages:
+            if len(m.body) > MOST_VALUE_BYTES:
+                raise BrokerError(f"{self._address.name} takes no message of {len(m.body)} bytes")
+        return pages(messages, lambda m: len(m.body))
 
     def consumer(self, options: ConsumerOptions) -> PostgresConsumer:
         """A consumer that has not started yet."""
@@ -237,6 +246,45 @@ class PostgresBroker:
         if replaced and messages:
             self._wakes.tell([queue_topic(queue)])
         return bool(replaced)
+
+    def whereabouts(self) -> Statement:
+        """What a transaction is asked to find out where it is."""
+        return joining.whereabouts(self._address.config.schema)
+
+    async def is_here(self, answer: Sequence[Sequence[Any]]) -> bool | None:
+        """Whether an answer to that comes from this broker's database."""
+        ((name, *there, may),) = answer
+        if there[-1] is None and name != self._address.database:
+            return False  # it has no such schema, and a name that this one has not
+        sql, schema = joining.own_whereabouts(), self._address.config.schema
+        ((_, *here, _),) = await self._server.ask(sql, schema)
+        if there[:-1] != here[:-1]:
+            return False
+        if there[-1] is None:
+            return None  # the schema was made by asking
+        if not may:
+            logger.warning(
+                "%s: the application's own user may not write there, so dispatches do not become "
+                "part of its transactions; grant it what the broker's page lists",
+                self._address.name,
+            )
+        return bool(may)
+
+    def putting(self, messages: Sequence[Outgoing]) -> Iterable[Statement]:
+        """What adds messages in a transaction of the application."""
+        return [joining.putting(self._schema, page) for page in self._pages(messages)]
+
+    def settling(self, outcome: Outcome) -> Statement:
+        """What settles a call that is done, in its own transaction."""
+        return joining.settling(self._schema, outcome)
+
+    def tell_put(self, messages: Sequence[Outgoing]) -> None:
+        """Wake who waits for messages that a transaction has put."""
+        self._wakes.tell({queue_topic(m.queue) for m in messages})
+
+    def tell_settled(self, outcome: Outcome) -> None:
+        """Wake who waits for the end of a call that a transaction has settled."""
+        self._wakes.tell(set(topics_of(outcome)))
 
     async def check(self) -> list[Finding]:
         """What can lose messages or stop workers."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from asynctasq import BrokerError, BrokerUnavailable
 from asynctasq.brokers import (
@@ -31,14 +30,14 @@ logger = logging.getLogger(__name__)
 _PART_OF_FULL_LOOKS = 0.1
 
 
-@dataclass(frozen=True, slots=True)
-class Tag:
+class Tag(NamedTuple):
     """Locates one delivery.
 
     Attributes:
         has_line: Whether the end of it may let another message go on.
     """
 
+    worker: int
     message: int
     lease: int
     has_line: bool
@@ -58,15 +57,18 @@ class PostgresConsumer:
         self._attempts: set[asyncio.Task[Any]] = set()
         schema = server.address.schema
         self._announce = f"SELECT {schema}.announce($1, $2, $3, $4, $5, $6, $7, $8, $9)"
-        self._take = f"SELECT * FROM {schema}.take($1, $2, $3, $4, $5, $6)"
+        self._take = f"SELECT * FROM {schema}.take($1, $2, $3, $4, $5, $6, true)"
+        self._confirm = f"SELECT {schema}.confirm($1, $2, $3)"
         self._finish = f"SELECT {schema}.finish($1, $2, $3)"
         self._settle = f"SELECT {schema}.settle($1, $2, $3, $4, $5, $6, $7, $8, $9)"
         self._withdraw = f"SELECT {schema}.withdraw($1, 1)"
         self._is_idle = f"SELECT {schema}.is_idle($1)"
 
     async def start(self) -> None:
-        """Announce the worker and its queues."""
-        await self._number()
+        """Announce the worker and its queues, and be ready to renew its leases."""
+        number = await self._number()
+        # Now, so that the first renewal that counts need not connect.
+        await asyncio.to_thread(self._renewal.renew, number, ())
 
     async def take(self, limit: int, timeout_seconds: float) -> list[Delivery]:
         """Lease up to `limit` messages, waiting for the first."""
@@ -83,6 +85,8 @@ class PostgresConsumer:
                     continue
                 left = deadline - loop.time()
                 await wait(changed, min(left, ready_in, self._wakes.poll_seconds))
+                if loop.time() >= deadline and not changed.is_set():
+                    return []  # whoever takes again looks at once
 
     async def settle(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
         """Apply the outcomes, in one statement unless they are large."""
@@ -194,7 +198,19 @@ class PostgresConsumer:
             if row["lane"] % 8:
                 self._since[row["lane"]] = row["place"]
         rows.sort(key=lambda row: (row["turn"], row["place"]))
-        return [_delivery(row, pauses.get(row["queue"])) for row in rows], 0.0
+        taken = [_delivery(worker, row, pauses.get(row["queue"])) for row in rows]
+        await self._note_arrived(worker, [d for d in taken if d.deliveries > 1])
+        return taken, 0.0
+
+    async def _note_arrived(self, worker: int, again: Sequence[Delivery]) -> None:
+        """Let deliveries count of messages that were delivered before, now that they are here."""
+        if again:
+            messages = [delivery.tag.message for delivery in again]
+            leases = [delivery.tag.lease for delivery in again]
+            try:
+                await self._server.ask(self._confirm, worker, messages, leases, is_repeatable=False)
+            except BrokerUnavailable as e:  # they are leased all the same
+                logger.warning("deliveries were not counted: %s", e)
 
     def _give_back(self, attempt: asyncio.Task[tuple[list[Delivery], float]]) -> None:
         if attempt.cancelled() or attempt.exception() is not None:
@@ -235,13 +251,13 @@ class PostgresConsumer:
         return applied
 
     def _tell(self, outcomes: Sequence[Outcome]) -> None:
-        topics = {topic for outcome in outcomes for topic in _topics(outcome)}
+        topics = {topic for outcome in outcomes for topic in topics_of(outcome)}
         if topics:
             self._wakes.tell(topics)
 
 
-def _delivery(row: Any, pauses: Mapping[str, bytes] | None) -> Delivery:
-    tag = Tag(row["message"], row["lease"], row["line"] is not None)
+def _delivery(worker: int, row: Any, pauses: Mapping[str, bytes] | None) -> Delivery:
+    tag = Tag(worker, row["message"], row["lease"], row["line"] is not None)
     return Delivery(row["queue"], row["id"], row["body"], row["deliveries"], tag, pauses)
 
 
@@ -253,7 +269,7 @@ def _info(outcome: Outcome) -> bytes:
     return outcome.pause.encode() if outcome.action is Action.PARK else outcome.info
 
 
-def _topics(outcome: Outcome) -> Iterator[str]:
+def topics_of(outcome: Outcome) -> Iterator[str]:
     """Who may be glad to hear of an outcome."""
     queue, action = outcome.delivery.queue, outcome.action
     if outcome.delivery.tag.has_line:

@@ -49,6 +49,9 @@ BEGIN
         EXIT WHEN array_position(lanes, NULL) IS NULL;
         PERFORM @schema@.declare(queues, priorities);
     END LOOP;
+    IF array_position(lanes, NULL) IS NOT NULL THEN
+        RAISE EXCEPTION 'queues are not known' USING ERRCODE = 'serialization_failure';
+    END IF;
     SELECT array_agg(nextval('@schema@.message_number')) INTO numbers
         FROM generate_series(1, cardinality(ids));
     WITH added AS (
@@ -74,6 +77,42 @@ BEGIN
     LATERAL (SELECT coalesce(due > now_us, false) AS is_later) AS l;
 END $$;
 
+CREATE OR REPLACE FUNCTION @schema@.texts(list json) RETURNS text[]
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE WHEN list IS NOT NULL THEN ARRAY(
+        SELECT value FROM json_array_elements_text(list) WITH ORDINALITY AS e (value, turn)
+        ORDER BY turn) END
+$$;
+
+-- Add messages in a transaction of the application; returns as `put_policed`. `given` is an object with
+-- the arguments of `put`, or of `put_policed`, as arrays; bodies in base64.
+CREATE OR REPLACE FUNCTION @schema@.put_in_transaction(given text)
+RETURNS TABLE (id text, holder text)
+LANGUAGE plpgsql AS $$
+DECLARE
+    g json := given;
+    bodies bytea[] := ARRAY(
+        SELECT decode(value, 'base64')
+        FROM json_array_elements_text(g->'bodies') WITH ORDINALITY AS e (value, turn)
+        ORDER BY turn);
+BEGIN
+    IF g->'unique_keys' IS NULL THEN
+        PERFORM @schema@.put(@schema@.texts(g->'queues'), @schema@.texts(g->'ids'), bodies,
+            @schema@.texts(g->'dues')::double precision[],
+            @schema@.texts(g->'priorities')::smallint[]);
+        RETURN;
+    END IF;
+    RETURN QUERY SELECT * FROM @schema@.put_policed(
+        @schema@.texts(g->'queues'), @schema@.texts(g->'ids'), bodies,
+        @schema@.texts(g->'dues')::double precision[], @schema@.texts(g->'priorities')::smallint[],
+        @schema@.texts(g->'unique_keys'), @schema@.texts(g->'untils_started')::boolean[],
+        @schema@.texts(g->'lasts_seconds')::double precision[],
+        @schema@.texts(g->'replacing')::boolean[], @schema@.texts(g->'limit_keys'),
+        @schema@.texts(g->'mosts')::integer[], @schema@.texts(g->'rate_keys'),
+        @schema@.texts(g->'intervals')::double precision[],
+        @schema@.texts(g->'bursts')::integer[]);
+END $$;
+
 -- Lease up to `most` messages to a worker, and give it a sign of life if there are any. They are to be
 -- run in the order of `turn` and `place`.
 --
@@ -83,9 +122,12 @@ END $$;
 -- Without any, one row without a message, whose `place` is the microseconds until it is worth asking
 -- again, or null. Before that, a row for each pause of the queues: `queue`, its name as `id`, its value
 -- as `body`.
+--
+-- A taker who `confirms` says by `confirm` that he has got messages which were delivered before; until
+-- then such a delivery does not count, for he may have died while this answer was on its way to him.
 CREATE OR REPLACE FUNCTION @schema@.take(
     taker integer, queues text[], most integer, lease_seconds double precision,
-    since_lanes integer[], since_places bigint[]
+    since_lanes integer[], since_places bigint[], confirms boolean DEFAULT false
 ) RETURNS TABLE (
     queue text, id text, body bytea, deliveries integer, message bigint, lease bigint,
     lane integer, turn bigint, place bigint, line integer
@@ -122,12 +164,13 @@ BEGIN
         RETURN QUERY
             SELECT c.queue, c.id, c.body, c.deliveries, c.message, c.lease, c.lane, c.turn, c.place,
                 c.line
-            FROM @schema@.claim(taker, lease_, queues, most, since_lanes, since_places, false) c;
+            FROM @schema@.claim(
+                taker, lease_, queues, most, since_lanes, since_places, false, confirms) c;
         is_any := FOUND;
     ELSE
         has_tickets := @schema@.admit(policed_, most);
         FOR one IN SELECT * FROM @schema@.claim(
-            taker, lease_, queues, most, since_lanes, since_places, has_tickets) AS c
+            taker, lease_, queues, most, since_lanes, since_places, has_tickets, confirms) AS c
         LOOP
             queue := one.queue;
             lease := lease_;
@@ -148,7 +191,7 @@ BEGIN
             FOR id, body, deliveries, message IN
                 SELECT m.id, m.body, r.deliveries, r.message
                 FROM @schema@.run_line(one.line, 1 + greatest(0, most - one.claimed::integer),
-                    taker, lease_) r
+                    taker, lease_, confirms) r
                 JOIN @schema@.message m ON m.number = r.message
             LOOP
                 is_any := true;
@@ -180,7 +223,8 @@ END $$;
 -- there are in all.
 CREATE OR REPLACE FUNCTION @schema@.claim(
     taker integer, lease_ bigint, queues text[], most integer,
-    since_lanes integer[], since_places bigint[], with_tickets boolean
+    since_lanes integer[], since_places bigint[], with_tickets boolean,
+    confirms boolean DEFAULT false
 ) RETURNS TABLE (
     queue text, id text, body bytea, deliveries integer, message bigint, lease bigint,
     lane integer, turn bigint, place bigint, line integer, claimed bigint
@@ -222,7 +266,9 @@ BEGIN
         DELETE FROM @schema@.pending WHERE ctid = ANY (ARRAY(SELECT chosen.at FROM chosen))
     ), begun AS (
         INSERT INTO @schema@.running (worker, message, lease, lane, deliveries, taken_at)
-        SELECT taker, chosen.message, lease_, chosen.lane, chosen.deliveries, now_
+        SELECT taker, chosen.message, lease_, chosen.lane,
+            CASE WHEN confirms THEN greatest(1, chosen.deliveries - 1) ELSE chosen.deliveries END,
+            now_
         FROM chosen WHERE chosen.line IS NULL
     )
     SELECT chosen.name, m.id, m.body, chosen.deliveries, chosen.message, lease_,
@@ -230,6 +276,22 @@ BEGIN
     FROM chosen LEFT JOIN @schema@.message m
         ON m.number = chosen.message AND chosen.line IS NULL;
 END $$;
+
+-- Count deliveries that have arrived, of messages that were delivered before.
+CREATE OR REPLACE FUNCTION @schema@.confirm(who integer, messages bigint[], leases bigint[])
+RETURNS void
+LANGUAGE sql
+SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off
+SET enable_hashjoin = off SET enable_mergejoin = off
+AS $$
+    UPDATE @schema@.running SET deliveries = deliveries + 1 WHERE ctid = ANY (ARRAY(
+        SELECT r.at FROM unnest(messages, leases) AS given (message, lease)
+        CROSS JOIN LATERAL (
+            SELECT ctid AS at FROM @schema@.running
+            WHERE worker = who AND message = given.message AND lease = given.lease
+            LIMIT 1
+        ) AS r))
+$$;
 
 -- Microseconds until something is due, a rate opens or a lease may run out; null for never.
 CREATE OR REPLACE FUNCTION @schema@.ready_in(
@@ -254,8 +316,10 @@ BEGIN
                     AND p.place >= coalesce(since.place, -9223372036854775808)
                 ORDER BY p.lane, p.place LIMIT 1) AS first
             WHERE q.name = ANY (queues)),
-        (SELECT @schema@.microseconds(min(w.alive_until)) FROM @schema@.worker w
-            WHERE NOT w.lapsed)) INTO at;
+        -- What is not to be had of a worker whose lease is over is worth a look now and then.
+        (SELECT greatest(@schema@.microseconds(min(w.alive_until)), CASE
+                WHEN min(w.alive_until) <= clock_timestamp() THEN now_us + 200000 END)
+            FROM @schema@.worker w WHERE NOT w.lapsed)) INTO at;
     IF EXISTS (SELECT FROM @schema@.queue q WHERE q.name = ANY (queues) AND q.policed) THEN
         SELECT least(at, min(r.opens)) INTO at
             FROM @schema@.queue q JOIN @schema@.rate r ON r.queue = q.number
@@ -290,7 +354,8 @@ BEGIN
 END $$;
 
 -- Give back what is leased to workers whose lease is over. Whoever is giving a sign of life at the
--- moment holds his row, and is passed over.
+-- moment holds his row, and is passed over. So is a delivery that is settled in a transaction which is
+-- still open: it is looked at again until that has ended.
 CREATE OR REPLACE FUNCTION @schema@.give_back_lapsed() RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -303,11 +368,17 @@ BEGIN
         SELECT number FROM @schema@.worker
         WHERE NOT lapsed AND alive_until <= clock_timestamp()
         FOR UPDATE SKIP LOCKED
+    ), free AS MATERIALIZED (
+        SELECT r.ctid AS at, r.worker FROM @schema@.running r JOIN past ON r.worker = past.number
+        FOR UPDATE OF r SKIP LOCKED
     ), noted AS (
-        UPDATE @schema@.worker w SET lapsed = true FROM past WHERE w.number = past.number
+        UPDATE @schema@.worker w SET lapsed = true FROM past
+        WHERE w.number = past.number
+            AND (SELECT count(*) FROM @schema@.running r WHERE r.worker = w.number)
+                <= (SELECT count(*) FROM free f WHERE f.worker = w.number)
     ), freed AS (
-        DELETE FROM @schema@.running r USING past WHERE r.worker = past.number
-        RETURNING r.lane, r.message, r.deliveries, r.line
+        DELETE FROM @schema@.running WHERE ctid = ANY (ARRAY(SELECT free.at FROM free))
+        RETURNING lane, message, deliveries, line
     )
     INSERT INTO @schema@.pending (lane, place, message, deliveries, line, counted)
     SELECT lane / 8 * 8 + CASE WHEN line IS NULL THEN 0 ELSE 3 END, message, message, deliveries,
@@ -406,22 +477,26 @@ AS $$
 DECLARE
     applied bigint[];
 BEGIN
-    -- Each delivery is looked up by itself: a join might read all that the worker has for each.
+    -- Each delivery is looked up by itself: a join might read all that the worker has for each. One
+    -- that others delete meanwhile is not among the freed.
     WITH ended AS MATERIALIZED (
         SELECT r.at, given.message, given.turn
         FROM unnest(messages, leases) WITH ORDINALITY AS given (message, lease, turn)
         CROSS JOIN LATERAL (
             SELECT ctid AS at FROM @schema@.running
             WHERE worker = who AND message = given.message AND lease = given.lease
-            LIMIT 1 FOR UPDATE
+            LIMIT 1
         ) AS r
     ), freed AS (
         DELETE FROM @schema@.running WHERE ctid = ANY (ARRAY(SELECT ended.at FROM ended))
+        RETURNING message
     ), gone AS (
-        DELETE FROM @schema@.message m USING ended WHERE m.number = ended.message
+        DELETE FROM @schema@.message m USING freed WHERE m.number = freed.message
     )
-    SELECT CASE WHEN count(*) < cardinality(messages) THEN coalesce(array_agg(turn), '{}') END
-        INTO applied FROM ended;
+    SELECT CASE WHEN count(*) < cardinality(messages) THEN
+        ARRAY(SELECT ended.turn FROM ended
+            WHERE ended.message IN (SELECT freed.message FROM freed)) END
+        INTO applied FROM freed;
     RETURN applied;
 END $$;
 
@@ -512,6 +587,20 @@ BEGIN
         PERFORM @schema@.forget_results(2 * cardinality(results));
     END IF;
     RETURN applied;
+END $$;
+
+-- Forget a delivery that is done, in the transaction of what it did, keeping a result if there is one;
+-- whether it was current.
+CREATE OR REPLACE FUNCTION @schema@.settle_in_transaction(
+    who integer, which bigint, lease_ bigint, result bytea, result_ttl double precision
+) RETURNS boolean
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF result IS NULL THEN
+        RETURN @schema@.finish(who, ARRAY[which], ARRAY[lease_]) IS NULL;
+    END IF;
+    RETURN @schema@.settle(who, ARRAY[which], ARRAY[lease_], '{done}', '{0}', '{NULL}', '{NULL}',
+        ARRAY[result], ARRAY[result_ttl]) IS NULL;
 END $$;
 
 -- Forget results whose time is over, at most so many: more than are added, so they never pile up.

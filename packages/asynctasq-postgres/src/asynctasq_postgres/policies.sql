@@ -221,7 +221,8 @@ BEGIN
 END $$;
 
 -- Let a line run as far as limit and rate allow, and at most `room` of it; returns what is to run.
-CREATE OR REPLACE FUNCTION @schema@.run_line(which integer, room integer, taker integer, lease_ bigint)
+CREATE OR REPLACE FUNCTION @schema@.run_line(
+    which integer, room integer, taker integer, lease_ bigint, confirms boolean DEFAULT false)
 RETURNS TABLE (message bigint, deliveries integer)
 LANGUAGE plpgsql
 SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off
@@ -267,7 +268,8 @@ BEGIN
             tat_ := greatest(now_us, tat_) + l.interval_us;
         END IF;
         INSERT INTO @schema@.running (worker, message, lease, lane, deliveries, taken_at, line)
-        VALUES (taker, s.message, lease_, s.lane * 8 + 2, s.deliveries + 1, now_, which);
+        VALUES (taker, s.message, lease_, s.lane * 8 + 2,
+            CASE WHEN confirms THEN greatest(1, s.deliveries) ELSE s.deliveries + 1 END, now_, which);
         held := held + 1;
         room := room - 1;
         message := s.message;

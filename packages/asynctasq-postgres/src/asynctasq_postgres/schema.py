@@ -5,24 +5,37 @@ from __future__ import annotations
 import pkgutil
 from typing import Any
 
-from asyncpg import exceptions
 from asynctasq import BrokerError
 
 from .address import Address
 
 #: Of the tables and functions. These are replaced while workers run that expect the former; where
 #: such cannot go on, raise `UNDERSTOOD_FROM`.
-VERSION = 1
+VERSION = 2
 UNDERSTOOD_FROM = 1
-#: From each version to the next one; nothing is older than the first.
-_UPGRADES: dict[int, str] = {}
+#: From each version to the next one, what changes besides functions that only get another body;
+#: nothing is older than the first.
+_UPGRADES: dict[int, str] = {
+    # Each is replaced by one that may be called in the same way.
+    1: """
+        DROP FUNCTION @schema@.take(
+            integer, text[], integer, double precision, integer[], bigint[]);
+        DROP FUNCTION @schema@.claim(
+            integer, bigint, text[], integer, integer[], bigint[], boolean);
+        DROP FUNCTION @schema@.run_line(integer, integer, integer, bigint);
+    """
+}
 
 #: In this order, for what is plain SQL is checked when it is made.
 _FUNCTIONS = ("pauses.sql", "functions.sql", "policies.sql")
 
 #: Of all who make tables in one database, one does at a time.
 _LOCK = "SELECT pg_advisory_xact_lock(4702681945801342061)"
-_EXISTS = "SELECT to_regclass($1) IS NOT NULL"
+# Not `to_regclass`, which may remember from before the lock that there was none.
+_EXISTS = """
+SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = $1 AND c.relname = 'version')
+"""
 _STATE = "SELECT number, understood_from FROM {schema}.version"
 
 
@@ -53,7 +66,9 @@ async def ensure(connection: Any, address: Address) -> None:
     Raises:
         BrokerError: They are of a version that does not fit this one.
     """
-    state = await _state(connection, address)
+    # In one transaction, which a pooler leaves on one connection.
+    async with connection.transaction():
+        state = await _state(connection, address)
     if state is None:
         await upgrade(connection, address)
     else:
@@ -61,10 +76,9 @@ async def ensure(connection: Any, address: Address) -> None:
 
 
 async def _state(connection: Any, address: Address) -> tuple[int, int] | None:
-    try:
-        row = await connection.fetchrow(_STATE.format(schema=address.schema))
-    except (exceptions.UndefinedTableError, exceptions.InvalidSchemaNameError):
+    if not await connection.fetchval(_EXISTS, address.config.schema):
         return None
+    row = await connection.fetchrow(_STATE.format(schema=address.schema))
     if row is None:
         raise BrokerError(
             f"{address.name}: its table version is empty; restore it, or drop the schema"
@@ -94,7 +108,8 @@ async def upgrade(connection: Any, address: Address) -> None:
     schema = address.schema
     async with connection.transaction():
         await connection.execute(_LOCK)
-        if not await connection.fetchval(_EXISTS, f"{schema}.version"):
+        state = await _state(connection, address)
+        if state is None:
             # CREATE SCHEMA IF NOT EXISTS asks for the right to, also where there is one.
             exists = "SELECT FROM pg_namespace WHERE nspname = $1"
             if await connection.fetchrow(exists, address.config.schema) is None:
@@ -103,7 +118,7 @@ async def upgrade(connection: Any, address: Address) -> None:
             await connection.execute(f"INSERT INTO {schema}.version VALUES (0, 0)")
             number = VERSION
         else:
-            number, understood_from = await _state(connection, address) or (0, 0)
+            number, understood_from = state
             if number > VERSION:
                 _check(number, understood_from, address)
                 return

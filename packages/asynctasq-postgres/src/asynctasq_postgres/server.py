@@ -18,6 +18,7 @@ from asynctasq import BrokerUnavailable
 from asynctasq.brokers import Backoff
 
 from .address import Address
+from .connection import connect, fetch_in_transaction, learn_types
 from .failures import (
     ERRORS,
     MISSING,
@@ -138,7 +139,7 @@ class Server:
             BrokerError: As `ask`; or they are of a later version.
         """
         try:
-            connection = await asyncpg.connect(**self.address.options)
+            connection = await connect(**self.address.options, statement_cache_size=0)
             try:
                 await upgrade(connection, self.address)
                 self._has_tables = True
@@ -198,11 +199,17 @@ class Server:
             try:
                 if connection is None:
                     connection = await self._connect(deadline)
-                rows = await self._fetch(connection, sql, arguments, deadline)
+                rows = await self.fetch_on(connection, sql, arguments, deadline)
             except ERRORS as e:
+                is_late = asyncio.get_running_loop().time() >= deadline
+                if isinstance(e, _NOT_PREPARED) and not is_late:
+                    # It cannot have been run. Others may have found out before this one.
+                    self._is_prepared = False
+                    self._drop_all(opened, connection)
+                    continue
                 if self._failed(opened, connection, e) and may_run_again:
                     continue
-                if asyncio.get_running_loop().time() >= deadline:
+                if is_late:
                     raise broker_error(TimeoutError(), self.address.name) from e
                 raise broker_error(e, self.address.name) from e
             except BaseException:
@@ -221,28 +228,38 @@ class Server:
         left = deadline - asyncio.get_running_loop().time()
         options["timeout"] = min(left, options["timeout"])
         try:
-            connection = await asyncpg.connect(**options)
+            connection = await connect(**options)
         except asyncpg.PostgresError as e:
             if not self._takes_settings or not is_about_settings(e):
                 raise
             self._takes_settings = False
             return await self._connect(deadline)
-        if not self._has_tables:
-            try:
+        try:
+            if not self._has_tables:
                 await bounded(connection, ensure(connection, self.address), deadline)
-            except BaseException:
-                connection.terminate()
-                raise
-            self._has_tables = True
+                self._has_tables = True
+            if not (self._takes_settings and self._is_prepared):
+                await bounded(connection, learn_types(connection), deadline)
+        except BaseException:
+            connection.terminate()
+            raise
         return connection
 
-    async def _fetch(
+    async def connect_for_notifications(self) -> Any:
+        """A connection that notifications come through to, which the caller closes."""
+        options = dict(self.address.listen_options)
+        if not self._is_prepared:
+            options["statement_cache_size"] = 0
+        return await connect(**options)
+
+    async def fetch_on(
         self, connection: Any, sql: str, arguments: Sequence[Any], deadline: float
     ) -> list[Any]:
+        """Run a statement on a connection, in the way that poolers between allow."""
         if self._is_prepared:
             fetching = connection.fetch(sql, *arguments)
         else:
-            fetching = _fetch_in_transaction(connection, sql, arguments)
+            fetching = fetch_in_transaction(connection, sql, arguments)
         rows: list[Any] = await bounded(connection, fetching, deadline)
         return rows
 
@@ -250,17 +267,17 @@ class Server:
         """Keep or drop connections after a failure; whether another connection may do at once."""
         if isinstance(error, MISSING):
             self._has_tables = False
-        is_unprepared = isinstance(error, _NOT_PREPARED) and self._is_prepared
-        if is_unprepared:
-            self._is_prepared = False
         is_gone = connection is None or connection.is_closed() or is_lost(error)
-        if is_gone or is_unprepared or is_read_only(error) or isinstance(error, MISSING):
-            for other in (*opened.free, *([connection] if connection is not None else ())):
-                other.terminate()
-            opened.free.clear()
+        if is_gone or is_read_only(error) or isinstance(error, MISSING):
+            self._drop_all(opened, connection)
         else:
             opened.free.append(connection)
-        return is_gone or is_unprepared
+        return is_gone
+
+    def _drop_all(self, opened: _Open, connection: Any | None) -> None:
+        for other in (*opened.free, *([connection] if connection is not None else ())):
+            other.terminate()
+        opened.free.clear()
 
 
 def _first_open(connections: list[Any]) -> Any | None:
@@ -282,12 +299,6 @@ async def bounded(connection: Any, doing: Awaitable[T], deadline: float) -> T:
         return await doing
     finally:
         ending.cancel()
-
-
-async def _fetch_in_transaction(connection: Any, sql: str, arguments: Sequence[Any]) -> Any:
-    """A pooler leaves a transaction on one connection of its own."""
-    async with connection.transaction():
-        return await connection.fetch(sql, *arguments)
 
 
 def _retrieved(task: asyncio.Task[Any]) -> None:

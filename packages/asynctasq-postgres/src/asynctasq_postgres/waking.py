@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
-import asyncpg
 from asynctasq import BrokerError
 from asynctasq.brokers import Backoff
 
@@ -26,7 +25,7 @@ from .server import Server, bounded
 logger = logging.getLogger(__name__)
 
 #: Seconds for which one is said to wait, and after which that is said again.
-_SAID_SECONDS, _AGAIN_SECONDS = 8.0, 3.0
+_SAID_SECONDS, _AGAIN_SECONDS = 15.0, 6.0
 #: Seconds for which a topic that nobody waits on any more is still listened to, so that takes which
 #: follow each other cost nothing; and until the connection is closed when nobody waits at all.
 _KEPT_SECONDS, _IDLE_SECONDS = 5.0, 30.0
@@ -180,11 +179,9 @@ class Wakes:
             if not opened.is_connected:
                 if now < opened.connect_at:
                     return False
-                options = self._address.listen_options
-                opened.connection = await asyncpg.connect(**options)
+                opened.connection = await self._server.connect_for_notifications()
                 opened.connection.add_termination_listener(opened.ended)
-            saying = self._say_on(opened, topics)
-            await bounded(opened.connection, saying, now + self._server.timeout_seconds)
+            await self._say_on(opened, topics, now + self._server.timeout_seconds)
         except ERRORS as e:
             opened.connect_at = loop.time() + opened.backoff.next()
             error = broker_error(e, self._address.name)
@@ -195,10 +192,11 @@ class Wakes:
         opened.said, opened.said_until = topics, now + _SAID_SECONDS
         return True
 
-    async def _say_on(self, opened: _Open, topics: Collection[str]) -> None:
-        connection = opened.connection
-        await connection.add_listener(self._address.config.schema, opened.notified)
-        await connection.fetch(self._listen, opened.id, list(topics), _SAID_SECONDS)
+    async def _say_on(self, opened: _Open, topics: Collection[str], deadline: float) -> None:
+        connection, channel = opened.connection, self._address.config.schema
+        await bounded(connection, connection.add_listener(channel, opened.notified), deadline)
+        arguments = (opened.id, list(topics), _SAID_SECONDS)
+        await self._server.fetch_on(connection, self._listen, arguments, deadline)
 
     async def _disconnect(self, opened: _Open) -> None:
         connection, opened.connection = opened.connection, None

@@ -17,7 +17,7 @@ from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from asynctasq import ConfigurationError, DeferredSend, DeferredSends
+from asynctasq import ConfigurationError, DeferredSend, DeferredSends, Statement
 from sqlalchemy import Engine, event
 from sqlalchemy.exc import MissingGreenlet
 from sqlalchemy.orm import (
@@ -29,7 +29,7 @@ from sqlalchemy.orm import (
     class_mapper,
 )
 from sqlalchemy.orm.attributes import instance_state
-from sqlalchemy.util import await_only
+from sqlalchemy.util import await_only, greenlet_spawn
 
 from .outbox import database_of, run
 
@@ -258,11 +258,23 @@ def _keep(session: Session) -> None:
             record.kept[engine] = DeferredSends("sqlalchemy", database_of(engine))
         record.kept[engine].add(each.send)
     for engine, sends in record.kept.items():
-        statements = sends.statements()
-        if statements:
-            connection = session.connection(bind_arguments={"bind": engine})
-            for statement in statements:
-                run(connection, statement)
+        _keep_in(session, engine, sends)
+
+
+def _keep_in(session: Session, engine: Engine, sends: DeferredSends) -> None:
+    """Let the session's transaction on this engine keep what waits for it."""
+
+    def run_in(statement: Statement) -> Sequence[Sequence[Any]]:
+        return run(session.connection(bind_arguments={"bind": engine}), statement)
+
+    async def run_on_loop(statement: Statement) -> Sequence[Sequence[Any]]:
+        rows: Sequence[Sequence[Any]] = await greenlet_spawn(run_in, statement)
+        return rows
+
+    if engine.dialect.is_async:
+        await_only(sends.keep_async(run_on_loop))
+    else:
+        sends.keep(run_in)
 
 
 def engine_of(session: Session, model: type | None) -> Engine:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 import weakref
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from typing import Any
 
 from asynctasq import ConfigurationError, DeferredSend
@@ -80,8 +81,7 @@ def _ending(transaction: OpenTransaction, known: weakref.ref[Any]) -> Callable[[
                 )
             try:
                 client = known()
-                for statement in transaction.keep(database_of(client)):
-                    await run(client, statement)
+                await transaction.keep(database_of(client), partial(run, client))
                 await commit()
             except BaseException:
                 transaction.undo()

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from asynctasq import Database, DeferredSend, DeferredSends, Statement
+from asynctasq import Database, DeferredSend, DeferredSends, Run
 
 from . import identity
 
@@ -87,14 +87,14 @@ class OpenTransaction:
             return True
         return any((model, pk) in level.rows or model in level.models for level in self.levels)
 
-    def keep(self, database: Database | None) -> Sequence[Statement]:
-        """What keeps in the outbox what waits, if there is one; just before the commit."""
+    async def keep(self, database: Database | None, run: Run) -> None:
+        """Make what waits a part of the transaction, where that can be; just before the commit."""
         self._kept = self._kept or DeferredSends("tortoise", database)
         for level in self.levels:
             for send in level.sends:
                 self._kept.add(send)
             level.sends.clear()
-        return self._kept.statements()
+        await self._kept.keep_async(run)
 
     async def send(self) -> None:
         """Committed: every dispatch leaves, in order and in one round trip.

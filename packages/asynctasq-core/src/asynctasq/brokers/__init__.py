@@ -30,6 +30,7 @@ from .contract import (
     RateKey,
     Remembering,
     Sending,
+    Transactional,
     UniqueKey,
     WorkerInfo,
 )
@@ -66,6 +67,7 @@ __all__ = [
     "RateKey",
     "Remembering",
     "Sending",
+    "Transactional",
     "UniqueKey",
     "WorkerInfo",
     "pause_number",

@@ -18,12 +18,14 @@ from typing import Any, cast
 from ..adapters.hookspecs import DeferredSend
 from ..adapters.lazy import unfetched_reference
 from ..adapters.plugins import Adapter, Adapters
-from ..adapters.statements import Database, Statement
+from ..adapters.statements import Database, Run, Statement
 from ..brokers import Outgoing
 from ..errors import BrokerError, BrokerUnavailable, ConfigurationError
 from .connections import Connections
+from .joining import Joining, Wait, finished, wait_blocking, without_waiting
 from .outbox import Outbox
 from .portal import portal
+from .telling import tell_dispatched
 
 #: Makes a send wait for a transaction.
 Registration = Callable[[DeferredSend], None]
@@ -133,6 +135,11 @@ class _Shares:
         """As `Deferred.outbox`: the last transaction keeps it."""
         return self.send.outbox
 
+    @property
+    def joining(self) -> Joining | None:
+        """As `Deferred.joining`: the last transaction puts it."""
+        return self.send.joining
+
     def __call__(self) -> None:
         send_together([self])
 
@@ -156,15 +163,17 @@ class Deferred:
 
     Attributes:
         outbox: Where its transaction may keep it, if the application has one.
+        joining: Puts it in its transaction, if the broker is one that can.
         state: `"waiting"`, then `"dropped"`, `"cancelled"` or `"sending"`, and after that `"sent"`
-            or `"failed"` (the broker may have it all the same), or `"kept"` in the outbox, or
-            `"doubtful"`: kept there by a transaction whose end is not known; the handle shows it.
+            or `"failed"` (the broker may have it all the same), `"kept"` in the outbox, or
+            `"doubtful"`: kept or put by a transaction whose end is not known; the handle shows it.
         learn: Told the id of the call that stands for it, where its unique key was taken.
     """
 
     connections: Connections
     outgoing: Outgoing
     outbox: Outbox | None = None
+    joining: Joining | None = None
     state: str = "waiting"
     learn: Callable[[str], None] | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -278,18 +287,47 @@ async def _send(connections: Connections, batch: list[Deferred]) -> list[Excepti
     return []
 
 
+@dataclass(slots=True)
+class _Put:
+    """What a transaction has put into the broker's tables.
+
+    Attributes:
+        refused: By id, those that were not added, as `Sending.put` gives them.
+        standing: By id, what stands for them.
+    """
+
+    joining: Joining
+    deferred: list[Deferred]
+    refused: Mapping[str, str] = field(default_factory=dict)
+    standing: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def messages(self) -> list[Outgoing]:
+        return [deferred.outgoing for deferred in self.deferred]
+
+    async def put(self, run: Run) -> None:
+        self.refused, self.standing = await self.joining.put(self.messages, run)
+
+    def note_committed(self) -> None:
+        for deferred in self.deferred:
+            deferred.state = "sent"
+        learn(self.deferred, self.standing)
+        tell_dispatched(self.messages, self.refused)
+
+
 class DeferredSends:
     """What one transaction holds back, for an adapter's `after_commit`.
 
     Keeps the order of the dispatches, and knows savepoints: one that is released leaves its sends
     to the transaction, one that is rolled back takes them along. Not for several threads at once.
 
-    With an outbox, the adapter runs `statements()` in the transaction just before its commit; then
-    neither `send` fails nor waits.
+    An adapter that can run statements in its transactions awaits `keep_async`, or calls `keep`,
+    just before each commit. With an outbox, or where the broker's tables are in the same database,
+    what waits is a part of the transaction then, and `send` neither fails nor waits.
 
     Args:
         adapter: The adapter's name, as its entry point gives it.
-        database: The transaction's, where the adapter can keep an outbox.
+        database: The transaction's, where the adapter can run statements in it.
     """
 
     def __init__(self, adapter: str = "", database: Database | None = None) -> None:
@@ -297,9 +335,10 @@ class DeferredSends:
         self._database = database
         self._sends: list[DeferredSend] = []
         self._kept: list[Deferred] = []
+        self._put: list[_Put] = []
 
     def __len__(self) -> int:
-        return len(self._sends) + len(self._kept)
+        return len(self._sends) + len(self._kept) + len(self._put)
 
     def add(self, send: DeferredSend) -> None:
         """Hold back a send."""
@@ -323,39 +362,75 @@ class DeferredSends:
         """Drop everything: the transaction was rolled back, or how it ended is not known."""
         self.roll_back_to(0)
         kept, self._kept = self._kept, []
-        for deferred in kept:  # a commit whose answer was lost looks like one that failed
+        put, self._put = self._put, []
+        # A commit whose answer was lost looks like one that failed.
+        for deferred in (*kept, *(deferred for one in put for deferred in one.deferred)):
             deferred.state = "doubtful"
 
-    def statements(self) -> Sequence[Statement]:
-        """What the transaction has to run just before its commit; nothing without an outbox.
+    def keep(self, run: Callable[[Statement], Sequence[Sequence[Any]]]) -> None:
+        """Make what is held back a part of the transaction, where that can be.
 
-        What is held back by now is kept in the transaction's database from then on.
+        For synchronous code, just before the commit.
+
+        Args:
+            run: Runs a statement in the transaction, and gives the rows of a SELECT.
         """
-        if self._database is None:
-            return ()
+        if self._database is not None and self._sends:
+            finished(self._keep(without_waiting(run), wait_blocking))
+
+    async def keep_async(self, run: Run) -> None:
+        """`keep` on an event loop."""
+        if self._database is not None and self._sends:
+            await self._keep(run, None)
+
+    async def _keep(self, run: Run, wait: Wait | None) -> None:
+        mine = [send for send in self._sends if isinstance(send, Deferred | _Shares)]
+        joining = next((send.joining for send in mine if send.joining is not None), None)
+        assert self._database is not None
+        if joining is not None and await joining.can_join(self._adapter, self._database, run, wait):
+            claimed = self._claim(lambda send: send.joining is joining)
+            self._put.append(put := _Put(joining, claimed))
+            await put.put(run)
+            return
+        kept = self._claim(lambda send: send.outbox is not None)
+        self._kept += kept
+        if kept and kept[0].outbox is not None:
+            for statement in kept[0].outbox.insertion([deferred.outgoing for deferred in kept]):
+                await run(statement)
+
+    def _claim(self, is_wanted: Callable[[Deferred | _Shares], bool]) -> list[Deferred]:
+        """Take those that are held back and wanted; others stay."""
         sends, self._sends = self._sends, []
-        kept: list[Deferred] = []
+        claimed: list[Deferred] = []
         for send in sends:
-            if not isinstance(send, Deferred | _Shares) or send.outbox is None:
+            if not isinstance(send, Deferred | _Shares) or not is_wanted(send):
                 self._sends.append(send)
             elif (deferred := send.claim()) is not None:
-                kept.append(deferred)
-        self._kept += kept
-        if not kept or kept[0].outbox is None:
-            return ()
-        return list(kept[0].outbox.insertion([deferred.outgoing for deferred in kept]))
+                claimed.append(deferred)
+        return claimed
 
     def send(self) -> None:
         """Send everything after the commit, as `send_together`."""
+        for put in self._committed():
+            put.joining.tell_put_blocking(put.messages)
         self._send_kept()
         if sends := self._taken():
             send_together(sends)
 
     async def send_async(self) -> None:
         """Send everything after the commit, as `send_together_async`."""
+        for put in self._committed():
+            put.joining.tell_put(put.messages)
         self._send_kept()
         if sends := self._taken():
             await send_together_async(sends)
+
+    def _committed(self) -> list[_Put]:
+        """What the transaction has put, now that the broker has it."""
+        puts, self._put = self._put, []
+        for put in puts:
+            put.note_committed()
+        return puts
 
     def _send_kept(self) -> None:
         kept, self._kept = self._kept, []

@@ -122,8 +122,10 @@ class TaskHandle(Generic[R]):
                 return TaskStatus.UNCOMMITTED
             if (found := await self._told_by_broker()) is not None:  # sent between the two looks
                 return found
-            if is_held is None or sending == "doubtful":
+            if is_held is None:
                 return TaskStatus.UNKNOWN
+        if sending == "doubtful":
+            return TaskStatus.UNKNOWN
         return TaskStatus.ENDED if self.was_sent_here else TaskStatus.UNKNOWN
 
     async def _told_by_broker(self) -> TaskStatus | None:

@@ -21,6 +21,7 @@ from ..brokers import Outgoing
 from ..errors import BrokerError
 from . import tables
 from .connections import Connections
+from .joining import Joining
 from .portal import portal
 
 logger = logging.getLogger(__name__)
@@ -61,11 +62,19 @@ class Outbox:
     Args:
         adapters: Those that know the databases.
         connections: To the broker.
+        joining: Gives what knows which databases are the broker's, if it is one that can be.
     """
 
-    def __init__(self, adapters: Adapters, connections: Connections) -> None:
+    def __init__(
+        self,
+        adapters: Adapters,
+        connections: Connections,
+        joining: Callable[[], Joining | None] = lambda: None,
+    ) -> None:
         self._adapters = adapters
         self._connections = connections
+        self._joining = joining
+        self._without_tables: set[tuple[str, Database]] = set()
         self._backlogs: dict[asyncio.AbstractEventLoop, _Backlog] = {}
         self._is_flushed_at_exit = False
         self._failing: set[tuple[str, str, str]] = set()
@@ -193,7 +202,8 @@ class Outbox:
         for adapter, database in self.databases():
             key = (what, adapter.name, database.name)
             try:
-                await work(adapter, database)
+                if not await self.needs_no_tables(adapter, database):
+                    await work(adapter, database)
             except BrokerError:
                 raise
             except Exception:
@@ -214,7 +224,31 @@ class Outbox:
         await self.in_each_database(ask, "an outbox cannot be asked for a call")
         if any(answers):
             return True
-        return False if len(answers) == len(list(self.databases())) else None
+        places = {(adapter.name, database) for adapter, database in self.databases()}
+        return False if len(answers) == len(places - self._without_tables) else None
+
+    async def needs_no_tables(self, adapter: Adapter, database: Database) -> bool:
+        """Whether a database has no tables of core's, and need not: it is the broker's own.
+
+        Tables that it has are of a time when it was not.
+        """
+        joining, place = self._joining(), (adapter.name, database)
+        if joining is None or place in self._without_tables:
+            return joining is not None
+        async with self.transaction(adapter, database) as run:
+            if not await joining.can_join(adapter.name, database, run):
+                return False
+        for table in (tables.OUTBOX, tables.DONE):
+            try:
+                async with self.transaction(adapter, database) as run:
+                    await run(tables.presence(table))
+            except Exception:  # noqa: BLE001 - a driver's own
+                continue
+            return False
+        async with self.transaction(adapter, database) as run:
+            await run(Statement("SELECT 1"))  # it is the tables that are missing, not the database
+        self._without_tables.add(place)
+        return True
 
 
 def _note_sent(backlog: _Backlog, place: Place, messages: Sequence[Outgoing]) -> None:

@@ -47,12 +47,24 @@ async def backlogs(config: Config, outbox: Outbox) -> list[Backlog]:
     """That of each database; nothing where neither an outbox nor atomic tasks are in use."""
     if not (config.outbox or has_atomic_tasks(config)):
         return []
-    found = [await _look(outbox, adapter, database) for adapter, database in outbox.databases()]
+    found = [
+        await _look(outbox, adapter, database)
+        for adapter, database in outbox.databases()
+        if not await _is_brokers(outbox, adapter, database)
+    ]
     has_some = any(not backlog.missing for backlog in found)
     if has_some and not config.outbox:
         # Atomic tasks may keep to one of several databases.
         return [backlog for backlog in found if not backlog.missing]
     return found
+
+
+async def _is_brokers(outbox: Outbox, adapter: Adapter, database: Database) -> bool:
+    """Whether it needs no tables; one that cannot be reached is looked at, which says why."""
+    try:
+        return await outbox.needs_no_tables(adapter, database)
+    except Exception:  # noqa: BLE001 - a driver's own
+        return False
 
 
 async def _look(outbox: Outbox, adapter: Adapter, database: Database) -> Backlog:

@@ -18,13 +18,14 @@ from .sent import Sent
 if TYPE_CHECKING:
     from .adapter_run import check_adapter_suite, run_adapter_suite
     from .adapter_suite import AdapterSuite, logged
-    from .broker_suite import BrokerSuite, OpenBroker, StartConsumer
+    from .broker_suite import BrokerSuite, OpenBroker, OpenTransaction, StartConsumer
 
 __all__ = [
     "AdapterSuite",
     "BrokerSuite",
     "Calls",
     "OpenBroker",
+    "OpenTransaction",
     "Sent",
     "StartConsumer",
     "check_adapter_suite",
@@ -36,6 +37,7 @@ _SUITES = {
     "AdapterSuite": "adapter_suite",
     "BrokerSuite": "broker_suite",
     "OpenBroker": "broker_suite",
+    "OpenTransaction": "broker_suite",
     "StartConsumer": "broker_suite",
     "check_adapter_suite": "adapter_run",
     "logged": "adapter_suite",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .brokers.cancelling import CancellingTests
 from .brokers.dead_letters import DeadLettersTests
 from .brokers.fixtures import OpenBroker, StartConsumer
+from .brokers.joining import JoiningTests, OpenTransaction
 from .brokers.leading import LeadingTests
 from .brokers.leasing import LeasingTests
 from .brokers.limits import LimitsTests
@@ -21,7 +22,7 @@ from .brokers.settling import SettlingTests
 from .brokers.unique import UniqueTests
 from .brokers.waiting import WaitingTests
 
-__all__ = ["BrokerSuite", "OpenBroker", "StartConsumer"]
+__all__ = ["BrokerSuite", "OpenBroker", "OpenTransaction", "StartConsumer"]
 
 
 class BrokerSuite(
@@ -42,6 +43,7 @@ class BrokerSuite(
     PrioritiesTests,
     RememberingTests,
     PausingTests,
+    JoiningTests,
 ):
     """Everything that `asynctasq.brokers` promises, as tests.
 
@@ -49,7 +51,7 @@ class BrokerSuite(
     consuming (`WaitingTests`, `LeasingTests`, `SettlingTests`, `PostponingTests`), looking
     (`DeadLettersTests`, `OverviewTests`, `ListingTests`) and coordinating (`LeadingTests`,
     `UniqueTests`, `LimitsTests`, `RatesTests`, `PrioritiesTests`, `RememberingTests`,
-    `PausingTests`).
+    `PausingTests`); and `JoiningTests`.
 
     Subclass it in a test module and give one fixture, `open_broker`; every test then runs on it::
 
@@ -88,4 +90,6 @@ class BrokerSuite(
     * `polices` (false): whether it is `asynctasq.brokers.Policing`: policies and priorities.
     * `remembers` (false): whether it has the methods of `asynctasq.brokers.Remembering`.
     * `pauses` (false): whether it has the methods of `asynctasq.brokers.Pausing`.
+    * `joins_transactions` (false): whether it is `asynctasq.brokers.Transactional`. Such a one
+      gives a second fixture, `open_transaction`: what begins a transaction on its database.
     """

@@ -3,6 +3,10 @@
 Owns the rule that of all runs of a call one commits: the row which says that the call is done has
 its id as a key. A run that failed looks for that row before anything else is made of it, since its
 own commit may have succeeded without an answer, or another run's may have.
+
+In the broker's own database the delivery is settled in the transaction, and no such row is needed:
+of all runs one has the lease, and a message that is done is not there any more. Not so for a call
+that is part of a batch, of which its end has to be told as well.
 """
 
 from __future__ import annotations
@@ -16,10 +20,11 @@ from typing import Any
 
 from ..adapters.fetching import Wanted
 from ..adapters.plugins import Adapter, Adapters
-from ..adapters.statements import Database, Run, Transaction
+from ..adapters.statements import Database, Run, Statement, Transaction
 from ..brokers import Outcome, Outgoing
 from ..config.settings import Config
 from ..errors import (
+    BrokerError,
     ConfigurationError,
     DeletedModelError,
     PayloadTooLarge,
@@ -29,6 +34,8 @@ from ..errors import (
 from ..sending import tables
 from ..sending.commits import Atomic, dispatching_in
 from ..sending.following import NONE, next_call
+from ..sending.joining import Joining
+from ..sending.telling import tell_dispatched
 from ..tasks.task import Task
 from ..wire.reference import Ref
 from . import outcomes
@@ -52,8 +59,9 @@ class AtomicRun:
     """A run of an atomic task in its open transaction.
 
     Attributes:
+        joining: Settles the delivery in the transaction, if that is on the broker's database.
         verdict: What the run comes to if its transaction commits.
-        following: The call that follows then, which is in the outbox.
+        following: The call that follows then, which is in the outbox, or put in the transaction.
     """
 
     config: Config
@@ -61,8 +69,14 @@ class AtomicRun:
     job: Job
     adapter: Adapter
     transaction: Transaction
+    joining: Joining | None = None
     verdict: Verdict | None = None
     following: Outgoing | None = None
+
+    @property
+    def is_settling(self) -> bool:
+        """Whether the delivery is settled by now, if the transaction commits."""
+        return self.joining is not None and self.verdict is not None
 
     async def look(self) -> None:
         """Look whether the call is done.
@@ -89,6 +103,9 @@ class AtomicRun:
         Raises:
             Decided: The value cannot be kept.
         """
+        if self.joining is not None:
+            await self._settle(self.joining, value)
+            return
         run, message_id = self.transaction.run, self.job.message.id
         # First, since it gives new rows their keys, which the value may hold.
         await run(tables.done(message_id, time()))
@@ -98,11 +115,43 @@ class AtomicRun:
         if verdict.outcome.result is not None:
             await run(tables.with_result(message_id, verdict.outcome.result))
         if self.job.flow.then:
-            await self._keep_next(verdict)
+            self.following = self._next(verdict)
+            for statement in tables.insertion((self.following,)):
+                await run(statement)
         self.verdict = verdict
 
-    async def _keep_next(self, verdict: Verdict) -> None:
-        """Put the call that follows into the outbox.
+    async def _settle(self, joining: Joining, value: object) -> None:
+        """Settle the delivery in the transaction.
+
+        Raises:
+            Decided: The value cannot be kept; or the lease was lost, so that another runs the call.
+        """
+        run, job = self.transaction.run, self.job
+        if job.options.result_ttl is not None or job.flow.then:
+            # Gives new rows, which the value may hold, their keys.
+            await run(Statement("SELECT 1"))
+        verdict = outcomes.succeeded(self.config, self.adapters, job, value)
+        if verdict.word != "succeeded":
+            raise Decided(verdict)
+        if job.flow.then:
+            self.following = self._next(verdict)
+            await joining.put((self.following,), run)
+        if not await run(joining.settling(verdict.outcome)):
+            raise Decided(outcomes.released(job, self.config))
+        self.verdict = verdict
+
+    def note_committed(self) -> None:
+        """The transaction has committed, which has settled the delivery."""
+        if self.joining is None or self.verdict is None:
+            return
+        self.verdict.is_settled = True
+        if self.following is not None:
+            self.joining.tell_put((self.following,))
+            tell_dispatched((self.following,))
+            self.following = None
+
+    def _next(self, verdict: Verdict) -> Outgoing:
+        """The call that follows.
 
         Raises:
             Decided: It is too large.
@@ -110,7 +159,7 @@ class AtomicRun:
         config, job = self.config, self.job
         result = NONE if verdict.handed_on is None else verdict.handed_on
         try:
-            self.following = next_call(
+            return next_call(
                 job.flow,
                 job.message,
                 result,
@@ -121,15 +170,20 @@ class AtomicRun:
         except PayloadTooLarge as e:
             reason = "what follows it cannot be put"
             raise Decided(outcomes.dead(config, self.adapters, job, e, reason)) from e
-        for statement in tables.insertion((self.following,)):
-            await self.transaction.run(statement)
 
 
 @asynccontextmanager
 async def atomic_run(
-    config: Config, adapters: Adapters, job: Job, wanted: Wanted | None
+    config: Config,
+    adapters: Adapters,
+    job: Job,
+    wanted: Wanted | None,
+    joining: Joining | None,
 ) -> AsyncIterator[AtomicRun]:
     """The transaction of one run, committed at the end.
+
+    Args:
+        joining: Knows whether its database is the broker's, if the broker is one that can be.
 
     Raises:
         Decided: The call is done.
@@ -137,11 +191,18 @@ async def atomic_run(
     refs = wanted.rows if wanted is not None else ()
     adapter, begin = _begin(adapters, job.task, job.options.atomic, refs)
     async with begin as transaction:
-        run = AtomicRun(config, adapters, job, adapter, transaction)
-        await run.look()
+        joined = joining if job.flow.place is None else None
+        if joined is not None and not await joined.can_join(
+            adapter.name, transaction.database, transaction.run
+        ):
+            joined = None
+        run = AtomicRun(config, adapters, job, adapter, transaction, joined)
+        if joined is None:
+            await run.look()
         job.atomic = run
         with dispatching_in(Atomic(adapter, transaction.target)):
             yield run
+    run.note_committed()
 
 
 @asynccontextmanager
@@ -168,47 +229,85 @@ def _references(adapters: Adapters, arguments: Iterable[object]) -> Iterator[Ref
 
 
 async def verdict_if_done(
-    config: Config, adapters: Adapters, job: Job, error: BaseException
+    config: Config, adapters: Adapters, job: Job, error: BaseException, joining: Joining | None
 ) -> Verdict | None:
     """What the run of an atomic task that raised has come to, if the error does not decide it."""
     if isinstance(error, Decided):
         return error.verdict
+    if job.atomic is not None and job.atomic.joining is not None:
+        if not job.atomic.is_settling:
+            return None
+        return await _verdict_if_settled(config, adapters, job, job.atomic.joining)
     if isinstance(error, ReferenceUnavailable):
         return None  # it is run again, and looks then
     if job.atomic is None:
         if isinstance(error, ConfigurationError):
             return None
         # A row is gone, for example: a run that is done may have deleted it.
-        return await verdict_if_done_anywhere(config, adapters, job)
-    return await _looked_up(
-        config, adapters, job, [(job.atomic.adapter, job.atomic.transaction.database)]
-    )
+        return await verdict_if_done_anywhere(config, adapters, job, joining)
+    place = (job.atomic.adapter, job.atomic.transaction.database)
+    return await _looked_up(config, adapters, job, [place], joining)
 
 
-async def verdict_if_done_anywhere(config: Config, adapters: Adapters, job: Job) -> Verdict | None:
+async def verdict_if_done_anywhere(
+    config: Config, adapters: Adapters, job: Job, joining: Joining | None
+) -> Verdict | None:
     """The same where only the databases know: for a run in a process that is gone, for example."""
+    if joining is not None:
+        settled = await _verdict_if_settled(config, adapters, job, joining)
+        if settled is not None:
+            return settled
     found = []
     for adapter in adapters.with_hook("atomic_transaction"):
         found += [(adapter, database) for database in (adapter.databases or tuple)()]
-    return await _looked_up(config, adapters, job, found)
+    return await _looked_up(config, adapters, job, found, joining)
+
+
+async def _verdict_if_settled(
+    config: Config, adapters: Adapters, job: Job, joining: Joining
+) -> Verdict | None:
+    """The verdict if the queue does not hold the message, which none but its own run settles."""
+    try:
+        if await joining.holds(job.delivery.queue, job.delivery.id):
+            return None
+    except BrokerError as e:
+        return _unknown(config, adapters, job, "the broker", e)
+    logger.info("a call is done", extra={"id": job.message.id})
+    return Verdict(Outcome(job.delivery), "succeeded", is_settled=True)
+
+
+def _unknown(config: Config, adapters: Adapters, job: Job, who: str, error: Exception) -> Verdict:
+    """The verdict where it is not known whether the call is done.
+
+    To retry it would use up an attempt for what may be done; to wait costs nothing.
+    """
+    fields = {"id": job.message.id}
+    logger.error("it is not known whether a call is done", extra=fields, exc_info=error)
+    unknown = ReferenceUnavailable(f"{who} does not say whether the call is done")
+    unknown.__cause__ = error
+    return outcomes.failed(config, adapters, job, unknown)
 
 
 async def _looked_up(
-    config: Config, adapters: Adapters, job: Job, places: Sequence[tuple[Adapter, Database]]
+    config: Config,
+    adapters: Adapters,
+    job: Job,
+    places: Sequence[tuple[Adapter, Database]],
+    joining: Joining | None,
 ) -> Verdict | None:
     for adapter, database in places:
         assert adapter.own_transaction is not None
+        may_lack_tables = len(places) > 1  # of several databases, some may
         try:
+            if joining is not None:
+                async with adapter.own_transaction(database) as run:
+                    may_lack_tables |= await joining.can_join(adapter.name, database, run)
             async with adapter.own_transaction(database) as run:
                 verdict = await _done(job, run)
-        except Exception as e:
-            if len(places) > 1 and not is_outage(adapters, job, e):
-                continue  # of several databases, some may have none of these tables
-            # To retry it would use up an attempt for what may be done; to wait costs nothing.
-            logger.exception("it is not known whether a call is done", extra={"id": job.message.id})
-            unknown = ReferenceUnavailable(f"{database.name} does not say whether the call is done")
-            unknown.__cause__ = e
-            return outcomes.failed(config, adapters, job, unknown)
+        except Exception as e:  # noqa: BLE001 - a driver's own, which is logged
+            if may_lack_tables and not is_outage(adapters, job, e):
+                continue
+            return _unknown(config, adapters, job, database.name, e)
         if verdict is not None:
             return verdict
     return None

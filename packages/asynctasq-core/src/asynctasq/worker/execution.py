@@ -23,6 +23,7 @@ from ..app import current
 from ..brokers import Delivery
 from ..config.settings import Config
 from ..errors import TaskCancelled, TaskTimeout, UnknownArguments
+from ..sending.joining import Joining
 from ..tasks import runtime
 from ..tasks.annotations import Annotations, DeclaredLoading
 from ..tasks.call import Call
@@ -82,14 +83,22 @@ class Runner:
 
     Args:
         threads: For `def` tasks.
+        joining: Settles atomic tasks in their transactions, if the broker can be in their database.
 
     Attributes:
         scoped: The adapters that put a scope round each run.
     """
 
-    def __init__(self, config: Config, adapters: Adapters, threads: Executor) -> None:
+    def __init__(
+        self,
+        config: Config,
+        adapters: Adapters,
+        threads: Executor,
+        joining: Joining | None = None,
+    ) -> None:
         self.config = config
         self.adapters = adapters
+        self.joining = joining
         self.threads = threads
         self.scoped = scoped_adapters(adapters)
 
@@ -147,7 +156,7 @@ class Runner:
             value = await self._call_with_rows(job, wanted, fetched)
             _let_end(job, limit)
             return value
-        async with atomic_run(self.config, self.adapters, job, wanted) as run:
+        async with atomic_run(self.config, self.adapters, job, wanted, self.joining) as run:
             value = await self._call_with_rows(job, wanted, fetched)
             _let_end(job, limit)
             await run.end(value)
@@ -228,7 +237,7 @@ class Runner:
 
     async def _failed(self, job: Job, error: BaseException) -> Verdict:
         if job.options.atomic:
-            known = await verdict_if_done(self.config, self.adapters, job, error)
+            known = await verdict_if_done(self.config, self.adapters, job, error, self.joining)
             if known is not None:
                 return known
         verdict = outcomes.postponed(self.config, self.adapters, job, error)
@@ -244,7 +253,7 @@ class Runner:
     async def cancelled(self, job: Job) -> Verdict:
         """End a run whose call was cancelled, unless an atomic task's commit was quicker."""
         if job.options.atomic:
-            known = await verdict_if_done_anywhere(self.config, self.adapters, job)
+            known = await verdict_if_done_anywhere(self.config, self.adapters, job, self.joining)
             if known is not None:
                 return known
         if job.instance is not None:

@@ -52,6 +52,7 @@ class Verdict:
         value: What the task returned, if it succeeded.
         exception: What the run failed with, if it did not succeed.
         is_expected: Whether nobody need look: a task was put off as it meant to be, for example.
+        is_settled: Whether the outcome was applied already, in the task's own transaction.
         handed_on: What the task returned, encoded, if a call that follows takes it.
     """
 
@@ -61,6 +62,7 @@ class Verdict:
     value: object = None
     exception: BaseException | None = None
     is_expected: bool = False
+    is_settled: bool = False
     handed_on: bytes | None = None
 
     @property

@@ -21,6 +21,7 @@ from ..brokers import Action, Delivery, Outcome
 from ..config.settings import Config
 from ..errors import MessageError, TaskCrashed, TaskTimeout
 from ..loading import load_modules
+from ..sending.joining import Joining
 from ..wire.results import (
     decode_stored,
     encode_error,
@@ -45,6 +46,7 @@ class ProcessTasks:
         modules: What each child imports.
         size: How many there are at most.
         max_tasks: After so many tasks a child is replaced.
+        joining: Of the worker, if its broker can be in a database of the application.
     """
 
     def __init__(
@@ -54,7 +56,9 @@ class ProcessTasks:
         modules: Sequence[str],
         size: int,
         max_tasks: int | None,
+        joining: Joining | None = None,
     ) -> None:
+        self._joining = joining
         self._config = config
         self._adapters = adapters
         without_adapters = replace(config, adapter_options={})
@@ -65,12 +69,16 @@ class ProcessTasks:
         """Run a job in a child; what the child died of is the task's failure."""
         try:
             delivery = job.delivery
-            request = [delivery.queue, delivery.id, delivery.body, delivery.deliveries]
+            joins = job.options.atomic and self._joining is not None
+            tag = delivery.tag if joins else None
+            request = [delivery.queue, delivery.id, delivery.body, delivery.deliveries, tag]
             reply = await self._pool.run(msgpack.packb(request), job.options.timeout)
         except (TaskCrashed, TaskTimeout) as e:
             error = type(e)(f"{job.task.name}: {e}")
             if job.options.atomic:
-                known = await verdict_if_done_anywhere(self._config, self._adapters, job)
+                known = await verdict_if_done_anywhere(
+                    self._config, self._adapters, job, self._joining
+                )
                 if known is not None:
                     return known
             return outcomes.failed(self._config, self._adapters, job, error)
@@ -78,10 +86,11 @@ class ProcessTasks:
         if not rest:
             refusal = MessageError(f"{job.task.name}: its process refused it: {error_text}")
             return outcomes.failed(self._config, self._adapters, job, refusal)
-        job.message.headers, raised, is_expected, handed_on, *ended = rest
+        job.message.headers, raised, is_expected, is_settled, handed_on, *ended = rest
         job.has_checkpoint, action, *outcome = ended
         verdict = Verdict(Outcome(job.delivery, Action(action), *outcome), word, error_text)
         verdict.is_expected, verdict.handed_on = is_expected, handed_on
+        verdict.is_settled = is_settled
         if raised is not None:
             message_id = job.message.id
             verdict.exception = error_in(read_result(raised, (), message_id, job.task.name))
@@ -117,10 +126,10 @@ def _start(greeting: bytes) -> Callable[[bytes], bytes]:
 
 
 async def _serve(request: bytes) -> bytes:
-    queue, message_id, body, deliveries = msgpack.unpackb(request)
+    queue, message_id, body, deliveries, tag = msgpack.unpackb(request)
     config, adapters = current().config, current().adapters
     try:
-        job = recognise(Delivery(queue, message_id, body, deliveries, None), config)
+        job = recognise(Delivery(queue, message_id, body, deliveries, tag), config)
     except MessageError as e:  # its modules are not those of the worker, or its keys
         refusal: bytes = msgpack.packb(["refused", f"{type(e).__name__}: {e}"])
         return refusal
@@ -128,7 +137,7 @@ async def _serve(request: bytes) -> bytes:
     if may_have_checkpoint(job):
         await load_checkpoint(job, current().open_broker(), config)
     with ThreadPoolExecutor(1, "asynctasq") as threads:
-        runner = Runner(config, adapters, threads)
+        runner = Runner(config, adapters, threads, current().joining)
         try:
             wanted = wanted_by(job)
         except Exception as e:  # noqa: BLE001 - whatever the bytes did is their own fault
@@ -148,6 +157,7 @@ def _packed(config: Config, adapters: Adapters, job: Job, verdict: Verdict) -> b
             job.message.headers,  # for those in the worker who are told of the end
             _raised(config, adapters, verdict),
             verdict.is_expected,
+            verdict.is_settled,
             verdict.handed_on,
             job.has_checkpoint,
             outcome.action.value,

@@ -70,6 +70,11 @@ class Settler:
         self._finished.append(outcome)
         self._wake.set()
 
+    def forget(self, key: Key) -> None:
+        """Let go of a delivery that the task's own transaction has settled."""
+        del self.held[key]
+        self._lost.pop(key, None)
+
     def retake(self, delivery: Delivery) -> bool:
         """Settle an outcome that the broker does not have yet with the message's next delivery.
 

@@ -262,7 +262,10 @@ class Slots:
     ) -> None:
         """End an atomic call that is not run now; another run of it may have committed."""
         try:
-            verdict = await verdict_if_done_anywhere(self._config, self._adapters, job) or verdict
+            known = await verdict_if_done_anywhere(
+                self._config, self._adapters, job, self._runner.joining
+            )
+            verdict = known or verdict
         except asyncio.CancelledError as e:
             verdict = await self._cancelled(job, e)
         await self._conclude(job, verdict, seconds)
@@ -314,12 +317,15 @@ class Slots:
             return
         del self._running[key]
         self._jobs.pop(key, None)
-        verdict.outcome.delivery = self._settler.held[key]
         settled = None
         is_done = verdict.outcome.action is Action.DONE
         if job is not None and is_done and (job.has_put or job.has_checkpoint):
             settled = partial(self._followers.settled, job)
-        self._settler.add(verdict.outcome, settled)
+        if verdict.is_settled:
+            self._let_go(key, verdict, settled)
+        else:
+            verdict.outcome.delivery = self._settler.held[key]
+            self._settler.add(verdict.outcome, settled)
         self._ended.set()
         if job is not None and seconds is not None:
             self._prefetched.note(perf_counter() - job.slot_since)
@@ -331,6 +337,19 @@ class Slots:
             fields = verdict.fields(job, seconds or 0.0)
             error = None if verdict.is_expected else verdict.exception
             logger.log(verdict.level, "task %s", verdict.word, extra=fields, exc_info=error)
+
+    def _let_go(self, key: Key, verdict: Verdict, settled: Callable[[], None] | None) -> None:
+        """Let go of what the task's own transaction has settled."""
+        self._settler.forget(key)
+        if settled is not None:
+            settled()
+        if (joining := self._runner.joining) is not None:
+            joining.tell_settled(verdict.outcome)
+
+    def is_settling(self, delivery: Delivery) -> bool:
+        """Whether its lease may be gone because the task's own transaction settles it."""
+        job = self._jobs.get((delivery.queue, delivery.id))
+        return job is not None and job.atomic is not None and job.atomic.is_settling
 
     def _is_followed(
         self, key: Key, job: Job | None, verdict: Verdict, seconds: float | None

@@ -253,7 +253,7 @@ class Worker:
         self._followers = Followers(app.config, app.adapters, app.open_broker(), app.outbox)
         slots = Slots(
             self._settler,
-            Runner(app.config, app.adapters, self._threads),
+            Runner(app.config, app.adapters, self._threads, app.joining),
             self._new_processes,
             prefetched,
             WaitingParents(self.concurrency, self.queues),
@@ -276,7 +276,9 @@ class Worker:
         from .process_tasks import ProcessTasks
 
         app, most = self._app, self.max_tasks_per_child
-        return ProcessTasks(app.config, app.adapters, self.modules, self.children, most)
+        return ProcessTasks(
+            app.config, app.adapters, self.modules, self.children, most, app.joining
+        )
 
     def _lease_keeper(self, slots: Slots) -> LeaseKeeper:
         loop = asyncio.get_running_loop()
@@ -287,7 +289,7 @@ class Worker:
 
         def note(lost: list[Delivery]) -> None:
             # What has finished meanwhile was settled before the renewal: not lost, but done.
-            settler.note_lost(delivery for delivery in lost if delivery in slots)
+            settler.note_lost(d for d in lost if d in slots and not slots.is_settling(d))
 
         def lose(lost: list[Delivery]) -> None:
             with suppress(RuntimeError):  # the loop is closed

@@ -41,6 +41,7 @@ from .looking import (
 from .policies import LimitKey, Policy, RateKey, UniqueKey
 from .sending import MessageState, Outgoing, Sending
 from .tables import KeepingTables
+from .transactional import Transactional
 
 __all__ = [
     "Action",
@@ -70,6 +71,7 @@ __all__ = [
     "RateKey",
     "Remembering",
     "Sending",
+    "Transactional",
     "UniqueKey",
     "WorkerInfo",
 ]

@@ -39,6 +39,7 @@ class BrokerFixtures:
     coordinates = False
     polices = False
     remembers = False
+    joins_transactions = False
     lists = False
     pauses = False
     needs = ""
@@ -66,6 +67,11 @@ class BrokerFixtures:
     async def other_broker(self, open_broker: OpenBroker, broker: Broker) -> Broker:
         """A second broker on the same store."""
         return open_broker()
+
+    @pytest.fixture
+    def open_transaction(self) -> object:
+        """Begins a transaction on the broker's database; for a broker that joins some."""
+        raise NotImplementedError
 
     @pytest.fixture
     def queue(self) -> str:

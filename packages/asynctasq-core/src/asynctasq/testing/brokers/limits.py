@@ -180,11 +180,11 @@ class LimitsTests(PolicedFixtures):
     async def test_delayed_messages_join_their_line_when_they_are_due(
         self, broker: Broker, queue: str, start_consumer: StartConsumer
     ) -> None:
-        await broker.put([limited(queue, "later", delay=0.3), limited(queue, "now")])
         consumer = await start_consumer(broker)
+        await broker.put([limited(queue, "later", delay=1), limited(queue, "now")])
         [first] = await take_all(consumer, 1)
         assert first.id == "now"
-        assert await nothing_comes(consumer, 0.6)
+        assert await nothing_comes(consumer, 1.3)
         await broker.put([limited(queue, "last")])
         await consumer.settle([Outcome(first)])
         assert await run_all(consumer, 2) == ["later", "last"]

@@ -165,6 +165,7 @@ class SendingTests(BrokerFixtures):
     async def test_delayed_messages_are_taken_in_the_order_they_are_due(
         self, broker: Broker, queue: str, start_consumer: StartConsumer
     ) -> None:
+        await broker.stats()  # connects: neither is to be due before it is put
         await broker.put([message(queue, "b", delay=0.4), message(queue, "a", delay=0.2)])
         assert ids(await take_all(await start_consumer(broker), 2)) == ["a", "b"]
 
@@ -173,6 +174,7 @@ class SendingTests(BrokerFixtures):
     ) -> None:
         if not self.due_goes_first:
             pytest.skip("this broker queues due messages behind the waiting ones")
+        await broker.stats()  # connects: the message is not to be due before it is put
         await broker.put([message(queue, "new"), message(queue, "due", delay=0.1)])
 
         async def due() -> bool:
