@@ -40,7 +40,7 @@ from sqlalchemy.orm import Session
 from .stores import Store
 
 # Only the test of processes has it: where another adapter is in use, no worker could run it.
-registry.pop(saatomic.add.name)
+registry.pop(saatomic.add.name, None)
 
 
 @pytest.fixture
