@@ -7,8 +7,9 @@ own commit may have succeeded without an answer, or another run's may have.
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from time import time
@@ -37,6 +38,11 @@ from .outcomes import Verdict
 from .postponing import is_outage
 
 logger = logging.getLogger(__name__)
+
+#: How long a database may take to say whether a call is done whose run has failed.
+LOOK_SECONDS = 10.0
+
+_unanswered: set[asyncio.Task[Any]] = set()  # an event loop holds its tasks weakly
 
 
 class Decided(Exception):
@@ -197,12 +203,11 @@ async def _looked_up(
     config: Config, adapters: Adapters, job: Job, places: Sequence[tuple[Adapter, Database]]
 ) -> Verdict | None:
     for adapter, database in places:
-        assert adapter.own_transaction is not None
         try:
-            async with adapter.own_transaction(database) as run:
-                verdict = await _done(job, run)
+            verdict = await _in_time(_asked(adapter, database, job))
         except Exception as e:
-            if len(places) > 1 and not is_outage(adapters, job, e):
+            is_silent = isinstance(e, TimeoutError) or is_outage(adapters, job, e)
+            if len(places) > 1 and not is_silent:
                 continue  # of several databases, some may have none of these tables
             # To retry it would use up an attempt for what may be done; to wait costs nothing.
             logger.exception("it is not known whether a call is done", extra={"id": job.message.id})
@@ -212,6 +217,37 @@ async def _looked_up(
         if verdict is not None:
             return verdict
     return None
+
+
+async def _asked(adapter: Adapter, database: Database, job: Job) -> Verdict | None:
+    assert adapter.own_transaction is not None
+    async with adapter.own_transaction(database) as run:
+        return await _done(job, run)
+
+
+async def _in_time(asking: Coroutine[Any, Any, Verdict | None]) -> Verdict | None:
+    """Wait for an answer, but for no longer than that; also not for the end of who asks.
+
+    That one may be in a thread, which ends when the database answers. Until then its run has a
+    verdict, and its slot is free.
+    """
+    task = asyncio.ensure_future(asking)
+    try:
+        await asyncio.wait([task], timeout=LOOK_SECONDS)
+    finally:
+        if not task.done():
+            task.cancel()
+            _unanswered.add(task)
+            task.add_done_callback(_forget)
+    if not task.done():
+        raise TimeoutError(f"no answer within {LOOK_SECONDS:g} s")
+    return task.result()
+
+
+def _forget(task: asyncio.Task[Any]) -> None:
+    _unanswered.discard(task)
+    if not task.cancelled():
+        task.exception()  # taken, so that nobody is told: it has been said that it is not known
 
 
 async def _done(job: Job, run: Run) -> Verdict | None:
