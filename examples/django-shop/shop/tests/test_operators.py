@@ -88,6 +88,9 @@ class OperatorTests(TransactionTestCase):
         form = {"do": "pause-queue", "name": "payments"}
         self.assertContains(self.client.post(QUEUES, form, follow=True), "by ops in the admin")
         charge(self.order, 1).dispatch_sync()
+        self.calls.run_sync()
+        self.order.refresh_from_db()
+        self.assertFalse(self.order.is_paid)
         form["do"] = "resume-queue"
         self.assertNotContains(self.client.post(QUEUES, form, follow=True), "by ops in the admin")
         self.calls.run_sync()
