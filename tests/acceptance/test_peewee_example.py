@@ -215,7 +215,8 @@ class TestOnMariaDB(OnServer):
 def test_an_error_of_the_database_is_an_outage_unless_something_is_missing_there(
     tmp_path: Path,
 ) -> None:
-    away, here = peewee.SqliteDatabase("/nowhere/db"), peewee.SqliteDatabase(tmp_path / "db")
+    away: Any = peewee.SqliteDatabase("/nowhere/db")
+    here: Any = peewee.SqliteDatabase(f"{tmp_path}/db")
     for db, statement, is_outage in [
         (away, "SELECT 1", True),
         (here, "SELECT * FROM missing", False),
