@@ -212,7 +212,7 @@ class SQLiteBroker:
     ) -> bool:
         """Replace a value and put messages in one step."""
         replaced = await self._thread.write(
-            sqlite_remembered.replace, queue, kind, name, value, expected, messages
+            sqlite_transitions.replace_value, queue, kind, name, value, expected, messages
         )
         if replaced and messages:
             self._thread.takers.wake()

@@ -17,6 +17,7 @@ from .. import Action, ConsumerOptions, Delivery, Outcome, Outgoing
 from . import clock
 from . import pauses as sqlite_pauses
 from . import policies as sqlite_policies
+from . import remembered_values as sqlite_remembered
 from .states import DEAD, DELAYED, LEASED, PAUSED, POLICED, WAITING
 
 CHUNK = 5000
@@ -84,6 +85,23 @@ def put(db: Connection, messages: Sequence[Outgoing]) -> dict[str, str] | None:
             rows = ((next(places), number, m.id, *_state_of(m), m.body) for m in its)
             db.executemany(_PUT, rows)
     return conflicts or None
+
+
+def replace_value(
+    db: Connection,
+    queue: str,
+    kind: str,
+    name: str,
+    value: bytes | None,
+    expected: bytes | None,
+    messages: Sequence[Outgoing],
+) -> bool:
+    """Keep a value and put messages if the one there is `expected`; returns whether it was."""
+    if sqlite_remembered.get(db, queue, kind, name) != expected:
+        return False
+    sqlite_remembered.keep(db, queue, kind, name, value, None)
+    put(db, messages)
+    return True
 
 
 def _next_place(db: Connection, number: int) -> int:

@@ -219,14 +219,17 @@ class RunningTests(ApplicationUnderTest):
             seen.note(row)
             assert fate == "good"
 
-        tasks = [task(name=f"read-{uuid4().hex}", max_attempts=1, timeout=2.0)(read)]
+        tasks = [task(name=f"read-{uuid4().hex}", max_attempts=1)(read)]
         if self.sync_tasks:
             tasks.append(task(name=f"read-{uuid4().hex}", max_attempts=1)(read_in_thread))
         row = await self.call(self.save, "Ada")
         counts = []
         for number in (20, 100, 100):
             fates = ["bad" if i % 5 == 0 else "late" if i == 2 else "good" for i in range(number)]
-            await self.send(*(tasks[i % len(tasks)](row, fate) for i, fate in enumerate(fates)))
+            calls = [tasks[i % len(tasks)](row, fate) for i, fate in enumerate(fates)]
+            # Only what is to be late has a limit, which a slow machine fetches its row in.
+            calls[2] = calls[2].timeout(2.0)
+            await self.send(*calls)
             await self.work()
             counts.append(await self.call(self.connections))
         assert len(seen.names) == 220
