@@ -26,7 +26,7 @@ def get_all(db: Connection, queue: str, kind: str) -> dict[str, bytes]:
 
 
 def get(db: Connection, queue: str, kind: str, name: str) -> bytes | None:
-    """One value, while it is kept."""
+    """One value, until it expires."""
     row = db.execute(
         """SELECT value FROM value WHERE queue = ? AND kind = ? AND name = ?
         AND (expires IS NULL OR expires > ?)""",
@@ -43,7 +43,7 @@ def keep(
     value: bytes | None,
     ttl_seconds: float | None,
 ) -> None:
-    """Keep a value, or delete it; forget a few whose time is over."""
+    """Keep a value, or delete it; also forget a few expired ones."""
     now = time.time()
     if value is None:
         db.execute(_DELETE, (queue, kind, name))
@@ -62,7 +62,7 @@ def replace(
     expected: bytes | None,
     messages: Sequence[Outgoing],
 ) -> bool:
-    """Keep a value and put messages if the one there is `expected`; returns whether it was."""
+    """Replace a value and put messages if the current value is `expected`; return whether so."""
     if get(db, queue, kind, name) != expected:
         return False
     keep(db, queue, kind, name, value, None)
