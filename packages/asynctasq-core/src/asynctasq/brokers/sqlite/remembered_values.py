@@ -22,7 +22,7 @@ def get_all(db: Connection, queue: str, kind: str) -> dict[str, bytes]:
 
 
 def get(db: Connection, queue: str, kind: str, name: str) -> bytes | None:
-    """One value, while it is kept."""
+    """One value, until it expires."""
     row = db.execute(
         """SELECT value FROM value WHERE queue = ? AND kind = ? AND name = ?
         AND (expires IS NULL OR expires > ?)""",
@@ -39,7 +39,7 @@ def keep(
     value: bytes | None,
     ttl_seconds: float | None,
 ) -> None:
-    """Keep a value, or delete it; forget a few whose time is over."""
+    """Keep a value, or delete it; also forget a few expired ones."""
     now = time.time()
     if value is None:
         db.execute(_DELETE, (queue, kind, name))
