@@ -205,6 +205,22 @@ class RunningTests(ApplicationUnderTest):
         await self.work(concurrency=1)
         assert counts == [counts[0]] * 3, counts
 
+    @needs("knows_connection")
+    async def test_a_def_task_finds_no_connection_of_the_one_before_it_in_its_thread(self) -> None:
+        found = list[tuple[bool, bool]]()
+
+        def use(name: str) -> None:
+            before = self.is_connected()
+            self.save(name)
+            found.append((before, self.is_connected()))
+            if name == "bad":
+                raise ValueError(name)
+
+        use_task = task(name=f"use-{uuid4().hex}", max_attempts=1)(use)
+        await self.send(*(use_task(fate) for fate in ("good", "good", "bad", "good")))
+        await self.work(concurrency=1)
+        assert found == [(False, True)] * 4
+
     @needs("counts_connections")
     async def test_the_number_of_connections_stays_what_it_was(self) -> None:
         seen = Seen()
