@@ -46,7 +46,7 @@ from .postponing import is_outage
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
+R = TypeVar("R")
 
 #: How long a database may take to say whether a call is done whose run has failed.
 LOOK_SECONDS = 10.0
@@ -307,7 +307,7 @@ async def _looked_up(
         may_lack_tables = len(places) > 1  # of several databases, some may
         try:
             if joining is not None:
-                may_lack_tables |= await _in_time(_is_joined(joining, adapter, database))
+                may_lack_tables |= await _in_time(_can_join(joining, adapter, database))
             verdict = await _in_time(_asked(adapter, database, job))
         except Exception as e:  # noqa: BLE001 - a driver's own, which is logged
             is_silent = isinstance(e, TimeoutError) or is_outage(adapters, job, e)
@@ -319,19 +319,19 @@ async def _looked_up(
     return None
 
 
-async def _is_joined(joining: Joining, adapter: Adapter, database: Database) -> bool:
-    assert adapter.own_transaction is not None
-    async with adapter.own_transaction(database) as run:
-        return await joining.can_join(adapter.name, database, run)
-
-
 async def _asked(adapter: Adapter, database: Database, job: Job) -> Verdict | None:
     assert adapter.own_transaction is not None
     async with adapter.own_transaction(database) as run:
         return await _done(job, run)
 
 
-async def _in_time(asking: Coroutine[Any, Any, T]) -> T:
+async def _can_join(joining: Joining, adapter: Adapter, database: Database) -> bool:
+    assert adapter.own_transaction is not None
+    async with adapter.own_transaction(database) as run:
+        return await joining.can_join(adapter.name, database, run)
+
+
+async def _in_time(asking: Coroutine[Any, Any, R]) -> R:
     """Wait for an answer, but for no longer than that; also not for the end of who asks.
 
     That one may be in a thread, which ends when the database answers. Until then its run has a
