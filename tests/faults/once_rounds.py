@@ -103,6 +103,7 @@ class OnceRound(Round):
     async def ended(self, pid: int) -> bool:
         """Wait for the end of a process; whether it was killed at its step."""
         await self.until(lambda: not is_alive(pid), PATIENCE_SECONDS)
+        self.workers.remove(pid)  # the number may soon be another's
         return (self.deployment.path / f"killed-{pid}").exists()
 
     def steps(self) -> list[str]:
