@@ -103,6 +103,7 @@ class OnceRound(Round):
     async def ended(self, pid: int) -> bool:
         """Wait for the end of a process; whether it was killed at its step."""
         await self.until(lambda: not is_alive(pid), PATIENCE_SECONDS)
+        self.workers.remove(pid)  # the number may soon be another's
         return (self.deployment.path / f"killed-{pid}").exists()
 
     def steps(self) -> list[str]:
@@ -124,9 +125,15 @@ class OnceRound(Round):
 
     async def settled(self) -> None:
         """Wait until nothing is left anywhere."""
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while self.rows(f"SELECT 1 FROM {tables.OUTBOX} LIMIT 1") or await self._is_queued():
-                await asyncio.sleep(0.05)
+        try:
+            async with asyncio.timeout(2 * PATIENCE_SECONDS):
+                while self._has_kept() or await self._is_queued():
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            raise AssertionError(self.deployment.log()[-3000:]) from None
+
+    def _has_kept(self) -> bool:
+        return bool(self.rows(f"SELECT 1 FROM {tables.OUTBOX} LIMIT 1"))
 
     async def _is_queued(self) -> bool:
         try:

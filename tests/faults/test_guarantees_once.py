@@ -108,7 +108,8 @@ async def test_a_kill_at_any_step_leaves_every_effect_once(
             assert sum(killed) > len(senders) / 2
             for kill_at in workers:
                 assert await application.ended(application.begin(LEAVING_ONE))
-                assert await application.ended(application.start(kill_at)), kill_at
+                was_killed = await application.ended(application.start(kill_at))
+                assert was_killed, f"{kill_at}: {application.deployment.log()[-3000:]}"
             await application.settle()
             assert await application.check() >= CHAINS * len(workers)
 
