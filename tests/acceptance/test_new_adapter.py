@@ -58,7 +58,7 @@ def test_a_hook_whose_flag_is_off_is_named(skeleton: Path) -> None:
         file.write("\n\n@hookimpl\ndef thread_scope(): ...\n")
     done = run(skeleton, "test-adapter", "fresh", "-q", "-k", "hooks")
     assert done.returncode == 0, done.stdout
-    assert "the hook thread_scope, which is not tested: counts_connections is off" in done.stdout
+    assert "the hook thread_scope, which is not tested: knows_connection is off" in done.stdout
 
 
 @pytest.mark.timeout(300)

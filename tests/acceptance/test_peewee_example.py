@@ -215,13 +215,14 @@ class TestOnMariaDB(OnServer):
 def test_an_error_of_the_database_is_an_outage_unless_something_is_missing_there(
     tmp_path: Path,
 ) -> None:
-    away, here = peewee.SqliteDatabase("/nowhere/db"), peewee.SqliteDatabase(str(tmp_path / "db"))
+    away: Any = peewee.SqliteDatabase("/nowhere/db")
+    here: Any = peewee.SqliteDatabase(f"{tmp_path}/db")
     for db, statement, is_outage in [
         (away, "SELECT 1", True),
         (here, "SELECT * FROM missing", False),
     ]:
         with pytest.raises(peewee.OperationalError) as raised:
-            db.execute_sql(statement)  # type: ignore[no-untyped-call]
+            db.execute_sql(statement)
         assert adapter.is_outage(raised.value) == is_outage
         db.close()
     assert not adapter.is_outage(ValueError("no database's"))

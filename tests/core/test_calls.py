@@ -10,6 +10,7 @@ from time import monotonic
 from typing import Any
 
 import asynctasq
+import asynctasq.pausing
 import pytest
 from asynctasq import AsyncTask, Retry, TaskStatus, Unique, current_message
 from asynctasq.testing import Calls
@@ -261,3 +262,15 @@ async def test_a_call_that_was_replaced_is_the_later_one(asynctasq_calls: Calls)
     await save(1, "a").delay(5).dispatch()
     await save(1, "b").delay(5).dispatch()
     assert asynctasq_calls.one(save).arguments == {"document": 1, "text": "b"}
+
+
+async def test_what_is_held_back_does_not_run_and_is_not_waited_for(
+    asynctasq_calls: Calls,
+) -> None:
+    await asynctasq.pausing.pause(queue="default")
+    await count(1, to=1).dispatch()
+    await asynctasq_calls.run()
+    assert ran == []
+    await asynctasq.pausing.resume(queue="default")
+    await asynctasq_calls.run()
+    assert ran == [1]

@@ -21,7 +21,7 @@ ADAPTERS = sorted(
     if path.parent.name not in ("asynctasq", "asynctasq_dashboard")
 )
 PUBLIC = {
-    "asynctasq": [*asynctasq.__all__, "deadletters", "history", "looking", "scheduling"],
+    "asynctasq": [*asynctasq.__all__, "deadletters", "history", "looking", "pausing", "scheduling"],
     "asynctasq.brokers": asynctasq.brokers.__all__,
     "asynctasq.events": asynctasq.events.__all__,
     "asynctasq.deadletters": asynctasq.deadletters.__all__,

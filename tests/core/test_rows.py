@@ -9,9 +9,21 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import asynctasq.adapters.plugins
 import pytest
-from asynctasq import Ref, TaskStatus, Worker, deadletters, dispatch_many, hookimpl, task
+from asynctasq import (
+    Ref,
+    TaskStatus,
+    Worker,
+    deadletters,
+    dispatch_many,
+    hookimpl,
+    listen,
+    task,
+    unlisten,
+)
 from asynctasq.adapters.plugins import Adapters
 from asynctasq.app import App
+from asynctasq.brokers import Listing, Outgoing
+from asynctasq.events import RunFailed
 from toy_orm import Order, Toy, User
 
 Start = Callable[..., Worker]
@@ -157,3 +169,30 @@ async def test_an_adapter_that_is_cancelled_by_itself_postpones_the_task(
     await work()
     assert ran == ["shoes"]
     assert failures == []
+
+
+async def test_a_call_of_which_one_row_is_no_model_s_ends_once(
+    away: Away, app: App, work: Work
+) -> None:
+    """Once, though the fetch of its other row is under way then."""
+    away.back.set()
+    ended: list[RunFailed] = []
+
+    def note(event: RunFailed) -> None:
+        ended.append(event)
+
+    listen(note, RunFailed)
+    broker = app.open_broker()
+    assert isinstance(broker, Listing)
+    handle = await with_both(User(1, "Ann"), Order(1, "shoes")).dispatch()
+    [held] = await broker.find_held(handle.queue, [handle.id])
+    await handle.cancel()
+    body = held.body.replace(b"toy_orm.Order", b"toy_orm.Ordex")
+    await broker.put([Outgoing(handle.queue, handle.id, body)])
+    try:
+        await work()
+    finally:
+        unlisten(note)
+    assert ran == []
+    assert len(await deadletters.list_dead()) == 1
+    assert len(ended) == 1

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import functools
 import importlib
+import re
 import subprocess
 import sys
 import textwrap
@@ -34,6 +35,8 @@ from asynctasq import (
     task,
 )
 from asynctasq.app import App
+from asynctasq.tasks.options import TaskOptions
+from asynctasq.tasks.schedule import SCHEDULING
 from asynctasq.tasks.task import registry
 
 Work = Callable[..., Awaitable[None]]
@@ -694,3 +697,11 @@ async def test_a_task_that_the_worker_does_not_know_is_a_dead_letter(app: App, w
     await work()
     assert await handle.status() is TaskStatus.DEAD
     assert TaskFailed is not None
+
+
+def test_the_options_that_a_type_checker_knows_are_those_that_a_task_has() -> None:
+    """`TaskConfig` says it for callers, since no type checker reads it from a dataclass."""
+    checked = set(TaskConfig.__annotations__)
+    assert checked == {field.name for field in dataclasses.fields(TaskOptions)} | set(SCHEDULING)
+    described = re.findall(r"^        (\w+): ", TaskConfig.__doc__ or "", re.MULTILINE)
+    assert sorted(described) == sorted(checked)

@@ -31,6 +31,7 @@ from asynctasq.sending.preparing import prepare
 from asynctasq.services.forgetting import Forgetting
 from asynctasq.tasks.task import registry
 from asynctasq.wire.flow import following_id
+from asynctasq.worker import atomic
 from asynctasq_sqlalchemy import adapter, for_update, task_session
 from sashop import Item, Order, User
 from sqlalchemy import event, select, text
@@ -40,7 +41,7 @@ from sqlalchemy.orm import Session
 from .stores import Store
 
 # Only the test of processes has it: where another adapter is in use, no worker could run it.
-registry.pop(saatomic.add.name)
+registry.pop(saatomic.add.name, None)
 
 
 @pytest.fixture
@@ -219,6 +220,33 @@ async def test_a_task_that_deletes_its_row_is_found_to_be_done(
         await work(app)
     assert (items(atomic_store), await errors(queue)) == ([], [])
     assert await remove.handle(message.id).result(5) == "removed"
+
+
+async def test_a_database_that_does_not_say_what_is_done_holds_no_slot(
+    atomic_store: Store, app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if atomic_store.server != "postgres":
+        pytest.skip("its SELECT waits for no lock")
+    monkeypatch.setattr(atomic, "LOOK_SECONDS", 0.2)
+
+    @task(name=name(), atomic=True, result_ttl=60, timeout=0.5)
+    async def add(user: User) -> str:
+        task_session().add(Item(name="once"))
+        return "added"
+
+    atomic_store.add(user := User(id=1, name="Ann"))
+    handle = await add(user).dispatch()
+    async with asyncio.timeout(50):
+        with atomic_store.setup() as session:
+            session.execute(text(f"LOCK TABLE {tables.DONE} IN ACCESS EXCLUSIVE MODE"))
+            worker = Worker(queues=[handle.queue], concurrency=1)
+            working = asyncio.create_task(worker.run())
+            while await handle.status() is not TaskStatus.DELAYED:
+                await asyncio.sleep(0.01)
+        assert await handle.result(40) == "added"
+        worker.stop()
+        await working
+    assert items(atomic_store) == ["once"]
 
 
 async def test_a_call_is_found_to_be_done_before_it_is_given_up(

@@ -409,9 +409,10 @@ async def test_a_task_without_a_result_costs_one_more_statement(joined: Store, a
     with joined.counted() as statements:
         await run(user).dispatch()
         await work(app)
-    about_tasks = [s for s in statements if "users" not in s]
-    assert len(about_tasks) == 1
-    assert "settle_in_transaction" in about_tasks[0]
+    # What runs beside the tasks may look meanwhile whether the database has tables of its own.
+    looks = ("asynctasq_outbox", "asynctasq_done", "SELECT 1")
+    [settled] = [s for s in statements if not any(word in s for word in ("users", *looks))]
+    assert "settle_in_transaction" in settled
 
 
 async def test_a_run_whose_lease_was_lost_is_rolled_back(joined: Store, app: App) -> None:

@@ -14,11 +14,11 @@ from typing import Any
 import asynctasq
 import pytest
 import pytest_asyncio
-from asynctasq import Message, TaskStatus, Unique, dispatch_many, task
+from asynctasq import Message, TaskStatus, Unique, Worker, dispatch_many, task
 from asynctasq.adapters import plugins
 from asynctasq.app import App
 from asynctasq.brokers import Broker, ConsumerOptions, Delivery, Outgoing, WorkerInfo
-from asynctasq.sending import tables
+from asynctasq.sending import handle, tables
 from asynctasq.sending.preparing import prepare
 from asynctasq.services.relay import Relay
 from asynctasq_sqlalchemy import adapter
@@ -262,6 +262,41 @@ async def take(broker: Broker) -> list[Delivery]:
     consumer = broker.consumer(ConsumerOptions(info, ("outbox",)))
     await consumer.start()
     return await consumer.take(10, 5)
+
+
+@task(queue="outbox", result_ttl=60)
+async def double(number: int) -> int:
+    return 2 * number
+
+
+async def test_a_result_is_waited_for_while_only_the_outbox_holds_the_call(
+    lite: Store, outbox_tables: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plugins, "_installed", plugins.Adapters({"sqlalchemy": adapter}))
+    monkeypatch.setattr(handle, "_FIRST_SECONDS", 0.05)
+    asynctasq.init({"driver": "memory", "outbox": True})
+    app = asynctasq.app.current()
+    outgoing = prepare(double(21), app.config, app.adapters).outgoing
+    with lite.setup() as session:
+        for statement in tables.insertion([outgoing]):
+            run(session.connection(), statement)
+        session.commit()
+    looks: list[str] = []
+    holds = app.outbox.holds
+
+    async def noted(message_id: str) -> bool | None:
+        looks.append(message_id)
+        return await holds(message_id)
+
+    monkeypatch.setattr(app.outbox, "holds", noted)
+    waiting_for = asyncio.create_task(double.handle(outgoing.id, "outbox").result())
+    await becomes(lambda: looks)
+    relay = Relay(app.outbox, app.open_broker())
+    for _ in range(2):
+        await relay.turn()
+    await Worker(queues=["outbox"], burst=True).run()
+    async with asyncio.timeout(20):
+        assert await waiting_for == 42
 
 
 async def test_a_call_with_several_new_rows_is_kept_once(store: Store, outbox: App) -> None:

@@ -40,7 +40,7 @@ class TestPeewee(AdapterSuite):
     adapter = "peewee"
     asynchronous = False
     composite_keys = declared_loading = transactions = savepoints = outages = True
-    missing_table = counts_connections = outbox = True
+    missing_table = counts_connections = knows_connection = outbox = True
 
     @pytest.fixture
     def database(self, tmp_path: Any) -> None:
@@ -102,6 +102,9 @@ class TestPeewee(AdapterSuite):
         db.execute_sql(f"ALTER TABLE {user} RENAME TO hidden")
         yield
         db.execute_sql(f"ALTER TABLE hidden RENAME TO {user}")
+
+    def is_connected(self) -> bool:
+        return not db.is_closed()
 
     def connections(self) -> int:
         found = [c for c in gc.get_objects() if isinstance(c, sqlite3.Connection)]

@@ -39,7 +39,7 @@ class OperatorTests(TransactionTestCase):
         for do in ("retry", "retry-all", "delete", "delete-all"):
             answer = self.client.post(DEAD, {"do": do, "id": ["x"], "sure": "yes"})
             self.assertEqual(answer.status_code, 403)
-        for do in ("purge", "run", "pause", "resume", "drop"):
+        for do in ("purge", "run", "pause", "resume", "pause-queue", "resume-queue", "drop"):
             answer = self.client.post(QUEUES, {"do": do, "name": "payments", "sure": "yes"})
             self.assertEqual(answer.status_code, 403)
 
@@ -81,6 +81,21 @@ class OperatorTests(TransactionTestCase):
         self.assertContains(self.client.post(QUEUES, form), "Delete all that waits")
         answer = self.client.post(QUEUES, {**form, "sure": "yes"}, follow=True)
         self.assertContains(answer, "Deleted 1 calls.")
+
+    def test_a_queue_is_paused_and_resumed(self) -> None:
+        self.log_in("view_queue", "change_queue")
+        Order.objects.update(amount=50)
+        form = {"do": "pause-queue", "name": "payments"}
+        self.assertContains(self.client.post(QUEUES, form, follow=True), "by ops in the admin")
+        charge(self.order, 1).dispatch_sync()
+        self.calls.run_sync()
+        self.order.refresh_from_db()
+        self.assertFalse(self.order.is_paid)
+        form["do"] = "resume-queue"
+        self.assertNotContains(self.client.post(QUEUES, form, follow=True), "by ops in the admin")
+        self.calls.run_sync()
+        self.order.refresh_from_db()
+        self.assertTrue(self.order.is_paid)
 
     def test_what_a_message_says_is_text(self) -> None:
         self.log_in("view_deadcall")

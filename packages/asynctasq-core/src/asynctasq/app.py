@@ -85,7 +85,7 @@ class App:
             if conflicts:
                 standing = await self.connections.resolve((prepared.outgoing,), conflicts)
                 self._note_existing((call,), (handle,), standing)
-        return self._last(call, handle)
+        return self._last(call, handle) if call.following else handle
 
     def dispatch_sync(self, call: Call[R]) -> TaskHandle[R]:
         """As `Call.dispatch_sync`."""
@@ -94,7 +94,7 @@ class App:
         if prepared.defer is None:
             standing = self.connections.put_blocking((prepared.outgoing,))
             self._note_existing((call,), (handle,), standing)
-        return self._last(call, handle)
+        return self._last(call, handle) if call.following else handle
 
     async def dispatch_many(self, calls: Iterable[Dispatchable[Any]]) -> list[TaskHandle[Any]]:
         """As `asynctasq.dispatch_many`."""
@@ -246,7 +246,7 @@ class App:
 
     def _handle(self, call: Call[R], prepared: Prepared) -> TaskHandle[R]:
         outgoing = prepared.outgoing
-        outbox = self._outbox_in_use()
+        outbox = None if prepared.defer is None else self._outbox_in_use()
         if call.following or call.place is not None:
             self.need_remembering(f"call of {call.task.name}")
         if outgoing.policy is not None or outgoing.priority:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from asynctasq import BrokerError, class_path, deadletters, looking, scheduling
+from asynctasq import BrokerError, class_path, deadletters, looking, pausing, scheduling
 from asynctasq.deadletters import Filter, Reference
 from asynctasq.looking import run_sync
 from django.apps import apps
@@ -24,6 +24,9 @@ from .models import DeadCall, Queue
 
 #: Lines of a page.
 LINES = 100
+
+#: Queues whose pauses are asked for, which takes a question for each.
+MOST_PAUSES = 50
 
 #: What a filter is made of.
 _NAMES = ("queue", "task", "error", "reason", "arguments")
@@ -178,8 +181,11 @@ class QueueAdmin(_Page):
         """All three."""
         queues, workers = run_sync(looking.queues()), run_sync(looking.workers())
         queues.sort(key=lambda queue: (-queue.waiting, -queue.running, queue.name))
+        pauses = run_sync(pausing.pauses([queue.name for queue in queues[:MOST_PAUSES]]))
         return {
             "queues": queues[:LINES],
+            "pauses": pauses,
+            "paused": {pause.queue for pause in pauses if not pause.task},
             "left_out": max(0, len(queues) - LINES),
             "served": {name for worker in workers for name in worker.queues},
             "workers": workers[:LINES],
@@ -188,13 +194,17 @@ class QueueAdmin(_Page):
         }
 
     def act(self, request: HttpRequest) -> HttpResponse:
-        """Purge a queue, or run, pause or resume a schedule."""
+        """Pause, resume or purge a queue; run, pause or resume a schedule."""
         action, name = request.POST.get("do", ""), request.POST.get("name", "")
         if action == "purge":
             self.need(self.has_delete_permission(request))
             if not request.POST.get("sure"):
                 return self.ask(request, f"Delete all that waits or is delayed in {name!r}?")
             said = f"Deleted {run_sync(looking.purge(name))} calls."
+        elif action in _ON_QUEUES:
+            self.need(self.has_change_permission(request))
+            run_sync(_ON_QUEUES[action](name, f"{request.user} in the admin"))
+            said = f"{name}: {action.replace('-', ' ')}, done."
         elif action in _ON_SCHEDULES:
             self.need(self.has_change_permission(request))
             done = run_sync(_ON_SCHEDULES[action](name))
@@ -205,6 +215,18 @@ class QueueAdmin(_Page):
         return HttpResponseRedirect(request.path)
 
 
+async def _pause(name: str, by: str) -> None:
+    await pausing.pause(queue=name, by=by)
+
+
+async def _resume(name: str, by: str) -> None:
+    await pausing.resume(queue=name)
+
+
+_ON_QUEUES: dict[str, Callable[[str, str], Any]] = {
+    "pause-queue": _pause,
+    "resume-queue": _resume,
+}
 _ON_SCHEDULES: dict[str, Callable[[str], Any]] = {
     "run": scheduling.run_now,
     "pause": scheduling.pause,

@@ -150,7 +150,7 @@ class TestDjango(AdapterSuite):
     composite_keys = django.VERSION >= (5, 2)
     other_keys = several_databases = hidden_rows = knows_deleted = stale_instances = True
     transactions = savepoints = context_transactions = declared_loading = outages = True
-    missing_table = knows_limits = outbox = atomic = True
+    missing_table = knows_limits = knows_connection = outbox = atomic = True
     #: What makes the database unreachable.
     away: ClassVar[dict[str, str]] = {"NAME": "/nowhere/suite.db"}
 
@@ -261,6 +261,9 @@ class TestDjango(AdapterSuite):
 
     def loaded(self, row: Any) -> list[str]:
         return [order.name for order in row.orders.all()]
+
+    def is_connected(self) -> bool:
+        return connection.connection is not None
 
     @asynccontextmanager
     async def outage(self) -> AsyncIterator[None]:

@@ -350,34 +350,6 @@ def adapter_suite() -> str:
 
 
 #: Every hook by its name, in the order in which `docs/hooks.md` describes them.
-HOOKS: Iterable[str] = (
-    "is_model",
-    "to_ref",
-    "fetch_many",
-    "is_outage",
-    "plain_form",
-    "option_names",
-    "configure",
-    "prepare",
-    "explain_import",
-    "queue_names",
-    "worker_started",
-    "worker_stopped",
-    "fetch_scope",
-    "task_scope",
-    "thread_scope",
-    "run_ended",
-    "on_event",
-    "metrics_page",
-    "message_headers",
-    "is_pending_write",
-    "after_commit",
-    "owns_transaction",
-    "open_transaction",
-    "databases",
-    "own_transaction",
-    "atomic_transaction",
-    "check",
-    "lazy_names",
-    "adapter_suite",
-)
+HOOKS: Sequence[str] = [
+    name for name, found in tuple(globals().items()) if hasattr(found, "asynctasq_spec")
+]

@@ -1,4 +1,4 @@
-"""What authors of brokers see: the contract, and the brokers that come with core."""
+"""The public names for authors of brokers: the contract and what helps to implement it."""
 
 from ..errors import OutcomesRefused
 from .backoff import Backoff

@@ -1,4 +1,4 @@
-"""How long to wait between attempts to reach a server."""
+"""Waiting times between attempts to reach a server."""
 
 from __future__ import annotations
 

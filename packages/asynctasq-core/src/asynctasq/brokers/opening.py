@@ -1,7 +1,7 @@
-"""Brokers by their driver's name, found among entry points and opened with their own options.
+"""Finds brokers among entry points by their driver's name, and opens them with their options.
 
-Core's brokers are found as a third party's are. Owns the rule that a broker which cannot be loaded
-hides no other: it is named where somebody asks for it.
+Core's own brokers are found the same way as third parties'. Owns the rule that a broker which
+cannot be loaded hides no other: it is only reported when asked for.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from ..config import Config, Section
 from ..errors import PluginError
 from .contract import Broker
 
-#: Entry point group; the name is the driver's, the value an object with `Config`, `main_option` and
-#: `open`, such as a module.
+#: Entry point group. An entry point's name is the driver's name; it points to an object with
+#: `Config`, `main_option` and `open`, such as a module.
 GROUP = "asynctasq.brokers"
 
 
@@ -27,8 +27,8 @@ class Driver:
 
     Attributes:
         section: Its part of the configuration.
-        open: From its options to a broker that is not connected yet.
-        distribution: Name and version of where it comes from.
+        open: Makes a broker, not yet connected, from its options.
+        distribution: Name and version of the distribution that provides it.
     """
 
     section: Section
@@ -45,14 +45,14 @@ class Drivers:
 
     @property
     def sections(self) -> list[Section]:
-        """Their parts of the configuration."""
+        """The brokers' parts of the configuration."""
         return [driver.section for driver in self.loaded.values()]
 
     def named(self, name: str) -> Driver:
         """The broker of this name.
 
         Raises:
-            PluginError: There is none, or it could not be loaded.
+            PluginError: It is not installed, or could not be loaded.
         """
         driver = self.loaded.get(name)
         if driver is None:
@@ -64,7 +64,7 @@ class Drivers:
 
 @cache
 def installed_drivers() -> Drivers:
-    """The brokers of this environment; nothing of a driver is imported but its options."""
+    """The brokers installed here; of each driver, only its options are imported."""
     loaded: dict[str, Driver] = {}
     failed: dict[str, str] = {}
     for entry_point in sorted(entry_points(group=GROUP), key=_distribution):
@@ -76,7 +76,7 @@ def installed_drivers() -> Drivers:
             continue
         try:
             loaded[name] = _driver(entry_point)
-        # A plugin's code, which may even exit; reported, it hides no other plugin.
+        # A plugin's code may raise anything or even exit; it must not hide other plugins.
         except (Exception, SystemExit) as e:  # noqa: BLE001
             failed[name] = f"failed to load: {type(e).__name__}: {e}"
     return Drivers(loaded, failed)
@@ -94,9 +94,9 @@ def _distribution(entry_point: EntryPoint) -> str:
 
 
 def open_broker(config: Config) -> Broker:
-    """The broker that a configuration names, not connected yet; the caller closes it.
+    """The broker that the configuration names, not connected yet; the caller closes it.
 
     Raises:
-        PluginError: It is not installed here.
+        PluginError: It is not installed.
     """
     return installed_drivers().named(config.driver).open(config.broker)

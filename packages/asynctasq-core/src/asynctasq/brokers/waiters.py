@@ -1,4 +1,4 @@
-"""Waking calls that wait for a change, on whatever event loops they run."""
+"""Wakes calls that wait for a change, whatever event loop they run on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Waiters:
 
     @contextmanager
     def waiter(self) -> Iterator[asyncio.Event]:
-        """An event of the running loop that `wake` sets."""
+        """An event on the running loop that `wake` sets."""
         entry = (asyncio.get_running_loop(), asyncio.Event())
         self._events.add(entry)
         try:
@@ -31,7 +31,7 @@ class Waiters:
         for loop, event in tuple(self._events):
             try:
                 loop.call_soon_threadsafe(event.set)
-            except RuntimeError:  # that loop was closed with its call still waiting
+            except RuntimeError:  # the loop was closed while its call was still waiting
                 self._events.discard((loop, event))
 
 

@@ -1,1 +1,1 @@
-"""What one worker does for all: each service runs where its lease by name is held."""
+"""What one worker does on behalf of all: each service runs in the worker that holds its lease."""

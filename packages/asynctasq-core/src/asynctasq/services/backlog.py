@@ -1,6 +1,6 @@
-"""What lies in the databases of the application: the outbox's backlog, and what is missing there.
+"""Looks at core's tables in the application's databases: the outbox's backlog and missing tables.
 
-Owns the rule that only an application which uses these tables is told of them.
+Owns the rule that only an application which uses these tables hears about them.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ class Backlog:
     """The outbox of one database.
 
     Attributes:
-        waiting: How many messages it holds; `None` where it cannot be read.
-        oldest_seconds: How long ago the oldest was dispatched; `None` where there is none.
+        waiting: How many messages it holds; `None` if it cannot be read.
+        oldest_seconds: Age of the oldest message since its dispatch; `None` if there is none.
         missing: The tables that cannot be read.
-        reason: Why not.
-        creation: What creates them.
+        reason: Why they cannot be read.
+        creation: The SQL statements that create them.
     """
 
     database: str
@@ -39,12 +39,12 @@ class Backlog:
 
 
 def has_atomic_tasks(config: Config) -> bool:
-    """Whether some task of this process is atomic."""
+    """Whether any task in this process is atomic."""
     return any(task.options(config.task_defaults).atomic for task in registry.values())
 
 
 async def backlogs(config: Config, outbox: Outbox) -> list[Backlog]:
-    """That of each database; nothing where neither an outbox nor atomic tasks are in use."""
+    """The backlog of each database; empty if neither an outbox nor atomic tasks are in use."""
     if not (config.outbox or has_atomic_tasks(config)):
         return []
     found = [
@@ -54,7 +54,7 @@ async def backlogs(config: Config, outbox: Outbox) -> list[Backlog]:
     ]
     has_some = any(not backlog.missing for backlog in found)
     if has_some and not config.outbox:
-        # Atomic tasks may keep to one of several databases.
+        # Atomic tasks may use only one of several databases.
         return [backlog for backlog in found if not backlog.missing]
     return found
 
@@ -72,7 +72,7 @@ async def _look(outbox: Outbox, adapter: Adapter, database: Database) -> Backlog
     for table in (tables.OUTBOX, tables.DONE):
         try:
             await _ask(outbox, adapter, database, tables.presence(table))
-        except Exception as e:  # noqa: BLE001 - a driver's error, which is told
+        except Exception as e:  # noqa: BLE001 - a driver's error, which the backlog reports
             missing.append(table)
             reason = f"{type(e).__name__}: {e}".partition("\n")[0]
     if missing:

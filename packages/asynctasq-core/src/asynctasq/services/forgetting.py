@@ -1,4 +1,4 @@
-"""Forgetting which calls are done, once no message of them can come again."""
+"""Forgets which calls are done, once none of their messages can come again."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Forgetting:
     """Deletes the rows of atomic tasks that are older than `Config.done_ttl`.
 
     Args:
-        outbox: The application's, which knows the databases.
-        ttl_seconds: How long a call is remembered.
+        outbox: The application's outbox, which knows the databases.
+        ttl_seconds: How long to remember a call.
     """
 
     name = "done"
@@ -33,7 +33,7 @@ class Forgetting:
         before = time() - self._ttl_seconds
         is_last = False
         while not is_last:
-            # Two transactions: on SQLite one that has read may not write once another has.
+            # Two transactions: in SQLite, one that has read cannot write after another has written.
             async with self._outbox.transaction(adapter, database) as run:
                 rows = await run(tables.done_before(before))
             if rows:

@@ -24,7 +24,7 @@ _STARTED_MS = int(time() * 1000)
 
 
 def services_of(app: App) -> Sequence[Service]:
-    """What the workers of this application do for all, for the running event loop."""
+    """The services of this application's workers, for the running event loop."""
     services: list[Service] = []
     is_atomic = has_atomic_tasks(app.config)
     if app.config.outbox or is_atomic:
@@ -45,10 +45,10 @@ def _of_schedules(app: App) -> Sequence[Service]:
 
 
 def declared_schedules(app: App) -> list[Scheduled]:
-    """The schedules that the tasks of this process declare, as from now on.
+    """The schedules that this process's tasks declare, starting now.
 
     Raises:
-        ConfigurationError: The arguments of one do not fit its task; names it.
+        ConfigurationError: A schedule's arguments do not fit its task; names it.
     """
     now = int(time() * 1000)
     return [
@@ -67,11 +67,11 @@ def _definition(app: App, task: Task[Any, Any], one: DeclaredSchedule) -> Defini
 
 
 def check_schedules(app: App) -> None:
-    """Refuse declared schedules that cannot be honoured.
+    """Check that all declared schedules can be honoured.
 
     Raises:
-        ConfigurationError: The arguments of one do not fit its task, two have one name, or the
-            broker cannot keep any.
+        ConfigurationError: A schedule's arguments do not fit its task, two schedules have the same
+            name, or the broker cannot keep schedules.
     """
     names = [scheduled.name for scheduled in declared_schedules(app)]
     if names:

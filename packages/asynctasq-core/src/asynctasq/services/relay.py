@@ -1,7 +1,7 @@
-"""The relay: sends what a killed process, or one whose broker was away, left in an outbox.
+"""The relay: sends messages left in an outbox by a process that died or could not reach its broker.
 
-Owns the rule that it leaves a message to the process that dispatched it until that had its time: by
-a row's second sighting, not by anybody's clock.
+Owns the rule that the dispatching process gets its chance first. The relay sends a row only when it
+sees it for the second time, which depends on no one's clock.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from ..sending.telling import tell_dispatched
 
 logger = logging.getLogger(__name__)
 
-#: How many rows one turn sends from one outbox.
+#: Maximum rows that one turn sends from one outbox.
 MOST_ROWS = 100_000
 
 
 class Relay:
-    """Sends the rows of all outboxes that were there a turn ago, in the order of their dispatches.
+    """Sends the rows that were already in the outboxes a turn ago, in the order of dispatch.
 
     Args:
-        outbox: The application's.
+        outbox: The application's outbox.
         broker: Where the messages go.
         keys: The signing keys.
     """
@@ -70,14 +70,15 @@ class Relay:
 
     async def _send(self, adapter: Adapter, database: Database, ids: Sequence[str]) -> None:
         if database.dialect == "sqlite":
-            # It cannot lock rows, and a transaction that has read may not write once another has.
+            # SQLite cannot lock rows, and a transaction that has read cannot write after another
+            # has written.
             async with self._outbox.transaction(adapter, database) as run:
                 rows = await run(tables.selection(ids, database.dialect))
             sent = await self._put_rows(rows)
             async with self._outbox.transaction(adapter, database) as run:
                 await self._delete(run, sent)
             return
-        # One transaction: what another relay sends meanwhile is locked, and passed over.
+        # One transaction: it skips rows that another relay has locked and is sending.
         async with self._outbox.transaction(adapter, database) as run:
             rows = await run(tables.selection(ids, database.dialect))
             await self._delete(run, await self._put_rows(rows))
@@ -92,7 +93,7 @@ class Relay:
             logger.info("sent from the outbox", extra={"messages": len(sent)})
 
     async def _put(self, messages: Sequence[Outgoing]) -> list[Outgoing]:
-        """Send; those that the broker has taken."""
+        """Send the messages; return those that the broker has accepted."""
         try:
             refused = await self._broker.put(messages)
             if refused:
@@ -105,7 +106,7 @@ class Relay:
                 fields = {"id": messages[0].id, "error": str(e)}
                 logger.error("the broker refuses a message of the outbox", extra=fields)
                 return []
-            # The server refuses one of them, and perhaps no other.
+            # Perhaps the server refuses only one of them, so send each alone.
             return [sent for one in messages for sent in await self._put([one])]
         tell_dispatched(messages, refused)
         return list(messages)

@@ -1,7 +1,7 @@
-"""Running services, each in one worker at a time.
+"""Runs services, each in one worker at a time.
 
-Owns the rule that a service is right when two workers run it at once, only wasteful: a worker that
-was stopped for a while goes on believing that it leads.
+Owns the rule that a service must stay correct, if wasteful, when two workers run it at once: a
+worker that was suspended for a while still believes that it leads.
 """
 
 from __future__ import annotations
@@ -16,36 +16,36 @@ from ..errors import BrokerError
 
 logger = logging.getLogger(__name__)
 
-#: A leader that gives no sign of life for so many turns, and for at least so many seconds, is
-#: followed by another.
+#: Another worker takes over from a leader that is silent for this many turns, and for at least this
+#: many seconds.
 _TURNS, _SHORTEST_LEASE_SECONDS = 3, 5.0
 
 
 class Service(Protocol):
-    """Something to be done again and again by one worker.
+    """A recurring job for one worker.
 
     Attributes:
-        name: Of its lease.
-        interval_seconds: Between two turns.
+        name: The name of its lease.
+        interval_seconds: Seconds between two turns.
     """
 
     name: str
     interval_seconds: float
 
     async def turn(self) -> None:
-        """Do what there is to do now. Errors are logged; the next turn comes all the same."""
+        """Do what there is to do now. Errors are logged, and the next turn comes anyway."""
 
 
 @runtime_checkable
 class Conditional(Protocol):
-    """A service that most applications have no need of: a worker asks before it asks to lead."""
+    """A service that most applications do not need; a worker checks before it tries to lead."""
 
     async def is_needed(self) -> bool:
-        """Whether there is anything to do for it."""
+        """Whether the service has anything to do."""
 
 
 async def run_services(broker: Broker, holder: str, services: Sequence[Service]) -> None:
-    """Run services for as long as this worker lives, those of them that it leads.
+    """Run those services that this worker leads, for as long as it lives.
 
     Args:
         holder: The worker's id.
@@ -78,7 +78,7 @@ async def _turn(broker: Broker, holder: str, service: Service) -> None:
 
 
 async def _leads(broker: Broker, holder: str, service: Service) -> bool:
-    """Whether this worker runs the service now; all do with a broker that grants no leases."""
+    """Whether this worker runs the service now; if the broker grants no leases, all workers do."""
     if not isinstance(broker, Coordinating):
         return True
     seconds = max(_SHORTEST_LEASE_SECONDS, _TURNS * service.interval_seconds)
@@ -86,7 +86,7 @@ async def _leads(broker: Broker, holder: str, service: Service) -> bool:
 
 
 async def _resign(broker: Coordinating, holder: str, service: Service) -> None:
-    """Let another worker take over at once; otherwise the lease runs out by itself."""
+    """Let another worker take over at once; if this fails, the lease expires by itself."""
     try:
         async with asyncio.timeout(1.0):
             await broker.resign(service.name, holder)

@@ -1,6 +1,6 @@
-"""The services of schedules: one makes their ticks, one says which of them the code declares.
+"""The services for schedules: one makes their ticks, the other reports which the code declares.
 
-Owns the rule that an application without schedules pays one small read in some seconds for them.
+Owns the rule that an application without schedules pays only one small read every few seconds.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from ..sending.schedules import Kept, Schedules
 
 logger = logging.getLogger(__name__)
 
-#: Between two looks for changes, and in an application that has no schedules yet.
+#: Time between two looks for changes; the second is for an application without schedules.
 _LOOK_SECONDS, _SELDOM_SECONDS = 1.0, 5.0
 
-#: Between two looks at everything, which find what a killed process did not tell of, and that no
-#: worker declares a schedule any more.
+#: Time between two full reads, which find changes that a killed process did not announce, and
+#: schedules that no worker declares any more.
 _READ_SECONDS = 10.0
 
-#: How long a declared schedule lives without a worker whose code declares it, and how often they
-#: say so.
+#: How long a declared schedule lives after the last worker that declares it, and how often workers
+#: declare it.
 _DECLARED_SECONDS, _DECLARING_SECONDS = 30.0, 5.0
 
-#: How many schedules one turn moves on, so that the lease is renewed in between.
+#: Maximum schedules that one turn advances, so that the lease is renewed in between.
 _MOST_IN_TURN = 500
 
 
@@ -37,10 +37,10 @@ class Ticking:
     """Makes the ticks of all schedules.
 
     Args:
-        schedules: The broker's.
+        schedules: The broker's schedules.
         has_declared: Whether this worker's code declares any.
         clock: Gives Unix time in seconds.
-        monotonic: A clock that nobody sets.
+        monotonic: Gives monotonic seconds.
     """
 
     name = "schedules"
@@ -63,7 +63,7 @@ class Ticking:
         self._read_at = float("-inf")
 
     async def is_needed(self) -> bool:
-        """Whether there are schedules, or have been."""
+        """Whether there are, or have been, any schedules."""
         is_needed = self._has_declared or await self._schedules.changed() is not None
         self.interval_seconds = _LOOK_SECONDS if is_needed else _SELDOM_SECONDS
         return is_needed
@@ -74,7 +74,7 @@ class Ticking:
             await self._read()
             await self._make_due()
         except BaseException:
-            self._read_at = float("-inf")  # what was under way is to be read again
+            self._read_at = float("-inf")  # read everything again, since a change may be half done
             raise
         due = (self._ticks[0][0] - self._now()) / 1000 if self._ticks else _LOOK_SECONDS
         self.interval_seconds = min(max(due, 0.0), _LOOK_SECONDS)
@@ -88,7 +88,7 @@ class Ticking:
                 await self._move_on(name)
             except BrokerUnavailable:
                 raise
-            except BrokerError as e:  # until all are read again, so that it holds up no other
+            except BrokerError as e:  # skip it until the next full read, so that others go on
                 fields = {"schedule": name, "error": str(e)}
                 logger.error("the broker refuses a schedule's call", extra=fields)
 
@@ -113,7 +113,7 @@ class Ticking:
         return None if self._is_stale(scheduled) else scheduled.next
 
     async def _forget_undeclared(self) -> None:
-        """Take away what has gone with its code, but not over a night without workers."""
+        """Remove schedules whose code is gone, but not merely because no workers ran overnight."""
         stale = [name for name, kept in self._kept.items() if self._is_stale(kept.scheduled)]
         if stale:
             lately = await self._schedules.declared_lately()
@@ -145,14 +145,14 @@ class Ticking:
 
 
 class Declaring:
-    """Keeps the schedules that this worker's code declares, and says that they are declared.
+    """Stores the schedules that this worker's code declares, and reports that they are declared.
 
-    Workers with the same code share one lease. Where two versions of the code declare a schedule
-    differently, the one whose process started last has it its way; the other's comes back only if
-    no worker runs the one's code any more.
+    Workers with the same code share one lease. If two versions of the code declare a schedule
+    differently, the process that started last wins; the other definition returns only when no
+    worker runs the winner's code any more.
 
     Args:
-        schedules: The broker's.
+        schedules: The broker's schedules.
         declared: What the code declares.
         since: When this process started, in milliseconds since 1970.
     """
@@ -166,7 +166,7 @@ class Declaring:
         self._declared = [replace(one, origin=origin, since=since) for one in declared]
 
     async def turn(self) -> None:
-        """Say that they are declared, and mend what the broker holds of them."""
+        """Report the declarations, and correct what the broker holds."""
         names = [scheduled.name for scheduled in self._declared]
         await self._schedules.declare(self._origin, names, _DECLARED_SECONDS)
         live = await self._schedules.declared()
@@ -182,7 +182,7 @@ class Declaring:
 
 
 def _origin(declared: Sequence[Scheduled]) -> str:
-    """What stands for these definitions."""
+    """A digest that identifies these definitions."""
     digest = blake2b(digest_size=12)
     for scheduled in declared:
         digest.update(replace(scheduled, last=0).encode(()))

@@ -1,1 +1,1 @@
-"""Running a worker process: signals, the watchdog, and a supervisor for several."""
+"""Runs worker processes: signals, a watchdog, and a supervisor for several of them."""

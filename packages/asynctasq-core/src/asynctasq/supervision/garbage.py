@@ -1,6 +1,6 @@
-"""The garbage collector of a process that only runs tasks.
+"""Tunes the garbage collector of a process that only runs tasks.
 
-Owns the rule that it stays on: what cycles hold is freed, only less often.
+Owns the rule that the collector stays on: cycles are still freed, only less often.
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-#: New objects that call for a collection. A batch of tasks is some thousands, nearly all of which
-#: go when it ends; Python's own figure would have each batch looked through several times.
+#: New objects that trigger a collection. A batch of tasks makes several thousand, nearly all of
+#: which are freed when it ends; with Python's default, each batch would be scanned several times.
 THRESHOLD = 10_000
 
 
 @contextmanager
 def fitted() -> Iterator[None]:
-    """Leave what was loaded until now out of collections, and collect less often.
+    """Exempt everything loaded so far from collections, and collect less often.
 
-    Models and an ORM are hundreds of thousands of objects that live as long as the process, and
-    each full collection would go through them. An application that collects less often still, or
-    not at all, goes on as it wishes.
+    An ORM and its models are hundreds of thousands of objects that live as long as the process, and
+    each full collection would scan them. An application that already collects even less often, or
+    not at all, keeps its own setting.
     """
     threshold, *older = gc.get_threshold()
     gc.collect()

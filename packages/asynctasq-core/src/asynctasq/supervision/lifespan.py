@@ -1,7 +1,7 @@
-"""`lifespan`: an application's connections, and perhaps its worker, inside of a web server.
+"""`lifespan`: an application's connections, and optionally its worker, inside a web server.
 
-Owns the rule that a server starts and stops whether or not the broker is there: a call that is
-dispatched meanwhile says so where it is dispatched.
+Owns the rule that a server starts and stops whether or not the broker is reachable; a dispatch
+meanwhile fails where it is made.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..worker.worker import Worker
 
 logger = logging.getLogger(__name__)
 
-#: How long the start of the server waits for the broker's first answer.
+#: How long the server's start waits for the broker's first answer.
 _OPENING_SECONDS = 5.0
 
 
@@ -34,23 +34,23 @@ async def lifespan(
     concurrency: int = 20,
     grace: float = 5.0,
 ) -> AsyncIterator[None]:
-    """Open the application's connections and close them in the end; for ASGI servers.
+    """Open the application's connections, and close them at the end; for ASGI servers.
 
-    `FastAPI(lifespan=asynctasq.lifespan)`, or `async with asynctasq.lifespan():` inside of a
-    lifespan of your own. The broker is connected, so that the first request does not wait for that;
-    if it is away, a warning says so and the server starts. At the end, what is on its way to the
-    broker gets there.
+    Use `FastAPI(lifespan=asynctasq.lifespan)`, or `async with asynctasq.lifespan():` inside your
+    own lifespan. The broker is connected at the start, so that the first request does not wait for
+    it; if the broker is unreachable, a warning is logged and the server starts anyway. At the end,
+    calls still on their way to the broker are delivered to it.
 
     Args:
-        app: What the server gives; not looked at.
-        worker: Also run a worker on the server's event loop: for development, where one process is
-            easier to restart and to debug than two. It runs the tasks that the process has
-            imported; what blocks the event loop blocks the server.
-        queues: As for `Worker`, like the arguments after it; for the worker alone.
+        app: The application that the server passes; ignored.
+        worker: Also run a worker on the server's event loop. Meant for development, where one
+            process is easier to restart and debug than two. It runs the tasks that the process has
+            imported; whatever blocks the event loop blocks the server.
+        queues: As for `Worker`, like the arguments after it; for the worker only.
 
     Raises:
         ConfigurationError: The configuration, or what a task declares, cannot be honoured.
-        BrokerError: The broker refuses what the worker asks at its start, and would again.
+        BrokerError: The broker refuses to start the worker, and would refuse again.
     """
     application = current()
     try:
@@ -68,7 +68,7 @@ async def lifespan(
 async def _connect(broker: Broker) -> None:
     try:
         async with asyncio.timeout(_OPENING_SECONDS):
-            await broker.state("default", "-")  # the cheapest question there is
+            await broker.state("default", "-")  # the cheapest request there is
     except (BrokerUnavailable, TimeoutError) as e:
         logger.warning(
             "the broker is away: %s", e or "no answer", extra={"broker": broker.describe()}
@@ -77,11 +77,11 @@ async def _connect(broker: Broker) -> None:
 
 @asynccontextmanager
 async def _working(worker: Worker) -> AsyncIterator[None]:
-    """Run a worker meanwhile; its failure ends nothing but itself, and is raised in the end."""
+    """Run a worker meanwhile; its failure ends only itself and is raised at the end."""
     running = asyncio.create_task(worker.run())
     running.add_done_callback(_log_failure)
     try:
-        await asyncio.sleep(0)  # what it refuses to start with is raised here
+        await asyncio.sleep(0)  # let it start, so that a refusal is raised here
         if running.done():
             running.result()
         yield

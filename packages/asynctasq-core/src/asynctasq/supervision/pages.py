@@ -1,6 +1,6 @@
-"""The worker's few pages over HTTP: `/live`, `/ready` and, with a plugin that makes it, `/metrics`.
+"""The worker's HTTP pages: `/live`, `/ready` and, if a plugin provides it, `/metrics`.
 
-In threads of their own, so that they answer while a task blocks the event loop.
+Served by separate threads, so that they answer even while a task blocks the event loop.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _TEXT = "text/plain; charset=utf-8"
 #: How long a client may take to send its request.
 _REQUEST_SECONDS = 10.0
 
-#: How long the broker may take to count what is in its queues.
+#: How long the broker may take to count its queues' messages.
 _STATS_SECONDS = 5.0
 
 
 class Answer(NamedTuple):
-    """What a page shows."""
+    """A page's response."""
 
     status: int
     content_type: str
@@ -42,7 +42,7 @@ Page = Callable[[], Answer]
 
 
 def health_pages(probe: Probe) -> dict[str, Page]:
-    """The pages for probes, such as those of Kubernetes."""
+    """The pages for probes, such as Kubernetes'."""
     return {"/live": lambda: _said(probe.not_live()), "/ready": lambda: _said(probe.not_ready())}
 
 
@@ -53,14 +53,14 @@ def _said(problem: str) -> Answer:
 def metrics_pages(
     adapters: Adapters, config: Callable[[], Config | None], *, has_processes: bool
 ) -> dict[str, Page]:
-    """The page of metrics, which the one plugin that has the hook makes.
+    """The metrics page, made by the plugin that implements the hook.
 
     Args:
-        config: Where the queues are; `None` while that is not known.
+        config: Gives the configuration that tells where the queues are; `None` until it is known.
         has_processes: Whether this is the parent of the worker processes.
 
     Raises:
-        ConfigurationError: There is no such plugin.
+        ConfigurationError: No plugin implements the hook.
     """
     makers = adapters.with_hook("metrics_page")
     if not makers:
@@ -94,10 +94,10 @@ async def _stats_of(config: Config) -> list[QueueStats]:
 
 
 def serve(pages_by_port: Mapping[int, Mapping[str, Page]]) -> None:
-    """Serve pages on all addresses of this machine, until the process ends.
+    """Serve pages on all of this machine's addresses until the process ends.
 
     Raises:
-        ConfigurationError: A port cannot be had.
+        ConfigurationError: A port is not available.
     """
     for port, pages in pages_by_port.items():
         try:
@@ -112,7 +112,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Log what went wrong; a client that leaves early is none of our business."""
+        """Log the error at debug level only: mostly a client has left early."""
         logger.debug("a request failed", exc_info=True)
 
 
@@ -137,6 +137,6 @@ def _handler(pages: Mapping[str, Page]) -> type[BaseHTTPRequestHandler]:
                 self.wfile.write(answer.body)
 
         def log_message(self, format: str, *args: object) -> None:
-            """Nothing: probes ask every few seconds."""
+            """Log nothing: probes ask every few seconds."""
 
     return Handler

@@ -1,8 +1,8 @@
-"""Whether a worker lives and is ready, for whoever asks from outside: HTTP, systemd.
+"""Tells the outside world (HTTP, systemd) whether a worker is alive and ready.
 
-Owns what these words mean. A worker lives while its event loop answers and its leases are renewed:
-otherwise it is to be killed, for nothing it holds goes on. It is ready while it takes messages.
-Asked in threads of their own, since the event loop may be what does not answer.
+Owns what these words mean. A worker is alive while its event loop answers and its leases are
+renewed; otherwise it should be killed, since nothing it holds makes progress. It is ready while it
+takes messages. Probes run in separate threads, since the event loop may be what does not answer.
 """
 
 from __future__ import annotations
@@ -20,34 +20,34 @@ from ..errors import BrokerError
 from ..worker.worker import Worker
 from .supervisor_link import Announcement
 
-#: Renewals that are later than this, or than the lease if that is longer, are not a sign of life.
+#: A worker counts as dead if its renewal is later than this, or than the lease if that is longer.
 LATE_SECONDS = 10.0
 
-#: How long the broker may take to tell of a family's workers.
+#: How long the broker may take to list the workers.
 _ANSWER_SECONDS = 5.0
 
 BLOCKED = "a task blocks the event loop"
 
 
 class Probe(Protocol):
-    """What can be asked of a worker, or of several under one supervisor."""
+    """The state of a worker, or of several under one supervisor."""
 
     def not_live(self) -> str:
-        """Why it is to be killed; empty while it lives."""
+        """Why it should be killed; empty while it is alive."""
 
     def not_ready(self) -> str:
         """Why it takes no messages; empty while it does."""
 
 
 class WorkerProbe:
-    """Asks the one worker of this process."""
+    """Probes this process's only worker."""
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
         self._late_seconds = max(worker.lease, LATE_SECONDS)
 
     def not_live(self) -> str:
-        """As `Probe.not_live`; before its start, and while it waits for the broker, it lives."""
+        """As `Probe.not_live`; it counts as alive before its start and while the broker is away."""
         if self._worker.info.is_blocked:
             return BLOCKED
         renewed_at = self._worker.renewed_at
@@ -65,12 +65,12 @@ class WorkerProbe:
 
 
 class FamilyProbe:
-    """Asks the broker after the workers of a supervisor, which says of each whether it is blocked.
+    """Probes a supervisor's workers by asking the broker, which knows which of them are blocked.
 
     Args:
-        announcements: Those of the processes that run now.
-        processes: How many there should be.
-        lease_seconds: How long the broker takes a worker for alive that gives no sign.
+        announcements: Gives the announcements of the processes that are running now.
+        processes: How many processes there should be.
+        lease_seconds: How long the broker considers a silent worker alive.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class FamilyProbe:
         self._seen_at: dict[str, float] = {}
 
     def not_live(self) -> str:
-        """As `Probe.not_live`; one that the broker has not seen yet may wait for it."""
+        """As `Probe.not_live`; a worker that the broker has not seen yet may be waiting for it."""
         self._look()
         running = {announcement.worker_id for announcement in self._announcements()}
         if any(worker.is_blocked for name, worker in self._workers.items() if name in running):

@@ -1,4 +1,4 @@
-"""`run_worker`: a worker as the main thing of a process, with signals and the fastest loop."""
+"""`run_worker`: a worker as a process's main program, with signals and the fastest event loop."""
 
 from __future__ import annotations
 
@@ -41,25 +41,25 @@ def run_worker(
 ) -> None:
     """Import modules and run a worker until SIGTERM or SIGINT, or in burst mode until all is done.
 
-    SIGHUP is as SIGTERM. A second signal skips the grace time, as SIGQUIT does at once. uvloop is
-    used where it is installed. Unless `gc_tuning` is off, garbage collections come less often and
-    pass over what the modules have loaded. If a task ignores that it is stopped, goes on in a
-    thread, or blocks the event loop then, the process ends here, with code 0 and without exit
-    handlers, and giving back what it ran is the last thing that it does.
+    SIGHUP acts like SIGTERM. A second signal skips the grace time, and SIGQUIT skips it at once.
+    uvloop is used if it is installed. Unless `gc_tuning` is off, garbage collections run less often
+    and skip what the modules have loaded. If a stopped task ignores its cancellation, goes on in a
+    thread or blocks the event loop, the process ends here with code 0 and without exit handlers;
+    the last thing it does is give back what it was running.
 
     Args:
-        modules: Module names or script paths whose tasks are run, besides those in `imports`.
+        modules: Module names or script paths whose tasks to run, in addition to those in `imports`.
         queues: As for `Worker`, like the arguments after it.
-        on_ready: Called once the modules are imported, before the broker is connected, with the
-            worker, whose `stop` may then be called in any thread.
+        on_ready: Called with the worker once the modules are imported, before the broker is
+            connected. From then on, any thread may call the worker's `stop`.
 
     Raises:
-        ConfigurationError: There is no such module, or the configuration is wrong.
-        BrokerError: The broker refused at the start, and will again; one that is only
-            unavailable is waited for.
+        ConfigurationError: A module does not exist, or the configuration is wrong.
+        BrokerError: The broker refused at the start and would refuse again; if it is merely
+            unavailable, the worker waits for it.
     """
     names = load_application(modules)
-    check_annotations(registry.values())  # before a supervisor hears that the worker is ready
+    check_annotations(registry.values())  # before telling a supervisor that the worker is ready
 
     async def main() -> None:
         worker = _WatchedWorker(
@@ -81,11 +81,11 @@ def run_worker(
 
 
 class _WatchedWorker(Worker):
-    """A worker that ends, once it is told to, although a task blocks its event loop."""
+    """A worker that ends when told to, even if a task blocks its event loop."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        # Known before `run`, so that other threads may call `stop` from the first moment on.
+        # Set before `run`, so that other threads can call `stop` from the start.
         self._loop = asyncio.get_running_loop()
         self._watchdog = Watchdog(self._loop, self, _leave)
         self.was_stopped = False
@@ -104,22 +104,22 @@ async def _work(worker: _WatchedWorker, on_ready: Callable[[Worker], None] | Non
         worker.stop()
         worker.stop()
 
-    # Not the loop's own handlers: those would not run while a task blocks it.
+    # Not the loop's own handlers, which would not run while a task blocks the loop.
     signals.handle(stop, stop_now)
     if on_ready is not None:
         on_ready(worker)
     await worker.run()
     threads = ThreadTracker.of(asyncio.get_running_loop())
-    # What tasks that have ended left in threads is of no message, but may be of use.
+    # Work that finished tasks left in threads belongs to no message, but may still matter.
     seconds = CANCEL_SECONDS if worker.was_stopped else worker.grace
     if worker.left_running or not await threads.until_idle(seconds):
         await _abandon(worker)
 
 
 async def _abandon(worker: Worker) -> None:
-    """End the process with what goes on in it; giving that back is the last thing it does.
+    """End the process despite what still runs in it, after giving that back.
 
-    Both the loop and the interpreter would wait for it, for ever if need be.
+    The loop and the interpreter would wait for it, perhaps for ever.
     """
     logger.warning("tasks that ignore their cancellation end with the process")
     _flush()
@@ -138,7 +138,7 @@ def _leave() -> None:
 
 
 def _flush() -> None:
-    """Write out what would be lost with a process that ends without its exit handlers."""
+    """Flush what would be lost because the process ends without its exit handlers."""
     flush(LAST_SECONDS)
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):

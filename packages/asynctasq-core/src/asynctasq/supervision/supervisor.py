@@ -1,13 +1,13 @@
 """Several worker processes under one parent: `asynctasq worker --processes N`.
 
-Owns the rules of that family: a worker that dies is replaced at once, and after a growing pause if
-it dies at once again and again; what it was running is handed to others without waiting for its
-lease; stopping reaches each worker exactly once, however many signals the terminal or a service
-manager sends to whom; and when the parent dies, even by SIGKILL, its workers stop gracefully.
+Owns these rules. A worker that dies is replaced at once, or after growing pauses if it keeps dying
+right after its start. What it was running is handed to others without waiting for its lease.
+Stopping reaches each worker exactly once, however many signals a terminal or service manager sends
+to parent and workers. When the parent dies, even by SIGKILL, its workers stop gracefully.
 
 The parent imports nothing of the application: it learns the broker's configuration from the first
-worker that has imported it. Each worker is a fresh interpreter joined to the parent by a `link`.
-POSIX only.
+worker that has imported it. Each worker is a fresh interpreter connected to the parent by a
+`supervisor_link`. POSIX only.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 #: A worker that lived this long did not die "at once".
 _LONG_LIFE_SECONDS = 10.0
 
-#: What a worker has to end beyond its grace time, or after the order to skip it.
+#: How long a worker may take to end beyond its grace time, or after the order to skip it.
 _MARGIN_SECONDS = 10.0
 
 
@@ -62,7 +62,7 @@ class _WorkerProcess:
 
 @dataclass(slots=True)
 class _Pauses:
-    """How long to wait before a worker that died is replaced; nothing at all the first time."""
+    """How long to wait before replacing a worker that died; no time at all at first."""
 
     backoff: Backoff = field(default_factory=lambda: Backoff(0.5, most_seconds=30.0))
     died_young: bool = False
@@ -81,14 +81,14 @@ class Supervisor:
     """Keeps a number of worker processes alive.
 
     Args:
-        command: Program and arguments of a worker; `--link FD` is added.
-        processes: How many.
+        command: A worker's program and arguments; `--link FD` is added.
+        processes: How many workers to keep alive.
         burst: Whether a worker that ends by itself is not replaced.
-        grace_seconds: What the workers give running tasks at a stop; a worker that is still there
-            well after it is killed.
+        grace_seconds: How long stopping workers let running tasks go on; a worker that is still
+            there well after that is killed.
         on_ready: Called with the announcement of the first worker that is ready.
-        changes: Yields when the application's files have changed; all workers are replaced then.
-            A worker that could not even start waits for the next change.
+        changes: Yields when the application's files have changed; then all workers are replaced. A
+            worker that could not even start is replaced only after the next change.
     """
 
     def __init__(
@@ -116,14 +116,14 @@ class Supervisor:
 
     @property
     def announcements(self) -> list[Announcement]:
-        """Those of the workers that are ready and run; called in any thread."""
+        """The announcements of the workers that are ready; may be read in any thread."""
         return [worker.announcement for worker in tuple(self._workers) if worker.announcement]
 
     async def run(self) -> int:
         """Run until stopped, or until every worker has ended by itself (`--burst`).
 
         Returns:
-            The exit code: 0, or that of a worker that failed for good.
+            The exit code: 0, or the code of a worker that failed for good.
         """
         loop = asyncio.get_running_loop()
         for number in _handled():
@@ -143,7 +143,7 @@ class Supervisor:
         return self._exit_code
 
     def stop(self) -> None:
-        """Stop gracefully; the second call skips the workers' grace time."""
+        """Stop gracefully; a second call skips the workers' grace time."""
         order = NOW if self._stopping.is_set() else STOP
         self._skipping_grace = order == NOW
         self._stopping.set()
@@ -161,7 +161,7 @@ class Supervisor:
         asyncio.get_running_loop().call_later(grace + _MARGIN_SECONDS, worker.kill)
 
     async def _keep_one(self) -> None:
-        """One worker after the other, until none is wanted any more."""
+        """Start one worker after another until no more are wanted."""
         pauses, is_first = _Pauses(), True
         while not self._stopping.is_set():
             worker = await self._start()
@@ -175,9 +175,9 @@ class Supervisor:
                 await self._wait_for_next(worker, code, pauses)
 
     def _was_last(self, worker: _WorkerProcess, code: int, is_first: bool) -> bool:
-        """Whether nobody follows this worker; notes the exit code if so."""
+        """Whether no worker follows this one; if so, note the exit code."""
         if self._stopping.is_set():
-            # A service manager may have hit one that had only just been started.
+            # A service manager's signal may have hit a worker that had only just started.
             ended_by_stop = code == 0 or -code in (*signals.STOP, *signals.STOP_NOW)
             self._exit_code = self._exit_code or (0 if ended_by_stop else 1)
             return True
@@ -213,7 +213,7 @@ class Supervisor:
                 str(theirs.fileno()),
                 pass_fds=(theirs.fileno(),),
                 stdin=asyncio.subprocess.DEVNULL,
-                # Ctrl-C in the terminal goes to the parent alone, which passes it on.
+                # Let Ctrl-C in the terminal reach only the parent, which passes it on.
                 process_group=0,
             )
         worker = _WorkerProcess(process, *await asyncio.open_unix_connection(sock=ours))
@@ -223,7 +223,7 @@ class Supervisor:
         return worker
 
     async def _ended(self, worker: _WorkerProcess) -> int:
-        """Wait for its announcement, then for its end."""
+        """Wait for the worker's announcement, then for its end; return its exit code."""
         worker.announcement = await read_announcement(worker.reader)
         if worker.announcement and not self._any_was_ready:
             self._any_was_ready = True
@@ -236,7 +236,7 @@ class Supervisor:
         return code
 
     async def _release(self, worker: _WorkerProcess) -> None:
-        """Hand what a dead worker was running to others at once."""
+        """Hand whatever a dead worker was running to others at once."""
         if (announcement := worker.announcement) is None:
             return
         broker = open_broker(announcement.config)
@@ -259,11 +259,11 @@ class Supervisor:
 
 
 def _handled() -> Sequence[signal.Signals]:
-    """The signals to handle; not SIGHUP where it is ignored, as under `nohup`."""
+    """The signals to handle; not SIGHUP if it is ignored, as under `nohup`."""
     numbers = (*signals.STOP, *signals.STOP_NOW)
     return [n for n in numbers if signal.getsignal(n) is not signal.SIG_IGN]
 
 
 def worker_command(arguments: Sequence[str]) -> list[str]:
-    """The command line of a worker process that runs under this interpreter."""
+    """The command line of a worker process running under this interpreter."""
     return [sys.executable, "-m", "asynctasq", "worker", *arguments]

@@ -1,8 +1,8 @@
-"""What a supervisor and its worker processes say to each other, over one socket for each.
+"""The protocol between a supervisor and its worker processes, over one socket per worker.
 
-A worker announces itself once, and later says at most that the broker refuses it; the parent
-orders it to stop, or to stop at once. A closed socket is an order too: however the parent ends, its
-workers stop.
+A worker announces itself once; the only other thing it may say is that the broker refuses it. The
+parent orders it to stop, or to stop at once. A closed socket means stop, too: however the parent
+ends, its workers stop.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from ..config.settings import Config
 #: The parent's orders.
 STOP, NOW = b"s", b"n"
 
-#: A worker's word that the broker refuses it, and will again.
+#: A worker's message that the broker refuses it and would refuse it again.
 REFUSED = b"r"
 
 _LENGTH = struct.Struct("!I")
 
-#: For what a worker wrote before it ended, which the kernel has already.
+#: Time to read what a worker wrote before it ended; the kernel already has it.
 _LAST_WORD_SECONDS = 1.0
 
 
@@ -35,8 +35,8 @@ class Announcement:
     """What a worker process tells its parent once the application is imported.
 
     Attributes:
-        broker: Kind and address, without a password.
-        config: The configuration without what belongs to adapters.
+        broker: The broker's kind and address, without a password.
+        config: The configuration, without adapters' options.
     """
 
     worker_id: str
@@ -49,7 +49,7 @@ class Link:
     """A worker process's end of the socket to its supervisor.
 
     Args:
-        fd: The inherited descriptor, as given by `--link`.
+        fd: The inherited file descriptor, from `--link`.
     """
 
     def __init__(self, fd: int) -> None:
@@ -57,22 +57,22 @@ class Link:
         self._socket.set_inheritable(False)
 
     def announce(self, announcement: Announcement) -> None:
-        """Tell the parent who this is; a parent that is gone is noticed by `obey`."""
+        """Tell the parent who this is; if the parent is gone, `obey` notices."""
         packed = pickle.dumps(announcement)
         with contextlib.suppress(OSError):
             self._socket.sendall(_LENGTH.pack(len(packed)) + packed)
 
     def refused(self) -> None:
-        """Tell the parent that the broker refuses this worker, and would refuse the next."""
+        """Tell the parent that the broker refuses this worker and would refuse the next one."""
         with contextlib.suppress(OSError):
             self._socket.sendall(REFUSED)
 
     def obey(self, stop: Callable[[], None], skip_grace: Callable[[], None]) -> None:
-        """Call these, in a thread of their own, when the parent says so.
+        """Call these, in a separate thread, when the parent says so.
 
-        Not on the event loop, which a task may block. `stop` is also called when the parent is
-        gone. Either may be called although the worker is stopping already: a terminal and a service
-        manager send signals to parent and workers alike.
+        Not on the event loop, since a task may block it. `stop` is also called when the parent is
+        gone. Either may be called when the worker is already stopping: terminals and service
+        managers send signals to parent and workers alike.
         """
 
         def listen() -> None:
@@ -88,7 +88,7 @@ class Link:
 
 
 async def read_announcement(reader: asyncio.StreamReader) -> Announcement | None:
-    """What the worker at the other end announces; `None` if it ends without."""
+    """The announcement of the worker at the other end; `None` if it ends without one."""
     try:
         (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
         announcement: Announcement = pickle.loads(await reader.readexactly(length))
@@ -99,7 +99,7 @@ async def read_announcement(reader: asyncio.StreamReader) -> Announcement | None
 
 async def was_refused(reader: asyncio.StreamReader) -> bool:
     """Whether a worker that has ended said that the broker refuses it."""
-    # What a task forked may hold the socket open, so its end is not waited for.
+    # Do not wait for the socket to close: a process forked by a task may hold it open.
     with contextlib.suppress(TimeoutError, ConnectionError):
         async with asyncio.timeout(_LAST_WORD_SECONDS):
             return await reader.read(1) == REFUSED

@@ -1,6 +1,6 @@
-"""Telling systemd of a unit with `Type=notify` how its worker is, and feeding its watchdog.
+"""Reports a worker's state to systemd, for units with `Type=notify`, and feeds its watchdog.
 
-Speaks its protocol, sd_notify(3): one datagram for each message, to the socket in `NOTIFY_SOCKET`.
+The protocol is sd_notify(3): one datagram per message, to the socket in `NOTIFY_SOCKET`.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ from collections.abc import Mapping
 
 from .probes import Probe
 
-#: How often it is looked whether the worker is ready yet.
+#: How often to check whether the worker is ready yet.
 _LOOK_SECONDS = 0.5
 
 
 def notify_systemd(probe: Probe, environ: Mapping[str, str] = os.environ) -> None:
-    """Say when the worker is ready and, again and again, that it lives; nothing outside of systemd.
+    """Tell systemd when the worker is ready and, repeatedly, that it is alive.
 
-    With a watchdog, `WatchdogSec=`, systemd kills a worker that does not live any more.
+    Does nothing outside systemd. With a watchdog (`WatchdogSec=`), systemd kills a worker that is
+    no longer alive.
     """
     address = environ.get("NOTIFY_SOCKET")
     if address:
@@ -30,7 +31,7 @@ def notify_systemd(probe: Probe, environ: Mapping[str, str] = os.environ) -> Non
 
 
 def _watchdog_seconds(environ: Mapping[str, str]) -> float | None:
-    """How often systemd wants to hear; `None` if it does not, or not of this process."""
+    """How often systemd wants a sign of life; `None` if it wants none from this process."""
     if environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return None
     microseconds = environ.get("WATCHDOG_USEC", "")
@@ -40,7 +41,7 @@ def _watchdog_seconds(environ: Mapping[str, str]) -> float | None:
 def _run(probe: Probe, address: str, watchdog: float | None) -> None:
     pause = threading.Event()  # never set: the thread ends with the process
     while probe.not_ready():
-        # Its start may take longer than the watchdog allows, and is bounded by another setting.
+        # The start may take longer than the watchdog allows; another setting bounds it.
         _tell(address, "WATCHDOG=1")
         pause.wait(_LOOK_SECONDS)
     _tell(address, "READY=1")

@@ -1,8 +1,8 @@
-"""Ending a stopped worker although one of its tasks blocks the event loop.
+"""Ends a stopped worker even if one of its tasks blocks the event loop.
 
-What blocks the loop can be neither finished nor cancelled, and nothing else of the worker runs any
-more but the threads. Owns the rule that such a worker ends soon after its grace time all the same,
-and that others get its messages at once.
+Such a task can be neither finished nor cancelled, and of the worker nothing but its threads still
+runs. Owns the rule that the worker ends soon after its grace time anyway, and that others get its
+messages at once.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from ..worker.worker import Worker
 
 logger = logging.getLogger(__name__)
 
-#: A loop that does not answer for so long, once the grace time is over, is blocked.
+#: Once the grace time is over, a loop that does not answer for this long counts as blocked.
 BLOCKED_SECONDS = 3.0
 
-#: How long the broker may take to give the messages to others; their leases run out otherwise.
+#: How long the broker may take to release the messages; after that, their leases must expire.
 RELEASE_SECONDS = 5.0
 
 
 class Watchdog:
-    """Watches the event loop of a worker from the moment on when it is told to stop.
+    """Watches a worker's event loop from the moment the worker is told to stop.
 
     Args:
         leave: Ends the process without waiting for anything.
@@ -45,11 +45,11 @@ class Watchdog:
         self._thread = threading.Thread(target=self._watch, name="asynctasq-watchdog", daemon=True)
 
     def stopped(self) -> None:
-        """Note that the worker was told to stop; a second call means without waiting.
+        """Note that the worker was told to stop; a second call means not to wait.
 
         May be called in any thread and from signal handlers.
         """
-        # One step, as a signal may come between two, and another thread too.
+        # One atomic step: a signal or another thread may come between two.
         if self._first.acquire(blocking=False):
             self._thread.start()
         else:

@@ -1,1 +1,1 @@
-"""What applications declare: tasks, their options and annotations, and calls of them."""
+"""What applications declare: tasks with their options and annotations, and calls of them."""

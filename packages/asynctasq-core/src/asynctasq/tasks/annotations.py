@@ -1,4 +1,4 @@
-"""What annotations say: types that may travel, how rows are loaded, what if one is gone."""
+"""Reads annotations: which types may travel, how to load rows, and what to do if one is gone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Missing = Literal["fail", "skip", "none"]
 
 @dataclass(frozen=True, slots=True)
 class OnMissing:
-    """In a parameter's annotation: what happens when its row is gone, instead of the task's rule.
+    """In a parameter's annotation: what to do when its row is gone; overrides the task's rule.
 
     Attributes:
         action: `"fail"`, `"skip"` or `"none"`, as in `Annotated[User | None, OnMissing("none")]`.
@@ -36,12 +36,12 @@ class OnMissing:
 
 @dataclass(frozen=True, slots=True)
 class DeclaredLoading:
-    """What the metadata of one annotation says of rows.
+    """What the metadata of one annotation says about rows.
 
     Attributes:
-        options: For the adapter.
-        on_missing: `None` where it is not said.
-        classes: What is annotated, where that is a class or a union of classes.
+        options: Options for the adapter.
+        on_missing: What to do if a row is gone; `None` if not given.
+        classes: The annotated class, or the classes of an annotated union; else empty.
     """
 
     options: tuple[Any, ...] = ()
@@ -54,17 +54,17 @@ class Annotations:
     """The annotations of one task's function, or of one result.
 
     Attributes:
-        type_tags: What each class that is named anywhere here is called on the wire.
-        types: These classes by that name.
-        models: By parameter, the classes of the instances of models that it takes, where told.
-        problems: By parameter, what cannot be told of its annotation.
-        declared: By parameter, what its annotation says of all rows in it.
-        parts: By parameter, what annotations inside its annotation say of rows of their classes.
-        scope: Classes that annotations find besides those of their module.
+        type_tags: The wire tag of each class that any annotation here names.
+        types: The same classes by tag.
+        models: By parameter, the model classes whose instances it takes, if the annotation says so.
+        problems: By parameter, what is wrong with its annotation.
+        declared: By parameter, what its annotation says about all rows in it.
+        parts: By parameter, what nested annotations say about rows of their classes.
+        scope: Classes that annotations may name besides those in their module.
         positional: Names of the parameters that take arguments by position.
-        named: Names of those that take arguments by name.
-        variadic: Names of `*args` and `**kwargs`, empty where there are none.
-        chosen: What `declared_for` has answered, by its parameter and path.
+        named: Names of the parameters that take arguments by name.
+        variadic: Names of `*args` and `**kwargs`; empty if there are none.
+        chosen: Cached answers of `declared_for`, by parameter and path.
     """
 
     type_tags: dict[type, str] = field(default_factory=dict)
@@ -80,7 +80,7 @@ class Annotations:
     chosen: dict[tuple[str, str], DeclaredLoading] = field(default_factory=dict)
 
     def add(self, hint: Any, name: str = "") -> None:
-        """Take in one annotation, that of the parameter `name` if it has one."""
+        """Add one annotation; `name` is its parameter, or empty for the result."""
         whole, *parts = _declarations(hint)
         if whole.options or whole.on_missing:
             self.declared[name] = whole
@@ -103,7 +103,7 @@ class Annotations:
             self.types[tag] = cls
 
     def parameter(self, argument: int | str) -> str:
-        """Name of the parameter that takes an argument, given by position or name."""
+        """The name of the parameter that takes an argument given by this position or name."""
         if isinstance(argument, str):
             return argument if argument in self.named else self.variadic[1]
         names = self.positional
@@ -112,10 +112,10 @@ class Annotations:
     def declared_for(
         self, name: str, path: str, is_model: Callable[[type], bool]
     ) -> DeclaredLoading:
-        """What is said of rows of the class of this path, in a parameter that has `parts`.
+        """What a parameter with `parts` says about rows of the class at this path.
 
         Args:
-            is_model: Tells a model's class; what annotates another type counts for all rows.
+            is_model: Whether a class is a model; metadata on other types applies to all rows.
         """
         if (known := self.chosen.get((name, path))) is not None:
             return known
@@ -139,7 +139,7 @@ def annotations_of(
     """The annotations of the parameters, and of the result.
 
     Args:
-        scope: Classes that annotations find besides those of their module.
+        scope: Classes that annotations may name besides those in their module.
     """
     scope = scope or {}
     parameters, result = _of_signature(function, scope), Annotations(scope=scope)
@@ -155,7 +155,7 @@ def annotations_of(
 
 
 def _written(function: Any) -> Any:
-    """The function whose definition has the annotations."""
+    """The function whose definition carries the annotations."""
     while isinstance(function, partial):
         function = function.func
     return function if hasattr(function, "__annotations__") else type(function).__call__
@@ -175,7 +175,7 @@ def _of_signature(function: Callable[..., Any], scope: Mapping[str, type]) -> An
 
 
 def _evaluated(cls: type, scope: Mapping[str, type]) -> Iterator[Any]:
-    """The annotations of a class's fields, those that can be told."""
+    """The annotations of a class's fields, as far as they can be evaluated."""
     for base in cls.__mro__:
         if base is not cls and not _has_fields(base):
             continue
@@ -183,7 +183,7 @@ def _evaluated(cls: type, scope: Mapping[str, type]) -> Iterator[Any]:
         for annotation in own_annotations(base).values():
             try:
                 yield names.evaluate(annotation)
-            except Exception:  # noqa: BLE001 - what is no annotation of a value that travels
+            except Exception:  # noqa: BLE001 - such a field cannot be of a type that travels
                 continue
 
 
@@ -195,7 +195,7 @@ def _has_fields(cls: type) -> bool:
 
 
 def _declarations(hint: Any, seen: tuple[Any, ...] = ()) -> Iterator[DeclaredLoading]:
-    """What the metadata of the annotation says, and then that of annotations inside it."""
+    """What the annotation's own metadata says, then that of nested annotations."""
     metadata: tuple[Any, ...] = ()
     hint = _of_alias(hint)
     if typing.get_origin(hint) is typing.Annotated:
@@ -209,7 +209,7 @@ def _declarations(hint: Any, seen: tuple[Any, ...] = ()) -> Iterator[DeclaredLoa
 
 
 def _of_alias(hint: Any) -> Any:
-    """What a `type` statement names."""
+    """The type behind a `type` statement's alias; other hints unchanged."""
     return getattr(hint, "__value__", hint)
 
 
@@ -225,7 +225,7 @@ def _declared(metadata: tuple[Any, ...], hint: Any) -> DeclaredLoading:
 
 
 def _named(hint: Any, scope: Mapping[str, type], seen: list[Any]) -> Iterator[Any]:
-    """Everything that the annotation names, also in the fields of classes that have them."""
+    """Everything that the annotation names, including in the fields of classes."""
     if any(hint is other for other in seen):
         return
     seen.append(hint)
@@ -235,7 +235,7 @@ def _named(hint: Any, scope: Mapping[str, type], seen: list[Any]) -> Iterator[An
 
 
 def _parts(hint: Any, scope: Mapping[str, type]) -> Iterator[Any]:
-    """What an annotation is made of."""
+    """The parts of an annotation."""
     if typing.get_origin(hint) is typing.Annotated:
         yield hint.__origin__
         return
@@ -253,12 +253,12 @@ def _parts(hint: Any, scope: Mapping[str, type]) -> Iterator[Any]:
 
 # --- what an argument may be -----------------------------------------------------------
 
-#: Annotated with one of these, or with what is no class, an argument may be anything.
+#: An argument annotated with one of these, or with something that is not a class, can be anything.
 _ANYTHING = (object, Any)
 
 
 def _classes(hint: Any, seen: tuple[Any, ...] = ()) -> Iterator[Any]:
-    """The classes of the values that an annotation allows, those in containers included."""
+    """The classes of the values that an annotation allows, including those in containers."""
     hint = _of_alias(getattr(hint, "__supertype__", hint))
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if any(hint is other for other in seen) or hint is Ellipsis:
@@ -279,7 +279,7 @@ def _is_container(hint: Any) -> bool:
 
 
 def _models_allowed(hint: Any) -> tuple[type, ...]:
-    """The classes that an argument's instances of models may have; none if that is open."""
+    """The classes that model instances in an argument may have; empty if any are allowed."""
     classes = tuple(dict.fromkeys(_classes(hint)))
     for cls in classes:
         if cls in _ANYTHING or not isinstance(cls, type) or issubclass(cls, Unknown):

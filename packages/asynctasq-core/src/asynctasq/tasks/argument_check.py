@@ -1,4 +1,4 @@
-"""Checking arguments against signature and annotations, quickly when they fit."""
+"""Checks arguments against signature and annotations; fast if they fit."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from .annotations import Annotations
 def argument_check(
     signature: inspect.Signature,
 ) -> Callable[[Sequence[Any], dict[str, Any]], None]:
-    """A check of arguments that leaves `Signature.bind` to the calls that do not fit.
+    """Make a check that uses `Signature.bind` only for calls that do not fit.
 
-    `bind` costs about 3 us, the comparison of names and counts a few hundred ns.
+    `bind` costs about 3 us; comparing names and counts costs a few hundred ns.
     """
     kinds = inspect.Parameter
     parameters = list(signature.parameters.values())
@@ -35,7 +35,7 @@ def argument_check(
     count = len(names)
     required = {p.name for p in plain + only if p.default is p.empty}
     accepted = {p.name for p in plain + only}
-    # What is still required, and accepted by name, behind the first n positional arguments.
+    # After the first n positional arguments: what is still required, and what is accepted by name.
     required_after = [required - set(names[:n]) for n in range(count + 1)]
     accepted_after = [accepted - set(names[:n]) for n in range(count + 1)]
 
@@ -48,10 +48,10 @@ def argument_check(
 
 
 def check_models(annotations: Annotations, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
-    """Refuse an instance of a model where the annotation names another.
+    """Check that instances are of the models that the annotations name.
 
     Raises:
-        TypeError: Names the parameter and both models.
+        TypeError: One is of another model; names the parameter and both models.
     """
     arguments: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
     for argument, value in arguments:
@@ -61,7 +61,7 @@ def check_models(annotations: Annotations, args: Sequence[Any], kwargs: dict[str
             _check_model(name, value, classes, _DEEPEST)
 
 
-#: How deep in containers instances are looked for.
+#: How deep in containers to look for instances.
 _DEEPEST = 20
 
 
@@ -74,13 +74,13 @@ def _check_model(name: str, value: Any, classes: tuple[type, ...], depth: int) -
         return
     if issubclass(cls, classes) or not runtime.is_model(value):
         return
-    if not isinstance(value, classes):  # asked last: it may wake a lazy object
+    if not isinstance(value, classes):  # last, since it may wake a lazy object
         wanted = " or ".join(c.__qualname__ for c in classes if c is not NoneType)
         raise TypeError(f"{name!r} takes {wanted}, not an instance of {cls.__qualname__}")
 
 
 def _with_unknown(error: TypeError, unknown: set[str]) -> TypeError:
-    """The error; where it says that one is missing, also which name may have been meant for it."""
+    """The error; if an argument is missing, with the unknown names that may have meant it."""
     if not unknown or "missing" not in str(error):
         return error
     return TypeError(f"{error}; there is no {', '.join(map(repr, sorted(unknown)))}")

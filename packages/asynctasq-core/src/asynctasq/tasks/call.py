@@ -1,4 +1,4 @@
-"""Calls: one set of arguments of a task, not yet sent, that can be dispatched or run at once."""
+"""Calls: a task with one set of arguments, not sent yet, that can be dispatched or run directly."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ P = ParamSpec("P")
 
 
 class Dispatchable(Generic[R_co]):
-    """What can be dispatched: a call, or an instance of a class-based task, which stands for one.
+    """Something that can be dispatched: a call, or an instance of a class-based task.
 
     Each method that changes a call returns a new one.
     """
@@ -57,10 +57,10 @@ class Dispatchable(Generic[R_co]):
         return self._as_call()._changed(due=time() + seconds)
 
     def at(self, moment: datetime) -> Call[R_co]:
-        """Run no earlier than this moment, which has a time zone.
+        """Run no earlier than this moment, which must have a time zone.
 
         Raises:
-            ValueError: It has none, so that machines with different zones would differ about it.
+            ValueError: It has none, so machines in different zones would read it differently.
         """
         if not isinstance(moment, datetime):
             raise TypeError(f"at() takes a datetime, not {type(moment).__name__}")
@@ -71,11 +71,11 @@ class Dispatchable(Generic[R_co]):
         return self._as_call()._changed(due=moment.timestamp())
 
     def retry_after(self, seconds: float) -> Call[R_co]:
-        """Use this `retry_delay`."""
+        """Use this `retry_delay`, in seconds."""
         return self._overridden(retry_delay=seconds)
 
     def max_attempts(self, n: int) -> Call[R_co]:
-        """Run at most this often."""
+        """Run at most this many times."""
         return self._overridden(max_attempts=n)
 
     def timeout(self, seconds: float | None) -> Call[R_co]:
@@ -83,16 +83,16 @@ class Dispatchable(Generic[R_co]):
         return self._overridden(timeout=seconds)
 
     def priority(self, n: int) -> Call[R_co]:
-        """Run before all waiting calls of a lower priority in the queue: -100 to 100."""
+        """Run before all waiting calls of lower priority in the queue; -100 to 100."""
         call = self._as_call()
         check_task_options({"priority": n}, f"call of {call.task.name}")
         return call._changed(priority_given=n)
 
     def unique(self, unique: bool | Unique = True) -> Call[R_co]:
-        """Use this in place of the task's own `unique`.
+        """Use this instead of the task's own `unique`.
 
         Raises:
-            ConfigurationError: It cannot be for this task.
+            ConfigurationError: It does not suit this task.
         """
         call = self._as_call()
         check_task_options({"unique": unique}, f"call of {call.task.name}")
@@ -101,12 +101,12 @@ class Dispatchable(Generic[R_co]):
         return call._changed(unique_given=unique)
 
     def on_commit(self, target: object = True) -> Call[R_co]:
-        """Decide what a dispatch waits for.
+        """Decide what the dispatch waits for.
 
         Args:
-            target: `False` sends at once. `True` waits for the transaction that is open in this
-                context (Django, Tortoise) even if no argument was written in it. A session, a
-                connection or a database alias: wait for that one's commit.
+            target: `False` sends immediately. `True` waits for the transaction open in this context
+                (Django, Tortoise), even if no argument was written in it. A session, a connection
+                or a database alias waits for that one's commit.
         """
         if target is None:
             raise TypeError(
@@ -116,7 +116,7 @@ class Dispatchable(Generic[R_co]):
         return self._as_call()._changed(wait_for=target)
 
     def with_headers(self, headers: Mapping[str, str]) -> Call[R_co]:
-        """Send these along, for tracing; the task reads them from `current_message()`."""
+        """Send these headers along, for tracing; the task reads them from `current_message()`."""
         for name, value in headers.items():
             if not isinstance(name, str) or not isinstance(value, str):
                 raise TypeError(f"with_headers() takes texts, not {name!r:.100}: {value!r:.100}")
@@ -136,22 +136,22 @@ class Dispatchable(Generic[R_co]):
         **kwargs: P.kwargs,
     ) -> Call[S]: ...
     def then(self, following: Any, /, *args: Any, **kwargs: Any) -> Call[Any]:
-        """Let another call follow once this one is done, in the same step.
+        """Make another call follow this one; it is put in the same step that ends this one.
 
-        `first(x).then(second)` is dispatched as one: `second` gets what `first` returns, and the
-        handle is that of `second`, with `first` as its `parent`. More may follow that. What
-        changes the call, such as `delay`, is for its first. If a call fails for good, none of
-        those after it is made, until it is retried from the dead letters.
+        `first(x).then(second)` is dispatched as one. `second` gets what `first` returns, and the
+        handle is that of `second`, with `first` as its `parent`. Further calls may follow. Methods
+        that change the call, such as `delay`, apply to the first one. If a call fails for good,
+        those after it are not made until it is retried from the dead letters.
 
         Args:
             following: A task, function or class, whose first argument is the result; or a call,
-                which does not get it.
-            args: Further arguments of the task.
-            kwargs: The same by name.
+                which does not get the result.
+            args: Further positional arguments for the task.
+            kwargs: Further keyword arguments for the task.
 
         Raises:
             TypeError: The arguments do not fit the task.
-            ValueError: The call that follows has a delay, or waits for a transaction of its own.
+            ValueError: The following call has its own delay, or waits for its own transaction.
         """
         call = self._as_call()
         return cast(
@@ -162,18 +162,18 @@ class Dispatchable(Generic[R_co]):
     async def dispatch(self) -> TaskHandle[R_co]:
         """Put the call on its queue.
 
-        An instance written in a transaction that is still open makes this wait for the commit: the
-        handle is returned at once, and nothing is sent if the transaction is rolled back.
+        If an argument is an instance written in a still open transaction, sending waits for the
+        commit: the handle is returned at once, and nothing is sent if the transaction rolls back.
 
         Raises:
             SerializationError: An argument cannot travel; names it.
-            BrokerUnavailable: The broker did not take it within its `timeout`. It may have been
-                added all the same if the connection broke while the answer was under way.
+            BrokerUnavailable: The broker did not accept it within its `timeout`. If the connection
+                broke before the answer arrived, it may have been added anyway.
         """
         return await runtime.current().dispatch(self._as_call())
 
     def dispatch_sync(self) -> TaskHandle[R_co]:
-        """`dispatch` for synchronous code: blocks until the broker has the call."""
+        """Like `dispatch`, for synchronous code: blocks until the broker has the call."""
         return runtime.current().dispatch_sync(self._as_call())
 
 
@@ -182,7 +182,7 @@ class Following:
     """A call that follows another.
 
     Attributes:
-        call: With a place for the result as its first argument, if it takes that.
+        call: The call, with a placeholder as its first argument if it takes the result.
     """
 
     call: Call[Any]
@@ -190,7 +190,7 @@ class Following:
 
 
 def links(following: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Following, ...]:
-    """What follows a call where this does; as `Dispatchable.then`."""
+    """The calls that `Dispatchable.then` with these arguments appends."""
     if isinstance(following, Dispatchable):
         if args or kwargs:
             raise TypeError("then() takes arguments for a task, not for a call")
@@ -204,7 +204,7 @@ def links(following: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[
     task = following if hasattr(following, "check_arguments") else getattr(following, "_task", None)
     if task is None:
         raise TypeError(f"then() takes a task or a call, not {type(following).__qualname__}")
-    args = (None, *args)  # the place of the result
+    args = (None, *args)  # a placeholder for the result
     try:
         task.check_arguments(args, kwargs)
     except TypeError as e:
@@ -226,7 +226,7 @@ _CHANGEABLE = (
 
 
 class Call(Dispatchable[R_co]):
-    """One call of a task, not yet sent; each method that changes it returns a new one."""
+    """One call of a task, not sent yet; methods that change it return a new call."""
 
     __slots__ = (
         "args",
@@ -270,9 +270,9 @@ class Call(Dispatchable[R_co]):
         return call
 
     async def execute(self) -> R_co:
-        """Run here and now with the arguments as they are, without queue, retries or copies.
+        """Run here and now with the arguments as they are: no queue, no retries, no copies.
 
-        With what follows it, one after the other.
+        Calls that follow it run too, one after another.
         """
         result: Any = await runtime.execute(self)
         for link in self.following:

@@ -1,4 +1,4 @@
-"""Class-based tasks: arguments in `__init__`, work in `execute`, hooks round it."""
+"""Class-based tasks: arguments in `__init__`, work in `execute`, and hooks around it."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class _ClassTask(Dispatchable[R]):
             kind = "async def" if cls._is_async else "def"
             raise TypeError(f"{cls.__qualname__}.execute must be `{kind}`")
         runtime.load_adapters()
-        # A name belongs to one class: a subclass does not inherit its parent's.
+        # A name belongs to one class, so a subclass does not inherit it.
         own = cls.__dict__.get("config", {})
         options: TaskConfig = {**cls.config}
         if "name" not in own:
             options.pop("name", None)
-        # `@dataclass(slots=True)` and the like copy a class, with what it holds, into a new one.
+        # `@dataclass(slots=True)` and the like copy a class, with its attributes, to a new one.
         copied: Task[..., Any] | None = cls.__dict__.get("_task")
         if copied is not None:
             forget(copied)
@@ -53,24 +53,24 @@ class _ClassTask(Dispatchable[R]):
         def __new__(cls, /, *args: Any, **kwargs: Any) -> Any:
             self = super().__new__(cls)
             if hasattr(cls, "_task"):
-                # Whatever a frozen class has made of `__setattr__`.
+                # A frozen class overrides `__setattr__`.
                 object.__setattr__(self, "_call", cls._task(*args, **kwargs))
             return self
 
     def failed(self, exc: BaseException) -> Any:
-        """Called after the last attempt failed; may be `async def` in an `AsyncTask`.
+        """Called after the last attempt has failed; may be `async def` in an `AsyncTask`.
 
-        Called with a `TaskCancelled` where the call was cancelled while it ran.
+        If the call was cancelled while it ran, `exc` is a `TaskCancelled`.
 
-        Not called where no instance is left or was made: after a timeout or a crash with
-        `process=True`, for a row that is gone, a message that cannot be read, and one that was
-        delivered more than `max_deliveries` times.
+        Not called if there is no instance: after a timeout or crash with `process=True`, if a row
+        is gone, if the message cannot be read, or if it was delivered more than `max_deliveries`
+        times.
         """
 
     def should_retry(self, exc: BaseException) -> bool:
-        """Asked after a failure that would be retried: run again?
+        """Called after a failure that would be retried: should it run again?
 
-        Not asked after a timeout or a crash with `process=True`, which are retried.
+        Not called after a timeout or crash with `process=True`; those are retried.
         """
         return True
 
@@ -86,7 +86,7 @@ class _ClassTask(Dispatchable[R]):
 class AsyncTask(_ClassTask[R]):
     """A task as a class whose `execute` runs on the event loop.
 
-    Subclass it, take the arguments in `__init__`, set options in `config`.
+    Subclass it, take the arguments in `__init__`, and set options in `config`.
     """
 
     _is_async = True
@@ -99,16 +99,16 @@ class SyncTask(_ClassTask[R]):
 
 
 def _keep_out_of_fields(cls: type[Any]) -> None:
-    """Let no `@dataclass` take the annotated `config` for a field."""
+    """Keep `@dataclass` from taking the annotated `config` for a field."""
     annotations = own_annotations(cls)
     if "config" in annotations:
         cls.__annotations__ = {**annotations, "config": ClassVar[TaskConfig]}
 
 
 class _Constructor:
-    """A class's `__init__` as a function of its arguments alone.
+    """A class's `__init__` as a function of its arguments, without `self`.
 
-    Looked at when it is used: `@dataclass` adds an `__init__` to the class afterwards.
+    Evaluated lazily, since `@dataclass` adds an `__init__` to the class afterwards.
     """
 
     def __init__(self, cls: type[Any]) -> None:

@@ -1,7 +1,7 @@
-"""The run that the code here belongs to: what a task may ask of it, and what it leaves behind.
+"""The run that the current code belongs to, and what a task can ask about it.
 
-A context variable, so that coroutines, `asyncio.to_thread` and the threads of `def` tasks all see
-the run that they are part of.
+It is a context variable, so that coroutines, `asyncio.to_thread` and the threads of `def` tasks all
+see the run that they are part of.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from ..wire.message import Message
 
 
 class WaitingRuns(Protocol):
-    """Whoever counts the runs that wait for the results of others; called in any thread."""
+    """Counts runs that wait for other calls' results; called in any thread."""
 
     def began(self, run: object, queue: str) -> None:
-        """A run waits for a result of this queue."""
+        """A run starts to wait for a result from this queue."""
 
     def ended(self, run: object, queue: str) -> None:
         """A run no longer waits for that result."""
@@ -31,9 +31,9 @@ class Run:
     """One run of a task.
 
     Attributes:
-        message: What it runs; `None` for what a worker does for several runs at once.
-        threads: What it handed to executors and has not ended yet; `None` if it never did.
-        waiting: Told when the run waits for another's result; `None` outside of a worker.
+        message: The message being run; `None` for work that serves several runs at once.
+        threads: Unfinished work that it handed to executors; `None` if it never handed over any.
+        waiting: Notified when the run waits for another call's result; `None` outside a worker.
     """
 
     message: Message | None
@@ -43,22 +43,22 @@ class Run:
 
 current_run: ContextVar[Run] = ContextVar("asynctasq_run")
 
-#: Whether whoever wants the runs here waits for them, as `Call.execute` and tests do; nobody waits
-#: for a worker.
+#: Whether the caller waits for the runs here, as with `Call.execute` and in tests; in a worker no
+#: one does.
 caller_waits: ContextVar[bool] = ContextVar("asynctasq_caller_waits", default=False)
 
 
 def runs_for_caller() -> bool:
-    """Whether the code that asked for this run waits for it, in this process.
+    """Whether the code that asked for this run waits for it in this process.
 
-    Then the run may share what is the caller's, such as an open transaction: `Call.execute()` and
-    tests run so, a worker never.
+    If so, the run may share the caller's resources, such as an open transaction. This is so under
+    `Call.execute()` and in tests, never in a worker.
     """
     return caller_waits.get()
 
 
 def current_message() -> Message:
-    """The message of the task that is running here: its id, attempt and headers.
+    """The message of the running task: its id, attempt and headers.
 
     Raises:
         LookupError: No task is running here.
@@ -71,7 +71,7 @@ def current_message() -> Message:
 
 @contextmanager
 def awaiting_result(queue: str) -> Iterator[None]:
-    """Round the wait for the result of a call on `queue`, so that the worker knows of it."""
+    """Wrap the wait for the result of a call on `queue`, so that the worker knows about it."""
     run = current_run.get(None)
     if run is None or run.waiting is None:
         yield

@@ -1,8 +1,8 @@
-"""Where a task is declared, and the tasks of this process by name.
+"""Where tasks are declared, and this process's tasks by name.
 
-Owns the rule that a name belongs to one declaration. Closures, a loop, and a decorator without
-`functools.wraps` make several functions of one name: the later would run for all of them. A module
-that runs anew, when it is reloaded or a cell of a notebook is, declares the same task again.
+Owns the rule that a name belongs to one declaration. Closures, loops and decorators without
+`functools.wraps` make several functions with one name, and the last would run for all of them. A
+module that runs again, because it or a notebook cell was reloaded, declares the same task again.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from ..wire.class_paths import module_name
 if TYPE_CHECKING:
     from .task import Task
 
-#: Every task of this process by name; workers run nothing else.
+#: All of this process's tasks by name; workers run nothing else.
 registry: dict[str, Task[Any, Any]] = {}
 
-#: The names that were declared in calls which are still running, by the frame of the call: two
-#: declarations in one of them stand side by side. What runs later runs anew.
+#: The names declared by function calls that are still running, by the call's frame. Two
+#: declarations under one call are two tasks; a later call declares the same task again.
 _under_way: dict[FrameType, set[str]] = {}
 
-#: How many calls at most lie between such a call and the declaration: functions that make
-#: functions. The code of a module is the outermost that counts.
+#: Maximum number of calls between such a call and the declaration, for functions that make
+#: functions. A module's code is the outermost call that counts.
 _CALLS_BETWEEN = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """The place of one declaration.
+    """Where a task is declared.
 
     Attributes:
         place: File and line.
-        module: The module whose code declares the task, perhaps by calling a function of another.
-        classes: The classes local to the function that declares it.
+        module: The module whose code declares the task, perhaps through a function in another.
+        classes: The local classes of the function that declares it.
     """
 
     place: str
@@ -48,7 +48,7 @@ class Declaration:
 
 
 def declaration() -> Declaration:
-    """That of the task which is being made."""
+    """The declaration of the task being made."""
     frames = _frames()
     here = frames[0]
     of_module = next((frame for frame in frames if _is_of_module(frame)), frames[-1])
@@ -61,7 +61,7 @@ def declaration() -> Declaration:
 
 
 def _frames() -> list[FrameType]:
-    """The calls that run, from that which declares the task outwards."""
+    """The frames of the running calls, from the one that declares the task outwards."""
     frames: list[FrameType] = []
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
@@ -90,7 +90,7 @@ def register(task: Task[Any, Any]) -> None:
     """Let workers run the task under its name.
 
     Raises:
-        ConfigurationError: Another task has the name.
+        ConfigurationError: Another task already has this name.
     """
     frames = _frames()
     for frame in _under_way.keys() - set(frames):
@@ -109,7 +109,7 @@ def register(task: Task[Any, Any]) -> None:
 
 
 def forget(task: Task[Any, Any]) -> None:
-    """Let no worker run the task: another is to be in its place."""
+    """Unregister the task, because another takes its place."""
     if registry.get(task.name) is task:
         del registry[task.name]
 
@@ -127,7 +127,7 @@ def _module(task: Task[Any, Any]) -> object:
 
 
 def _identity(task: Task[Any, Any]) -> object:
-    """What two declarations of the same task have in common."""
+    """Something that two declarations of the same task have in common."""
     try:
         return function_name(task.function)
     except AttributeError:  # a partial, or an object that can be called

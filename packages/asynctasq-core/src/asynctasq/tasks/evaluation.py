@@ -1,9 +1,8 @@
-"""Annotations as objects, also where a name in them is not known at runtime.
+"""Evaluates annotations, even if they use names that are unknown at runtime.
 
-Models and tasks often import each other, so a task's module imports the model under
-`if TYPE_CHECKING:` only. Owns the rule that such an annotation still says what it says: its names
-are looked up where the module's own source says that they come from, or else among the classes of
-the application.
+Models and tasks often import each other, so a task's module may import the model only under
+`if TYPE_CHECKING:`. Owns the rule that such an annotation keeps its meaning: its names are looked
+up where the module's source imports them from, or else among the application's classes.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ class _UnknownType(type):
     is_foreign: bool
 
     def __getattr__(cls, name: str) -> type:
-        """Of an unknown module."""
+        """An attribute of an unknown module is unknown, too."""
         if name.startswith("__"):
             raise AttributeError(name)
         return cls
@@ -40,11 +39,11 @@ class _UnknownType(type):
 
 
 class Unknown(metaclass=_UnknownType):
-    """Stands for what is not known here; a subclass for each name.
+    """Stands for something unknown here; each name gets a subclass.
 
     Attributes:
-        problem: Why not.
-        is_foreign: Whether it is imported from a package that is not the application's.
+        problem: Why it is unknown.
+        is_foreign: Whether it is imported from a package outside the application.
     """
 
     problem = ""
@@ -52,21 +51,21 @@ class Unknown(metaclass=_UnknownType):
 
 
 class Names(dict[str, Any]):
-    """The names that annotations of one module find, and what is found for others."""
+    """The names available to one module's annotations, plus those found for unknown ones."""
 
     def __init__(self, module: str, names: Mapping[str, Any]) -> None:
         super().__init__(names)
         self._module = module
 
     def add(self, name: str) -> None:
-        """Find what was not known under this name."""
+        """Look up a name that was not known."""
         self[name] = _found(name, self._module)
 
     def evaluate(self, annotation: Any) -> Any:
-        """An annotation with all its names.
+        """Evaluate an annotation, looking up unknown names.
 
         Raises:
-            Exception: Whatever it raises besides that a name is not known.
+            Exception: Whatever it raises, except `NameError` for a name that can be looked up.
         """
 
         def holder() -> None: ...
@@ -82,7 +81,7 @@ class Names(dict[str, Any]):
 
 
 def names_of(holder: Any, scope: Mapping[str, type]) -> Names:
-    """What the annotations of a class or function find."""
+    """The names available to the annotations of a class or function."""
     if isinstance(holder, type):
         module = vars(sys.modules.get(holder.__module__, object))
         return Names(holder.__module__, {**module, **scope, **vars(holder)})
@@ -92,14 +91,14 @@ def names_of(holder: Any, scope: Mapping[str, type]) -> Names:
 
 
 def own_annotations(holder: Any) -> Mapping[str, Any]:
-    """The annotations of a class itself, or of a function, each an object or its text."""
+    """A class's own annotations, or a function's; each is an object or its source text."""
     if sys.version_info >= (3, 14):
         return annotationlib.get_annotations(holder, format=annotationlib.Format.FORWARDREF)
     return inspect.get_annotations(holder)
 
 
 def _text(annotation: Any) -> Any:
-    """The text of what could not be evaluated yet, in Python 3.14."""
+    """The source text, if Python 3.14 could not evaluate the annotation yet."""
     if isinstance(annotation, typing.ForwardRef):
         return annotation.__forward_arg__
     return annotation
@@ -121,7 +120,7 @@ def _closure(function: Callable[..., Any]) -> Mapping[str, Any]:
 
 
 def _found(name: str, module: str) -> Any:
-    """What the name stands for; a kind of `Unknown` where nobody can tell."""
+    """What the name stands for; a subclass of `Unknown` if that cannot be found out."""
     if (target := _typing_imports(module).get(name)) is not None:
         try:
             return _imported(*target, module)
@@ -157,16 +156,16 @@ def _imported(source: str, attribute: str, module: str) -> Any:
         return names[attribute]
     if f"{source}.{attribute}" in sys.modules:
         return sys.modules[f"{source}.{attribute}"]
-    return getattr(found, attribute)  # a module that makes its names when they are asked for
+    return getattr(found, attribute)  # a module may create names on demand
 
 
 @cache
 def _typing_imports(module: str) -> dict[str, tuple[str, str]]:
-    """What the module imports for type checkers only: by name, the module and the name in it."""
+    """What the module imports only for type checkers: name -> source module and name there."""
     content = sys.modules.get(module)
     try:
         tree = ast.parse(inspect.getsource(content)) if content is not None else ast.Module([], [])
-    except (OSError, TypeError, SyntaxError):  # typed into a shell, or made by other means
+    except (OSError, TypeError, SyntaxError):  # no source, as in a shell
         return {}
     package = getattr(content, "__package__", None) or ""
     found: dict[str, tuple[str, str]] = {}

@@ -1,4 +1,4 @@
-"""Which task a log record belongs to, on every record that is logged while one runs."""
+"""A log filter that marks every record with the task that was running."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from .current import current_run
 
 
 class TaskLogFilter(logging.Filter):
-    """Gives each record that a running task logs, in any module, its `task`, `id` and `attempt`.
+    """Adds `task`, `id` and `attempt` to each record logged by a running task, in any module.
 
-    To be added to handlers, since a logger's filters do not see the records of the loggers below
-    it. Lets every record pass; fields that a record has already stay, and outside of tasks there
-    are none.
+    Add it to handlers, since a logger's filters do not see records from the loggers below it. It
+    lets every record pass, keeps fields that a record already has, and adds none outside tasks.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:

@@ -1,4 +1,4 @@
-"""The options of a task: what each means, its default, and what it may be."""
+"""Task options: what each means, its default, and its allowed values."""
 
 from __future__ import annotations
 
@@ -24,33 +24,33 @@ class TaskConfig(TypedDict, total=False):
 
     Keys:
         name: The task's name on the wire; by default `module.qualname`.
-        queue: By default `"default"`.
-        max_attempts: How often the task runs at most, the first run included; 3.
-        retry_delay: Seconds before the first retry; 60.
-        retry_strategy: `"exponential"` (doubling, at most a day) or `"fixed"`.
-        retry_jitter: Whether a random part of up to half the delay is added to it.
-        retry_on: Exception classes that are retried; all others go to the dead letters at once.
-        retry_on_outage: Exception classes that say that the network is away: such a run is put off,
+        queue: The queue's name; by default `"default"`.
+        max_attempts: Maximum number of runs, including the first; by default 3.
+        retry_delay: Seconds before the first retry; by default 60.
+        retry_strategy: `"exponential"` (the default; doubles, up to a day) or `"fixed"`.
+        retry_jitter: Whether to add a random part of up to half the delay; by default `True`.
+        retry_on: Exception classes to retry; all others go straight to the dead letters.
+        retry_on_outage: Exception classes that mean the network is down. Such a run is put off
             without using up an attempt, for up to the configuration's `outage_for`.
-        max_snoozes: How often the task may put a call off by `Snooze`; `None` for no limit.
+        max_snoozes: How often the task may put a call off with `Snooze`; `None` for no limit.
         timeout: Seconds that one run may take; `None` for no limit.
-        process: Run a `def` task in a process of its own pool.
-        on_missing: What happens when a row is gone: `"fail"`, `"skip"` or `"none"`.
+        process: Run a `def` task in a separate process, from a pool.
+        on_missing: What to do when a row is gone: `"fail"` (the default), `"skip"` or `"none"`.
         result_ttl: Seconds to keep the result; `None` keeps none.
-        status_ttl: Seconds to keep how the call ended, for `TaskHandle.status`, where no result is
+        status_ttl: Seconds to keep how the call ended, for `TaskHandle.status`, if no result is
             kept; `None` keeps nothing.
-        atomic: Run in one transaction that also says that the call is done: `True` for the database
-            of its model instances; or a model; or a database's name.
-        unique: `True` or a `Unique`: of the same calls, one is held at a time.
-        limit: A `Limit`: how many may run at once.
-        rate: A `Rate`: how fast they may start.
-        priority: -100 to 100; a waiting call of a higher one is run before all of a lower one in
-            its queue. 0.
+        atomic: Run in one transaction that also records that the call is done. `True` for the
+            database of its model instances; or a model; or a database's name.
+        unique: `True` or a `Unique`: hold only one of several equal calls at a time.
+        limit: A `Limit`: how many calls may run at once.
+        rate: A `Rate`: how fast calls may start.
+        priority: -100 to 100, by default 0. Waiting calls run before all of lower priority in their
+            queue.
         cron: Call it without arguments at the matches of this cron expression.
-        timezone: Whose clocks `cron` means; by default `"UTC"`.
-        every: Call it without arguments at the multiples of this interval.
-        catch_up: Which ticks are made up for that no worker was there for: the `"last"`, which is
-            the default, `"all"` or `"none"`.
+        timezone: The time zone of `cron`; by default `"UTC"`.
+        every: Call it without arguments at multiples of this interval.
+        catch_up: Which ticks to make up for after a time without workers: `"last"` (the default),
+            `"all"` or `"none"`.
         schedule: Several schedules, with arguments: `Cron` and `Every`.
     """
 
@@ -81,7 +81,7 @@ class TaskConfig(TypedDict, total=False):
 
 
 class _Rule(NamedTuple):
-    """What tells whether an option may have a value, and says so in words."""
+    """Checks an option's value, and describes in words what is allowed."""
 
     holds: Callable[[Any], bool]
     words: str
@@ -129,7 +129,7 @@ _PRIORITY = _Rule(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskOptions:
-    """A task's options with every default filled in; `TaskConfig` says what each means."""
+    """A task's options with all defaults filled in; `TaskConfig` says what each means."""
 
     name: Annotated[str, _NAME] = ""
     queue: Annotated[str, _QUEUE] = "default"
@@ -157,15 +157,15 @@ _RULES: dict[str, _Rule] = {
     for name, hint in get_type_hints(TaskOptions, include_extras=True).items()
 }
 
-#: What a task may be given: when it is called is no option of its calls.
+#: What a task may be given. Schedules are options of a task, but not of its calls.
 _KNOWN = (*_RULES, *SCHEDULING)
 
 
 def check_task_options(options: Mapping[str, Any], where: str) -> None:
-    """Refuse task options that do not exist or cannot work.
+    """Check task options.
 
     Raises:
-        ConfigurationError: Names `where` and the option.
+        ConfigurationError: An option does not exist or cannot work; names `where` and the option.
     """
     for name, value in options.items():
         if name not in _RULES:
@@ -176,10 +176,10 @@ def check_task_options(options: Mapping[str, Any], where: str) -> None:
 
 
 def check_defaults(options: Mapping[str, Any]) -> None:
-    """Refuse, as a default of all tasks, what names parameters or counts the calls of one.
+    """Refuse defaults for all tasks that only make sense for a single task.
 
     Raises:
-        ConfigurationError: Names the option.
+        ConfigurationError: There is one; names the option.
     """
     for name in ("unique", "limit", "rate"):
         if options.get(name):

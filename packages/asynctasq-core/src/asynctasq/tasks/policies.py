@@ -1,7 +1,7 @@
-"""What a task may declare about when it runs: alone, not too many at once, not too often.
+"""What a task may declare about its runs: only one of a kind, not too many at once, not too often.
 
-Owns the rule that a declaration which cannot be honoured is refused where it stands. What becomes
-of these at a dispatch is in the room `policies`.
+Owns the rule that a declaration which cannot be honoured is refused where it is made. The package
+`policies` applies them at dispatch.
 """
 
 from __future__ import annotations
@@ -19,31 +19,32 @@ if TYPE_CHECKING:
     from .task import Task
 
 By = str | Sequence[str] | Callable[..., Any]
-"""A parameter's name, several, or a function of the call's arguments that gives the key."""
+"""A parameter's name, several names, or a function of the call's arguments that gives the key."""
 
 OnConflict = Literal["keep", "replace", "raise"]
 
-#: Bounds of what is kept with each message that has a limit or a rate.
+#: Bounds on what is stored with each message that has a limit or a rate.
 _MOST, _LONGEST_NAME = 1_000_000_000, 200
 
 
 @dataclass(frozen=True, slots=True)
 class Unique:
-    """Of all calls with one key, one is held by its queue at a time.
+    """A queue holds at most one call per key at a time.
 
     A model instance counts as its row, whatever session it came from.
 
     Attributes:
-        by: What makes the key; by default all arguments, `()` for none: all calls of the task.
-        until: What frees the key. `"started"`: a worker has taken the call. `"done"`: it is done,
-            dead, cancelled or purged. A timedelta: this time since its dispatch is over, whatever
-            has become of it. By default `"done"`, and `"started"` with `on_conflict="replace"`.
-        on_conflict: What a dispatch does while the key is taken. `"keep"`: nothing, its handle is
-            that of the call that has it. `"replace"`: it gives that call, if it has not been taken
-            by a worker, the new arguments and due time. `"raise"`: it raises `DuplicateCall`.
+        by: What makes the key. By default all arguments; `()` gives all calls of the task one key.
+        until: What frees the key. `"started"`: a worker takes the call. `"done"`: the call is done,
+            dead, cancelled or purged. A timedelta: this time has passed since the dispatch,
+            whatever became of the call. By default `"done"`, or `"started"` with
+            `on_conflict="replace"`.
+        on_conflict: What a dispatch does while the key is taken. `"keep"`: nothing; its handle is
+            that of the call holding the key. `"replace"`: if no worker has taken that call yet,
+            give it the new arguments and due time. `"raise"`: raise `DuplicateCall`.
 
     Raises:
-        ConfigurationError: One of these cannot be.
+        ConfigurationError: One of these values cannot work.
     """
 
     by: By | None = None
@@ -65,18 +66,18 @@ class Unique:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """Of all calls with one key, at most so many run at a time, over all workers.
+    """At most `most` calls with one key run at a time, across all workers.
 
     The others wait in the key's line and start in the order in which they were dispatched or became
-    due, where they hold no slot and delay nobody.
+    due. While they wait, they hold no slot and delay no one.
 
     Attributes:
         most: At least 1.
-        by: What makes the key; by default nothing: all calls of the task share one.
-        name: Shared by all tasks whose limit has this name; they have one queue.
+        by: What makes the key; by default nothing, so that all calls of the task share one key.
+        name: All tasks whose limit has this name share it; they must use the same queue.
 
     Raises:
-        ConfigurationError: One of these cannot be.
+        ConfigurationError: One of these values cannot work.
     """
 
     most: int
@@ -92,21 +93,22 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """Calls with one key start no faster than `count` in `seconds`, over all workers (GCRA).
+    """Calls with one key start no faster than `count` per `seconds`, across all workers (GCRA).
 
-    Starts are spread: one each `seconds / count`, and up to `burst` at once after a pause. So no
-    time of `seconds` sees more than `count + burst - 1` starts. What does not fit starts as soon as
-    it does, in the order in which it was dispatched or became due; retries count again.
+    Starts are spread out: one every `seconds / count`, and up to `burst` at once after a quiet
+    time. So no period of `seconds` sees more than `count + burst - 1` starts. Calls over the rate
+    start as soon as it allows, in the order in which they were dispatched or became due. Retries
+    count again.
 
     Attributes:
         count: At least 1.
-        seconds: More than 0.
-        by: What makes the key; by default nothing: all calls of the task share one.
+        seconds: The period in seconds; more than 0.
+        by: What makes the key; by default nothing, so that all calls of the task share one key.
         burst: At least 1.
-        name: Shared by all tasks whose rate has this name; they have one queue.
+        name: All tasks whose rate has this name share it; they must use the same queue.
 
     Raises:
-        ConfigurationError: One of these cannot be.
+        ConfigurationError: One of these values cannot work.
     """
 
     count: int
@@ -130,10 +132,10 @@ Keyed = Unique | Limit | Rate
 
 
 def check_policies(task: Task[Any, Any], policies: Iterable[Keyed]) -> None:
-    """Refuse keys that the parameters of a task cannot give.
+    """Check that a task's parameters can give these keys.
 
     Raises:
-        ConfigurationError: Names the task and what is wrong.
+        ConfigurationError: They cannot; names the task and what is wrong.
     """
     parameters = task.signature.parameters
     for policy in policies:
@@ -148,10 +150,10 @@ def check_policies(task: Task[Any, Any], policies: Iterable[Keyed]) -> None:
 
 
 def check_shared_names(task: Task[Any, Any], others: Iterable[Task[Any, Any]]) -> None:
-    """Refuse a named limit or rate that another task has with other numbers or on another queue.
+    """Check that tasks sharing a named limit or rate agree on its numbers and on the queue.
 
     Raises:
-        ConfigurationError: Names both tasks.
+        ConfigurationError: Two tasks do not; names both.
     """
     for mine in task.policies:
         for other in others:
@@ -162,7 +164,7 @@ def check_shared_names(task: Task[Any, Any], others: Iterable[Task[Any, Any]]) -
 def _check_shared(task: Task[Any, Any], mine: Keyed, other: Task[Any, Any], its: Keyed) -> None:
     if isinstance(mine, Unique) or isinstance(its, Unique) or type(mine) is not type(its):
         return
-    if mine.name is None or mine.name != its.name or other.name == task.name:  # declared anew
+    if mine.name is None or mine.name != its.name or other.name == task.name:  # declared again
         return
     both = f"tasks {task.name} and {other.name} share the {_kind(mine)} {mine.name!r}"
     if task.given_queue != other.given_queue:
@@ -172,7 +174,7 @@ def _check_shared(task: Task[Any, Any], mine: Keyed, other: Task[Any, Any], its:
 
 
 def names(policy: Keyed) -> Sequence[str]:
-    """The parameters that the key is made of, where it is not made by a function."""
+    """The parameters that make the key; empty if there are none or a function makes it."""
     by = policy.by
     return () if by is None or callable(by) else (by,) if isinstance(by, str) else by
 
@@ -183,7 +185,7 @@ def _check_function(where: str, by: Callable[..., Any], signature: inspect.Signa
     kinds = inspect.Parameter
     parameters = signature.parameters.values()
     if any(p.kind in (kinds.VAR_POSITIONAL, kinds.VAR_KEYWORD) for p in parameters):
-        return  # what it is called with is not known yet
+        return  # what it will be called with is not known yet
     args = [None for p in parameters if p.kind is not kinds.KEYWORD_ONLY]
     kwargs = {p.name: None for p in parameters if p.kind is kinds.KEYWORD_ONLY}
     try:
@@ -192,7 +194,7 @@ def _check_function(where: str, by: Callable[..., Any], signature: inspect.Signa
         raise ConfigurationError(
             f"{where}: by= is called with the arguments of the task: {e}"
         ) from None
-    except ValueError:  # a function of C without a signature
+    except ValueError:  # a C function without a signature
         return
 
 

@@ -1,4 +1,4 @@
-"""What tasks need of the rooms above them, each set by its owner when that is imported.
+"""What tasks need from the packages above them; each name is set by its owner on import.
 
 Owns the rule that tasks import nothing that sends or runs them.
 """
@@ -17,7 +17,7 @@ R = TypeVar("R")
 
 
 class Application(Protocol):
-    """What sends calls and finds them again."""
+    """The application, which sends calls and finds them again."""
 
     async def dispatch(self, call: Call[R]) -> TaskHandle[R]:
         """As `Call.dispatch`."""
@@ -29,10 +29,10 @@ class Application(Protocol):
         """As `Task.handle`."""
 
 
-#: The application as configured last.
+#: The application as last configured.
 current: Callable[[], Application]
 
-#: Loads the adapters, which watch sessions from then on: before the first row is written.
+#: Loads the adapters, which watch sessions from then on; must happen before any row is written.
 load_adapters: Callable[[], object]
 
 #: Whether an object is an instance of some adapter's model.

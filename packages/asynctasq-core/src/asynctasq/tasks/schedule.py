@@ -1,4 +1,4 @@
-"""Schedules as tasks declare them: a timetable, the arguments, and what becomes of missed ticks."""
+"""Schedules as tasks declare them: a timetable, arguments, and what to do about missed ticks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from ..errors import ConfigurationError
 from .timetable import Timetable, timetable
 
-#: Which ticks that no worker was there for are made up for: the last one, all, or none.
+#: Which ticks to make up for if no worker was there: the last one, all, or none.
 CatchUp = Literal["last", "all", "none"]
 
 #: Options of a task that schedule it.
@@ -22,11 +22,11 @@ class Cron:
     """Calls of a task at the matches of a cron expression: five fields, or six with seconds first.
 
     Attributes:
-        timezone: Whose clocks are meant, as in `"Europe/Berlin"`.
+        timezone: The expression's time zone, such as `"Europe/Berlin"`.
         args: The call's positional arguments.
         kwargs: The call's keyword arguments.
-        name: By default the task's name and the timetable.
-        catch_up: Which missed ticks are made up for.
+        name: The schedule's name; by default the task's name and the timetable.
+        catch_up: Which missed ticks to make up for.
     """
 
     expression: str
@@ -43,10 +43,10 @@ class Cron:
 
 @dataclass(frozen=True, slots=True)
 class Every:
-    """Calls of a task at the multiples of an interval since the start of 1970, UTC.
+    """Calls of a task at multiples of an interval, counted from the start of 1970 UTC.
 
     Attributes:
-        args, kwargs, name, catch_up: As of `Cron`.
+        args, kwargs, name, catch_up: As in `Cron`.
     """
 
     interval: timedelta
@@ -75,7 +75,7 @@ def declared_schedules(task: str, options: Mapping[str, Any]) -> tuple[DeclaredS
     """The schedules among a task's options.
 
     Raises:
-        ConfigurationError: Something that cannot be one; names the task.
+        ConfigurationError: One of them cannot work; names the task.
     """
     cron, timezone, every, catch_up, several = map(options.get, SCHEDULING)
     if not any(name in options for name in SCHEDULING):
@@ -108,13 +108,13 @@ def declared_schedules(task: str, options: Mapping[str, Any]) -> tuple[DeclaredS
 
 
 def check_catch_up(catch_up: object) -> None:
-    """Raise `ValueError` for what is no `CatchUp`."""
+    """Raise `ValueError` unless this is a `CatchUp`."""
     if catch_up not in get_args(CatchUp):
         raise ValueError(f'catch_up must be "last", "all" or "none", not {catch_up!r:.100}')
 
 
 def check_name(name: object) -> str:
-    """The name, if a schedule may have it; raises `ValueError` otherwise."""
+    """Return the name if a schedule may have it; otherwise raise `ValueError`."""
     if not isinstance(name, str) or not 0 < len(name) <= 500:
         raise ValueError(f"a schedule's name must be 1 to 500 characters, not {name!r:.100}")
     return name

@@ -1,6 +1,6 @@
 """Tasks: what `@task` makes of a function.
 
-A `Task` knows its function, its options and how its arguments are bound; calling it gives a `Call`.
+A `Task` knows its function, its options and how to bind its arguments; calling it gives a `Call`.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ class Task(Generic[P, R]):
     """A function whose calls can be put on a queue.
 
     Args:
-        function: What is run; for a class-based task, what takes its arguments.
-        options: As given to `@task`.
+        function: The function to run; for a class-based task, what takes its arguments.
+        options: The options given to `@task`.
         cls: The class of a class-based task.
-        declared: Where it is declared, if not where it is made.
+        declared: Where it is declared, if not where the `Task` is made.
 
     Attributes:
         name: The name on the wire.
         function: The function itself, to call it directly.
         is_async: Whether it runs on the event loop; otherwise in a thread or a process.
         declared: Where it is declared.
-        schedules: When it is called, besides by whoever dispatches it.
+        schedules: The schedules on which it is called, besides being dispatched.
     """
 
     def __init__(
@@ -89,11 +89,11 @@ class Task(Generic[P, R]):
         register(self)
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
-        """Bind the arguments; nothing is sent or run yet.
+        """Bind the arguments; this does not send or run anything yet.
 
         Raises:
-            TypeError: They do not fit the function's signature, or one is an instance of another
-                model than the parameter's annotation names.
+            TypeError: The arguments do not fit the function's signature, or one is an instance of
+                another model than the parameter's annotation names.
         """
         try:
             self.check_arguments(args, kwargs)
@@ -105,7 +105,7 @@ class Task(Generic[P, R]):
         return f"<Task {self.name}>"
 
     def options(self, defaults: Mapping[str, Any]) -> TaskOptions:
-        """The options over these defaults."""
+        """The task's options on top of these defaults."""
         if self._options is None or self._options[0] is not defaults:
             merged: dict[str, Any] = {**defaults, **self._given}
             self._options = (defaults, TaskOptions(**merged))
@@ -115,14 +115,14 @@ class Task(Generic[P, R]):
         """The handle of a call that was dispatched earlier, perhaps by another process.
 
         Args:
-            message_id: The id that its handle had.
-            queue: Where it was sent, if not to the task's own queue.
+            message_id: The id from its handle.
+            queue: The queue it was sent to, if not the task's own.
         """
         return runtime.current().handle(self, message_id, queue)
 
     @property
     def policies(self) -> Sequence[Keyed]:
-        """What was declared of when its calls may run."""
+        """The declared policies on when its calls may run."""
         unique = self._given.get("unique")
         policies = (
             Unique() if unique is True else unique or None,
@@ -133,12 +133,12 @@ class Task(Generic[P, R]):
 
     @property
     def given_queue(self) -> str | None:
-        """The queue that it was declared with; `None` for that of the configuration."""
+        """The queue that it was declared with; `None` for the configured default."""
         return self._given.get("queue")
 
     @cached_property
     def signature(self) -> inspect.Signature:
-        """Of what takes its arguments; not before a class's decorators have run."""
+        """The signature of what takes its arguments; read only after a class's decorators ran."""
         return inspect.signature(self.function)
 
     @cached_property
@@ -148,18 +148,19 @@ class Task(Generic[P, R]):
 
     @property
     def annotations(self) -> Annotations:
-        """What the annotations of the parameters say."""
+        """The parameters' annotations."""
         return self._read_annotations()[0]
 
     @property
     def result_annotations(self) -> Annotations:
-        """What the annotation of the result says."""
+        """The result's annotation."""
         return self._read_annotations()[1]
 
     def _read_annotations(self) -> tuple[Annotations, Annotations]:
-        """Read at first use; anew while a name is not known and more modules have been loaded.
+        """Read on first use, and again if a name was unknown and more modules have been loaded.
 
-        Anew with other adapters too, which a test may install: what is a model depends on them.
+        Also again if the adapters have changed, as in tests: what counts as a model depends on
+        them.
         """
         known, adapters = self._annotations, runtime.load_adapters()
         if (
@@ -176,9 +177,9 @@ class Task(Generic[P, R]):
         return known
 
     def unknown_annotations(self) -> Mapping[str, str]:
-        """What cannot be told of annotations, by parameter, though everything has been loaded."""
+        """Problems with annotations by parameter, once everything has been loaded."""
         if self.annotations.problems:
-            self._annotations = None  # packages may have been allowed since it was read
+            self._annotations = None  # read again: packages may have been allowed since
         return self.annotations.problems
 
     def check_arguments(self, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
@@ -190,7 +191,7 @@ class Task(Generic[P, R]):
 
     @cached_property
     def _check(self) -> Callable[[Sequence[Any], dict[str, Any]], None]:
-        # Made at first use: a decorator of a class may give it another `__init__`.
+        # Made on first use, since a class decorator may replace its `__init__`.
         return argument_check(self.signature)
 
 
@@ -201,7 +202,7 @@ def _default_name(function: Callable[..., Any]) -> str:
 
 
 def _is_async(function: Any, name: str) -> bool:
-    """Whether calling it gives something to await; raises for what cannot be a task."""
+    """Whether calling it gives an awaitable; raises if it cannot be a task."""
     while isinstance(function, partial):
         function = function.func
     if not inspect.isroutine(function):
@@ -212,12 +213,12 @@ def _is_async(function: Any, name: str) -> bool:
 
 
 def check_annotations(tasks: Iterable[Task[Any, Any]]) -> None:
-    """Refuse declarations that cannot be honoured, once every module has been imported.
+    """Check that all declarations can be honoured, once every module has been imported.
 
     Raises:
-        ConfigurationError: Names each task and parameter whose annotation cannot be told.
+        ConfigurationError: An annotation cannot be evaluated; names each such task and parameter.
     """
-    tasks = [*tasks]  # importing what they name may add to them
+    tasks = [*tasks]  # a copy, since importing what they name may add tasks
     for task in tasks:
         check_policies(task, task.policies)
     problems = [
@@ -245,10 +246,10 @@ def task(function: Callable[P, R], /) -> Task[P, R]: ...
 @overload
 def task(**options: Unpack[TaskConfig]) -> TaskDecorator: ...
 def task(function: Callable[..., Any] | None = None, /, **options: Unpack[TaskConfig]) -> Any:
-    """Make a function a task: `@task`, or `@task(queue=..., max_attempts=...)`.
+    """Turn a function into a task: `@task`, or `@task(queue=..., max_attempts=...)`.
 
-    An `async def` runs on the worker's event loop, a `def` in a thread, with `process=True` in a
-    process. `TaskConfig` describes the options.
+    An `async def` runs on the worker's event loop; a `def` runs in a thread, or in a process with
+    `process=True`. `TaskConfig` describes the options.
 
     Raises:
         ConfigurationError: An option is unknown or cannot work.
@@ -260,7 +261,7 @@ def task(function: Callable[..., Any] | None = None, /, **options: Unpack[TaskCo
 
 
 def _plain_function(function: Any) -> Callable[..., Any]:
-    """The function to run; raises for what cannot be one."""
+    """The function to run; raises if it cannot be a task."""
     if isinstance(function, staticmethod):
         function = function.__func__
     if isinstance(function, type):

@@ -1,7 +1,7 @@
 """Timetables: the ticks of a schedule, as whole milliseconds since 1970.
 
-Owns the rule that ticks depend on nothing but the timetable: whoever works them out, at whatever
-time, finds the same ones.
+Owns the rule that ticks depend on nothing but the timetable: they come out the same, whoever
+computes them and whenever.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ class Timetable(Protocol):
         """The first tick later than this; `None` if there is none."""
 
     def latest(self, since: int, until: int) -> int:
-        """The last tick up to `until`, of which there is at least one after `since`."""
+        """The last tick up to `until`; there must be at least one after `since`."""
 
     def parts(self) -> list[Any]:
-        """What `timetable_of` makes it of again."""
+        """The parts from which `timetable_of` rebuilds it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class ByCron:
         return None if found is None else found * 1000
 
     def latest(self, since: int, until: int) -> int:
-        """Look back further and further, not through all that has been missed."""
+        """The last match, found by looking back ever further, not through all that was missed."""
         back, tick = 60_000, None
         while tick is None or tick > until:
             tick, back = self.next_after(max(since, until - back)), back * 4
@@ -77,7 +77,7 @@ class ByCron:
 
 @dataclass(frozen=True, slots=True)
 class ByInterval:
-    """The multiples of an interval since the start of 1970, UTC: every hour is at each full one."""
+    """The multiples of an interval since the start of 1970 UTC: hourly means on the hour."""
 
     interval_ms: int
 
@@ -103,7 +103,7 @@ class ByInterval:
 
 @dataclass(frozen=True, slots=True)
 class Once:
-    """One tick, however late it is made."""
+    """A single tick, which is made however late."""
 
     at_ms: int
 
@@ -111,7 +111,7 @@ class Once:
         return f"at {datetime.fromtimestamp(self.at_ms / 1000).astimezone().isoformat()}"
 
     def next_after(self, tick: int) -> int | None:
-        """The moment itself, until it is over."""
+        """The moment itself, until it has passed."""
         return self.at_ms if tick < self.at_ms else None
 
     def latest(self, since: int, until: int) -> int:
@@ -126,11 +126,11 @@ class Once:
 def timetable(
     cron: str | None, timezone: str | None, every: timedelta | None, at: datetime | None
 ) -> Timetable:
-    """The timetable that was asked for in exactly one of these ways.
+    """The timetable given in exactly one of these ways.
 
     Raises:
-        ValueError: None or several were given, or what was given is no timetable.
-        TypeError: A value of another type.
+        ValueError: None or several were given, or the one given is not a valid timetable.
+        TypeError: A value has the wrong type.
     """
     if (cron is not None) + (every is not None) + (at is not None) != 1:
         raise ValueError("give exactly one of cron, every and at")
@@ -148,7 +148,7 @@ def timetable(
 
 
 def milliseconds(moment: datetime) -> int:
-    """The moment, which has a time zone, as milliseconds since 1970."""
+    """The moment, which must have a time zone, in milliseconds since 1970."""
     if not isinstance(moment, datetime):
         raise TypeError(f"at must be a datetime, not {type(moment).__name__}")
     if moment.utcoffset() is None:
@@ -160,7 +160,7 @@ def timetable_of(parts: Sequence[Any]) -> Timetable:
     """The timetable with these parts.
 
     Raises:
-        ValueError, TypeError: There is none.
+        ValueError, TypeError: They make no timetable.
     """
     match parts:
         case ["cron", str(expression), str(zone)]:

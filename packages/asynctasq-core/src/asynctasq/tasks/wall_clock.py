@@ -1,14 +1,15 @@
 """When a cron expression matches on the clocks of a time zone.
 
-Owns the rules for the hours that clocks skip or show twice, which are those of Debian's cron:
+Owns the rules for hours that clocks skip or show twice, which are those of Debian's cron:
 
-* An expression with a fixed minute and hour matches once for each time that it names. One that the
-  clocks skip matches when they have been set forward; one that they show twice, the first time.
+* An expression with a fixed minute and hour matches once for each time that it names. A time that
+  the clocks skip matches when they are set forward; one that they show twice matches the first
+  time.
 * An expression whose minute or hour begins with `*` matches whenever the clocks show such a time:
-  not at a time that they skip, and twice at one that they show twice.
+  never if they skip it, and twice if they show it twice.
 
-cronsim finds the times of a clock that nobody sets. Its own rules for zones are not used: they take
-a change for one of whole hours, and miss matches where it is half an hour.
+cronsim finds the matches on a clock without changes. Its own rules for zones are not used: they
+assume changes of whole hours, and miss matches if a change is half an hour.
 """
 
 from __future__ import annotations
@@ -24,19 +25,19 @@ _DAY = 86_400
 
 
 def check_expression(expression: str) -> None:
-    """Raise `ValueError` for what is no cron expression."""
+    """Raise `ValueError` unless this is a cron expression."""
     try:
         CronSim(expression, _EPOCH)
     except CronSimError as e:
         raise ValueError(f"{expression!r:.200} is no cron expression: {e}") from e
 
 
-@lru_cache(maxsize=10_000)  # one tick is asked for several times
+@lru_cache(maxsize=10_000)  # each tick is asked for several times
 def next_match(expression: str, zone: ZoneInfo, after: int) -> int | None:
-    """The first match later than this; `None` if there is none within fifty years.
+    """The first match after this time; `None` if there is none within fifty years.
 
     Args:
-        after: Unix time in seconds, as is what is returned.
+        after: Unix time in seconds; the result is one, too.
     """
     minute, hour = expression.split()[-5:-3]
     if minute.startswith("*") or hour.startswith("*"):
@@ -46,14 +47,14 @@ def next_match(expression: str, zone: ZoneInfo, after: int) -> int | None:
 
 def _next_named(expression: str, zone: ZoneInfo, after: int) -> int | None:
     wall = _next_on_wall(expression, after + _offset(zone, after))
-    # Times that the clocks have skipped by now, or show again, are no later than `after`.
+    # Skip times that the clocks have jumped over or show again: they are not after `after`.
     while wall is not None and _first_instant(wall, zone) <= after:
         wall = _next_on_wall(expression, wall)
     return None if wall is None else _first_instant(wall, zone)
 
 
 def _next_shown(expression: str, zone: ZoneInfo, after: int) -> int | None:
-    """Go from one change of the zone's offset to the next: in between, a clock is a clock."""
+    """Go from one change of the zone's offset to the next; between changes, clocks are regular."""
     since, offset = after, _offset(zone, after)
     while (wall := _next_on_wall(expression, after + offset)) is not None:
         change = _first_change(zone, since, wall - offset)
@@ -65,7 +66,7 @@ def _next_shown(expression: str, zone: ZoneInfo, after: int) -> int | None:
 
 
 def _next_on_wall(expression: str, wall: int) -> int | None:
-    """The first match after this time on a clock that nobody sets, in seconds since 1970."""
+    """The first match after this time on a clock without changes, in seconds since 1970."""
     try:
         found = next(CronSim(expression, _EPOCH + timedelta(seconds=wall)), None)
     except OverflowError:  # beyond the year 9999
@@ -83,7 +84,7 @@ def _first_instant(wall: int, zone: ZoneInfo) -> int:
     """When the zone's clocks first show this time, or are set forward past it."""
     shown = (_EPOCH + timedelta(seconds=wall)).replace(tzinfo=zone)
     before, after = (shown.replace(fold=fold).astimezone(UTC) for fold in (0, 1))
-    # In a gap, the offset before the change leads past it, and the one after it to before it.
+    # In a gap, the old offset gives an instant after the change, the new one an instant before it.
     if before <= after:
         return int(before.timestamp())
     change = _first_change(zone, int(after.timestamp()), int(before.timestamp()))
@@ -92,7 +93,7 @@ def _first_instant(wall: int, zone: ZoneInfo) -> int:
 
 
 def _first_change(zone: ZoneInfo, since: int, until: int) -> int | None:
-    """The first second after `since`, up to `until`, with another offset than `since` has."""
+    """The first second after `since`, up to `until`, whose offset differs from that of `since`."""
     offset, low = _offset(zone, since), since
     while low < until:
         high = min(low + _DAY, until)

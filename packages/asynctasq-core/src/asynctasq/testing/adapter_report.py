@@ -20,7 +20,7 @@ _FLAG_OF_HOOK = {
     "owns_transaction": "transactions",
     "open_transaction": "context_transactions",
     "task_scope": "counts_connections",
-    "thread_scope": "counts_connections",
+    "thread_scope": "knows_connection",
     "own_transaction": "outbox",
     "atomic_transaction": "atomic",
 }

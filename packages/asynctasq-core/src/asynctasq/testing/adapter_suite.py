@@ -85,6 +85,7 @@ class AdapterSuite(
       thousands must take several.
     * `transactions_end` (true): what entering `transaction()` gave cannot begin another one.
     * `counts_connections`: `connections()`, as the server or the pool counts them.
+    * `knows_connection`: `is_connected()`, of an ORM whose connections belong to threads.
     * `outbox`, beside `transactions`: there are hooks `databases` and `own_transaction`, and what
       waits is kept in the first of these databases, where the rows of `save` are.
     * `atomic`: there is a hook `atomic_transaction`; `save_changes(row)`.

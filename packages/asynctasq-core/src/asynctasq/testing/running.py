@@ -12,7 +12,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, cast
 
 from ..adapters.fetching import fetch
-from ..brokers import Broker, ConsumerOptions, Delivery, Outgoing
+from ..brokers import Broker, ConsumerOptions, Delivery, Outgoing, QueueStats
 from ..brokers.memory.broker import MemoryBroker, MemoryConsumer
 from ..brokers.memory.store import MemoryStore
 from ..brokers.waiters import wait
@@ -97,8 +97,11 @@ class _TestConsumer(MemoryConsumer):
         return True
 
     async def idle(self) -> bool:
-        """Whether nothing is left but what is due later."""
-        return not any(q.running or q.waiting for q in self._store.stats())
+        """Whether nothing is left but what is due later, or held back by a pause."""
+        return not any(q.running or self._may_go_on(q) for q in self._store.stats())
+
+    def _may_go_on(self, queue: QueueStats) -> bool:
+        return bool(queue.waiting) and "" not in self._store.pauses(queue.name)
 
 
 class TestWorker(Worker):

@@ -11,12 +11,13 @@ that is part of a batch, of which its end has to be told as well.
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from time import time
-from typing import Any
+from typing import Any, TypeVar
 
 from ..adapters.fetching import Wanted
 from ..adapters.plugins import Adapter, Adapters
@@ -44,6 +45,13 @@ from .outcomes import Verdict
 from .postponing import is_outage
 
 logger = logging.getLogger(__name__)
+
+R = TypeVar("R")
+
+#: How long a database may take to say whether a call is done whose run has failed.
+LOOK_SECONDS = 10.0
+
+_unanswered: set[asyncio.Task[Any]] = set()  # an event loop holds its tasks weakly
 
 
 class Decided(Exception):
@@ -296,21 +304,56 @@ async def _looked_up(
     joining: Joining | None,
 ) -> Verdict | None:
     for adapter, database in places:
-        assert adapter.own_transaction is not None
         may_lack_tables = len(places) > 1  # of several databases, some may
         try:
             if joining is not None:
-                async with adapter.own_transaction(database) as run:
-                    may_lack_tables |= await joining.can_join(adapter.name, database, run)
-            async with adapter.own_transaction(database) as run:
-                verdict = await _done(job, run)
+                may_lack_tables |= await _in_time(_can_join(joining, adapter, database))
+            verdict = await _in_time(_asked(adapter, database, job))
         except Exception as e:  # noqa: BLE001 - a driver's own, which is logged
-            if may_lack_tables and not is_outage(adapters, job, e):
+            is_silent = isinstance(e, TimeoutError) or is_outage(adapters, job, e)
+            if may_lack_tables and not is_silent:
                 continue
             return _unknown(config, adapters, job, database.name, e)
         if verdict is not None:
             return verdict
     return None
+
+
+async def _asked(adapter: Adapter, database: Database, job: Job) -> Verdict | None:
+    assert adapter.own_transaction is not None
+    async with adapter.own_transaction(database) as run:
+        return await _done(job, run)
+
+
+async def _can_join(joining: Joining, adapter: Adapter, database: Database) -> bool:
+    assert adapter.own_transaction is not None
+    async with adapter.own_transaction(database) as run:
+        return await joining.can_join(adapter.name, database, run)
+
+
+async def _in_time(asking: Coroutine[Any, Any, R]) -> R:
+    """Wait for an answer, but for no longer than that; also not for the end of who asks.
+
+    That one may be in a thread, which ends when the database answers. Until then its run has a
+    verdict, and its slot is free.
+    """
+    task = asyncio.ensure_future(asking)
+    try:
+        await asyncio.wait([task], timeout=LOOK_SECONDS)
+    finally:
+        if not task.done():
+            task.cancel()
+            _unanswered.add(task)
+            task.add_done_callback(_forget)
+    if not task.done():
+        raise TimeoutError(f"no answer within {LOOK_SECONDS:g} s")
+    return task.result()
+
+
+def _forget(task: asyncio.Task[Any]) -> None:
+    _unanswered.discard(task)
+    if not task.cancelled():
+        task.exception()  # taken, so that nobody is told: it has been said that it is not known
 
 
 async def _done(job: Job, run: Run) -> Verdict | None:

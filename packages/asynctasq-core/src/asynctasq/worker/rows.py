@@ -73,6 +73,7 @@ class Rows:
             self._start(group, found, pending)
         for one in pending:
             if not one.fetches or one.fetched.error is not None:
+                self._forget(one)  # or the fetch of its other rows would hand it over once more
                 self._hand_over(one)
                 continue
             self._pending[one.job.key] = one

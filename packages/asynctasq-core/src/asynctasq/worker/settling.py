@@ -43,6 +43,7 @@ class Settler:
         self._instead = instead
         self._finished: list[Outcome] = []
         self._applying: list[Outcome] = []
+        self._under_way: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._drained = asyncio.Event()
 
@@ -100,7 +101,9 @@ class Settler:
             await self._wake.wait()
             started = monotonic()
             batch = self._finished[:BATCH]
-            await self._settle_some(batch, backoff)
+            # Not cut off: told again, what the broker has by then would look like lost leases.
+            self._under_way = asyncio.create_task(self._settle_some(batch, backoff))
+            await asyncio.shield(self._under_way)
             if not self._finished:
                 self._wake.clear()
             wait = started + INTERVAL_SECONDS - monotonic()
@@ -109,7 +112,8 @@ class Settler:
 
     async def finish(self) -> None:
         """After `run` was cancelled: settle what is left."""
-        self._finished[:0] = self._applying  # its answer may have been under way; repeating is fine
+        if self._under_way is not None:
+            await self._under_way
         backoff = Backoff()
         while self._finished:
             await self._settle_some(self._finished[:BATCH], backoff)

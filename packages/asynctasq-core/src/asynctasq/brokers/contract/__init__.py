@@ -3,11 +3,11 @@
 A broker moves opaque bytes with a small header; it knows nothing of tasks, messages or ORMs.
 It owns these invariants, which `asynctasq.testing.BrokerSuite` checks for every implementation:
 
-* At every instant a message is in exactly one state: waiting, delayed, running (leased) or dead.
-  Each transition is atomic; a process or a server killed at any point loses no message.
+* At any moment a message is in exactly one state: waiting, delayed, running (leased) or dead.
+  Each transition is atomic; killing a process or a server at any point loses no message.
 * A taken message is leased to its consumer. While `Consumer.renew` is called often enough, no one
-  else receives it; once the lease has run out it is delivered again, with `deliveries` one higher,
-  to any consumer that calls `take`, also when nothing else happens in the queue.
+  else receives it. Once the lease has expired, the message is delivered again, with `deliveries`
+  one higher, to any consumer that calls `take`, even if nothing else happens in the queue.
 * An outcome reported by a consumer that no longer holds the lease changes nothing.
 
 Objects of the contract belong to one event loop, except for `Consumer.renew`, which is synchronous
@@ -78,10 +78,10 @@ __all__ = [
 
 
 class Broker(Sending, Consuming, Looking, Protocol):
-    """What an application and its workers need; connects by itself when first used.
+    """What an application and its workers need of a broker; it connects on first use.
 
-    One that lets workers agree on who does what has the methods of `Coordinating` as well.
+    A broker that lets workers agree on who does what also implements `Coordinating`.
     """
 
     async def close(self) -> None:
-        """Close every connection; the broker may be used again afterwards."""
+        """Close all connections; the broker can be used again afterwards."""

@@ -1,4 +1,4 @@
-"""What a broker does for a worker: leases, and outcomes in one atomic step each."""
+"""What a broker does for workers: it leases messages and applies outcomes atomically."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ class Delivery:
     """A message leased to a consumer.
 
     Attributes:
-        deliveries: How often it was delivered, this time included; a release or a postponement
-            takes one back.
-        tag: The broker's own locator of the delivery.
-        pauses: Those of the queue (`Pausing`) in the step in which it was leased, by name;
-            `None` for none.
+        deliveries: How often it was delivered, including this time; a release or postponement is
+            not counted.
+        tag: The broker's own handle for the delivery.
+        pauses: The queue's pauses (`Pausing`) by name, as of the step that leased the message;
+            `None` if there are none.
     """
 
     queue: str
     id: str
-    body: bytes = field(repr=False)  # for what collects the variables of a traceback
+    body: bytes = field(repr=False)  # keep arguments out of tools that log local variables
     deliveries: int
     tag: Any
     pauses: Mapping[str, bytes] | None = None
@@ -44,16 +44,19 @@ class Outcome:
     """What becomes of one delivery, applied in one atomic step.
 
     Attributes:
-        action: DONE forgets the message. RETRY replaces its body by `body` and makes it wait until
-            `delay` seconds from now; its delivery count starts again. DEAD moves it to the dead
-            letters with `info` (and `body` in place of its own if that is given). RELEASE gives it
-            back, to be delivered to anyone at once, ahead of what came later, as if this delivery
-            had not been. POSTPONE makes it wait until `delay` seconds from now, with its body (or
-            `body` if that is given) and its delivery count as if this delivery had not been. PARK
-            (only of a broker that is `Pausing`) makes it wait until the pause of this name is over,
-            as if this delivery had not been: what is over already does not keep it back.
+        action: DONE forgets the message. RETRY replaces its body with `body`, delays it by `delay`
+            seconds and resets its delivery count. DEAD moves it to the dead letters with `info`,
+            replacing its body if `body` is given. RELEASE gives it back, to be delivered to anyone
+            at once and ahead of later messages, as if this delivery had never happened. POSTPONE
+            delays it by `delay` seconds, replacing its body if `body` is given, with its delivery
+            count as if this delivery had never happened. PARK (only for a broker that is `Pausing`)
+            holds it until the pause named `pause` is over, as if this delivery had never happened;
+            if that pause is already over, it is not held.
+        body: The new body; `None` keeps the old one.
+        delay: RETRY and POSTPONE: seconds from now until the message is due.
         info: DEAD: bytes kept with the dead letter.
-        result: DONE and DEAD: bytes to keep for `Sending.result` for `result_ttl` seconds.
+        result: DONE and DEAD: bytes to keep for `Sending.result`.
+        result_ttl: How long to keep `result`, in seconds.
         pause: PARK: the name of the pause.
     """
 
@@ -72,11 +75,11 @@ class WorkerInfo:
     """A worker process as `asynctasq status` shows it.
 
     Attributes:
-        id: Unique per process start.
+        id: Unique to each start of a process.
         started_at: Unix time in seconds.
-        running: How many messages it holds; found out by `Broker.workers`.
-        is_blocked: Whether a task blocks its event loop. Changes while the worker lives; each
-            `Consumer.renew` tells what it is then.
+        running: How many messages it holds; filled in by `Broker.workers`.
+        is_blocked: Whether a task blocks its event loop. May change while the worker lives; each
+            `Consumer.renew` reports the current value.
     """
 
     id: str
@@ -94,8 +97,8 @@ class ConsumerOptions:
     """How one worker process takes messages.
 
     Attributes:
-        queues: In order of priority: a message of an earlier queue is taken first.
-        lease_seconds: How long a delivery is kept for a worker that gives no sign of life.
+        queues: In order of priority: messages of an earlier queue are taken first.
+        lease_seconds: How long a worker that shows no sign of life keeps its deliveries.
     """
 
     worker: WorkerInfo
@@ -107,7 +110,7 @@ class Consumer(Protocol):
     """One worker process's end of the broker."""
 
     async def start(self) -> None:
-        """Connect, announce the worker, create what the queues need.
+        """Connect, announce the worker and create what the queues need.
 
         Raises:
             BrokerUnavailable: The server cannot be reached.
@@ -116,47 +119,47 @@ class Consumer(Protocol):
     async def take(self, limit: int, timeout_seconds: float) -> list[Delivery]:
         """Lease up to `limit` (>= 1) messages, waiting up to `timeout_seconds` for the first.
 
-        Takes, in one round trip where the server allows it, messages whose former lease ran out
-        or that were released, then new ones; earlier queues first. Delayed ones that are due come
-        between these, or join the new ones at the end; brokers differ in this. Returns as soon as
-        there is anything. A cancelled call loses nothing: what it may have leased is given back by
-        `stop`, or delivered again when the lease runs out.
+        Earlier queues come first. Within a queue, messages whose lease expired or that were
+        released come before new ones. Delayed messages that are due come between the two, or join
+        the new ones at the end; brokers differ here. All this takes one round trip where the server
+        allows it. Returns as soon as there is anything. A cancelled call loses nothing: what it may
+        have leased is given back by `stop`, or delivered again once the lease expires.
 
         Raises:
             BrokerUnavailable: The server cannot be reached; calling again reconnects.
         """
 
     async def settle(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
-        """Apply the outcomes, each atomically, all in one round trip; repeating a call is harmless.
+        """Apply the outcomes in one round trip, each atomically; repeating a call is harmless.
 
         Returns:
-            Those that changed nothing because the lease was no longer this consumer's.
+            The outcomes that changed nothing because this consumer no longer held the lease.
 
         Raises:
-            BrokerUnavailable: Not known to be applied; call again with the same outcomes.
+            BrokerUnavailable: The outcomes may not be applied; call again with the same ones.
             OutcomesRefused: Some are too large for the server; all others are applied.
         """
 
     def renew(self, held: Sequence[Delivery]) -> list[Delivery]:
-        """Renew the leases of `held` and the worker's sign of life. Synchronous, on its own thread.
+        """Renew the leases of `held` and the worker's sign of life; called in its own thread.
 
         Returns:
-            Those whose lease was already lost.
+            The deliveries whose lease was already lost.
 
         Raises:
             BrokerUnavailable: The server cannot be reached; calling again reconnects.
         """
 
     async def idle(self) -> bool:
-        """Whether its queues hold nothing waiting, delayed or running, by anyone.
+        """Whether nothing in its queues is waiting, delayed or running, for any worker.
 
-        What a pause keeps back does not count, but for what is running.
+        Messages held by a pause do not count; running ones do.
         """
 
     async def stop(self) -> None:
-        """Release what is still leased to this consumer, withdraw the worker, close connections.
+        """Release what this consumer still leases, withdraw the worker and close connections.
 
-        Never raises when the server is away: leases then run out by themselves.
+        Never raises when the server is unreachable: the leases then expire by themselves.
         """
 
 
@@ -167,7 +170,7 @@ class Consuming(Protocol):
         """A consumer that has not started yet."""
 
     async def release_worker(self, worker_id: str, queues: Sequence[str]) -> int:
-        """Let go of everything leased to a worker that is known to be dead, without waiting.
+        """Release everything leased to a worker that is known to be dead, without waiting.
 
-        Its messages are delivered again at once, with their delivery count kept.
+        Its messages can be delivered again at once; they keep their delivery counts.
         """

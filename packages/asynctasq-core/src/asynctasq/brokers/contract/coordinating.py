@@ -1,4 +1,4 @@
-"""What lets the workers of a broker agree with each other; a broker may do without."""
+"""Optional parts of a broker that let its workers coordinate."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from .sending import Outgoing
 
 @runtime_checkable
 class Coordinating(Protocol):
-    """Leases by name: of all who ask for one, one has it.
+    """Named leases, each held by one process at a time.
 
-    A holder that is slow may go on believing in a lease that another has meanwhile, so what is
-    done under one must be right when two do it, only wasteful.
+    A slow holder may still believe in a lease that has passed to another. So work done under a
+    lease must stay correct, if wasteful, when two processes do it.
     """
 
     async def lead(self, name: str, holder: str, ttl_seconds: float) -> bool:
-        """Take the lease `name` if it is free, run out, or the holder's already, in one step.
+        """Take the lease `name` atomically if it is free, expired, or already the holder's.
 
         Args:
-            holder: Who asks; unique per process start.
-            ttl_seconds: How long the lease lasts from now on; ask again well before its end.
+            holder: Who asks; unique to each start of a process.
+            ttl_seconds: How long the lease lasts from now; ask again well before it ends.
 
         Returns:
             Whether `holder` has the lease now.
@@ -32,30 +32,31 @@ class Coordinating(Protocol):
         """
 
     async def resign(self, name: str, holder: str) -> None:
-        """Give the lease up if `holder` has it, so that the next who asks gets it at once.
+        """Give up the lease if `holder` has it, so that the next to ask gets it at once.
 
         Raises:
-            BrokerUnavailable: The server cannot be reached; the lease runs out by itself.
+            BrokerUnavailable: The server cannot be reached; the lease expires by itself.
         """
 
 
 @runtime_checkable
 class Policing(Protocol):
-    """Whether a message may run now; marks a broker whose `put` takes policies and priorities."""
+    """Policies and priorities: marks a broker whose `put` accepts them."""
 
     async def keys_in_use(self, queue: str, *, limit: int = 100) -> list[KeyInUse]:
-        """The keys that are taken or have messages, those with the longest lines first."""
+        """The keys that are taken or have messages, longest lines first."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeyInUse:
-    """A key of a policy that some message has.
+    """A policy key in use.
 
     Attributes:
-        holders: Ids of the messages that have it: for a limit those running (and ready, where the
-            broker counts them), for a unique key the one; none for a rate.
-        waiting: How many stand in its line.
-        free_at: Unix time in seconds at which a rate lets the next pass; `None` for other kinds.
+        holders: Ids of the messages that hold it: for a limit, the running ones (and the ready
+            ones, if the broker counts them); for a unique key, its one holder; for a rate, none.
+        waiting: How many messages stand in its line.
+        free_at: When a rate lets the next message pass, as Unix time in seconds; `None` for other
+            kinds.
     """
 
     kind: Literal["unique", "limit", "rate"]
@@ -67,34 +68,34 @@ class KeyInUse:
 
 @runtime_checkable
 class Pausing(Protocol):
-    """Keeping messages back until somebody lets them go on.
+    """Holding messages back until someone resumes them.
 
-    A pause is a value with a name, kept with its queue. The pause whose name is empty holds the
-    queue: nothing of it is delivered, to nobody, from the step on in which it begins. What others
-    are for, consumers judge, since brokers know nothing of tasks: every delivery carries the
-    pauses of its queue, and a message that one of them is for is settled with `Action.PARK`.
-    Parked messages count as delayed; they can be cancelled, purged and replaced. Everything else
-    goes on during a pause, `put` above all.
+    A pause is a named value, kept with its queue. The pause with the empty name holds the whole
+    queue: from the step in which it begins, nothing in the queue is delivered to anyone. What other
+    pauses apply to is for consumers to judge, since brokers know nothing of tasks: every delivery
+    carries its queue's pauses, and the consumer settles a paused message with `Action.PARK`.
+    Parked messages count as delayed; they can be cancelled, purged and replaced. Everything else,
+    above all `put`, works as usual during a pause.
     """
 
     async def pauses(self, queue: str) -> Mapping[str, bytes]:
-        """The pauses of a queue by name."""
+        """The queue's pauses, by name."""
 
     async def pause(self, queue: str, name: str, value: bytes) -> None:
-        """Begin a pause; one of this name gets the new value.
+        """Begin a pause; an existing one of this name gets the new value.
 
         Raises:
             BrokerUnavailable: The server cannot be reached; calling again is harmless.
         """
 
     async def resume(self, queue: str, name: str) -> bool:
-        """End a pause; what is parked under its name waits again, before what came later.
+        """End a pause; messages parked under its name wait again, ahead of later ones.
 
         Returns:
-            Whether there was one, or anything parked.
+            Whether there was such a pause, or anything was parked.
 
         Raises:
-            BrokerUnavailable: Perhaps done in part; call again.
+            BrokerUnavailable: It may be partly done; call again.
         """
 
 
@@ -102,14 +103,14 @@ class Pausing(Protocol):
 class Remembering(Protocol):
     """Small named values that belong to a queue: schedules, progress, checkpoints.
 
-    A value is at most some kilobytes; a kind holds at most some thousands of names.
+    A value has at most a few kilobytes; a kind has at most a few thousand names.
     """
 
     async def values(self, queue: str, kind: str) -> Mapping[str, bytes]:
         """All values of a kind, by name."""
 
     async def value(self, queue: str, kind: str, name: str) -> bytes | None:
-        """One value; `None` if there is none, or its time is over."""
+        """One value; `None` if it does not exist or has expired."""
 
     async def set_value(
         self,
@@ -120,7 +121,7 @@ class Remembering(Protocol):
         *,
         ttl_seconds: float | None = None,
     ) -> None:
-        """Keep a value, for so long if that is said; `None` deletes it."""
+        """Keep a value, for `ttl_seconds` if given; the value `None` deletes it."""
 
     async def replace_value(
         self,
@@ -132,15 +133,15 @@ class Remembering(Protocol):
         expected: bytes | None,
         messages: Sequence[Outgoing] = (),
     ) -> bool:
-        """Keep a value if the one there is `expected`, and put messages, all in one atomic step.
+        """Replace a value if it is `expected`, and put messages, all in one atomic step.
 
         Args:
-            expected: `None` for no value yet.
+            expected: The current value; `None` if there must be none.
             messages: Put as by `put`, all into this queue, only if the value was replaced.
 
         Returns:
-            Whether the value was the expected one.
+            Whether the current value was the expected one.
 
         Raises:
-            BrokerUnavailable: Not known to be done; read the value to find out.
+            BrokerUnavailable: It may or may not be done; read the value to find out.
         """

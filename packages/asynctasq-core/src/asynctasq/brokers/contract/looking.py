@@ -1,4 +1,4 @@
-"""What a broker shows to people, and what they may do with what they see."""
+"""What a broker shows to people, and what they can do about it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .consuming import WorkerInfo
 
 @dataclass(frozen=True, slots=True)
 class QueueStats:
-    """How many messages of a queue are in each state."""
+    """How many of a queue's messages are in each state."""
 
     name: str
     waiting: int
@@ -22,7 +22,7 @@ class QueueStats:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A message that will not be run again unless somebody retries it.
+    """A message that will not run again unless someone retries it.
 
     Attributes:
         died_at: Unix time in seconds.
@@ -40,13 +40,14 @@ HeldState = Literal["waiting", "delayed", "running"]
 
 @dataclass(frozen=True, slots=True)
 class HeldMessage:
-    """A message that has been put and not ended.
+    """A message in a queue that has not ended.
 
     Attributes:
-        deliveries: How often it was delivered, as `Delivery.deliveries`; 0 before the first time.
-        due: Unix time in seconds before which nobody may take it, while it is delayed; `None` while
-            it is parked until the end of a pause.
-        worker: Id of the worker that it is leased to, while it runs.
+        deliveries: How often it was delivered, as in `Delivery.deliveries`; 0 before the first
+            time.
+        due: For a delayed message, the earliest Unix time, in seconds, at which it may be taken;
+            `None` while it is parked by a pause.
+        worker: For a running message, the id of the worker that leases it.
     """
 
     queue: str
@@ -60,10 +61,11 @@ class HeldMessage:
 
 @dataclass(frozen=True, slots=True)
 class HeldPage:
-    """A part of the messages in one state.
+    """One page of the messages in a state.
 
     Attributes:
-        after: Where the next page begins, as text that only its broker reads; `None` at the end.
+        after: Where the next page begins, as text that only this broker understands; `None` at the
+            end.
     """
 
     messages: list[HeldMessage]
@@ -76,9 +78,9 @@ class Finding:
 
     Attributes:
         level: `ok`, `warning` (works, but read this) or `error` (does not work).
-        subject: What was looked at, such as `redis` or `sqlalchemy engine`.
+        subject: What was checked, such as `redis` or `sqlalchemy engine`.
         text: What was found.
-        advice: What to change; empty when nothing.
+        advice: What to change; empty if nothing.
     """
 
     level: Literal["ok", "warning", "error"]
@@ -88,13 +90,13 @@ class Finding:
 
 
 class Looking(Protocol):
-    """Counts, workers, dead letters, and how the server is."""
+    """Counts, workers, dead letters and the server's health."""
 
     async def stats(self) -> list[QueueStats]:
-        """Every known queue, by name."""
+        """All known queues, ordered by name."""
 
     async def workers(self) -> list[WorkerInfo]:
-        """Workers that gave a sign of life within their lease."""
+        """Workers that have shown a sign of life within their lease."""
 
     async def dead_letters(
         self, queue: str, *, limit: int = 100, offset: int = 0
@@ -102,48 +104,48 @@ class Looking(Protocol):
         """A page of the queue's dead letters, newest first."""
 
     async def find_dead(self, queue: str, message_ids: Sequence[str]) -> list[DeadLetter]:
-        """Those of these dead letters that the queue holds, in any order, in few round trips."""
+        """The dead letters among these ids, in any order, in few round trips."""
 
     async def retry_dead(self, queue: str, bodies: Sequence[tuple[str, bytes]]) -> int:
-        """Move dead letters back to waiting, each under its id with the body given.
+        """Move dead letters back to waiting; each keeps its id and gets the body given with it.
 
         Returns:
-            How many there were; an id that is not among the dead letters is passed over.
+            How many were moved; ids that are not dead letters are skipped.
         """
 
     async def purge_dead(self, queue: str, message_ids: Sequence[str] | None = None) -> int:
-        """Delete these dead letters, or all of the queue; returns how many."""
+        """Delete these dead letters, or all in the queue; return how many."""
 
     async def purge(self, queue: str) -> int:
-        """Delete everything waiting or delayed in the queue; returns how many."""
+        """Delete everything waiting or delayed in the queue; return how many."""
 
     async def check(self) -> list[Finding]:
-        """What `asynctasq doctor` says of the server."""
+        """What `asynctasq doctor` reports about the server."""
 
     def describe(self) -> str:
-        """Kind and address for a log line, never with a password."""
+        """The server's kind and address for a log line, never with a password."""
 
 
 @runtime_checkable
 class Listing(Protocol):
-    """Which messages a queue holds; a broker may do without."""
+    """Listing a queue's messages; optional for a broker."""
 
     async def held(
         self, queue: str, state: HeldState, *, limit: int = 100, after: str | None = None
     ) -> HeldPage:
-        """A page of the messages in a state: waiting and delayed ones about as they will be taken.
+        """A page of the messages in a state, roughly in the order in which they will be taken.
 
-        Pages that are read one after the other hold each message once that stays where it is all
-        the while; one that moves may be left out, or come twice.
+        Reading one page after another shows each message that does not move exactly once; one that
+        moves meanwhile may be missed or shown twice.
 
         Args:
-            limit: Most messages of the page. It has fewer where they are large, or where others
-                had to be passed over; what a page costs does not grow with the queue.
-            after: `HeldPage.after` of the page before.
+            limit: Maximum number of messages. A page holds fewer if they are large, or if others
+                had to be skipped; its cost does not grow with the queue.
+            after: `HeldPage.after` of the previous page.
 
         Raises:
-            ValueError: `after` is nothing that this broker gives.
+            ValueError: `after` did not come from this broker.
         """
 
     async def find_held(self, queue: str, message_ids: Sequence[str]) -> list[HeldMessage]:
-        """Those of these messages that wait, are delayed or run, in any order."""
+        """The messages among these ids that are waiting, delayed or running, in any order."""

@@ -1,8 +1,8 @@
-"""What a message may ask of its broker besides being delivered: to be alone, and not too many.
+"""What a message may ask of its broker besides delivery: uniqueness, and limits on runs and rates.
 
 Each part is a key with numbers; brokers know nothing of the tasks and rows that keys stand for. A
-broker keeps a message's policy as long as it holds the message, through retries and postponements,
-and applies it in the same atomic step as the transition it belongs to.
+broker keeps a message's policy for as long as it holds the message, through retries and
+postponements, and applies it in the same atomic step as the transition that it belongs to.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class UniqueKey:
-    """Of all messages of a queue with this key, one is held at a time.
+    """A queue holds at most one message with this key at a time.
 
-    The key is taken by the put that adds a message. It is freed when that message is done, dead,
-    cancelled or purged, and with `until="started"` by its first delivery, in the same step, so that
-    what is put from then on is a message of its own; with `lasts_seconds` only when that time is
-    over. A message that comes back, from a retry, a lost lease or its dead letter, takes no key.
+    The put that adds a message takes the key. The key is freed when that message is done, dead,
+    cancelled or purged; with `until="started"`, already by its first delivery, in the same step, so
+    that a later put adds a new message; with `lasts_seconds`, only once that time has passed. A
+    message that comes back, from a retry, an expired lease or the dead letters, takes no key.
 
     Attributes:
-        key: Scoped by its queue.
-        until: What frees it: the message's first delivery, or its end.
-        lasts_seconds: In place of `until`: how long the key is taken, counted from the put.
-        replaces: What a put with a taken key does: nothing, or, if the message that has the key is
-            waiting or delayed AND has the id of the one that is put, to put this one in its place:
-            body, due time, priority, policy, and a new place in the order. (A sender learns the id
-            from the first put's answer.)
+        key: Scoped to its queue.
+        until: What frees the key: the message's first delivery, or its end.
+        lasts_seconds: Instead of `until`: how long the key stays taken, counted from the put.
+        replaces: What a put with a taken key does. `False`: nothing. `True`: if the key's holder is
+            waiting or delayed AND has the id of the message being put, replace it: body, due time,
+            priority, policy, and a new place in the order. (The sender learns the holder's id from
+            the answer to its first put.)
     """
 
     key: str
@@ -38,16 +38,16 @@ class UniqueKey:
 
 @dataclass(frozen=True, slots=True)
 class LimitKey:
-    """Of all messages of a queue with this key, at most so many are running at a time.
+    """At most `most` of a queue's messages with this key run at a time.
 
-    The others stand in the key's line, by priority, and then in the order in which they were put or
-    became due; what was released or comes back from a lost lease goes first. There they cost no
-    consumer anything. A broker may let messages pass when a consumer takes, or ahead of it, as
-    *ready*, and then at most so many are ready or running. The next of a line can be taken after
-    the step in which a message of the key is settled, cancelled or purged, or its lease runs out.
+    The others stand in the key's line, ordered by priority, then by when they were put or became
+    due; messages that were released or whose lease expired go first. Waiting there costs consumers
+    nothing. A broker may let messages pass when a consumer takes, or ahead of time as *ready*; then
+    at most `most` are ready or running. The next in line can be taken after the step in which a
+    message with the key is settled, cancelled or purged, or its lease expires.
 
     Attributes:
-        most: At least 1. Where messages of one key differ in it, each is judged by its own.
+        most: At least 1. If messages with one key differ in it, each is judged by its own.
     """
 
     key: str
@@ -56,18 +56,18 @@ class LimitKey:
 
 @dataclass(frozen=True, slots=True)
 class RateKey:
-    """Messages of a queue with this key are delivered no faster than this (GCRA).
+    """A queue's messages with this key are delivered no faster than this rate (GCRA).
 
     A message conforms at `now` if `now >= tat - (burst - 1) * interval`, where `tat` is what the
-    key's last delivery left: `max(now, tat) + interval`. All by the broker's clock. Judged when the
-    message is about to be delivered to a consumer that has room for it, never ahead: a backlog that
-    no worker took saves nothing up beyond `burst`. The others stand in the key's line and become
-    ready at the time that the formula gives. What is delivered again after a lease ran out, or was
-    released, is not counted again.
+    key's last delivery left: `max(now, tat) + interval`, all by the broker's clock. A message is
+    judged when it is about to be delivered to a consumer with room for it, never earlier: an
+    untaken backlog saves up no more than `burst`. The others stand in the key's line and become
+    ready at the time that the formula gives. A message that is delivered again, after its lease
+    expired or it was released, is not counted again.
 
     Attributes:
         interval_seconds: The time that one message uses up: period / count.
-        burst: How many may be delivered at once after a pause; at least 1.
+        burst: How many may be delivered at once after a quiet time; at least 1.
     """
 
     key: str
@@ -79,8 +79,9 @@ class RateKey:
 class Policy:
     """What one message asks for; a message that asks for nothing has no policy and costs nothing.
 
-    With a limit and a rate, both must allow it at the same time: a message that waits for its rate
-    holds no place of its limit. Messages with the same pair of keys share a line.
+    If a message has both a limit and a rate, both must allow it at the same time: while it waits
+    for its rate, it does not count towards its limit. Messages with the same pair of keys share a
+    line.
     """
 
     unique: UniqueKey | None = None

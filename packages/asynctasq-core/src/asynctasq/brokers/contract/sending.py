@@ -1,4 +1,4 @@
-"""What a broker does for senders: taking messages, and telling what became of them."""
+"""What a broker does for senders: it accepts messages and tells what became of them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class Outgoing:
     """A message on its way into a queue.
 
     Attributes:
-        queue: Name of the queue.
+        queue: The queue's name.
         id: The message's id, chosen by the sender.
         body: The encoded message.
-        due: Unix time in seconds before which nobody may take it; `None` for at once.
-        priority: -100 to 100. A waiting message of a higher one is taken before all of a lower one
-            in its queue; among equals, first in, first out.
-        policy: What it asks for besides; only a broker that is `Policing` takes one.
+        due: The earliest Unix time, in seconds, at which it may be taken; `None` for immediately.
+        priority: -100 to 100. In its queue, a waiting message is taken before all of lower
+            priority; among equals, first in, first out.
+        policy: What it asks for besides delivery; only a broker that is `Policing` accepts one.
     """
 
     queue: str
@@ -37,7 +37,7 @@ class Sending(Protocol):
     """Putting messages into queues, and following them.
 
     Attributes:
-        timeout_seconds: How long `put` tries while the server is away.
+        timeout_seconds: How long `put` keeps trying while the server is unreachable.
     """
 
     timeout_seconds: float
@@ -45,31 +45,30 @@ class Sending(Protocol):
     async def put(self, messages: Sequence[Outgoing]) -> Mapping[str, str] | None:
         """Add the messages, in order, in as few round trips as the server allows (one per slot).
 
-        A message whose id its queue holds already is left as it is, so a call that failed may be
-        repeated. Only a message that was added and done before the repetition is added again.
+        A message whose id is already in its queue is left as it is, so a failed call can be
+        repeated. Only a message that was added and finished in between is added again.
 
         Returns:
-            For each message that was not added because its unique key is taken, by the id of the
-            one that was put, the id of the one that has the key; or `None` if all were added.
-            Both ids are the same where a message of this id has the key and is done already, or is
-            not to be replaced any more.
+            For each message that was not added because its unique key is taken: its id, mapped to
+            the id of the key's holder. `None` if all were added. Both ids are equal if the message
+            with this id still holds the key but is done already, or can no longer be replaced.
 
         Raises:
-            BrokerUnavailable: Within a bounded time, when the server cannot be reached or refuses
-                writes; none or some of the messages may have been added.
+            BrokerUnavailable: The server cannot be reached or refuses writes; raised within a
+                bounded time. Some of the messages may have been added.
         """
 
     async def state(self, queue: str, message_id: str) -> MessageState | None:
-        """Where the message is now; `None` when the queue does not hold it (any more)."""
+        """The message's current state; `None` if it is not, or no longer, in the queue."""
 
     async def cancel(
         self, queue: str, message_id: str, result: bytes | None, result_ttl: float
     ) -> bool:
-        """Remove a message that is waiting or delayed, keeping `result` if there is one.
+        """Remove a waiting or delayed message, and keep `result` if given.
 
         Returns:
-            Whether it was removed; `False` when it is running, dead or unknown.
+            Whether it was removed; `False` if it is running, dead or unknown.
         """
 
     async def result(self, queue: str, message_id: str, timeout_seconds: float) -> bytes | None:
-        """The kept result, woken as soon as it is there; `None` after `timeout_seconds`."""
+        """Wait for the result; return it as soon as it exists, or `None` after the timeout."""

@@ -1,4 +1,4 @@
-"""What a broker in a database offers to whoever looks after that; a broker may do without."""
+"""What a broker in a database offers to its administrator; optional for a broker."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Protocol, runtime_checkable
 
 @runtime_checkable
 class KeepingTables(Protocol):
-    """Tables of the broker's own, for `asynctasq tables`."""
+    """The broker's own tables, for `asynctasq tables`."""
 
     def tables(self) -> str:
-        """The SQL that creates them where there are none; needs no connection."""
+        """The SQL that creates the tables where they are missing; needs no connection."""
 
     async def create_tables(self) -> None:
-        """Create what is missing, and bring what is there to this version; harmless if repeated.
+        """Create missing tables and upgrade existing ones to this version; harmless if repeated.
 
         Raises:
             BrokerUnavailable: The server cannot be reached.
-            BrokerError: The user may not, or the tables are of a later version.
+            BrokerError: The user lacks permission, or the tables are of a later version.
         """

@@ -1,1 +1,1 @@
-"""Queues in the memory of one process: for tests and trials."""
+"""The memory broker: queues in one process's memory, for tests and experiments."""

@@ -1,7 +1,7 @@
-"""Queues in this process's memory: for tests and scripts, gone when the process ends.
+"""Queues in this process's memory, for tests and scripts; they are gone when the process ends.
 
-Waiting calls are woken by the change they wait for, or by a timer for the next due message or lease
-that runs out; nothing polls. The transitions are in `memory_store`.
+Waiting calls are woken by the change that they wait for, or by a timer for the next due message or
+expiring lease; nothing polls. The transitions are in `store`.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ __all__ = ["MemoryBroker", "MemoryConsumer", "MemoryStore"]
 
 
 class MemoryBroker:
-    """A broker of this process.
+    """A broker inside this process.
 
     Args:
-        store: What is shared with other brokers of the process; by default nothing is.
+        store: The queues to share with other brokers of the process; by default, none are shared.
     """
 
     timeout_seconds = 5.0  # nothing here waits
@@ -61,7 +61,7 @@ class MemoryBroker:
         return self.store.cancel(queue, message_id, result, result_ttl)
 
     async def result(self, queue: str, message_id: str, timeout_seconds: float) -> bytes | None:
-        """The kept result, awaited."""
+        """Wait for the result."""
         deadline = time.monotonic() + timeout_seconds
         with self.store.readers.waiter() as changed:
             while True:
@@ -73,7 +73,7 @@ class MemoryBroker:
                 await wait(changed, left)
 
     async def stats(self) -> list[QueueStats]:
-        """Every known queue, by name."""
+        """All known queues, ordered by name."""
         return self.store.stats()
 
     async def workers(self) -> list[WorkerInfo]:
@@ -87,7 +87,7 @@ class MemoryBroker:
         return self.store.dead_letters(queue)[offset : offset + limit]
 
     async def find_dead(self, queue: str, message_ids: Sequence[str]) -> list[DeadLetter]:
-        """Those of these dead letters that the queue holds."""
+        """The dead letters among these ids."""
         wanted = set(message_ids)
         return [d for d in self.store.dead_letters(queue) if d.id in wanted]
 
@@ -98,7 +98,7 @@ class MemoryBroker:
         return self.store.held(queue, state, limit, after)
 
     async def find_held(self, queue: str, message_ids: Sequence[str]) -> list[HeldMessage]:
-        """Those of these messages that wait, are delayed or run."""
+        """The messages among these ids that are waiting, delayed or running."""
         return self.store.find_held(queue, message_ids)
 
     async def retry_dead(self, queue: str, bodies: Sequence[tuple[str, bytes]]) -> int:
@@ -114,23 +114,23 @@ class MemoryBroker:
         return self.store.remove(queue, None, ("waiting", "delayed"))
 
     async def release_worker(self, worker_id: str, queues: Sequence[str]) -> int:
-        """Let go of everything leased to a worker known to be dead."""
+        """Release everything leased to a worker known to be dead."""
         return self.store.withdraw(worker_id, queues, undo=False)
 
     async def lead(self, name: str, holder: str, ttl_seconds: float) -> bool:
-        """Take or renew a lease by name."""
+        """Take or renew a named lease."""
         return self.store.lead(name, holder, ttl_seconds)
 
     async def resign(self, name: str, holder: str) -> None:
-        """Give up a lease by name."""
+        """Give up a named lease."""
         self.store.resign(name, holder)
 
     async def keys_in_use(self, queue: str, *, limit: int = 100) -> list[KeyInUse]:
-        """The keys of policies."""
+        """The policy keys in use."""
         return self.store.keys_in_use(queue, limit)
 
     async def pauses(self, queue: str) -> Mapping[str, bytes]:
-        """The pauses of a queue by name."""
+        """The queue's pauses, by name."""
         return self.store.pauses(queue)
 
     async def pause(self, queue: str, name: str, value: bytes) -> None:
@@ -175,7 +175,7 @@ class MemoryBroker:
         return self.store.replace_value(queue, kind, name, value, expected, messages)
 
     async def check(self) -> list[Finding]:
-        """Say that nothing outlives the process."""
+        """Warn that nothing outlives the process."""
         return [
             Finding(
                 "warning",

@@ -1,4 +1,4 @@
-"""What the entry point names: the memory broker, which has no options."""
+"""The entry point of the memory broker, which has no options."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ __all__ = ["Config", "open"]
 
 @dataclass(frozen=True, eq=False)
 class Config:
-    """It has no options; each configuration has queues of its own."""
+    """No options; each configuration has its own queues."""
 
 
 _stores: WeakKeyDictionary[Config, MemoryStore] = WeakKeyDictionary()
 
 
 def open(config: Config) -> Broker:
-    """A broker over the queues of this configuration, which its event loops and threads share."""
+    """A broker on this configuration's queues, which all its event loops and threads share."""
     from .broker import MemoryBroker
     from .store import MemoryStore
 

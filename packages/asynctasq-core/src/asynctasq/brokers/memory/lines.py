@@ -1,9 +1,9 @@
-"""The lines of one queue: which of the messages that have a limit or a rate may be taken.
+"""The lines of one queue: which messages with a limit or a rate may be taken.
 
-Messages with the same pair of keys stand in one line. Its first is OPEN, and so among what a take
-looks at; only then is it judged. If its limit is full or its rate closed, it is parked there, and
-the line costs nothing until a message of the limit ends or the rate opens again. That opens one
-parked message, the first of them; each that was judged makes room for the judgement of the next.
+Messages with the same pair of keys stand in one line. The first in line is OPEN: takes see it, and
+only then is it judged. If its limit is full or its rate closed, it is parked at that limit or rate,
+and the line costs nothing until a message of the limit ends or the rate opens again. That opens the
+first parked message; once one has been judged, the next can be.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _Pair = tuple[str | None, str | None]
 
 @dataclass(slots=True)
 class _Line:
-    """One pair of keys; a message of it that waits is in `first` or in `behind`."""
+    """The line of one pair of keys; each waiting message is in `first` or in `behind`."""
 
     first: dict[str, StoredMessage] = field(default_factory=dict)
     behind: _Heap = field(default_factory=list)
@@ -36,9 +36,12 @@ class _Limit:
 
 @dataclass(slots=True)
 class _Rate:
-    """`tat` as in `RateKey`, of which `key` is the one that was judged last.
+    """The state of one rate.
 
-    `opening` is the time at which the first parked message is opened.
+    Attributes:
+        key: The `RateKey` that was judged last.
+        tat: As in `RateKey`.
+        opening: When the first parked message is opened.
     """
 
     key: RateKey
@@ -47,7 +50,7 @@ class _Rate:
     opening: float = float("inf")
 
     def opens_at(self, key: RateKey) -> float:
-        """When a message with this key conforms; in the past if it does now."""
+        """When a message with this key conforms; in the past if it already does."""
         self.key = key
         return self.tat - (key.burst - 1) * key.interval_seconds
 
@@ -60,7 +63,7 @@ class Lines:
     """The lines, limits and rates of one queue.
 
     Args:
-        offer: Puts an OPEN message among what a take looks at.
+        offer: Makes an OPEN message visible to takes.
     """
 
     def __init__(self, offer: Callable[[StoredMessage], None]) -> None:
@@ -69,12 +72,12 @@ class Lines:
         self._limits: dict[str, _Limit] = {}
         self._rates: dict[str, _Rate] = {}
         self._opening: list[tuple[float, str]] = []
-        self._full: list[tuple[float, str]] = []  # when a rate would let a whole burst pass again
+        self._full: list[tuple[float, str]] = []  # when a rate will allow a whole burst again
 
     # --- messages come and go -----------------------------------------------------------
 
     def enter(self, message: StoredMessage) -> None:
-        """A message waits now; its order is set."""
+        """Add a message that now waits; its order is already set."""
         line = self._lines.setdefault(_pair(message), _Line())
         line.size += 1
         if any(first.order < message.order for first in line.first.values()):
@@ -84,7 +87,7 @@ class Lines:
             self._open(line, message)
 
     def leave(self, message: StoredMessage) -> None:
-        """A message that waited is taken or gone."""
+        """Remove a message that was taken or deleted."""
         pair = _pair(message)
         line = self._lines[pair]
         line.size -= 1
@@ -96,7 +99,7 @@ class Lines:
             del self._lines[pair]
 
     def _follow(self, line: _Line) -> None:
-        """Open the next of a line, unless one that was open before is before it."""
+        """Open the next in line, unless one that is open already comes before it."""
         following = _pop(line.behind, Stand.BEHIND)
         if following is None:
             return
@@ -106,12 +109,12 @@ class Lines:
             self._open(line, following)
 
     def begin(self, message: StoredMessage) -> None:
-        """A message runs now."""
+        """Note that a message has started to run."""
         if message.policy and message.policy.limit:
             self._limit(message.policy.limit.key).running.add(message.id)
 
     def end(self, message: StoredMessage) -> None:
-        """A message that ran does not run any more."""
+        """Note that a message has stopped running."""
         if message.policy and message.policy.limit:
             limit = self._limit(message.policy.limit.key)
             limit.running.discard(message.id)
@@ -122,7 +125,7 @@ class Lines:
     # --- judging ------------------------------------------------------------------------
 
     def may_run(self, message: StoredMessage, now: float) -> bool:
-        """Whether an OPEN message may be delivered now, which is then counted; parked if not."""
+        """Judge an OPEN message: count it and return `True` if it may run now, else park it."""
         assert message.policy is not None
         limit, rate = message.policy.limit, message.policy.rate
         if limit is not None:
@@ -158,7 +161,7 @@ class Lines:
         heappush(parked, (message.order, message))
 
     def uncount(self, message: StoredMessage) -> None:
-        """Take back that a rate has counted a delivery; the next may come so much earlier."""
+        """Undo the counting of a delivery, so that the rate lets the next one pass earlier."""
         assert message.policy is not None
         key = message.policy.rate
         if key is not None and message.counted and key.key in self._rates:
@@ -184,11 +187,11 @@ class Lines:
                 del self._rates[key]
 
     def next_opening(self) -> float:
-        """The time at which a rate opens; infinite if none will."""
+        """When the next rate opens; infinite if none will."""
         return self._opening[0][0] if self._opening else float("inf")
 
     def _open_parked(self, message: StoredMessage) -> None:
-        """Let the next be judged, now that this OPEN one is taken or gone."""
+        """Let the next one be judged, since this OPEN message was taken or deleted."""
         assert message.policy is not None
         limit, rate = message.policy.limit, message.policy.rate
         if limit is not None and limit.key in self._limits:
@@ -246,7 +249,7 @@ def _pair(message: StoredMessage) -> _Pair:
 
 
 def _pop(heap: _Heap, stand: Stand) -> StoredMessage | None:
-    """The first message of a heap that is still where it was when it came there."""
+    """The first message in the heap whose entry is still valid."""
     while heap:
         order, message = heappop(heap)
         if message.state == "waiting" and message.stand is stand and message.order == order:

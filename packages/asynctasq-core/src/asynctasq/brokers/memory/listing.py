@@ -1,4 +1,4 @@
-"""Pages of the messages that a queue of this process holds."""
+"""Lists the messages in one of this process's queues, page by page."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _Standing = tuple[float, ...]
 def page_of(
     messages: Collection[StoredMessage], state: HeldState, limit: int, after: str | None
 ) -> HeldPage:
-    """A page of those in a state; looks at every message."""
+    """A page of the messages in a state; looks at every message."""
     since = () if after is None else _parsed(after)
     standing = ((_standing(m), m) for m in messages if m.state == state)
     page = nsmallest(limit, (one for one in standing if one[0] > since), key=itemgetter(0))
@@ -27,7 +27,7 @@ def page_of(
 
 
 def shown(message: StoredMessage) -> HeldMessage:
-    """A message that is not dead."""
+    """The message as a `HeldMessage`; it must not be dead."""
     assert message.state != "dead"
     return HeldMessage(
         message.queue,
@@ -41,7 +41,7 @@ def shown(message: StoredMessage) -> HeldMessage:
 
 
 def _standing(message: StoredMessage) -> _Standing:
-    """Where it stands among those of its state; of no other message, ever."""
+    """The message's position in its state; never the same for two messages."""
     if message.state == "waiting":
         return message.order
     return (message.at, message.lease) if message.state == "delayed" else (message.lease,)

@@ -1,4 +1,4 @@
-"""What the memory broker holds: messages, and where each of them is."""
+"""The memory broker's messages, and where each of them is."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from enum import Enum, auto
 from .. import MessageState, Policy
 
 RETURNED, DUE, NEW = range(3)
-"""Ranks of what waits: a smaller one is taken first."""
+"""Ranks of waiting messages; smaller ranks are taken first."""
 
 Order = tuple[int, int, float, int]
-"""What waits is taken in this order: priority (negated), rank, place, serial."""
+"""The order of waiting messages: priority (negated), rank, place, serial."""
 
 
 class Stand(Enum):
-    """Where a waiting message with a limit or a rate is; each line has one that is not BEHIND."""
+    """Where a waiting message with a limit or rate stands; each line has one not BEHIND."""
 
-    OPEN = auto()  # among what a take looks at
-    LIMITED = auto()  # until a message of its limit ends
-    RATED = auto()  # until its rate lets it pass
-    BEHIND = auto()  # another is before it in its line
+    OPEN = auto()  # visible to takes
+    LIMITED = auto()  # parked until a message of its limit ends
+    RATED = auto()  # parked until its rate lets it pass
+    BEHIND = auto()  # another is ahead of it in its line
 
 
 @dataclass(slots=True, eq=False)
 class StoredMessage:
-    """A message.
+    """A message in a queue of this process.
 
     Attributes:
         at: When it is due, when its lease ends, or when it died.
-        lease: Changes with each change of state, so that what names an earlier one is void.
-        order: While it waits: its place among what waits.
-        counted: Whether its rate has counted this delivery already, should it be delivered again.
-        parked: The name of the pause under which it is parked, while it is.
+        lease: Changes with each change of state, which invalidates references to earlier states.
+        order: While it waits: its place among the waiting messages.
+        counted: Whether its rate has counted it already, in case it is delivered again.
+        parked: The name of the pause that it is parked under; empty if it is not parked.
     """
 
     queue: str
@@ -54,6 +54,6 @@ class StoredMessage:
 
     @property
     def has_line(self) -> bool:
-        """Whether it must be asked for whether it may run."""
+        """Whether it has a limit or rate, so that it must be judged before it may run."""
         policy = self.policy
         return policy is not None and (policy.limit is not None or policy.rate is not None)

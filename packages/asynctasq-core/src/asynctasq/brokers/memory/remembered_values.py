@@ -1,4 +1,4 @@
-"""Small named values of queues, some for a time only."""
+"""Small named values of queues, some of which expire."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 
 class RememberedValues:
-    """The values of all queues of a store.
+    """The values of all queues in a store.
 
     Args:
         clock: Gives Unix time in seconds.
@@ -17,7 +17,7 @@ class RememberedValues:
         self._kinds: dict[tuple[str, str], dict[str, tuple[float, bytes]]] = {}
 
     def all(self, queue: str, kind: str) -> dict[str, bytes]:
-        """All values of a kind; those whose time is over are forgotten."""
+        """All values of a kind; forgets those that have expired."""
         kept, now = self._kinds.get((queue, kind), {}), self._clock()
         for name in [name for name, (expires, _) in kept.items() if expires <= now]:
             del kept[name]

@@ -1,7 +1,7 @@
-"""The queues of one process: every transition of the memory broker, each under one lock.
+"""The queues of one process: all transitions of the memory broker, each under one lock.
 
-Brokers of several event loops and threads may share a store. Nothing here waits: calls that do are
-told of changes through `Waiters`.
+Brokers on several event loops and threads may share a store. Nothing here waits; waiting calls
+learn of changes through `Waiters`.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ from .unique import UniqueKeys
 
 
 class _Queue:
-    """One queue; its heaps may hold entries of messages that have since moved on.
+    """One queue. Its heaps may hold stale entries for messages that have moved on.
 
     Attributes:
-        waiting: What a take looks at.
+        waiting: The messages that takes look at.
         delayed: `(due, serial, message)`.
-        next_expiry: No lease of a running message ends before.
-        pauses: By name; replaced and not changed, since deliveries carry it.
+        next_expiry: No running message's lease ends before this.
+        pauses: By name. Replaced, never changed in place, since deliveries refer to it.
     """
 
     def __init__(self, name: str) -> None:
@@ -61,17 +61,17 @@ class _Queue:
         self.lines = Lines(self.offer)
 
     def offer(self, message: StoredMessage) -> None:
-        """Let takes look at a message that waits."""
+        """Make a waiting message visible to takes."""
         heappush(self.waiting, (message.order, message))
 
 
 class MemoryStore:
-    """What the brokers of one process share; thread-safe.
+    """The queues that brokers of one process share; thread-safe.
 
     Args:
-        clock: Gives Unix time in seconds, for what is due. A test that moves it calls `wake`
-            afterwards.
-        lease_clock: Gives seconds that nobody sets back or forth, for leases and signs of life.
+        clock: Gives Unix time in seconds, to tell what is due. A test that moves it must call
+            `wake` afterwards.
+        lease_clock: Gives monotonic seconds, for leases and signs of life.
     """
 
     def __init__(
@@ -93,12 +93,12 @@ class MemoryStore:
         self._serial = count(1)
 
     def wake(self) -> None:
-        """Let every waiting call look again."""
+        """Make every waiting call look again."""
         self.takers.wake()
         self.readers.wake()
 
     def put(self, messages: Iterable[Outgoing]) -> dict[str, str] | None:
-        """Add those whose queue does not hold their id and whose key is free; see `Sending.put`."""
+        """Add the messages whose id is new and whose key is free; see `Sending.put`."""
         with self._lock:
             conflicts = self._put(messages)
         self.takers.wake()
@@ -124,7 +124,7 @@ class MemoryStore:
         return taken
 
     def next_change(self, queues: Iterable[str]) -> float:
-        """Seconds until time alone makes something ready; infinite when nothing will be."""
+        """Seconds until time alone makes something ready; infinite if it never will."""
         with self._lock:
             now, lease_now = self.clock(), self.lease_clock()
             current = [q for name in queues if "" not in (q := self._current(name)).pauses]
@@ -134,13 +134,13 @@ class MemoryStore:
             return min(expiring + due + opening, default=float("inf"))
 
     def next_due(self) -> float:
-        """The time at which the next delayed message of any queue is due; infinite without one."""
+        """When the next delayed message of any queue is due; infinite if there is none."""
         with self._lock:
             queues = [self._current(name) for name in self._queues]
             return min((q.delayed[0][0] for q in queues if q.delayed), default=float("inf"))
 
     def settle(self, outcomes: Iterable[Outcome]) -> list[Outcome]:
-        """Apply the outcomes; returns those whose lease was lost."""
+        """Apply the outcomes; return those whose lease was lost."""
         lost: list[Outcome] = []
         with self._lock:
             for outcome in outcomes:
@@ -153,7 +153,7 @@ class MemoryStore:
         return lost
 
     def renew(self, options: ConsumerOptions, held: Iterable[Delivery]) -> list[Delivery]:
-        """Renew leases and the worker's sign of life; returns those that were lost."""
+        """Renew leases and the worker's sign of life; return the deliveries that were lost."""
         lost: list[Delivery] = []
         with self._lock:
             until = self.lease_clock() + options.lease_seconds
@@ -167,7 +167,7 @@ class MemoryStore:
         return lost
 
     def withdraw(self, worker_id: str, queues: Iterable[str], *, undo: bool) -> int:
-        """Forget the worker and let go of what it holds, taking the delivery back if `undo`."""
+        """Forget the worker and release what it holds; with `undo`, do not count the deliveries."""
         released = 0
         with self._lock:
             self._workers.pop(worker_id, None)
@@ -181,7 +181,7 @@ class MemoryStore:
         return released
 
     def busy(self, queues: Iterable[str]) -> bool:
-        """Whether any of the queues holds something that is neither dead nor kept back."""
+        """Whether any of the queues holds something that is neither dead nor paused."""
         with self._lock:
             return any(
                 q.running if "" in q.pauses else len(q.messages) > len(q.dead) + q.parked
@@ -189,7 +189,7 @@ class MemoryStore:
             )
 
     def state(self, queue: str, message_id: str) -> MessageState | None:
-        """Where the message is."""
+        """The message's state."""
         with self._lock:
             message = self._current(queue).messages.get(message_id)
             return message.state if message else None
@@ -200,7 +200,7 @@ class MemoryStore:
             return page_of(self._current(queue).messages.values(), state, limit, after)
 
     def find_held(self, queue: str, message_ids: Iterable[str]) -> list[HeldMessage]:
-        """Those of these messages that wait, are delayed or run."""
+        """The messages among these ids that are waiting, delayed or running."""
         with self._lock:
             known = self._current(queue).messages
             found = [known[i] for i in dict.fromkeys(message_ids) if i in known]
@@ -209,7 +209,7 @@ class MemoryStore:
     def remove(
         self, queue: str, message_ids: Iterable[str] | None, states: Container[MessageState]
     ) -> int:
-        """Forget the messages, or all, that are in one of the states; returns how many."""
+        """Forget these messages, or all, if they are in one of the states; return how many."""
         with self._lock:
             known = self._current(queue).messages
             ids = list(known) if message_ids is None else message_ids
@@ -220,7 +220,7 @@ class MemoryStore:
         return len(found)
 
     def cancel(self, queue: str, message_id: str, result: bytes | None, ttl: float) -> bool:
-        """Forget a message that has not started, keeping `result`; returns whether it was so."""
+        """Forget a message that has not started and keep `result`; return whether it did so."""
         with self._lock:
             message = self._current(queue).messages.get(message_id)
             if message is None or message.state not in ("waiting", "delayed"):
@@ -232,7 +232,7 @@ class MemoryStore:
         return True
 
     def result(self, queue: str, message_id: str) -> bytes | None:
-        """The result, while it is kept."""
+        """The result, until it expires."""
         with self._lock:
             expires, result = self._results.get((queue, message_id), (0.0, None))
             return result if expires > self.clock() else None
@@ -243,12 +243,12 @@ class MemoryStore:
             return len(self._results)
 
     def stats(self) -> list[QueueStats]:
-        """Every queue that was ever named."""
+        """All queues that were ever named."""
         with self._lock:
             return [self._count(self._current(name)) for name in sorted(self._queues)]
 
     def workers(self) -> list[WorkerInfo]:
-        """Workers with a recent sign of life, and how much each is running."""
+        """Workers with a recent sign of life, and how many messages each is running."""
         with self._lock:
             now = self.lease_clock()
             owners = [m.owner for q in self._queues.values() for m in q.running.values()]
@@ -265,7 +265,7 @@ class MemoryStore:
             return [DeadLetter(m.queue, m.id, m.body, m.info, m.at) for m in dead]
 
     def retry_dead(self, queue: str, bodies: Iterable[tuple[str, bytes]]) -> int:
-        """Move dead letters back to waiting; returns how many there were."""
+        """Move dead letters back to waiting; return how many were moved."""
         moved = 0
         with self._lock:
             q = self._queue(queue)
@@ -280,7 +280,7 @@ class MemoryStore:
         return moved
 
     def lead(self, name: str, holder: str, ttl_seconds: float) -> bool:
-        """Take or renew a lease by name; returns whether `holder` has it."""
+        """Take or renew a named lease; return whether `holder` has it."""
         with self._lock:
             now = self.lease_clock()
             until, leader = self._leads.get(name, (0.0, holder))
@@ -290,20 +290,20 @@ class MemoryStore:
             return True
 
     def resign(self, name: str, holder: str) -> None:
-        """Give up a lease by name if `holder` has it."""
+        """Give up a named lease if `holder` has it."""
         with self._lock:
             if self._leads.get(name, (0.0, ""))[1] == holder:
                 del self._leads[name]
 
     def keys_in_use(self, queue: str, limit: int) -> list[KeyInUse]:
-        """The keys of policies, those with the longest lines first."""
+        """The policy keys in use, longest lines first."""
         with self._lock:
             q, now = self._current(queue), self.clock()
             found = q.unique.in_use(now) + q.lines.in_use(now)
         return sorted(found, key=lambda key: (-key.waiting, key.kind, key.key))[:limit]
 
     def pauses(self, queue: str) -> dict[str, bytes]:
-        """The pauses of a queue by name."""
+        """The queue's pauses, by name."""
         with self._lock:
             return dict(self._queue(queue).pauses)
 
@@ -315,7 +315,7 @@ class MemoryStore:
         self.takers.wake()  # a consumer in burst mode may be done now
 
     def resume(self, name: str, pause: str) -> bool:
-        """End a pause, and let what is parked under its name go on."""
+        """End a pause and resume the messages parked under its name."""
         with self._lock:
             queue = self._queue(name)
             was_paused = pause in queue.pauses
@@ -352,7 +352,7 @@ class MemoryStore:
         expected: bytes | None,
         messages: Sequence[Outgoing],
     ) -> bool:
-        """Keep a value and put messages if the one there is `expected`."""
+        """Replace a value and put messages if the current value is `expected`."""
         with self._lock:
             if self._values.get(queue, kind, name) != expected:
                 return False
@@ -361,14 +361,14 @@ class MemoryStore:
         self.takers.wake()
         return True
 
-    # What follows is called with the lock held.
+    # The methods below must be called with the lock held.
 
     def _put(self, messages: Iterable[Outgoing]) -> dict[str, str] | None:
         conflicts: dict[str, str] = {}
         for new in messages:
             queue = self._queues.setdefault(new.queue, _Queue(new.queue))
             if new.policy is not None:
-                self._current(new.queue)  # what is due already comes before it
+                self._current(new.queue)  # messages that are already due come first
             if (holder := self._holder(queue, new)) is not None:
                 conflicts[new.id] = holder
             elif new.id not in queue.messages:
@@ -376,7 +376,7 @@ class MemoryStore:
         return conflicts or None
 
     def _holder(self, queue: _Queue, new: Outgoing) -> str | None:
-        """The message that keeps a new one from being added; one that it replaces is removed."""
+        """The id of the message that blocks a new one, if any; removes one that it replaces."""
         unique = new.policy.unique if new.policy else None
         known = queue.messages.get(new.id)
         holder = queue.unique.holder(new.policy, self.clock())
@@ -399,7 +399,7 @@ class MemoryStore:
             self._delay(queue, message, new.due)
 
     def _may_run(self, queue: _Queue, message: StoredMessage, order: Order) -> bool:
-        """Whether what was found among what waits is still there, and may run."""
+        """Whether a message found in the heap is still waiting there and may run."""
         if message.state != "waiting" or message.order != order:
             return False
         return not message.has_line or (
@@ -407,11 +407,11 @@ class MemoryStore:
         )
 
     def _queue(self, name: str) -> _Queue:
-        """The queue; an empty one, not remembered, if nothing was ever put there."""
+        """The queue; a throwaway empty one if it was never named."""
         return self._queues.get(name) or _Queue(name)
 
     def _current(self, name: str) -> _Queue:
-        """The queue, with all that time has made ready among what waits."""
+        """The queue, after moving whatever time has made ready to waiting."""
         queue, now, lease_now = self._queue(name), self.clock(), self.lease_clock()
         while queue.delayed and queue.delayed[0][0] <= now:
             due, serial, message = heappop(queue.delayed)
@@ -429,7 +429,7 @@ class MemoryStore:
         return queue
 
     def _move(self, queue: _Queue, message: StoredMessage, state: MessageState, at: float) -> int:
-        """Change the state; what was entered or leased before is valid no longer."""
+        """Change the state; this invalidates earlier heap entries and leases."""
         queue.running.pop(message.id, None)
         queue.dead.pop(message.id, None)
         if message.parked:
@@ -442,7 +442,7 @@ class MemoryStore:
         return message.lease
 
     def _note_move(self, queue: _Queue, message: StoredMessage, was: MessageState) -> None:
-        """Tell the lines and the keys of a message with a policy."""
+        """Update the lines and keys when a message with a policy changes state."""
         if message.has_line:
             if was == "waiting":
                 queue.lines.leave(message)
@@ -471,7 +471,7 @@ class MemoryStore:
         heappush(queue.delayed, (due, serial, message))
 
     def _park(self, queue: _Queue, message: StoredMessage, pause: str) -> None:
-        """Undo what the delivery has done to its key and its rate, and keep it back."""
+        """Undo the delivery's effect on the key and the rate, and hold the message back."""
         message.deliveries -= 1
         if message.policy is not None:
             queue.unique.take_again(message, self.clock())

@@ -1,4 +1,4 @@
-"""The unique keys of one queue: which message has which."""
+"""The unique keys of one queue, and which message holds each."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class UniqueKeys:
         self._expiring: list[tuple[float, str]] = []
 
     def holder(self, policy: Policy | None, now: float) -> str | None:
-        """The id of the message that has the key; `None` if it is free, or there is none."""
+        """The id of the key's holder; `None` if the key is free, or the policy has none."""
         if policy is None or policy.unique is None:
             return None
         while self._expiring and self._expiring[0][0] <= now:
@@ -35,7 +35,7 @@ class UniqueKeys:
         return taken.holder if taken else None
 
     def take(self, message: StoredMessage, now: float) -> None:
-        """A message that was added has its key now, unless it has it already."""
+        """Give a newly added message its key, unless it holds the key already."""
         key = message.policy.unique if message.policy else None
         if key is None or key.key in self._taken:
             return
@@ -45,12 +45,12 @@ class UniqueKeys:
             heappush(self._expiring, (expires, key.key))
 
     def started(self, message: StoredMessage) -> None:
-        """A message was delivered."""
+        """Note that a message was delivered; frees its key if that is what frees it."""
         if message.policy and message.policy.unique and message.policy.unique.until == "started":
             self.ended(message)
 
     def take_again(self, message: StoredMessage, now: float) -> None:
-        """A message was not to be delivered yet: what that has freed is its own if still free."""
+        """Undo a premature delivery: give back the key that it freed, if still free."""
         key = message.policy.unique if message.policy else None
         if key is None or key.until != "started" or key.lasts_seconds is not None:
             return
@@ -58,7 +58,7 @@ class UniqueKeys:
             self.take(message, now)
 
     def ended(self, message: StoredMessage) -> None:
-        """A message is done, dead or removed."""
+        """Note that a message is done, dead or removed; frees its key."""
         key = message.policy.unique if message.policy else None
         if key is None:
             return

@@ -1,4 +1,4 @@
-"""Where the server is: from `RedisConfig` to the arguments of redis-py's connections."""
+"""The server's address: turns a `RedisConfig` into arguments for redis-py's connections."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Address:
     """One server, a set of Sentinels, or the first node of a cluster.
 
     Attributes:
-        options: Arguments of every connection, the place included, the kind and limits left out.
+        options: Arguments of every connection, including its place, without its kind and limits.
         tls: Whether to use TLS.
-        name: For log lines and errors; without credentials.
+        name: The address for log lines and errors; without credentials.
     """
 
     def __init__(self, config: RedisConfig) -> None:
@@ -52,7 +52,7 @@ class Address:
 
     @property
     def credentials(self) -> dict[str, Any]:
-        """Everything but the place: what all nodes of one installation share."""
+        """All options but the place: those that all nodes of one installation share."""
         return {k: v for k, v in self.options.items() if k not in ("host", "port", "path")}
 
     @property

@@ -1,8 +1,8 @@
--- Judging open messages and letting them pass, many at once; put before the sweep, behind lines.lua.
+-- Judges open messages and lets them pass, many at once; loaded before the sweep, after lines.lua.
 --
--- What that changes of `open`, `judging`, `held`, `ids`, `rates` and `timers` is kept in mind here, and written in few
--- commands at the end (`write`). In between, nothing else may write there but `park` and `open_parked`
--- for messages that this does not keep in mind.
+-- Changes to `open`, `judging`, `held`, `ids`, `rates` and `timers` are collected here and written in
+-- few commands at the end (`write`). Until then nothing else may write there, except `park` and
+-- `open_parked` for messages that have no collected changes.
 
 local Admission = {}
 Admission.__index = Admission
@@ -11,16 +11,16 @@ local function new_admission(lines, now)
   local some_parked = first_of(lines, 'L')[1] or first_of(lines, 'R')[1]
   return setmetatable({
     lines = lines, now = now,
-    -- The first open ones, as order and id, from `at` on; all of them if `has_all`.
+    -- The first open messages, as order and id, from index `at` on; all of them if `has_all`.
     heads = {}, at = 1, has_all = false,
-    -- Order and id of those that were opened, and are not written.
+    -- Order and id of messages that were opened but not written yet.
     opened = {},
     gone = {}, gone_from_lines = {},
-    -- By line, what stands first in it once those that are gone are.
+    -- By line: the first message in it once those that are gone are removed.
     first = {},
-    -- By limit, how many hold it; and which of these numbers are to be written.
+    -- By limit: how many messages hold it; and which of these numbers must be written.
     held = {}, changed = {},
-    -- By rate: up to when it is used up, and what is to be written of it.
+    -- By rate: until when it is used up; and what must be written about it.
     used_up = {}, rates = {}, timers = {},
     some_parked = some_parked ~= nil,
   }, Admission)
@@ -60,7 +60,7 @@ function Admission:write()
   self.rates, self.timers = {}, {}
 end
 
--- The first open message, as order and id; nil without any.
+-- The first open message, as order and id; nil if there is none.
 function Admission:head(most)
   if self.at > #self.heads then
     if self.has_all then
@@ -74,7 +74,7 @@ function Admission:head(most)
   return self.heads[self.at]
 end
 
--- Another one is open: it takes its turn, unless it is behind all that have been read.
+-- Insert a newly opened message in order, unless it comes after all that have been read.
 function Admission:add_head(member)
   local heads, i = self.heads, #self.heads
   if not member or (not self.has_all and (i < self.at or member > heads[i])) then
@@ -108,7 +108,7 @@ function Admission:count(limit)
   return self.held[limit]
 end
 
--- Whether the head may pass now, and then it is counted; parked if not.
+-- Whether the head may pass now; if so, count it, else park it.
 function Admission:may_pass(member, order, id, ask, counted)
   local lines, now = self.lines, self.now
   if ask.has_limit and self:count(ask.limit) >= ask.most then
@@ -140,7 +140,7 @@ function Admission:may_pass(member, order, id, ask, counted)
   return true
 end
 
--- The head has passed: it is gone from its line, whose next is opened.
+-- The head has passed: remove it from its line and open the next one.
 function Admission:leave(member, order, id, ask)
   self.at = self.at + 1
   if self.opened[member] then
@@ -161,7 +161,7 @@ function Admission:open_next(line, own)
   if not first then
     local two = first_of(self.lines, line, 2)
     if two[1] ~= own then
-      self:write()  -- so that whoever looks at the line again sees it without this one
+      self:write()  -- so that the next look at the line no longer sees this message
       return
     end
     following = two[2]
@@ -181,7 +181,7 @@ function Admission:open_next(line, own)
   end
 end
 
--- Admit the head: its entry with its fields; nil if it may not pass.
+-- Admit the head; returns its entry with its fields, or nil if it may not pass.
 function Admission:admit(member)
   local lines = self.lines
   local order, id = parts_of(member, '')

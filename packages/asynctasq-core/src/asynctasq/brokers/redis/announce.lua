@@ -1,4 +1,4 @@
--- A worker's sign of life, and the names of its queues.
+-- Records a worker's sign of life and the names of its queues.
 --
 -- KEYS[1] alive    sorted set: worker id by the time in ms until which it counts as alive
 -- KEYS[2] workers  hash: worker id -> JSON
@@ -15,8 +15,8 @@ if not (is_of_type({'ZCARD', alive}) and is_of_type({'HGET', workers, ''})) then
 end
 local now = now_ms()
 local gone = redis.call('ZRANGEBYSCORE', alive, '-inf', now, 'LIMIT', 0, 500)
--- Itself in any case: with memory exhausted Redis refuses the first write of a script if it can grow
--- memory, and a worker that may not start could never empty the server.
+-- Always remove the worker itself: when memory is exhausted, Redis refuses a script whose first write
+-- could grow memory, and a worker that cannot start could never empty the server.
 gone[#gone + 1] = ARGV[1]
 redis.call('ZREM', alive, unpack(gone))
 redis.call('HDEL', workers, unpack(gone))

@@ -1,13 +1,14 @@
--- Adding messages of which some ask for something; put before the scripts that do, and after lines.lua.
+-- Adds messages, some of which ask for something; loaded before the scripts that use it, after
+-- lines.lua.
 
--- Add messages: `arguments[first...]` are id, body, due time in ms or '' for at once, and what it asks for
--- or '', of each. Returns {id, id of the message that has its unique key, ...} for those that were not
--- added for that.
+-- Add messages: `arguments[first...]` are, for each, its id, body, due time in ms ('' for immediately)
+-- and what it asks for ('' for nothing). Returns {id, id of its unique key's holder, ...} for those
+-- that were not added because their key is taken.
 local function put_asking(stream, ids, delayed, bodies, arguments, first)
   local lines, now = lines_of(stream, ids, delayed, bodies), now_ms()
   local after_ms, after_number = now - 1, 999999
 
-  -- What is to be written, in few commands, for all messages together; and what of it reads would find.
+  -- What must be written, in few commands for all messages; and what later reads would find of it.
   local places, records, open_members, members = {}, {}, {}, {}
   local due_members, due_bodies, keys = {}, {}, {}
   local placed, taken, first_in = {}, {}, {}
@@ -47,7 +48,7 @@ local function put_asking(stream, ids, delayed, bodies, arguments, first)
     end
   end
 
-  -- Whether a message that joins a line is its first.
+  -- Join a line; returns whether the message is the first in it.
   local function is_first(ask, own)
     if not ask.has_line then
       return true
@@ -92,7 +93,7 @@ local function put_asking(stream, ids, delayed, bodies, arguments, first)
     return taken[key] or holder_of(lines, key, now)
   end
 
-  -- Whether to add a message, and else who has its key.
+  -- Whether to add a message; if not, who holds its key.
   local function is_wanted(id, ask, known)
     if ask.unique == '' or (known and not ask.replaces) then
       return not known, nil
@@ -143,7 +144,7 @@ local function put_asking(stream, ids, delayed, bodies, arguments, first)
   return conflicts
 end
 
--- Whether the keys of a queue hold what they should.
+-- Whether the keys of a queue have the expected types.
 local function may_put_asking(stream, ids, delayed, bodies)
   return is_sound(stream, ids, delayed, bodies)
     and lines_are_sound(lines_of(stream, ids, delayed, bodies))

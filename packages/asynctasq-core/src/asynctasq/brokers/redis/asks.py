@@ -1,6 +1,6 @@
-"""What messages ask for besides being delivered, as the scripts read it, and what they say of it.
+"""Packs what messages ask for besides delivery, as the scripts read it, and unpacks the answers.
 
-A key is text that holds no NUL, since `lines.lua` ends it by one.
+A key is text without NUL, since `lines.lua` terminates it with one.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _NONE = Policy()
 
 
 def is_asking(message: Outgoing) -> bool:
-    """Whether a message asks for anything; one that does not costs nothing."""
+    """Whether a message asks for anything; those that do not cost nothing."""
     return message.policy is not None or message.priority != 0
 
 
 def packed(message: Outgoing) -> bytes:
-    """What a message asks for, as `asked` of `lines.lua` reads it; empty for nothing."""
+    """What a message asks for, as `asked_by` in `lines.lua` reads it; empty if nothing."""
     if not is_asking(message):
         return b""
     policy = message.policy or _NONE
@@ -37,13 +37,13 @@ def packed(message: Outgoing) -> bytes:
         _key(policy.rate), rate.interval_seconds * 1000, rate.burst,
         _key(policy.unique), int(unique.until == "started"), lasts_ms, int(unique.replaces),
     ]  # fmt: skip
-    # The server's msgpack knows no bytes, only text, which may be any bytes.
+    # The server's msgpack has no bytes type; its strings may hold any bytes.
     data: bytes = msgpack.packb(asked, use_bin_type=False)
     return data
 
 
 def _key(part: LimitKey | RateKey | UniqueKey | None) -> bytes:
-    # The first byte tells the empty key from none.
+    # The first byte tells an empty key from no key.
     if part is None:
         return b""
     return b"k" + part.key.encode().replace(b"\1", b"\1\1").replace(b"\0", b"\1\2")
@@ -54,7 +54,7 @@ def _name(key: bytes) -> str:
 
 
 def in_use(reply: list[Any], limit: int) -> list[KeyInUse]:
-    """The keys of what `keys_in_use.lua` found, those with the longest lines first."""
+    """The keys that `keys_in_use.lua` found, longest lines first."""
     now_ms, lines, holders, rates, keys = reply
     waiting: dict[tuple[str, bytes], int] = {}
     holding: dict[bytes, list[str]] = {}
@@ -94,7 +94,7 @@ def in_use(reply: list[Any], limit: int) -> list[KeyInUse]:
 
 
 def _number(text: bytes) -> float:
-    """What anybody may have written; the clock's time is more than 0."""
+    """A number from untrusted text; 0, which is always in the past, if it is none."""
     try:
         return float(text)
     except ValueError:

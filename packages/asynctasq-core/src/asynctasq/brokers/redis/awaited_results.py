@@ -1,8 +1,8 @@
-"""Waiting for results: one connection, however many wait.
+"""Waits for results on one connection, however many calls wait.
 
-A result is a key; whoever writes it publishes to the channel of the same name. Those who wait look
-for the key whenever the server has confirmed a subscription, and when something is published, so
-that no result falls between two looks.
+A result is a key; its writer publishes to the channel of the same name. A waiting call looks up the
+key when the server has confirmed its subscription, and again whenever something is published, so
+that no result is missed between two looks.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from .failures import TRANSPORT_ERRORS, broker_error
 from .server import Server
 from .wire import Wire
 
-#: Seconds without a word from the server after which the connection is made anew.
+#: Seconds of silence from the server after which to reconnect.
 _QUIET_SECONDS = 15.0
 
 
 class AwaitedResults:
-    """The results that somebody in this process waits for."""
+    """The results that calls in this process wait for."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -36,11 +36,11 @@ class AwaitedResults:
         self._refusal: BrokerError | None = None
 
     async def wait(self, key: bytes, timeout_seconds: float) -> bytes | None:
-        """The value of `key` as soon as there is one; `None` after `timeout_seconds`.
+        """The value of `key` as soon as it exists; `None` after `timeout_seconds`.
 
         Raises:
-            BrokerUnavailable: The server was away when the time was over.
-            BrokerError: The server does not allow to listen.
+            BrokerUnavailable: The server was unreachable when the time ran out.
+            BrokerError: The server does not allow this user to subscribe.
         """
         deadline = asyncio.get_running_loop().time() + timeout_seconds
         found = await self._get(key, deadline)
@@ -92,7 +92,7 @@ class AwaitedResults:
             self._refusal = None
             self._listening = asyncio.create_task(self._listen())
         elif self._wire is not None:
-            # A failure ends the listener's read too, which subscribes to everything anew.
+            # A failure also ends the listener's read; the listener then subscribes to everything.
             with suppress(*TRANSPORT_ERRORS):
                 await self._send(self._wire, key)
 
@@ -119,7 +119,7 @@ class AwaitedResults:
     async def _listen_until_quiet(self, backoff: Backoff) -> None:
         wire = await self._server.open_wire(next(iter(self._waiting)))
         try:
-            # Set first: who comes from now on waits for `_sending` and then adds its own.
+            # Set this first: later callers wait for `_sending` and then add their own key.
             self._wire = wire
             self._unwanted.clear()
             await self._send(wire, *self._waiting)

@@ -1,8 +1,8 @@
-"""The Redis broker: everything but consuming.
+"""The Redis broker: everything except consuming.
 
-A queue is a stream with a consumer group. A lease is an entry of the group's pending list, so that
-the blocking read which delivers a message also leases it, in one step of the server. Every other
-transition is one Lua script.
+A queue is a stream with a consumer group. A lease is an entry in the group's pending list, so the
+blocking read that delivers a message also leases it, atomically. Every other transition is one Lua
+script.
 """
 
 from __future__ import annotations
@@ -66,23 +66,24 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: Most messages of one script call, and most bytes unless one message has more: so that the
-#: server's other clients do not wait long.
+#: Maximum messages and bytes per script call (a single message may be larger), so that the server's
+#: other clients do not wait long.
 _AT_ONCE = 500
 _BYTES_AT_ONCE = 1024 * 1024
-#: Dead letters of one answer, and of one call that deletes them.
+#: Maximum dead letters per answer, and per call that deletes them.
 _LETTERS_AT_ONCE = 100
-#: Lines, limits, rates and unique keys that a look at the keys in use sees, each.
+#: Maximum lines, limits, rates and unique keys (of each) that a look at the keys in use covers.
 _KEYS_AT_ONCE = 1000
-#: What a message that asks for something counts for at least, as it takes some ten commands.
+#: The minimum size that a message which asks for something counts as, since it takes about ten
+#: commands.
 _ASKING_BYTES = 8192
 
 
 class RedisBroker:
     """Queues in Redis; see `Broker` for the contract.
 
-    Each call of a method is repeated while the server is away, for `timeout` seconds of the
-    configuration in all; then `BrokerUnavailable` is raised.
+    While the server is unreachable, each call is retried for up to the configured `timeout` in
+    seconds; then it raises `BrokerUnavailable`.
     """
 
     def __init__(self, config: RedisConfig) -> None:
@@ -141,11 +142,11 @@ class RedisBroker:
         return bool(removed)
 
     async def result(self, queue: str, message_id: str, timeout_seconds: float) -> bytes | None:
-        """The kept result; see `Broker.result`."""
+        """Wait for the result; see `Broker.result`."""
         return await self._results.wait(self._keys.of(queue).result(message_id), timeout_seconds)
 
     async def stats(self) -> list[QueueStats]:
-        """Every known queue, by name."""
+        """All known queues, ordered by name."""
         names = await self._server.insist(self._keys.queues, (b"SMEMBERS", self._keys.queues))
         queues = sorted(filter(is_queue_name, (name.decode("utf-8", "replace") for name in names)))
         calls = []
@@ -157,7 +158,7 @@ class RedisBroker:
         return [QueueStats(queue, *some) for queue, some in zip(queues, counts, strict=True)]
 
     async def workers(self) -> list[WorkerInfo]:
-        """Workers that gave a sign of life within their lease."""
+        """Workers that have shown a sign of life within their lease."""
         return await alive_workers(self._server, self._keys)
 
     async def dead_letters(
@@ -176,7 +177,7 @@ class RedisBroker:
         return letters
 
     async def find_dead(self, queue: str, message_ids: Sequence[str]) -> list[DeadLetter]:
-        """Those of these dead letters that the queue holds."""
+        """The dead letters among these ids."""
         left = list(dict.fromkeys(message_ids))
         letters: list[DeadLetter] = []
         while left:
@@ -203,7 +204,7 @@ class RedisBroker:
         return listing.page(queue, await self._server.insist(keys.stream, command))
 
     async def find_held(self, queue: str, message_ids: Sequence[str]) -> list[HeldMessage]:
-        """Those of these messages that wait, are delayed or run."""
+        """The messages among these ids that are waiting, delayed or running."""
         keys, left = self._keys.of(queue), list(dict.fromkeys(message_ids))
         found: list[HeldMessage] = []
         while left:
@@ -225,7 +226,7 @@ class RedisBroker:
         return retried
 
     async def purge_dead(self, queue: str, message_ids: Sequence[str] | None = None) -> int:
-        """Delete these dead letters, or all of the queue; returns how many."""
+        """Delete these dead letters, or all in the queue; return how many."""
         keys = self._keys.of(queue)
         script_keys = (keys.ids, keys.dead, keys.letters)
         if message_ids is None:
@@ -236,12 +237,12 @@ class RedisBroker:
         return purged
 
     async def purge(self, queue: str) -> int:
-        """Delete everything waiting or delayed in the queue; returns how many."""
+        """Delete everything waiting or delayed in the queue; return how many."""
         keys = self._keys.of(queue)
         return await self._until_none(keys.stream, PURGE(keys[:4]))
 
     async def release_worker(self, worker_id: str, queues: Sequence[str]) -> int:
-        """Let go of everything leased to a dead worker; see `Broker.release_worker`."""
+        """Release everything leased to a dead worker; see `Broker.release_worker`."""
         released = 0
         for queue in queues:
             keys = self._keys.of(queue)
@@ -253,24 +254,24 @@ class RedisBroker:
         return released
 
     async def lead(self, name: str, holder: str, ttl_seconds: float) -> bool:
-        """Take or keep a lease by name; see `Coordinating.lead`."""
+        """Take or renew a named lease; see `Coordinating.lead`."""
         key = self._keys.lead(name)
         command = LEAD((key,), holder, max(1, round(ttl_seconds * 1000)))
         return bool(await self._server.insist(key, command))
 
     async def resign(self, name: str, holder: str) -> None:
-        """Give up a lease by name; see `Coordinating.resign`."""
+        """Give up a named lease; see `Coordinating.resign`."""
         key = self._keys.lead(name)
         await self._server.insist(key, LEAD((key,), holder, 0))
 
     async def keys_in_use(self, queue: str, *, limit: int = 100) -> list[KeyInUse]:
-        """The keys of policies; see `Policing.keys_in_use`."""
+        """The policy keys in use; see `Policing.keys_in_use`."""
         keys = self._keys.of(queue)
         command = KEYS_IN_USE(keys[:4], max(limit, _KEYS_AT_ONCE))
         return in_use(await self._server.insist(keys.stream, command), limit)
 
     async def pauses(self, queue: str) -> Mapping[str, bytes]:
-        """The pauses of a queue by name."""
+        """The queue's pauses, by name."""
         return await self.values(queue, PAUSES)
 
     async def pause(self, queue: str, name: str, value: bytes) -> None:
@@ -327,9 +328,9 @@ class RedisBroker:
         expected: bytes | None,
         messages: Sequence[Outgoing] = (),
     ) -> bool:
-        """Keep a value if the one there is `expected`; see `Remembering.replace_value`.
+        """Replace a value if it is `expected`; see `Remembering.replace_value`.
 
-        It is sent once: were it repeated after a lost answer, it would find its own value there.
+        Sent only once: a retry after a lost answer would find its own value and report failure.
         """
         keys = self._keys.of(queue)
         command = REPLACE_VALUE(
@@ -352,15 +353,15 @@ class RedisBroker:
         return bool(replaced)
 
     async def check(self) -> list[Finding]:
-        """What `asynctasq doctor` says of the server."""
+        """What `asynctasq doctor` reports about the server."""
         return await check_server(self._server, self._keys)
 
     def describe(self) -> str:
-        """Kind and address."""
+        """The server's kind and address."""
         return self._server.address.name
 
     async def close(self) -> None:
-        """Close every connection; the broker may be used again afterwards."""
+        """Close all connections; the broker can be used again afterwards."""
         await self._results.close()
         await self._server.close()
         self._known_queues.clear()
@@ -375,7 +376,10 @@ class RedisBroker:
                 yield keys.stream, PUT(keys[:4], *_arguments(page))
 
     async def _put_and_register(self, calls: list[Call], queues: set[str]) -> list[Any]:
-        """In one round trip. A registry that refuses leaves the queues unlisted, and no more."""
+        """Put and register in one round trip; if the registry refuses, queues are only not listed.
+
+        The messages are kept in any case.
+        """
         registry = self._keys.queues
         *replies, refusal = await self._server.insist_many(
             [*calls, (registry, REGISTER((registry,), *sorted(queues)))]
@@ -413,7 +417,7 @@ def _asking_arguments(messages: Sequence[Outgoing]) -> list[bytes | str | int]:
 
 
 def _conflicts(replies: Sequence[Any]) -> dict[str, str] | None:
-    """Who has the unique keys of what was not added; plain puts answer with a number."""
+    """The holders of the keys that kept messages from being added; plain puts reply a number."""
     conflicts: dict[str, str] = {}
     for reply in replies:
         if type(reply) is list:

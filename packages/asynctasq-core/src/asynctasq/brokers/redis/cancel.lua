@@ -1,9 +1,9 @@
--- Remove a message that is waiting or delayed.
+-- Removes a message that is waiting or delayed.
 --
 -- KEYS[1..4] stream, ids, delayed, bodies (as in put.lua); further ones in lines.lua
 -- KEYS[5]    key of its result
 -- ARGV[1] message id
--- ARGV[2] '1' if a result is to be kept
+-- ARGV[2] '1' to keep a result
 -- ARGV[3] result
 -- ARGV[4] its lifetime in ms
 -- Returns 1 if it was removed, else 0.

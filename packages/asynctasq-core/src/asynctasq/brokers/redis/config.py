@@ -1,4 +1,4 @@
-"""Where Redis is, and how to reach it."""
+"""The Redis broker's options: where Redis is and how to reach it."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RedisConfig:
-    """Where Redis (6.2 or later) or Valkey is, and how to reach it.
+    """Where Redis (6.2 or later) or Valkey is and how to reach it.
 
     Attributes:
         url: `redis://`, `rediss://` (TLS) or `unix://`, with user, password and database.
         cluster: Whether `url` is a node of a Redis Cluster.
-        sentinels: `host:port` of each Sentinel; then `url` gives only credentials and database.
+        sentinels: `host:port` of each Sentinel; `url` then gives only credentials and database.
         sentinel_master: Name of the master that the Sentinels watch.
-        sentinel_username: Credentials for the Sentinels themselves.
-        sentinel_password: Credentials for the Sentinels themselves.
-        username: Instead of the one in `url`.
-        password: Instead of the one in `url`; never shown.
-        ssl_ca_certs: File with the authorities that TLS trusts.
-        ssl_certfile: Client certificate.
-        ssl_keyfile: Key of the client certificate.
-        ssl_check_hostname: Whether the server's certificate must name its host.
+        sentinel_username: Username for the Sentinels themselves.
+        sentinel_password: Password for the Sentinels themselves.
+        username: Overrides the one in `url`.
+        password: Overrides the one in `url`; never shown.
+        ssl_ca_certs: File with the certificate authorities to trust.
+        ssl_certfile: File with the client certificate.
+        ssl_keyfile: File with the client certificate's key.
+        ssl_check_hostname: Whether the server's certificate must match its host name.
         key_prefix: First part of every key.
-        connect_timeout: Seconds to connect.
+        connect_timeout: Seconds that connecting may take.
         timeout: Seconds that any answer may take; also bounds `dispatch`.
     """
 

@@ -22,21 +22,21 @@ from .shard import Shard
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between looks for released, expired and due messages.
+#: Seconds between sweeps for released, expired and due messages.
 SWEEP_SECONDS = 0.5
-#: Seconds between tries to settle what the server may refuse for its size; after the last it does.
+#: Seconds between attempts to settle an outcome that may be too large; after the last, it is.
 _PAUSES_BEFORE_REFUSED = (0.1, 0.2, 0.4, 0.8)
-#: Seconds that a message read in advance is kept for the next `take`, then it is left to others.
+#: Seconds to keep a message read in advance for the next `take`, before leaving it to others.
 _UNCLAIMED_SECONDS = 0.05
 
 
 class RedisConsumer:
     """One worker process's end of the queues.
 
-    Queues that live in one place (all, unless the server is a cluster) form a shard: one round trip
-    serves the whole shard. With several shards each has a blocking read of its own, which outlives
-    the call that started it for a moment; what it brings in is handed out by the next call, or
-    released if that does not come soon.
+    Queues that live in one place (all of them, unless the server is a cluster) form a shard, and
+    one round trip serves the whole shard. With several shards, each has its own blocking read,
+    which briefly outlives the call that started it. The next call hands out what it brings, or it
+    is released if no call comes soon.
     """
 
     def __init__(self, server: Server, keys: Keys, options: ConsumerOptions) -> None:
@@ -50,9 +50,9 @@ class RedisConsumer:
         self._readers: dict[Shard, asyncio.Task[None]] = {}
         self._arrived: list[Delivery] = []
         self._is_taking = False
-        #: Taken over from a lease that was released or lost: the tag of the latest delivery.
+        #: The latest delivery's tag, for messages taken over from a released or lost lease.
         self._reclaimed: dict[tuple[str, bytes], bytes] = {}
-        #: Outcomes that a call of `settle` has applied before it failed.
+        #: Outcomes that a call of `settle` had applied when it failed.
         self._applied: list[Outcome] = []
         self._sweep_at = 0.0
         #: Whether its queues have messages that ask for something, which only sweeps find.
@@ -133,7 +133,7 @@ class RedisConsumer:
     async def _apply(
         self, parts: Sequence[Settlement]
     ) -> tuple[set[tuple[str, bytes]], list[Settlement]]:
-        """Which deliveries were lost, and what the server refuses."""
+        """Apply these parts; return the deliveries that were lost and the parts refused."""
         gone: set[tuple[str, bytes]] = set()
         refused = []
         for part in parts:
@@ -153,10 +153,10 @@ class RedisConsumer:
         return gone, refused
 
     async def _apply_alone(self, stream: bytes, command: Command) -> list[bytes]:
-        """Apply an outcome that the server may refuse for its size.
+        """Apply an outcome that the server may refuse because of its size.
 
-        It does so by closing the connection, often without a word that arrives. To tell that from
-        an outage it is asked something else, and this again.
+        The server refuses by closing the connection, often before its error arrives. To tell that
+        from an outage, ask it something else and then try again.
         """
         failure: BrokerError | None = None
         for pause in _PAUSES_BEFORE_REFUSED:
@@ -179,12 +179,12 @@ class RedisConsumer:
         return keys.stream, part.command(keys, self._consumer)
 
     def _is_superseded(self, delivery: Delivery) -> bool:
-        """Whether this consumer has taken the message again since: the server cannot tell."""
+        """Whether this consumer has taken the message again since; the server cannot tell."""
         tag = self._reclaimed.get((delivery.queue, delivery.tag), delivery.tag)
         return tag is not delivery.tag
 
     async def idle(self) -> bool:
-        """Whether its queues hold nothing but dead letters and what pauses keep back."""
+        """Whether its queues hold nothing but dead letters and paused messages."""
         calls: list[Call] = []
         for queue in self._options.queues:
             keys = self._keys.of(queue)
@@ -199,7 +199,7 @@ class RedisConsumer:
         self._readers.clear()
         self._arrived.clear()
         worker_id = self._options.worker.id
-        # If the server is away, the leases run out by themselves.
+        # If the server is unreachable, the leases expire by themselves.
         with suppress(BrokerError, TimeoutError):
             async with asyncio.timeout(self._server.timeout_seconds):
                 for queue in self._options.queues:
@@ -219,7 +219,7 @@ class RedisConsumer:
         return found
 
     def _note_wake_ups(self) -> None:
-        """Sweep next if a read has met an entry that only wakes."""
+        """Sweep next if a read has found an entry whose only purpose is to wake."""
         for shard in self._shards:
             if shard.is_woken:
                 shard.is_woken = False
@@ -278,7 +278,8 @@ class RedisConsumer:
         return found
 
     async def _read_into_arrived(self, shard: Shard) -> None:
-        # In two steps: `+=` would load the list before the wait, and bring back what it held then.
+        # Two steps, since `self._arrived += await ...` would load the list before the wait and then
+        # restore its old contents.
         arrived = await shard.read_next(1, SWEEP_SECONDS)
         self._arrived += arrived
         if self._arrived and not self._is_taking:
@@ -287,6 +288,6 @@ class RedisConsumer:
             await self._release(unclaimed)
 
     async def _release(self, surplus: Sequence[Delivery]) -> None:
-        # If the server is away, these leases run out by themselves.
+        # If the server is unreachable, these leases expire by themselves.
         with suppress(BrokerUnavailable):
             await self.settle([Outcome(delivery, Action.RELEASE) for delivery in surplus])

@@ -2,7 +2,7 @@
 --
 -- KEYS[1] dead, KEYS[2] letters (as in settle.lua)
 -- ARGV[1] first, ARGV[2] last   counted from 0
--- Returns {how many places it looked at, id, time in ms, letter, ...}: fewer than asked for where the
+-- Returns {number of places looked at, id, time in ms, letter, ...}: fewer places than asked for if
 -- letters are large, 0 at the end.
 
 local page = redis.call('ZREVRANGE', KEYS[1], ARGV[1], ARGV[2], 'WITHSCORES')

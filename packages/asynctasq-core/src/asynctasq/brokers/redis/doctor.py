@@ -1,4 +1,4 @@
-"""What `asynctasq doctor` says of a Redis server."""
+"""What `asynctasq doctor` reports about a Redis server."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from .keys import Keys
 from .server import Server
 
 _OLDEST = (6, 2)
-#: `delay` is measured by the server's clock, `at` by the sender's.
+#: Clocks matter because `delay` follows the server's clock, but `at` the sender's.
 _MOST_SKEW_SECONDS = 1.0
 
 
 async def check_server(server: Server, keys: Keys) -> list[Finding]:
-    """Look at what can lose messages or stop workers; whatever is wrong becomes a finding."""
+    """Check for whatever can lose messages or stop workers; each problem becomes a finding."""
     subject = server.address.name
     try:
         skew_seconds = await _skew_seconds(server, keys)
@@ -48,7 +48,7 @@ async def _skew_seconds(server: Server, keys: Keys) -> float:
 
 
 async def _information(server: Server, keys: Keys) -> dict[str, str]:
-    # INFO tells the memory policy too, so that CONFIG, which managed servers forbid, is not needed.
+    # INFO includes the memory policy, so CONFIG, which managed servers forbid, is not needed.
     text: bytes = await server.call(keys.queues, (b"INFO",))
     pairs = (line.partition(":") for line in text.decode().splitlines())
     return {name: value for name, _, value in pairs}

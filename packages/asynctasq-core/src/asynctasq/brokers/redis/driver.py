@@ -1,4 +1,4 @@
-"""What the entry point names: the Redis broker and its options."""
+"""The entry point of the Redis broker, with its options."""
 
 from ..contract import Broker
 from .config import RedisConfig as Config
@@ -9,7 +9,7 @@ main_option = "url"
 
 
 def open(config: Config) -> Broker:
-    """A broker that is not connected yet; imports the client, which takes a while."""
+    """A broker that is not connected yet; imports the client, which is slow."""
     from .broker import RedisBroker
 
     return RedisBroker(config)

@@ -1,7 +1,7 @@
-"""From what redis-py raises to what a broker raises.
+"""Translates redis-py's errors into a broker's.
 
-Owns the rule that `BrokerUnavailable` means that trying again may help, and a plain `BrokerError`
-that it cannot; and that no text carries a password, a key's content or a script's arguments.
+Owns two rules. `BrokerUnavailable` means that trying again may help; a plain `BrokerError` means
+that it cannot. No error text carries a password, a key's content or a script's arguments.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from redis import exceptions
 
 from ...errors import BrokerError, BrokerUnavailable
 
-#: Refusals that pass: their code may stand inside the text when a script was refused.
+#: Temporary refusals. If a script was refused, the code may be in the middle of the text.
 _PASSING = {
     "LOADING": "it is still loading its data",
     "READONLY": "it is a read-only replica, as after a fail-over",
@@ -31,17 +31,17 @@ _PASSING = {
     "NOSCRIPT": "its scripts were deleted",
 }
 _CODE = re.compile(r"\b(" + "|".join(_PASSING) + r")\b")
-#: How OpenSSL words that a certificate or key does not fit; the other side's opinion is an alert.
+#: How OpenSSL says that a certificate or key is unfit; if the peer says so, it is an alert.
 _UNFIT = re.compile(r"CERT|UNKNOWN_CA|ACCESS_DENIED|KEY_VALUES_MISMATCH|PEM", re.IGNORECASE)
-#: How servers word a denial inside a script.
+#: How servers word a permission error inside a script.
 _DENIAL = re.compile(r"NOPERM|user executing the script can't|ACL failure in script")
 
-#: What a read returns or raises when the transport failed; anything else is a refusal.
+#: What a read raises when the transport failed or the server refused.
 TRANSPORT_ERRORS = (exceptions.RedisError, exceptions.RedisClusterException, OSError)
 
 
 def code_of(error: BaseException) -> str:
-    """The error code of a refusal that passes, such as `OOM`; empty for any other error."""
+    """The code of a temporary refusal, such as `OOM`; empty for any other error."""
     if isinstance(error, exceptions.MovedError):
         return "MOVED"
     if isinstance(error, exceptions.AskError):
@@ -67,7 +67,7 @@ _KINDS: tuple[tuple[type[Exception], str], ...] = (
 
 
 def broker_error(error: BaseException, where: str) -> BrokerError:
-    """What to raise from `error`.
+    """The error to raise from `error`.
 
     Args:
         error: Raised by redis-py, or a timeout.
@@ -97,7 +97,7 @@ def broker_error(error: BaseException, where: str) -> BrokerError:
 
 
 def is_about_size(error: BrokerError) -> bool:
-    """Whether the server said that a value is larger than it takes."""
+    """Whether the server refused a value because it is too large."""
     return _is_about_size(error.__cause__)
 
 
@@ -106,7 +106,7 @@ def _is_about_size(error: BaseException | None) -> bool:
 
 
 def _unfit_certificate(error: BaseException | None) -> ssl.SSLError | None:
-    """The error about a certificate or key that is behind this one."""
+    """The error about a certificate or key that caused this one, if any."""
     while error is not None:
         if isinstance(error, ssl.SSLError) and _UNFIT.search(str(error)):
             return error
@@ -115,7 +115,7 @@ def _unfit_certificate(error: BaseException | None) -> ssl.SSLError | None:
 
 
 def denial(what: str, where: str) -> BrokerError:
-    """What to raise when the user may not do `what`."""
+    """The error to raise when the user has no right to do `what`."""
     return BrokerError(
         f"{where} denies a right: {what}; grant the ACL user the rights that the documentation of "
         f"the Redis broker lists"
@@ -123,5 +123,5 @@ def denial(what: str, where: str) -> BrokerError:
 
 
 def _brief(error: BaseException) -> str:
-    # An unknown command is echoed with its arguments, which may hold a payload.
+    # The server echoes an unknown command with its arguments, which may hold a payload.
     return str(error).partition(", with args beginning")[0][:300] or type(error).__name__

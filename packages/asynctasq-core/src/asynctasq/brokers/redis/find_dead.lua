@@ -1,8 +1,8 @@
--- Dead letters by id.
+-- Finds dead letters by id.
 --
 -- KEYS[1] dead, KEYS[2] letters (as in settle.lua)
 -- ARGV    message ids (at most 500)
--- Returns {how many of the ids it looked at, at least one, id, time in ms, letter, ...}.
+-- Returns {number of ids looked at (at least one), id, time in ms, letter, ...}.
 
 local times, time_of = redis.call('ZMSCORE', KEYS[1], unpack(ARGV)), {}
 for i, id in ipairs(ARGV) do

@@ -1,8 +1,8 @@
--- Messages that are not dead, by id.
+-- Finds messages that are not dead, by id.
 --
 -- KEYS[1..4] stream, ids, delayed, bodies (as in put.lua); further ones in lines.lua
 -- ARGV    message ids (at most 500)
--- Returns {how many of the ids it looked at, at least one, {messages as in showing.lua}}.
+-- Returns {number of ids looked at (at least one), {messages as in showing.lua}}.
 
 local stream, ids, delayed, bodies = unpack(KEYS)
 local lines, now = lines_of(stream, ids, delayed, bodies), now_ms()
@@ -18,7 +18,7 @@ local function find(id)
   elseif first == 'd' then
     local member = is_asking_place(place) and MARKED .. id or id
     local due = redis.call('ZSCORE', delayed, member)
-    if not due then  -- it came from a retry, which keeps its count
+    if not due then  -- it was postponed or parked, which keeps its delivery count
       member = MARKED .. id
       due = redis.call('ZSCORE', delayed, member)
     end

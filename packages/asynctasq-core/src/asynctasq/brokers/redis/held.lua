@@ -1,25 +1,25 @@
--- A page of the messages of a queue that are in one state, about as they will be taken.
+-- A page of a queue's messages in one state, roughly in the order in which they will be taken.
 --
--- What waits does so in several parts, each in an order that no message leaves while it stays there:
---   r given back   a given back of those admitted   o to be judged, without a line
---   d due          n new                            b in lines
--- what runs in two: s, and t of those admitted; what is delayed in one: l.
+-- Waiting messages are in several parts, each in an order that does not change for messages that stay:
+--   r given back   a given back, of those admitted   o to be judged, without a line
+--   d due          n new                             b in lines
+-- Running messages are in two: s, and t for those admitted. Delayed ones are in one: l.
 --
 -- KEYS[1..4] stream, ids, delayed, bodies (as in put.lua); further ones in lines.lua
--- ARGV[1] the letters of the parts to look at
--- ARGV[2] what was the last of the first part; '' to begin at its start
--- ARGV[3] most messages
--- Returns {letter of the part that it came to, the last there, {messages as in showing.lua}}; without a
--- letter at the end.
+-- ARGV[1] letters of the parts to look at
+-- ARGV[2] the last message already shown of the first part; '' to begin at its start
+-- ARGV[3] maximum number of messages
+-- Returns {letter of the part reached, the last message there, {messages as in showing.lua}}; the
+-- letter is '' at the end.
 
 local stream, ids, delayed, bodies = unpack(KEYS)
 local lines, now = lines_of(stream, ids, delayed, bodies), now_ms()
 local most = tonumber(ARGV[3])
--- Messages that a page passes over, with those that it holds.
+-- Maximum messages that a page looks at, including those that it skips.
 local MOST_SEEN = 1000
 
--- Each part is a function that shows up to so many messages after one, or passes them over, and returns
--- how many there were and the last.
+-- Each part is a function that shows or skips up to `count` messages after a given one, and returns
+-- how many there were and the last one.
 
 local function leases(leased, is_back)
   return function(after, count)
@@ -77,7 +77,7 @@ local function in_lines(after, count)
   return #found, after
 end
 
--- As the server orders members of the same score; `>` follows its locale.
+-- Byte order, in which the server sorts members with equal scores; `>` would follow its locale.
 local function is_after(member, other)
   for i = 1, math.min(#member, #other) do
     local one, two = string.byte(member, i), string.byte(other, i)
@@ -88,7 +88,7 @@ local function is_after(member, other)
   return #member > #other
 end
 
--- How many in `delayed` are not after one, which may have gone.
+-- How many members of `delayed` do not come after this one, which may be gone.
 local function rank_after(after)
   local due, member = string.match(after, '^(%S+) (.*)$')
   if redis.call('ZSCORE', delayed, member) == due then

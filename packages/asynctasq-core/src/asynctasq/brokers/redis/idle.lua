@@ -1,4 +1,4 @@
--- Whether a queue holds nothing but dead letters and what pauses keep back.
+-- Whether a queue holds nothing but dead letters and paused messages.
 --
 -- KEYS[1] stream, KEYS[2] delayed (as in put.lua); further ones in lines.lua and pausing.lua
 -- Returns 1 or 0.

@@ -1,7 +1,7 @@
 """Names of the keys in Redis.
 
 Owns the rule that all keys of a queue share one hash tag, so that in a cluster they live in one
-slot and one script may touch them all. Workers and queue names share the tag `registry`.
+slot and one script can touch them all. Workers and queue names share the tag `registry`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 
 class QueueKeys(NamedTuple):
-    """The keys of one queue; the scripts' headers say what each holds."""
+    """The keys of one queue; the headers of the scripts say what each holds."""
 
     stream: bytes
     ids: bytes
@@ -25,16 +25,16 @@ class QueueKeys(NamedTuple):
     admitted: bytes
 
     def result(self, message_id: str) -> bytes:
-        """Key of a message's result, also the channel that wakes those who wait for it."""
+        """The key of a message's result, and the channel that wakes calls waiting for it."""
         return self.results + message_id.encode()
 
     def kind(self, kind: str) -> bytes:
-        """Key of the small values of a kind."""
+        """The key of the small values of a kind."""
         return self.values + kind.encode()
 
 
 class Keys:
-    """Every key under one prefix.
+    """All keys under one prefix.
 
     Args:
         prefix: First part of every key; lets several applications share a server.
@@ -49,14 +49,14 @@ class Keys:
         self._of_queue: dict[str, QueueKeys] = {}
 
     def lead(self, name: str) -> bytes:
-        """The key of a lease by name."""
+        """The key of a named lease."""
         return f"{self.prefix}:{{registry}}:lead:{name}".encode()
 
     def of(self, queue: str) -> QueueKeys:
         """The keys of a queue."""
         keys = self._of_queue.get(queue)
         if keys is None:
-            # A brace in the name would end the hash tag early.
+            # Quote the name: a brace in it would end the hash tag early.
             tag = f"{self.prefix}:{{{quote(queue, safe=' /:@+')}}}:"
             keys = QueueKeys(
                 *(

@@ -1,9 +1,10 @@
 -- The keys that are taken or have messages.
 --
 -- KEYS[1..4] stream, ids, delayed, bodies (as in put.lua); further ones in lines.lua
--- ARGV[1] most lines, limits, rates and unique keys to look at
+-- ARGV[1] maximum lines, limits, rates and unique keys (of each) to look at
 -- Returns {now in ms, {limit, rate, how many wait in their line, ...}, {limit, holder, ...},
--- {rate, time in ms up to which it is used up, time in ms at which the next may pass, ...}, {unique key, holder, ...}}.
+-- {rate, time in ms until which it is used up, time in ms at which the next may pass, ...},
+-- {unique key, holder, ...}}.
 
 local lines, now, most = lines_of(unpack(KEYS)), now_ms(), tonumber(ARGV[1])
 local waiting, holders, rates, keys = {}, {}, {}, {}

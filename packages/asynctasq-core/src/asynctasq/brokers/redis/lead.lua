@@ -1,8 +1,8 @@
--- Take a lease by name, keep it, or give it up.
+-- Takes, renews or gives up a named lease.
 --
--- KEYS[1] lead     string: who has it; '' for nobody
+-- KEYS[1] lead     string: who has it; '' for no one
 -- ARGV[1] holder   who asks
--- ARGV[2] ms from now on; '0' gives it up
+-- ARGV[2] lifetime in ms from now; '0' gives it up
 -- Returns 1 if the holder has it now, else 0.
 
 local lead, holder, ttl_ms = KEYS[1], ARGV[1], ARGV[2]

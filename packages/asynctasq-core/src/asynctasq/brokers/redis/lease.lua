@@ -1,13 +1,13 @@
--- Put before every script that looks at leases.
+-- Loaded before every script.
 --
--- A lease is an entry of the stream's pending list: its owner is a consumer, its age is the entry's
--- idle time. A consumer is named `<worker id>~<lease in ms>`, so that whoever sweeps can judge each
--- entry by its owner's own lease. RELEASED owns entries that were given back: anybody takes them.
+-- A lease is an entry in the stream's pending list: its owner is a consumer, its age is the entry's
+-- idle time. A consumer is named `<worker id>~<lease in ms>`, so that any sweep can judge each entry
+-- by its owner's own lease. RELEASED owns entries that were given back: anyone may take them.
 
 local GROUP = 'workers'
 local RELEASED = 'released'
 
--- The pending entries of a range: {{entry, consumer, idle ms, deliveries}, ...}; none without a group.
+-- The pending entries in a range: {{entry, consumer, idle ms, deliveries}, ...}; empty without a group.
 local function pending(stream, first, last, count, consumer)
   local reply
   if consumer then
@@ -18,7 +18,7 @@ local function pending(stream, first, last, count, consumer)
   if not reply.err then
     return reply
   end
-  -- Where a key of another type stands in the stream's place, nothing is leased either.
+  -- If the key holds another type than a stream, nothing is leased either.
   if string.find(reply.err, 'NOGROUP', 1, true) or string.find(reply.err, 'WRONGTYPE', 1, true) then
     return {}
   end
@@ -42,10 +42,10 @@ local function consumers(stream)
   return found
 end
 
--- Which of `entries` the consumer still holds: entry -> deliveries. `first` and `last` should
--- enclose them, so that one command answers for all. An entry that it may have missed is asked for
--- alone: where there are more than it answers, or where the number of digits is another, as with a
--- clock that is centuries wrong.
+-- Which of `entries` the consumer still holds: entry -> deliveries. `first` and `last` should enclose
+-- them, so that one command answers for all. Entries that this may have missed are looked up alone:
+-- if there are more than one command returns, or if the number of digits differs, as with a clock
+-- that is centuries wrong.
 local function held(stream, consumer, entries, first, last)
   local deliveries, found, most = {}, {}, 4 * #entries + 200
   if #entries > 1 then
@@ -66,7 +66,7 @@ local function held(stream, consumer, entries, first, last)
   return deliveries
 end
 
--- How many messages of a stream are leased.
+-- How many of a stream's messages are leased.
 local function running_of(leased)
   local summary, running = redis.pcall('XPENDING', leased, GROUP), 0
   if not summary.err and summary[1] > 0 then
@@ -95,27 +95,27 @@ local function last_read(stream)
   return nil
 end
 
--- Whether a look at a key finds a type that it can look at, or nothing.
+-- Whether a read of a key finds the expected type, or nothing.
 local function is_of_type(look)
   local reply = redis.pcall(unpack(look))
   return not (
     type(reply) == 'table' and reply.err and string.find(reply.err, 'WRONGTYPE', 1, true))
 end
 
--- Whether a queue's keys hold what they should; a script that met another type in its middle would
--- be left half applied.
+-- Whether a queue's keys have the expected types; a script that found another type halfway would be
+-- left half applied.
 local function is_sound(stream, ids, delayed, bodies)
   return is_of_type({'XLEN', stream}) and is_of_type({'HGET', ids, ''})
     and is_of_type({'ZCARD', delayed}) and is_of_type({'HGET', bodies, ''})
 end
 
--- Give an entry to RELEASED, with the delivery count that its next delivery adds one to.
+-- Give an entry to RELEASED with this delivery count; its next delivery adds one.
 local function release(stream, entry, deliveries)
   redis.call('XCLAIM', stream, GROUP, RELEASED, 0, entry, 'RETRYCOUNT', deliveries, 'JUSTID')
 end
 
--- Release what the consumer holds, at most so many; `taken_back` is 1 if its deliveries do not count,
--- else 0.
+-- Release up to `most` messages that the consumer holds; `taken_back` is 1 to not count their
+-- deliveries, else 0.
 local function release_some(stream, consumer, taken_back, most)
   local page = pending(stream, '-', '+', most, consumer)
   for _, entry in ipairs(page) do
@@ -124,8 +124,8 @@ local function release_some(stream, consumer, taken_back, most)
   return #page
 end
 
--- Where a message is: 'waiting', 'running', 'delayed', 'dead' or nil; and its place in `ids`, which is
--- its stream entry where it asks for nothing (else see lines.lua).
+-- A message's state ('waiting', 'running', 'delayed', 'dead' or nil) and its place in `ids`, which is
+-- its stream entry if it asks for nothing (otherwise see lines.lua).
 local function locate(stream, ids, message)
   local place = redis.call('HGET', ids, message)
   if not place then
@@ -148,17 +148,17 @@ local function locate(stream, ids, message)
   return 'waiting', place
 end
 
--- What a message carries besides its id and body, in one string: how often it was delivered before it
--- came to where it is (4 bytes, big-endian). Most carry nothing. In the stream it is a third field,
--- `extra`; in `delayed` and `bodies` such a message stands under MARKED .. id, which is no id, and its
--- body is the length of the extra (4 bytes, big-endian), the extra, and the body.
+-- Extra: what a message carries besides its id and body, in one string: how often it was delivered
+-- before it came to where it is (4 bytes, big-endian). Most messages have none. In the stream it is a
+-- third field, `extra`. In `delayed` and `bodies` such a message is stored under MARKED .. id, which
+-- cannot be an id, as a record: the length of the extra (4 bytes, big-endian), the extra, the body.
 local MARKED = '\1'
 
 local function is_marked(member)
   return string.sub(member, 1, 1) == MARKED
 end
 
--- The id of a message by its member of `delayed`.
+-- The id of a message, from its member in `delayed`.
 local function id_of(member)
   return is_marked(member) and string.sub(member, 2) or member
 end
@@ -167,7 +167,7 @@ local function to_record(extra, body)
   return struct.pack('>I4', #extra) .. extra .. body
 end
 
--- The extra and the body of a record; anybody may have written it.
+-- The extra and the body in a record, which is untrusted.
 local function from_record(record)
   local length = #record >= 4 and struct.unpack('>I4', record) or #record
   if 4 + length > #record then
@@ -181,7 +181,7 @@ local function earlier(extra)
   return #extra >= 4 and struct.unpack('>I4', extra) or 0
 end
 
--- The extra for so many deliveries.
+-- The extra for this number of deliveries.
 local function to_extra(deliveries)
   return deliveries > 0 and struct.pack('>I4', math.min(deliveries, 1e9)) or ''
 end
@@ -194,22 +194,22 @@ local function add(stream, id, body, extra)
   return redis.call('XADD', stream, '*', 'id', id, 'body', body, 'extra', extra)
 end
 
--- Keep a result and wake those who wait for it on the channel of the same name as the key.
+-- Keep a result and wake whoever waits for it on the channel named like the key.
 local function keep_result(key, result, ttl_ms)
   redis.call('SET', key, result, 'PX', ttl_ms)
   redis.call('PUBLISH', key, '')
 end
 
--- What a script may still move from here to there in bytes, so that the server's other clients do not
--- wait long. What is one message over is moved, since messages are as large as they are.
+-- Bytes that a script may still move, so that the server's other clients do not wait long. One message
+-- may exceed it, since messages can have any size.
 local budget = 1024 * 1024
 
--- What a step for a message that asks for something counts for, besides its bytes: it takes some ten
--- commands, and a script should not take much more than two thousand.
+-- What a step for a message that asks for something costs in addition to its bytes: it takes about ten
+-- commands, and a script should not run many more than two thousand.
 local STEP_BYTES = 6144
 
--- Do something with a list in pages that double as long as the budget allows: `apply` gets a page and
--- returns its bytes. Returns how many of the list were applied.
+-- Process a list in pages, doubling their size while the budget allows: `apply` gets a page and returns
+-- its bytes. Returns how many items were processed.
 local function in_pages(list, apply)
   local first, count = 1, 2
   while first <= #list and budget > 0 do
@@ -223,7 +223,7 @@ local function in_pages(list, apply)
   return math.min(first - 1, #list)
 end
 
--- Add the letters of these ids to a reply, each as id, time and letter; returns their bytes.
+-- Append the dead letters with these ids to a reply, each as id, time and letter; returns their bytes.
 local function add_letters(reply, letters, ids, time_of)
   local bytes = 0
   for i, letter in ipairs(redis.call('HMGET', letters, unpack(ids))) do
@@ -237,7 +237,7 @@ local function add_letters(reply, letters, ids, time_of)
   return bytes
 end
 
--- Bytes of a stream entry as replies hold it.
+-- The bytes of a stream entry in a reply.
 local function size_of(entry)
   local bytes = 0
   for _, text in ipairs(entry[2]) do
@@ -246,7 +246,7 @@ local function size_of(entry)
   return bytes
 end
 
--- Lease new messages without blocking, as far as the budget goes.
+-- Lease new messages without blocking, as far as the budget allows.
 local function read_new(stream, consumer, most)
   local new, count = {}, 2
   while #new < most and budget > 0 do

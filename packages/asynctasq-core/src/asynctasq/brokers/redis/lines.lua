@@ -1,34 +1,34 @@
--- Messages that ask for more than to be delivered: for a priority, a unique key, a limit, a rate. Put
--- before the scripts that may meet one; messages that ask for nothing never come here.
+-- Messages that ask for more than delivery: a priority, a unique key, a limit or a rate. Loaded before
+-- the scripts that may meet one; messages that ask for nothing never come here.
 --
 -- Such a message waits outside the stream. A sweep judges it when a consumer has room, and lets it
--- pass into a stream of its own, where it is leased at once. Those with the same limit and rate stand
--- in one line, of which the first is open (to be judged) or parked: at its limit until a message of
--- that ends, or at its rate until that opens. What was judged makes room for the judgement of the
--- next. So at every moment the first of each line is open or parked, and a line costs nothing more.
+-- pass into a separate stream, `admitted`, where it is leased at once. Messages with the same limit
+-- and rate stand in one line. The first in line is open (to be judged) or parked: at its limit until a
+-- message of the limit ends, or at its rate until the rate opens. Once one has been judged, the next
+-- can be. So at any moment the first of each line is open or parked, and the rest cost nothing.
 --
--- Its extra (see lease.lua) goes on: a byte that says whether its rate has counted it already, and
--- what it asks for, packed by the sender as a list (see asks.py). Anybody may have written that.
+-- Its extra (see lease.lua) continues with a byte that says whether its rate has counted it already,
+-- and with what it asks for, packed by the sender as a list (see asks.py). Both are untrusted.
 --
--- The keys have the stream's name with another end, so that a sweep of queues without such messages
+-- The keys have the stream's name with another ending, so that a sweep of queues without such messages
 -- need not send them:
---   admitted  stream: those that passed; fields as in `stream`
---   open      sorted set, all scores 0: order and id of those that are open
---   judging   sorted set, all scores 0, of what else there is to look up, in its order:
---             B <limit> NUL <rate> NUL <order> <id>   in this line, in any stand
+--   admitted  stream: messages that passed; fields as in `stream`
+--   open      sorted set, all scores 0: order and id of open messages
+--   judging   sorted set, all scores 0: the other lookups, each in order:
+--             B <limit> NUL <rate> NUL <order> <id>   in this line, wherever it stands
 --             L <limit> NUL <order> <id>       parked at its limit
 --             R <rate> NUL <order> <id>        parked at its rate
---   held      hash: limit -> how many that were admitted hold a place of it
---   timers    sorted set by time in ms: R <rate> opens; T <rate> may be forgotten; U <key> is over
---   rates     hash: rate -> time in ms up to which it is used up (`tat`), and when the next may pass;
+--   held      hash: limit -> how many admitted messages count towards it
+--   timers    sorted set by time in ms: R <rate> opens; T <rate> may be forgotten; U <key> expires
+--   rates     hash: rate -> time in ms until which it is used up (`tat`), and when the next may pass;
 --             MARKED -> the last serial
---   unique    hash: key -> time in ms at which it is over or 0 (14 digits), id of who has it
---   passed    string: time in ms before which nobody need look at leases in `admitted` (as `look`)
+--   unique    hash: key -> time in ms at which it expires or 0 (14 digits), id of its holder
+--   passed    string: time in ms before which no one need look at leases in `admitted` (like `look`)
 -- and in the keys of put.lua:
---   ids       @<stand><order> where it waits here, *<entry> where it was admitted, delayed MARKED,
+--   ids       @<stand><order> if it waits here, *<entry> if it was admitted, delayed MARKED,
 --             dead MARKED <what it asks for>; MARKED -> the stream's entry that wakes a consumer
 --   bodies    MARKED <id> -> its record
---   delayed   MARKED, with the time in ms at which a sweep should look here; there as long as any
+--   delayed   MARKED, with the time in ms at which a sweep should look here; present as long as any
 --             such message waits here or is admitted
 
 local ORDER_LENGTH = 37
@@ -45,7 +45,7 @@ local function lines_of(stream, ids, delayed, bodies)
   }
 end
 
--- Whether the further keys hold what they should.
+-- Whether these keys have the expected types.
 local function lines_are_sound(lines)
   return is_of_type({'XLEN', lines.admitted}) and is_of_type({'ZCARD', lines.open})
     and is_of_type({'ZCARD', lines.judging}) and is_of_type({'HGET', lines.held, ''})
@@ -66,7 +66,8 @@ end
 
 local known_asks = {}
 
--- What a message asks for, as its sender has packed it; nothing where that is damaged. Not to be changed.
+-- What a message asks for, as packed by its sender; damaged parts count as nothing. Do not modify the
+-- result, which is cached.
 local function asked_by(text)
   local ask = known_asks[text]
   if ask then
@@ -89,12 +90,12 @@ local function asked_by(text)
   return ask
 end
 
--- What a message asks for, by its extra.
+-- What a message asks for, from its extra.
 local function asked(extra)
   return asked_by(string.sub(extra, 6))
 end
 
--- Whether a place in `ids` is that of a message that asks for something.
+-- Whether a place in `ids` belongs to a message that asks for something.
 local function is_asking_place(place)
   local first = string.sub(place, 1, 1)
   return first == '@' or first == '*' or string.sub(place, -1) == MARKED
@@ -113,31 +114,31 @@ local function to_asking(deliveries, counted, text)
   return head .. (counted and '\1' or '\0') .. text
 end
 
--- Run a command with pairs of arguments, of which a script cannot give one too many at once.
+-- Run a command with pairs of arguments, in groups, since a script can pass only so many at once.
 local function in_groups(command, key, pairs)
   for i = 1, #pairs, 1000 do
     redis.call(command, key, unpack(pairs, i, math.min(#pairs, i + 999)))
   end
 end
 
--- The first that begin so, in their order.
+-- The first members of `judging` with this prefix, in order.
 local function first_of(lines, prefix, most)
   return redis.call(
     'ZRANGEBYLEX', lines.judging, '[' .. prefix, '(' .. prefix .. '\255', 'LIMIT', 0, most or 1)
 end
 
--- The first that are open, as order and id.
+-- The first open messages, as order and id.
 local function first_open(lines, most)
   return redis.call('ZRANGE', lines.open, 0, (most or 1) - 1)
 end
 
--- The order and the id at the end of what stands behind a prefix.
+-- The order and the id that follow a prefix.
 local function parts_of(member, prefix)
   local first = #prefix + 1
   return string.sub(member, first, first + ORDER_LENGTH - 1), string.sub(member, first + ORDER_LENGTH)
 end
 
--- Places are told by stream entries: after which one, in ms and number, a message was put.
+-- A new order; `ms` and `number` name the stream entry after which the message was put.
 local function new_order(lines, ask, rank, ms, number, serial)
   serial = serial or redis.call('HINCRBY', lines.rates, MARKED, 1)
   return string.format('%03d%d%014.0f%013.0f%06.0f', 100 - ask.priority, rank, serial, ms,
@@ -159,7 +160,7 @@ local function park(lines, id, order, kind, key)
   stand(lines, id, kind, order)
 end
 
--- Open the first that is parked at a limit ('L') or a rate ('R'); its order with its id, if there is one.
+-- Open the first message parked at a limit ('L') or a rate ('R'); returns its order and id, or nil.
 local function open_parked(lines, kind, key)
   if key == '' then
     return nil
@@ -175,7 +176,7 @@ local function open_parked(lines, kind, key)
   return order .. id
 end
 
--- A message waits from now on.
+-- Make a message wait.
 local function enter(lines, id, ask, extra, body, order)
   redis.call('HSET', lines.bodies, MARKED .. id, to_record(extra, body))
   if not ask.has_line then
@@ -191,7 +192,8 @@ local function enter(lines, id, ask, extra, body, order)
   end
 end
 
--- A message that waited is admitted or gone; whoever calls sees to its record and its place in `ids`.
+-- Remove a waiting message that was admitted or deleted; the caller updates its record and its place
+-- in `ids`.
 local function leave(lines, id, ask, kind, order)
   local key_of = {L = 'L' .. ask.limit .. '\0', R = 'R' .. ask.rate .. '\0', B = ask.line}
   if kind == 'O' then
@@ -213,7 +215,7 @@ local function leave(lines, id, ask, kind, order)
   end
 end
 
--- Who has a unique key, and until when; nil if nobody has.
+-- Who holds a unique key, and until when; nil if it is free.
 local function holder_of(lines, key, now)
   local text = redis.call('HGET', lines.unique, key)
   local over = text and tonumber(string.sub(text, 1, 14)) or 0
@@ -234,7 +236,7 @@ local function take_key(lines, id, ask, now)
   end
 end
 
--- Free the key that a message frees itself.
+-- Free the message's key, unless only time frees it.
 local function free_key(lines, id, ask)
   if ask.unique ~= '' then
     local holder, over = holder_of(lines, ask.unique, 0)
@@ -244,12 +246,12 @@ local function free_key(lines, id, ask)
   end
 end
 
--- The time up to which a rate is used up.
+-- The time in ms until which a rate is used up.
 local function tat_of(lines, rate)
   return tonumber(string.match(redis.call('HGET', lines.rates, rate) or '', '^%S+')) or 0
 end
 
--- Undo what the delivery of a message has done to its rate and to its key, for it did not run.
+-- Undo the effect of a message's delivery on its rate and key, since it did not run.
 local function take_back_delivery(lines, id, ask, now)
   if ask.has_rate then
     local tat = tat_of(lines, ask.rate) - ask.interval
@@ -262,7 +264,7 @@ local function take_back_delivery(lines, id, ask, now)
   end
 end
 
--- A message that was admitted does not run any more.
+-- Stop counting a message towards its limit, since it no longer runs.
 local function free_place(lines, ask)
   if ask.has_limit then
     local left = (tonumber(redis.call('HGET', lines.held, ask.limit) or 0) or 0) - 1
@@ -275,7 +277,7 @@ local function free_place(lines, ask)
   end
 end
 
--- Do what time alone brings about.
+-- Do what the passing of time requires.
 local function pass_time(lines, now)
   for _, timer in ipairs(redis.call('ZRANGEBYSCORE', lines.timers, '-inf', now, 'LIMIT', 0, 200)) do
     if budget <= 0 then
@@ -296,7 +298,7 @@ local function pass_time(lines, now)
   end
 end
 
--- Give back a message that was admitted: it goes first, and its rate has counted it.
+-- Give back an admitted message: it goes first, and its rate does not count it again.
 local function give_back(lines, entry, fields, deliveries)
   local id, extra = fields[2], fields[6] or ''
   local ask = asked(extra)
@@ -316,7 +318,7 @@ local function drop_wake_up(lines)
   end
 end
 
--- After any change: when a sweep should look here; and an entry that wakes a consumer for what is open.
+-- Call after any change: sets when a sweep should look here, and wakes a consumer if a message is open.
 local function look_again(lines, now)
   if first_open(lines)[1] then
     redis.call('ZADD', lines.delayed, 0, MARKED)
@@ -335,8 +337,8 @@ local function look_again(lines, now)
   end
 end
 
--- Remove a message that waits, is delayed or was given back, by its place in `ids`; whether there was
--- anything to remove. What it asked for is free again.
+-- Remove a message that waits, is delayed or was given back, by its place in `ids`, and free what it
+-- asked for.
 local function remove_asking(lines, id, place)
   local mark, ask, record = string.sub(place, 1, 1), nil, nil
   if mark == '*' then

@@ -1,4 +1,4 @@
-"""Pages of the messages of a queue: where they begin, and what the scripts say of them."""
+"""Pages of a queue's messages: where each begins, and how to read the scripts' replies."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import cast
 
 from .. import HeldMessage, HeldPage, HeldState
 
-#: Most messages of one call; a page may be shorter.
+#: Maximum messages per call; a page may be shorter.
 AT_ONCE = 500
 
 #: The parts of `held.lua` that each state has.
 _PARTS: dict[HeldState, bytes] = {"waiting": b"raodnb", "running": b"st", "delayed": b"l"}
 
-#: Scores of what is parked, as of `pausing.lua`.
+#: Scores of parked messages start here, as in `pausing.lua`.
 _PARKED_MS = 2.0**52
 
 _ENTRY = re.compile(rb"\d{1,20}-\d{1,20}")
@@ -29,10 +29,10 @@ _LAST = {
 
 
 def begin(state: HeldState, after: str | None) -> tuple[bytes, bytes]:
-    """The parts to look at, and what was the last of the first of them.
+    """The parts to look at, and the last message already shown of the first part.
 
     Raises:
-        ValueError: `after` is nothing that `page` gives.
+        ValueError: `after` did not come from `page`.
     """
     parts = _PARTS[state]
     if after is None:
@@ -45,14 +45,14 @@ def begin(state: HeldState, after: str | None) -> tuple[bytes, bytes]:
 
 
 def page(queue: str, reply: tuple[bytes, bytes, list[bytes]]) -> HeldPage:
-    """What `held.lua` returned."""
+    """The page in a reply of `held.lua`."""
     part, last, texts = reply
     after = part.decode() + urlsafe_b64encode(last).decode() if part else None
     return HeldPage(list(messages(queue, texts)), after)
 
 
 def messages(queue: str, texts: Sequence[bytes]) -> Iterator[HeldMessage]:
-    """Messages as in `showing.lua`."""
+    """The messages in a reply, in the form that `showing.lua` describes."""
     columns = (texts[i::6] for i in range(6))
     for message_id, body, state, deliveries, due, consumer in zip(*columns, strict=True):
         yield HeldMessage(

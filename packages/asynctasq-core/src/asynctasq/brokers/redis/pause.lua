@@ -1,7 +1,7 @@
--- Begin a pause; one of this name gets the new value.
+-- Begins a pause; an existing one of this name gets the new value.
 --
 -- KEYS[1] stream (as in put.lua); further ones in pausing.lua
--- ARGV[1] name, ARGV[2] pause
+-- ARGV[1] name, ARGV[2] value
 
 local stream = KEYS[1]
 keep_value(pauses_key(stream), ARGV[1], ARGV[2], 0, 0)

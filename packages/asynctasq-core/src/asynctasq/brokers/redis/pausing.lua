@@ -1,13 +1,14 @@
--- Pauses. Put before the scripts that may meet one, behind remembering.lua and lines.lua.
+-- Pauses. Loaded before the scripts that may meet one, after remembering.lua and lines.lua.
 --
--- While a queue has pauses, its stream is fenced: the group seems to have read up to the last entry
--- that there can be, so that blocking reads bring in nothing. Sweeps alone read then, for they tell
--- consumers of the pauses. A message is parked by being delayed until a time that never comes, of
--- which each pause has its own range; there serial numbers keep the order.
+-- While a queue has pauses, its stream is fenced: the group seems to have read up to the last possible
+-- entry, so blocking reads return nothing. Only sweeps read then, since they tell consumers about the
+-- pauses. A message is parked by delaying it until a time that never comes. Each pause has its own
+-- range of such times, in which serial numbers keep the order.
 --
--- The keys have the stream's name with another end:
+-- The keys have the stream's name with another ending:
 --   values:pauses  hash: name -> pause (as in remembering.lua)
---   fence          hash: 'at' -> the entry up to which consumers have read; 'serial' -> the last one
+--   fence          hash: 'at' -> the entry up to which consumers have really read;
+--                  'serial' -> the last serial number
 
 local FENCE = '18446744073709551615-18446744073709551615'
 -- Scores are exact up to 2 ^ 53; there are 2 ^ 24 pauses of 2 ^ 28 messages.
@@ -38,7 +39,7 @@ local function make_group(stream)
   end
 end
 
--- Let reads be as without a fence, until `fence` is called; for the time of a script.
+-- Let reads work as without a fence until `fence` is called, within one script.
 local function lift(stream)
   make_group(stream)
   if last_read(stream) == FENCE then
@@ -58,7 +59,7 @@ local function is_paused(stream, name)
   return redis.call('HEXISTS', pauses_key(stream), name) == 1
 end
 
--- The score of a message that is parked now, under the pause of this number.
+-- The score for parking a message now under the pause with this number.
 local function parked_at(stream, number)
   local serial = redis.call('HINCRBY', fence_key(stream), 'serial', 1)
   return string.format('%.0f', PARKED + (number - 1) * PARKED_OF_ONE + serial % PARKED_OF_ONE)

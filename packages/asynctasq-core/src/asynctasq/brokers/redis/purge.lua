@@ -1,7 +1,7 @@
--- Delete messages that are waiting or delayed; call again until it returns 0.
+-- Deletes messages that are waiting or delayed; call again until it returns 0.
 --
 -- KEYS[1..4] stream, ids, delayed, bodies (as in put.lua); further ones in lines.lua
--- Returns how many were deleted, some hundred at most.
+-- Returns how many were deleted, at most a few hundred.
 
 local PAGE = 100
 local stream, ids, delayed, bodies = unpack(KEYS)
@@ -16,7 +16,7 @@ local function remove(entry)
   budget = budget - size_of(entry)
 end
 
--- The places of messages of which some may ask for something, by their id.
+-- Remove a page of the messages that ask for something.
 local function remove_all_asking()
   lines = lines_of(stream, ids, delayed, bodies)
   drop_wake_up(lines)

@@ -1,4 +1,4 @@
--- Delete dead letters.
+-- Deletes dead letters.
 --
 -- KEYS[1] ids, KEYS[2] dead, KEYS[3] letters (as in settle.lua)
 -- ARGV    message ids (at most 100), or none for the oldest 100

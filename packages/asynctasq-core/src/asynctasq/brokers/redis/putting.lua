@@ -1,7 +1,8 @@
--- Adding messages to a queue; put before the scripts that do. One that the queue holds already is left
--- as it is.
+-- Adds messages to a queue; loaded before the scripts that use it. A message that is already in the
+-- queue is left as it is.
 
--- Add messages: `arguments[first...]` are id, body and due time in ms, or '' for at once, of each.
+-- Add messages: `arguments[first...]` are, for each, its id, body and due time in ms ('' for
+-- immediately).
 -- Returns how many were added.
 local function put(stream, ids, delayed, bodies, arguments, first)
   local names = {}

@@ -1,8 +1,8 @@
--- Lease new messages of several queues, earlier queues first, without blocking.
+-- Leases new messages from several queues, earlier queues first, without blocking.
 --
 -- KEYS    the queues' streams, fields `id` and `body`
 -- ARGV[1] consumer   `<worker id>~<lease in ms>`
--- ARGV[2] limit      most messages to lease
+-- ARGV[2] limit      maximum number of messages to lease
 -- Returns {{queue index from 0, entries}, ...}.
 
 local room, reply = tonumber(ARGV[2]), {}

@@ -1,4 +1,4 @@
-"""Which workers are alive, as they say themselves, and which queues there are."""
+"""The registry of live workers and known queues; workers announce themselves."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from .keys import Keys
 from .scripts import ANNOUNCE, RELEASE, RUNNING, WORKERS, Command
 from .server import Server
 
-#: Messages that one script call releases.
+#: Maximum messages that one script call releases.
 _RELEASED_AT_ONCE = 500
 
 
 def announcement(keys: Keys, options: ConsumerOptions) -> Command:
-    """A sign of life that holds for the worker's lease."""
+    """A sign of life that lasts as long as the worker's lease."""
     return ANNOUNCE(
         (keys.alive, keys.workers, keys.queues),
         options.worker.id,
@@ -28,12 +28,12 @@ def announcement(keys: Keys, options: ConsumerOptions) -> Command:
 
 
 def withdrawal(keys: Keys, worker_id: str) -> Command:
-    """The end of a worker's signs of life."""
+    """Removes a worker from the registry."""
     return ANNOUNCE((keys.alive, keys.workers, keys.queues), worker_id, 0, b"")
 
 
 async def alive_workers(server: Server, keys: Keys) -> list[WorkerInfo]:
-    """The workers within their lease, each with the number of messages that it holds."""
+    """The workers within their lease, each with its number of running messages."""
     texts = await server.insist(keys.workers, WORKERS((keys.alive, keys.workers)))
     described = [info for text in texts if text and (info := _described(text))]
     held: Counter[str] = Counter()
@@ -46,7 +46,7 @@ async def alive_workers(server: Server, keys: Keys) -> list[WorkerInfo]:
 
 
 def _described(text: bytes) -> WorkerInfo | None:
-    """The worker, if this is what `announcement` wrote; others may have written to the server."""
+    """The worker, or `None` if something other than `announcement` wrote the text."""
     try:
         fields = json.loads(text)
         info = WorkerInfo(**fields | {"queues": tuple(fields["queues"]), "running": 0})
@@ -65,10 +65,10 @@ async def release_worker(
     *,
     taken_back: int,
 ) -> int:
-    """Let go of all that a worker holds of a queue; returns how much.
+    """Release all messages that a worker holds in a stream; return how many.
 
     Args:
-        taken_back: 1 if these deliveries are not to count, else 0.
+        taken_back: 1 to not count these deliveries, else 0.
     """
     total = 0
     while True:

@@ -1,10 +1,10 @@
--- Let go of what is leased to a worker, and remove its consumers; call again until it returns fewer than
+-- Releases what is leased to a worker and removes its consumers; call again until it returns fewer than
 -- asked for.
 --
 -- KEYS[1] stream
 -- ARGV[1] worker id   its consumers are named `<worker id>~<lease in ms>`
--- ARGV[2] taken back  '1': these deliveries do not count, '0': they do
--- ARGV[3] most
+-- ARGV[2] taken back  '1': these deliveries do not count; '0': they do
+-- ARGV[3] most        maximum number of messages to release
 -- Returns how many messages were released.
 
 local stream, prefix = KEYS[1], ARGV[1] .. '~'
@@ -16,7 +16,7 @@ for _, consumer in ipairs(consumers(stream) or {}) do
     if released == most then
       break
     end
-    -- Deleting a consumer drops its pending entries for ever; here it has none left.
+    -- Deleting a consumer drops its pending entries for ever, but here none are left.
     redis.call('XGROUP', 'DELCONSUMER', stream, GROUP, consumer.name)
   end
 end

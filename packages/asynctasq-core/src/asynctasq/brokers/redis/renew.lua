@@ -1,4 +1,4 @@
--- Start the leases of these entries anew, as far as the consumer still holds them.
+-- Renews the leases of those entries that the consumer still holds.
 --
 -- KEYS[1] stream
 -- ARGV[1] consumer

@@ -1,6 +1,6 @@
-"""Keeping leases from a thread of its own, so that a blocked event loop does not lose them.
+"""Renews leases from a separate thread, so that a blocked event loop does not lose them.
 
-The thread has an event loop and connections of its own, made as all others are.
+The thread has its own event loop and connections, made in the same way as all others.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from .scripts import RENEW
 from .server import Call, Server
 from .settlements import ADMITTED, enclosing, entry_of
 
-#: Entries of one script call: Lua takes up to 8,000 values at once.
+#: Maximum entries per script call: Lua can unpack at most 8,000 values.
 _RENEWED_AT_ONCE = 1000
-#: Seconds that a renewal waits for its answer before it is sent once more. What a network has
-#: swallowed then costs no more than this.
+#: Seconds that a renewal waits for its answer before it is sent again, so that a lost packet costs
+#: no more than this.
 _ANEW_SECONDS = 0.2
 
 
@@ -42,7 +42,7 @@ class Renewal:
         self._announce_at = 0.0
 
     def renew(self, held: Sequence[Delivery]) -> list[Delivery]:
-        """Renew these leases and give a sign of life; returns those whose lease was lost.
+        """Renew these leases and give a sign of life; return the deliveries that were lost.
 
         Raises:
             BrokerUnavailable: The server cannot be reached; the next call reconnects.
@@ -75,7 +75,7 @@ class Renewal:
             loop.close()
 
     def _ask(self, calls: list[Call]) -> list[Any]:
-        """The answers to these calls; with a sign of life, a third of the lease after the last."""
+        """Send these calls, with a sign of life every third of the lease; return the answers."""
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
             self._server = Server(self._config)
@@ -92,9 +92,9 @@ class Renewal:
         return replies
 
     async def _first_answer(self, calls: Sequence[Call]) -> list[Any]:
-        """What is answered first: a request that waits for long, or one that is made anew.
+        """Race one patient request against short repeated ones; return the first answer.
 
-        The first is for a server that is slow, the second for a network that has lost the first.
+        The patient request serves a slow server, the short ones a network that loses packets.
         """
         limit = min(self._config.timeout, self._options.lease_seconds / 3)
         patient = asyncio.ensure_future(self._server.call_many(calls, limit))

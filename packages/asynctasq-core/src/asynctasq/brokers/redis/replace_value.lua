@@ -1,15 +1,15 @@
--- Keep a value and put messages, if the value there is the expected one.
+-- Replaces a value and puts messages, if the current value is the expected one.
 --
 -- KEYS[1..4] stream, ids, delayed, bodies (as in put.lua)
 -- KEYS[5]    values   hash: name -> value (as in remembering.lua)
 -- ARGV[1] name
--- ARGV[2] '1' if there is a value, '0' to delete the one there
+-- ARGV[2] '1' to set a value, '0' to delete the current one
 -- ARGV[3] value
 -- ARGV[4] '1' if a value is expected, '0' if none is
--- ARGV[5] the expected one
+-- ARGV[5] expected value
 -- ARGV[6] '1' if some of the messages ask for something, else '0'
 -- ARGV[7...] messages (as in put.lua, or in put_asking.lua)
--- Returns 1 if the value was the expected one, else 0.
+-- Returns 1 if the current value was the expected one, else 0.
 
 local values, name, now = KEYS[5], ARGV[1], now_ms()
 local value = unexpired(redis.call('HGET', values, name), now)

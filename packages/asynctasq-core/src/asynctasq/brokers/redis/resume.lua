@@ -1,11 +1,11 @@
--- End a pause, and let some of what is parked under its name go on: it is due before all else, in its
--- order. Call again until it returns fewer than asked for.
+-- Ends a pause and resumes some of the messages parked under its name: they become due before all
+-- others, in their order. Call again until it returns fewer than asked for.
 --
 -- KEYS[1] stream, KEYS[2] ids, KEYS[3] delayed (as in put.lua); further ones in pausing.lua
 -- ARGV[1] name
--- ARGV[2] number of the name, 0 for the pause of the queue itself, for which nothing is parked
--- ARGV[3] most
--- Returns {1 if there was such a pause else 0, how many go on}.
+-- ARGV[2] number of the name; 0 for the pause of the whole queue, under which nothing is parked
+-- ARGV[3] maximum number of messages to resume
+-- Returns {1 if there was such a pause else 0, how many were resumed}.
 
 local stream, ids, delayed = unpack(KEYS)
 local number, most = tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -27,7 +27,7 @@ if number > 0 then
     redis.call('ZADD', delayed, unpack(due))
   end
 end
--- An entry that wakes a consumer, and what lets a sweep drop it, as lines.lua has them.
+-- Add an entry that wakes a consumer, and the mark that lets a sweep drop it, as in lines.lua.
 if (was_paused == 1 or #found > 0) and redis.call('HEXISTS', ids, MARKED) == 0 then
   redis.call('HSET', ids, MARKED, redis.call('XADD', stream, '*', 'wake', ''))
   redis.call('ZADD', delayed, 0, MARKED)

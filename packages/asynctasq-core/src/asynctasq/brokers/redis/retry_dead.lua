@@ -1,8 +1,8 @@
--- Move dead letters back to waiting.
+-- Moves dead letters back to waiting.
 --
 -- KEYS[1..6] stream, ids, delayed, bodies, dead, letters (as in settle.lua); further ones in lines.lua
 -- ARGV    for each letter: message id, body (at most 500)
--- Returns how many there were.
+-- Returns how many were moved.
 
 local stream, ids, delayed, bodies_key, dead, letters = unpack(KEYS)
 local names = {}

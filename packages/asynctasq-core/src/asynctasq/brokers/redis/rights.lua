@@ -1,7 +1,7 @@
--- Which of the commands that the other scripts use the user may not run. A right that is missing in
--- the middle of a script would leave it half applied, so workers ask before they begin.
+-- Finds the commands used by the other scripts that this user may not run. A right missing halfway
+-- through a script would leave it half applied, so workers check before they begin.
 --
--- KEYS[1] probe   a key that nothing else uses; empty before, and a millisecond after
+-- KEYS[1] probe   a key that nothing else uses; it exists for a millisecond at most
 -- Returns the commands that are denied.
 
 local probe = KEYS[1]
@@ -21,7 +21,7 @@ local calls = {
   {'ZADD', probe, 'XX', 0, 'id'}, {'ZREM', probe, 'id'}, {'ZCARD', probe}, {'ZSCORE', probe, 'id'},
   {'ZMSCORE', probe, 'id'}, {'ZRANGE', probe, 0, 0}, {'ZREVRANGE', probe, 0, 0},
   {'ZRANGEBYSCORE', probe, 0, 0}, {'ZCOUNT', probe, 0, 0}, {'ZRANK', probe, 'id'}, {'SMEMBERS', probe},
-  -- A set is made of an empty key; the one of another type, there for the moment, takes nothing.
+  -- SADD would create a set; on the key of another type that SET has just made, it changes nothing.
   {'SET', probe, '', 'PX', 1}, {'SADD', probe, ''},
 }
 local denials = {"NOPERM", "user executing the script can't", 'ACL failure in script'}

@@ -1,8 +1,8 @@
 """The Lua scripts beside this module, each one atomic step; their headers document arguments.
 
-Every script may be repeated after a lost answer: what it has done already it leaves as it is. What
-the queue has let go of meanwhile it no longer knows: a message put again after it was done runs
-again, and cancelling one again says that it is not there.
+Every script can be repeated after a lost answer: it leaves alone what it has already done. It does
+not know about messages that have left the queue meanwhile: a message put again after it was done
+runs again, and cancelling one a second time reports that it is not there.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from importlib import resources
 
-#: A command as it is sent: its name, then its arguments.
+#: A command as sent: its name, then its arguments.
 Command = tuple[bytes | str | int, ...]
 
 _FOLDER = resources.files(__package__)
@@ -21,8 +21,8 @@ class Script:
     """A script known to the server by its digest.
 
     Args:
-        name: Its file, without `.lua`.
-        libraries: Files of functions that it stands on, besides `lease.lua`.
+        name: The script's file, without `.lua`.
+        libraries: Files with functions that it needs, besides `lease.lua`.
     """
 
     def __init__(self, name: str, *libraries: str) -> None:
@@ -32,12 +32,12 @@ class Script:
         _sources[self._digest] = source.encode()
 
     def __call__(self, keys: tuple[bytes, ...], *arguments: bytes | str | int) -> Command:
-        """The command that runs it."""
+        """The command that runs the script."""
         return ("EVALSHA", self._digest, len(keys), *keys, *arguments)
 
 
 def with_source(command: Command) -> Command:
-    """The same call for a server that does not know the script (any more)."""
+    """The same call for a server that does not, or no longer, know the script."""
     digest = command[1]
     assert isinstance(digest, bytes)
     return ("EVAL", _sources[digest], *command[2:])

@@ -1,6 +1,6 @@
 """The server as a whole: one Redis, a master found through Sentinels, or a cluster.
 
-Sends commands to whichever node holds a key, and turns failures into the broker's errors.
+Sends each command to the node that holds its key, and turns failures into the broker's errors.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from .failures import TRANSPORT_ERRORS, broker_error, code_of
 from .scripts import Command
 from .wire import LOOP_ERRORS, Wire
 
-#: Idle connections kept for each node; a burst of concurrent calls opens more.
+#: Idle connections kept per node; a burst of concurrent calls opens more.
 _KEPT_WIRES = 8
 
-#: A place in a cluster; `None` where there is a single place.
+#: A node of a cluster; `None` if the server is a single one.
 Node = tuple[str, int] | None
-#: A key whose node is meant, and a command for it.
+#: A command, and a key that selects the node to send it to.
 Call = tuple[bytes, Command]
 
 
 class Server:
-    """Where commands go; connects by itself."""
+    """Where commands go; connects on first use."""
 
     def __init__(self, config: RedisConfig) -> None:
         self.address = Address(config)
@@ -55,11 +55,11 @@ class Server:
         """Send a command once to the node that holds `key`.
 
         Args:
-            timeout_seconds: Instead of the configured limit, for commands that block.
+            timeout_seconds: Overrides the configured limit, for commands that block.
 
         Raises:
-            BrokerUnavailable: No answer, or a refusal that passes.
-            BrokerError: A refusal that will not.
+            BrokerUnavailable: There was no answer, or a temporary refusal.
+            BrokerError: The server refused for good.
         """
         (reply,) = await self.call_many(((key, command),), timeout_seconds)
         return reply
@@ -67,9 +67,9 @@ class Server:
     async def call_many(
         self, calls: Sequence[Call], timeout_seconds: float | None = None
     ) -> list[Any]:
-        """Send commands in one round trip; in a cluster, in one for each key, all at once.
+        """Send commands in one round trip; in a cluster, in one per key, concurrently.
 
-        The first refusal is raised once all have answered.
+        Once all have been answered, the first refusal is raised.
         """
         limit = self.timeout_seconds if timeout_seconds is None else timeout_seconds
         if not self.is_cluster:
@@ -84,15 +84,16 @@ class Server:
         return [next(replies[key]) for key, _ in calls]
 
     async def insist(self, key: bytes, command: Command) -> Any:
-        """Like `call`, again and again until `timeout_seconds` of the configuration are over."""
+        """Like `call`, but retry until the configured `timeout_seconds` are over."""
         (reply,) = await self.insist_many(((key, command),))
         return reply
 
     async def insist_many(self, calls: Sequence[Call]) -> list[Any]:
-        """Like `call_many`, again and again until `timeout_seconds` are over.
+        """Like `call_many`, but retry until the configured `timeout_seconds` are over.
 
         Raises:
-            BrokerUnavailable: Within that time, whatever the server does.
+            BrokerUnavailable: All attempts failed; raised within that time, whatever the server
+                does.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.timeout_seconds
@@ -103,7 +104,7 @@ class Server:
             try:
                 return await self.call_many(calls, left)
             except BrokerUnavailable as e:
-                # That the time is over says less than what has used it up.
+                # Prefer what used up the time over the mere fact that it is used up.
                 if failure is None or not isinstance(e.__cause__, TimeoutError):
                     failure = e
             pause = backoff.next()
@@ -113,11 +114,11 @@ class Server:
             await asyncio.sleep(pause)
 
     async def open_wire(self, key: bytes) -> Wire:
-        """A connection of the caller's own to the node of `key`; the caller closes it."""
+        """A new connection to the node of `key`, for the caller alone, who must close it."""
         return self._new_wire(await self._node_of(key) if self.is_cluster else None)
 
     async def close(self) -> None:
-        """Close what is idle; a connection in use closes with its exchange."""
+        """Close idle connections; one in use closes when its exchange ends."""
         await asyncio.gather(*(wire.end() for wire in self._taken_out()))
         await self._forget_cluster()
         if self._sentinel is not None:
@@ -136,7 +137,7 @@ class Server:
             except TRANSPORT_ERRORS as e:
                 raise broker_error(e, self.address.name) from e
             except BrokerUnavailable as e:
-                # After MOVED nothing was done, and the map of slots has been dropped.
+                # MOVED means that nothing was done; the stale map of slots is already dropped.
                 if not attempts_left or e.__cause__ is None or code_of(e.__cause__) != "MOVED":
                     raise
         raise AssertionError("the second attempt returns or raises")
@@ -167,7 +168,7 @@ class Server:
     async def _failed(self, error: BaseException) -> None:
         code = code_of(error)
         if code in ("READONLY", "MASTERDOWN", "LOADING"):
-            # These connections lead to a server that is not the master (any more).
+            # These connections lead to a server that is not, or no longer, the master.
             await self._drop_wires()
         is_refusal = isinstance(error, ResponseError)
         if not is_refusal or code in ("MOVED", "READONLY", "MASTERDOWN", "CLUSTERDOWN"):

@@ -1,20 +1,21 @@
--- Apply the outcomes of deliveries that the consumer still holds; settle_asking.lua does for messages
--- that ask for something.
+-- Applies the outcomes of deliveries that the consumer still holds; settle_asking.lua does so for
+-- messages that ask for something.
 --
 -- KEYS[1..4] stream, ids, delayed, bodies (as in put.lua)
 -- KEYS[5] dead       sorted set: message id by the time in ms at which it died
 -- KEYS[6] letters    hash: message id -> length of info (4 bytes, big-endian), info, body
 -- KEYS[7...]         keys of results to keep
 -- ARGV[1] consumer
--- ARGV[2] first      no entry of the call is earlier
--- ARGV[3] last       no entry of the call is later
+-- ARGV[2] first      no entry in this call is earlier
+-- ARGV[3] last       no entry in this call is later
 -- ARGV[4] n          number of messages that are done and keep no result
 -- ARGV[5...]         n stream entries, then their n message ids
 -- ARGV[5 + 2 n...]   for each other outcome 10 arguments: action ('done', 'retry', 'postpone',
---                    'park', 'dead', 'release'), entry, message id, delay in ms (to park: number of the
---                    pause), '1' if a body is given, body, info (to park: name of the pause), number of its key among the results or 0, result, its lifetime in ms
+--                    'park', 'dead', 'release'), entry, message id, delay in ms (for park: number of
+--                    the pause), '1' if a body is given, body, info (for park: name of the pause),
+--                    number of its key among the results or 0, result, result's lifetime in ms
 -- Returns the entries that the consumer no longer holds, and those whose outcome needs a key that holds
--- another type: these stay as they are, and come back when their lease has run out.
+-- another type: the latter stay as they are and come back when their lease expires.
 
 local WIDTH = 10
 local stream, ids, delayed, bodies, dead, letters = unpack(KEYS, 1, 6)
@@ -46,7 +47,7 @@ for i = 5, 4 + plain do
   end
 end
 
--- Complete the outcome by the body and the extra that its message goes on with.
+-- Add to the outcome the body and the extra that its message keeps.
 local function complete(outcome)
   outcome.extra = ''
   local is_put_off = outcome.action == 'postpone' or outcome.action == 'park'
@@ -87,8 +88,8 @@ for i = 5 + 2 * plain, #ARGV, WIDTH do
   end
 end
 
--- Removing comes first: with memory exhausted Redis refuses only the first write of a script, so
--- nothing after it can fail and leave the script half applied.
+-- Remove first: when memory is exhausted, Redis refuses only the first write of a script, so nothing
+-- after it can fail and leave the script half applied.
 if #removed > 0 then
   redis.call('XACK', stream, GROUP, unpack(removed))
   redis.call('XDEL', stream, unpack(removed))

@@ -1,10 +1,10 @@
--- Apply the outcomes of deliveries that the consumer still holds, of messages that ask for something.
+-- Applies the outcomes of deliveries that the consumer still holds, for messages that ask for something.
 --
 -- KEYS[1..6] stream, ids, delayed, bodies, dead, letters (as in settle.lua); further ones in lines.lua
 -- KEYS[7...] keys of results to keep
 -- ARGV[1] consumer
--- ARGV[2] first      no entry of the call is earlier
--- ARGV[3] last       no entry of the call is later
+-- ARGV[2] first      no entry in this call is earlier
+-- ARGV[3] last       no entry in this call is later
 -- ARGV[4] n          number of messages that are done and keep no result
 -- ARGV[5...]         n entries of `admitted`, then their n message ids, then what the n ask for
 -- ARGV[5 + 3 n...]   for each other outcome 10 arguments (as in settle.lua)
@@ -38,7 +38,7 @@ local function wait(id, ask, extra, body, delay, at)
   end
 end
 
--- What an outcome needs to know of its message: the fields of its entry, in a table by name.
+-- What applying an outcome needs of its message: the fields of its entry, by name.
 local function message_of(entry)
   local fields = (redis.call('XRANGE', lines.admitted, entry, entry)[1] or {})[2] or {}
   local extra = fields[6] or ''
@@ -69,7 +69,7 @@ local function apply(action, message, id, count, delay, info)
   end
 end
 
--- As `free_place` and `free_key` of each of these, in few commands.
+-- Does `free_place` and `free_key` for all of these, in few commands.
 local function free_all(ids_of, asks)
   local ended, limits, keys, holders = {}, {}, {}, {}
   for i, ask in ipairs(asks) do
@@ -110,7 +110,7 @@ local function free_all(ids_of, asks)
   if #keys > 0 then
     local free = {}
     for i, text in ipairs(redis.call('HMGET', lines.unique, unpack(keys))) do
-      -- Those that a time frees stay taken.
+      -- Keys that only time frees stay taken.
       if text and string.sub(text, 15) == holders[i] and (tonumber(string.sub(text, 1, 14)) or 0) == 0 then
         free[#free + 1] = keys[i]
       end
@@ -145,7 +145,7 @@ for i = first_other, #ARGV, WIDTH do
   end
 end
 
--- Removing comes first, as in settle.lua.
+-- Remove first, as in settle.lua.
 if #removed > 0 then
   redis.call('XACK', lines.admitted, GROUP, unpack(removed))
   redis.call('XDEL', lines.admitted, unpack(removed))

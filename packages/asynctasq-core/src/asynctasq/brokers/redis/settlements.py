@@ -1,4 +1,4 @@
-"""From outcomes to the commands that apply them."""
+"""Turns outcomes into the commands that apply them."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from ..parking import pause_number
 from .keys import QueueKeys
 from .scripts import SETTLE, SETTLE_ASKING, Command
 
-#: What the outcomes of one script call may weigh, so that the server's other clients do not wait
-#: long, unless one outcome alone weighs more. An outcome weighs what it makes the server move, and
-#: a little.
+#: Maximum size of one script call's outcomes (a single outcome may be larger), so that the server's
+#: other clients do not wait long. An outcome counts the bytes that it makes the server move, and at
+#: least the minimum given here in addition.
 _MOST_BYTES, _LEAST_BYTES, _LEAST_BYTES_ASKING = 1024 * 1024, 2048, 8192
-#: Outcomes from this size on are sent each alone, since a server may refuse them: it takes no value
-#: above its `proto-max-bulk-len`, which is a megabyte or more, and may limit its clients' buffers.
+#: Outcomes of this size and above are sent alone, since a server may refuse them: it accepts no
+#: value above its `proto-max-bulk-len`, which is at least a megabyte, and may limit client buffers.
 _LARGE_BYTES = 512 * 1024
 
 
-#: How the tag of a delivery begins that stands in the stream of those that were admitted.
+#: First byte of the tag of a delivery from the `admitted` stream.
 ADMITTED = b"*"
 
 
 class AdmittedTag(bytes):
-    """The tag of such a delivery, with what its message asks for, as `lines.lua` reads it."""
+    """The tag of a delivery from `admitted`, with what its message asks for (`lines.lua`)."""
 
     asked: bytes = b""
 
     @classmethod
     def of(cls, entry: bytes, extra: bytes) -> AdmittedTag:
-        """The tag for a stream entry that has this extra."""
+        """The tag for a stream entry with this `extra` field."""
         tag = cls(ADMITTED + entry)
         tag.asked = extra[5:]
         return tag
@@ -38,11 +38,11 @@ class AdmittedTag(bytes):
 
 @dataclass(slots=True)
 class Settlement:
-    """Outcomes of one queue that one script call applies; it answers with the entries lost.
+    """Outcomes of one queue for one script call, which replies with the entries that were lost.
 
     Attributes:
-        is_large: Whether it holds an outcome alone that a server may refuse for its size.
-        is_asking: Whether it is about messages that ask for something.
+        is_large: Whether it holds a single outcome that the server may refuse because of its size.
+        is_asking: Whether its messages ask for something besides delivery.
     """
 
     queue: str
@@ -55,12 +55,12 @@ class Settlement:
         return _settle_command(keys, consumer, self.outcomes, self.is_asking)
 
     def tag_of(self, entry: bytes) -> bytes:
-        """The tag of the delivery that stands in this entry."""
+        """The tag of the delivery in this entry."""
         return ADMITTED + entry if self.is_asking else entry
 
 
 def settlements(queue: str, outcomes: Sequence[Outcome]) -> Iterator[Settlement]:
-    """The outcomes of a queue, in as few script calls as they should be."""
+    """The outcomes of a queue, split into as few script calls as the limits allow."""
     asking = [o for o in outcomes if o.delivery.tag[:1] == ADMITTED]
     if not asking:
         yield from _pages(queue, outcomes, is_asking=False)
@@ -96,11 +96,11 @@ def entry_of(delivery: Delivery) -> bytes:
 
 
 def enclosing(entries: Sequence[bytes]) -> tuple[bytes, bytes]:
-    """A range of stream entries that holds all of these.
+    """A range that encloses all these stream entries.
 
-    Entries are `<ms>-<number>`, and the milliseconds have 13 digits until the year 2286, so their
-    order is that of the bytes; a bound without a number means all of its millisecond. If a clock is
-    that wrong, the scripts ask for each entry alone.
+    Entries are `<ms>-<number>`. Milliseconds have 13 digits until the year 2286, so entries sort as
+    bytes; a bound without a number covers its whole millisecond. If a clock is wrong enough to
+    break this, the scripts look up each entry separately.
     """
     return min(entries).partition(b"-")[0], max(entries).partition(b"-")[0]
 

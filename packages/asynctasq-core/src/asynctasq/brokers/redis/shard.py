@@ -1,4 +1,4 @@
-"""Reading the queues that one round trip can reach together."""
+"""Reads the queues that a single round trip can reach."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from .settlements import AdmittedTag
 
 logger = logging.getLogger(__name__)
 
-#: What a blocking read may bring in bytes, so that the server's other clients do not wait long for
-#: it; and how many messages the first one asks for, while their size is not known.
+#: Maximum bytes of one blocking read, so that the server's other clients do not wait long; and the
+#: number of messages that the first read asks for, before their size is known.
 _BYTES_AT_ONCE, _FIRST_COUNT = 1024 * 1024, 32
-#: Ours have 32; a dead letter is found by its id, so a longer one is worth no keeping.
+#: Longest id accepted. Ours have 32 bytes, and dead letters are found by id, so ids are kept short.
 _LONGEST_ID_BYTES = 200
-#: What only wakes a consumer, as `lines.lua` adds it.
+#: The entry that `lines.lua` adds only to wake a consumer.
 _WAKE_UP = [b"wake", b""]
-#: What an entry holds; `lease.lua` says what is extra.
+#: The fields of an entry; `lease.lua` explains `extra`.
 _FIELDS = ([b"id", b"body"], [b"id", b"body", b"extra"])
 
 
@@ -35,9 +35,9 @@ class Sweep:
     """What a sweep has leased.
 
     Attributes:
-        next_due_seconds: Until the next sweep is worth while, as far as it could tell.
-        found: All of it, in order of priority.
-        claimed: Those of it that were released or whose lease had run out.
+        next_due_seconds: Seconds until the next sweep is worthwhile, as far as this one could tell.
+        found: All leased messages, in order of priority.
+        claimed: Those of them that had been released or whose lease had expired.
         is_asking: Whether a queue has messages that ask for something.
     """
 
@@ -48,7 +48,7 @@ class Sweep:
 
 
 class Shard:
-    """Queues of one consumer whose keys live in one place, in order of priority."""
+    """One consumer's queues whose keys live in one place, in order of priority."""
 
     def __init__(self, server: Server, keys: Keys, queues: Sequence[str], consumer: bytes) -> None:
         self._server = server
@@ -60,17 +60,17 @@ class Shard:
         self._streams = self._all_streams
         self._spoilt: frozenset[int] = frozenset()
         self._count = _FIRST_COUNT
-        #: Streams of queues with pauses, from which sweeps alone read; and their last entries.
+        #: Streams of queues with pauses, which only sweeps read, and the last entry of each.
         self._fenced: dict[bytes, bytes] = {}
-        #: Whether a read has met an entry that says that there is something for a sweep to find.
+        #: Whether a read has found an entry that announces work for a sweep.
         self.is_woken = False
         self._queue_of = dict(zip(self._all_streams, self._queues, strict=True))
 
     async def sweep(self, limit: int) -> Sweep:
-        """Do what is due, and lease what is there without waiting.
+        """Move what is due, and lease what is there without waiting.
 
         Args:
-            limit: Most messages to lease; 0 leases none.
+            limit: Maximum number of messages to lease; 0 leases none.
         """
         command = SWEEP(self._keys, self._consumer, limit)
         reply = await self._server.call(self._keys[0], command)
@@ -80,7 +80,7 @@ class Shard:
         self._fenced.clear()
         for queue_index, claimed, counts, *more in reply[2:]:
             queue = self._queues[queue_index]
-            if not more:  # its last entry, and its pauses
+            if not more:  # this part holds the queue's last entry and its pauses
                 names = [name.decode("utf-8", "replace") for name in counts[::2]]
                 pauses[queue] = dict(zip(names, counts[1::2], strict=True))
                 if "" not in pauses[queue]:
@@ -103,11 +103,11 @@ class Shard:
 
     @property
     def is_fenced(self) -> bool:
-        """Whether only sweeps find what its queues have, since some have pauses."""
+        """Whether some of its queues have pauses, so that only sweeps find their messages."""
         return bool(self._fenced)
 
     def _note_spoilt(self, spoilt: frozenset[int]) -> None:
-        """Leave alone the queues whose keys somebody has overwritten, until they are mended."""
+        """Skip queues whose keys something has overwritten, until they are repaired."""
         for index in spoilt - self._spoilt:
             logger.error(
                 "queue cannot be read: some of its keys hold another type; delete or rename them",
@@ -117,7 +117,7 @@ class Shard:
         self._streams = tuple(s for i, s in enumerate(self._all_streams) if i not in spoilt)
 
     async def read_present(self, limit: int) -> list[Delivery]:
-        """Lease new messages that are there, without waiting."""
+        """Lease new messages that are already there, without waiting."""
         streams = self._streams
         if not streams:
             return []
@@ -131,7 +131,7 @@ class Shard:
     async def read_next(self, limit: int, wait_seconds: float) -> list[Delivery]:
         """Lease new messages as soon as there are any.
 
-        Over several queues one message of each may come, `limit` or not.
+        With several queues, one message from each may come, even if that exceeds `limit`.
 
         Args:
             wait_seconds: How long to wait for the first; 0 or less does not wait.
@@ -159,10 +159,10 @@ class Shard:
         return found
 
     async def _wait_for_entries(self, wait_seconds: float) -> None:
-        """Wait for anything to be added, and leave it to a sweep.
+        """Wait until anything is added, and leave it to a sweep.
 
-        Streams without pauses are looked at from now on; what came since the last sweep is found by
-        the next.
+        For streams without pauses, only entries from now on count; the next sweep finds those that
+        came since the last one.
         """
         after = [self._fenced.get(stream, b"$") for stream in self._streams]
         block_ms = max(1, math.ceil(wait_seconds * 1000))
@@ -172,7 +172,7 @@ class Shard:
         self.is_woken |= bool(await self._server.call(self._streams[0], command, limit_seconds))
 
     def _deliveries(self, reply: Iterable[tuple[bytes, Sequence[Any]]]) -> list[Delivery]:
-        """What was read, but for what only wakes: after that a sweep finds more."""
+        """The messages read; an entry that only wakes is noted, so that a sweep follows."""
         found = []
         for stream, entries in reply:
             queue = self._queue_of[stream]
@@ -184,12 +184,12 @@ class Shard:
         return found
 
     def _note_size(self, size_bytes: int, count: int) -> None:
-        """Ask for as many next time as may be expected to fit, but never for many times more."""
+        """Next time ask for as many as will probably fit, but never for many times more."""
         fitting = _BYTES_AT_ONCE * count // max(size_bytes, 1)
         self._count = max(1, min(fitting, 4 * max(count, _FIRST_COUNT)))
 
     async def _set_up_again(self, failure: BrokerError) -> list[Delivery]:
-        """Create the groups if the failure was that somebody deleted or overwrote the keys."""
+        """Recreate the groups if the read failed because keys were deleted or overwritten."""
         cause = failure.__cause__
         is_about_keys = cause is not None and (
             code_of(cause) in ("NOGROUP", "UNBLOCKED") or "WRONGTYPE" in str(cause)
@@ -206,5 +206,5 @@ def _delivery(queue: str, entry: Sequence[Any], deliveries: int) -> Delivery:
         if len(fields) > 4:
             deliveries += int.from_bytes(fields[5][:4], "big")
         return Delivery(queue, fields[1].decode("utf-8", "replace"), fields[3], deliveries, tag)
-    # Not written by us: handed on under the entry's own id, to end among the dead letters.
+    # We did not write this; pass it on under the entry's id, so that it becomes a dead letter.
     return Delivery(queue, tag.decode(), b"", deliveries, tag)

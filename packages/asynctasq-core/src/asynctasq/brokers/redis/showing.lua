@@ -1,7 +1,7 @@
--- Showing messages that are not dead; put before the scripts that do, and after lines.lua.
+-- Shows messages that are not dead; loaded before the scripts that use it, after lines.lua.
 --
--- A reply ends with six texts for each message: id, body, state, how often it was delivered, the time in
--- ms at which it is due or '', and the consumer that has it or ''.
+-- A reply ends with six strings for each message: id, body, state, delivery count, the time in ms at
+-- which it is due or '', and the consumer that holds it or ''.
 
 local reply, shown = {}, 0
 
@@ -13,14 +13,14 @@ local function show(id, body, state, deliveries, due, consumer)
   budget = budget - #body
 end
 
--- Show what stands in an entry of a stream; the entry that wakes a consumer is no message.
+-- Show the message in a stream entry; an entry that only wakes a consumer holds none.
 local function show_entry(fields, state, deliveries, consumer)
   if fields and fields[1] == 'id' and fields[4] then
     show(fields[2], fields[4], state, earlier(fields[6] or '') + deliveries, '', consumer)
   end
 end
 
--- Show what is leased or was given back, by an entry of the pending list.
+-- Show a message that is leased or was given back, from its pending-list entry.
 local function show_lease(stream, lease)
   local is_back = lease[2] == RELEASED
   local found = redis.call('XRANGE', stream, lease[1], lease[1])[1]
@@ -28,7 +28,7 @@ local function show_lease(stream, lease)
     found and found[2], is_back and 'waiting' or 'running', lease[4], is_back and '' or lease[2])
 end
 
--- Show what is delayed, or was until now.
+-- Show a message that is delayed, or has just become due.
 local function show_delayed(bodies, member, due, now)
   local body, extra = redis.call('HGET', bodies, member), ''
   if not body then
@@ -41,7 +41,7 @@ local function show_delayed(bodies, member, due, now)
   show(id_of(member), body, is_later and 'delayed' or 'waiting', earlier(extra), is_later and due or '')
 end
 
--- Show what waits to be let pass; not what has a line, if only those without are meant.
+-- Show a message that waits to be judged; with `without_line`, only if it has no line.
 local function show_standing(bodies, id, without_line)
   local record = redis.call('HGET', bodies, MARKED .. id)
   if record then

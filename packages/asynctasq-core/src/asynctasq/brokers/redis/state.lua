@@ -1,4 +1,4 @@
--- Where a message is. What is due waits, also before a sweep has moved it.
+-- A message's state. A due message counts as waiting even before a sweep has moved it.
 --
 -- KEYS[1..3] stream, ids, delayed (as in put.lua)
 -- ARGV[1] message id

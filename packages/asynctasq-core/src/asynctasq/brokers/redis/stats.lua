@@ -1,11 +1,11 @@
--- How many messages of a queue are in each state, at a cost that does not grow with them.
+-- How many of a queue's messages are in each state, at a cost that does not grow with their number.
 --
 -- KEYS[1] stream, KEYS[2] delayed, KEYS[3] dead, KEYS[4] bodies, KEYS[5] ids; further ones in lines.lua
 -- Returns {waiting, running, delayed, dead}.
 
 local stream, delayed, bodies, ids = KEYS[1], KEYS[2], KEYS[4], KEYS[5]
 
--- A key of another type holds no messages, and is not to hide the other queues.
+-- A key of another type holds no messages, and must not hide the other queues.
 local function count(command, ...)
   local number = redis.pcall(command, ...)
   return type(number) == 'number' and number or 0

@@ -1,36 +1,36 @@
--- Make due messages ready, take over what was released or whose lease has run out, create groups that
--- are missing, and lease new messages: earlier queues first, without blocking.
+-- Makes due messages ready, takes over messages that were released or whose lease has expired, creates
+-- missing groups, and leases new messages: earlier queues first, without blocking.
 --
--- Leases that ran out are looked for by whoever comes first when it is time, since that walks through
--- all leases of the queue: a quarter of the shortest lease after the last look, or when a worker that
--- has been silent for long will have lost its own.
+-- Looking for expired leases walks through all leases of the queue, so only the first sweep after it is
+-- time does so: a quarter of the shortest lease after the last look, or when a worker that has long
+-- been silent will have lost its lease.
 --
 -- KEYS    for each queue: stream, ids, delayed, bodies (as in put.lua), look (string: time in ms
---         before which nobody need look for leases that ran out); further ones in lines.lua
+--         before which no one need look for expired leases); further ones in lines.lua
 -- ARGV[1] consumer   `<worker id>~<lease in ms>`
--- ARGV[2] limit      most messages to lease; 0 leases none
--- Returns {ms until the next sweep is worth while or -1, {indices from 0 of queues that hold keys of
+-- ARGV[2] limit      maximum number of messages to lease; 0 leases none
+-- Returns {ms until the next sweep is worthwhile or -1, {indices from 0 of queues that hold keys of
 -- another type, left as they are}, {queue index from 0, claimed entries, their delivery counts, new
--- entries}, ...}. Of a queue whose messages ask for something (see lines.lua), there may be several such
--- parts, each with a fifth element: 1 if its new entries are of `admitted`, else 0. Of a queue that has
--- pauses (see pausing.lua) comes first {queue index, its last entry, {name, pause, ...}}.
+-- entries}, ...}. A queue whose messages ask for something (see lines.lua) may have several such parts,
+-- each with a fifth element: 1 if its new entries are in `admitted`, else 0. A queue that has pauses
+-- (see pausing.lua) first has the part {queue index, its last entry, {name, pause, ...}}.
 
 local PAGE = 500
 local MOST_DUE = 200
 local FORGET_CONSUMER_AFTER_MS = 3600 * 1000
--- Larger numbers lose their last digits on the way back to the server.
+-- Larger numbers would lose their last digits on the way back to the server.
 local LONGEST_LEASE_MS = 1e12
 local BRIEFEST_LOOK_MS = 50
--- Open messages that one call judges.
+-- Maximum open messages that one call judges.
 local MOST_JUDGED = 500
 
 local consumer, room = ARGV[1], math.min(tonumber(ARGV[2]), 250)
 local own_lease = math.min(tonumber(string.match(ARGV[1], '~(%d+)$')), LONGEST_LEASE_MS)
 
--- Make what is due ready; returns whether more is, whether messages of the queue ask for something, and
--- their lines, or nil while keys of these hold another type: they wait for that to be mended. Removing
--- comes first: with memory exhausted Redis refuses the first write of a script if it can grow memory,
--- and a queue that cannot be emptied would keep memory exhausted.
+-- Make due messages ready. Returns whether more are due, whether messages in the queue ask for
+-- something, and their lines, or nil while keys of these hold another type; such messages wait until
+-- that is repaired. Remove first: when memory is exhausted, Redis refuses a script whose first write
+-- could grow memory, and a queue that cannot be emptied would keep memory exhausted.
 local function promote(now, stream, ids, delayed, bodies)
   local found = redis.call('ZRANGEBYSCORE', delayed, '-inf', now, 'LIMIT', 0, MOST_DUE)
   local due, are_asking, lines = {}, false, nil
@@ -43,7 +43,7 @@ local function promote(now, stream, ids, delayed, bodies)
       due[#due + 1] = member
     end
   end
-  -- What was parked is due at the number that it had (see resume.lua), and goes first in its line.
+  -- A resumed message is due at its serial number (see resume.lua), and goes first in its line.
   local resumed = lines and redis.call('ZCOUNT', delayed, '(0', PARKED_OF_ONE) or 0
   local moved = in_pages(due, function(page)
     local found = redis.call('HMGET', bodies, unpack(page))
@@ -85,7 +85,7 @@ local function released(stream, most)
   if not string.find(reply.err, 'NOGROUP', 1, true) then
     error(reply.err)
   end
-  -- A write that removes nothing comes before this one, too.
+  -- First a write that removes nothing, for the reason given above.
   redis.call('XDEL', stream, '0-1')
   redis.call('XGROUP', 'CREATE', stream, GROUP, '0', 'MKSTREAM')
   return {}
@@ -94,11 +94,11 @@ end
 local function is_time_to_look(now, look)
   local text = redis.pcall('GET', look)
   local at = type(text) == 'string' and tonumber(text) or 0
-  -- Whoever set it may have known of longer leases only.
+  -- Whoever set it may have known only longer leases than ours.
   return not (at > now and at - now <= own_lease / 4)
 end
 
--- Leases by consumer name in ms, the shortest of all, and ms until the next look is worth while.
+-- Leases in ms by consumer name, the shortest of them, and ms until the next look is worthwhile.
 local function leases(stream)
   local found, shortest, soonest = {}, own_lease, own_lease / 4
   for _, other in ipairs(consumers(stream) or {}) do
@@ -114,7 +114,7 @@ local function leases(stream)
   return found, shortest, math.max(soonest, BRIEFEST_LOOK_MS)
 end
 
--- Entries whose lease has run out, oldest first.
+-- Entries whose lease has expired, oldest first.
 local function expired(now, stream, look, most)
   local lease_of, shortest, next_look = leases(stream)
   local entries, first = {}, '-'
@@ -139,7 +139,7 @@ local function expired(now, stream, look, most)
   return entries
 end
 
--- Entries that anybody may take over.
+-- Entries that anyone may take over.
 local function unowned(now, stream, look, most)
   local entries = released(stream, most)
   if #entries < most and is_time_to_look(now, look) then
@@ -150,8 +150,8 @@ local function unowned(now, stream, look, most)
   return entries
 end
 
--- Take over what is unowned: the stream's entries, how often each has been delivered now, and whether
--- there was more than this call may move.
+-- Take over unowned entries; returns them, how often each has now been delivered, and whether there
+-- were more than this call may move.
 local function claim(now, stream, look, most)
   local unclaimed, deliveries = {}, {}
   for i, entry in ipairs(unowned(now, stream, look, most)) do
@@ -190,7 +190,7 @@ local function reply_with(index, claimed, counts, new, admitted)
   end
 end
 
--- Give back what was released or whose lease ran out.
+-- Put back messages that were released or whose lease expired.
 local function take_back(lines)
   for _, entry in ipairs(unowned(now, lines.admitted, lines.look, MOST_DUE)) do
     local found = budget > 0 and redis.call('XRANGE', lines.admitted, entry[1], entry[1])[1]
@@ -203,7 +203,7 @@ local function take_back(lines)
   end
 end
 
--- The first entry that nobody has read: its id, ms and number.
+-- A function that returns the first unread entries, up to a number.
 local function first_unread(stream)
   local read = last_read(stream) or '0-0'
   local after = read == '0-0' and '-' or '(' .. read
@@ -212,7 +212,7 @@ local function first_unread(stream)
   end
 end
 
--- The place of an unread entry of the stream, as it stands in an order; nil for none.
+-- The place of an unread stream entry, in the form it has in an order; nil without an entry.
 local function place_of(entry)
   if not entry then
     return nil
@@ -221,7 +221,7 @@ local function place_of(entry)
   return string.format('%013.0f%06.0f', tonumber(ms), math.min(tonumber(number), 999999))
 end
 
--- Whether an open message goes before what has this place.
+-- Whether an open message goes before the entry with this place.
 local function goes_before(order, place)
   if not place then
     return true
@@ -232,7 +232,7 @@ end
 
 local judged = 0
 
--- Admit open messages in their order, as long as they go before the entry.
+-- Admit open messages in order, as long as they go before this entry.
 local function admit_some(index, lines, before)
   local limit_place = place_of(before)
   local admission = new_admission(lines, now)
@@ -243,7 +243,7 @@ local function admit_some(index, lines, before)
       break
     end
     judged = judged + 1
-    budget = budget - STEP_BYTES / 2  -- most of what it takes is done for all at once
+    budget = budget - STEP_BYTES / 2  -- half the price: most of the work is done for all at once
     local entry = admission:admit(head)
     if entry then
       local id = entry[2][2]
@@ -258,7 +258,7 @@ local function admit_some(index, lines, before)
   if #records > 0 then
     redis.call('HDEL', lines.bodies, unpack(records))
     redis.call('HSET', lines.ids, unpack(places))
-    -- As if it had read them, which would be dearer, as they are here already.
+    -- Claim them as if the consumer had read them; reading would cost more, and they are here already.
     for _, word in ipairs({'RETRYCOUNT', 1, 'FORCE', 'JUSTID'}) do
       claimed[#claimed + 1] = word
     end
@@ -267,10 +267,10 @@ local function admit_some(index, lines, before)
   end
 end
 
--- Lease what the queue has in the order of priorities and then of arrival, of which that of the
--- stream's entries is told by their ids.
+-- Lease the queue's messages in order of priority, then of arrival; the ids of stream entries tell
+-- when they arrived.
 local function lease_asking(index, lines, stream, look)
-  -- A write that removes nothing comes first, as above.
+  -- First a write that removes nothing, as above.
   redis.call('XDEL', stream, '0-1')
   take_back(lines)
   drop_wake_up(lines)
@@ -300,7 +300,7 @@ local function lease_asking(index, lines, stream, look)
   return more
 end
 
--- Give back what is leased and has run out, of a queue that delivers nothing.
+-- Release expired leases of a queue that is on hold.
 local function let_go(stream, look)
   if is_time_to_look(now, look) then
     for _, entry in ipairs(expired(now, stream, look, MOST_DUE)) do
@@ -309,7 +309,7 @@ local function let_go(stream, look)
   end
 end
 
--- Tell the consumer of the pauses of a queue, in whose fence there is a gap from here on.
+-- Tell the consumer about a queue's pauses, and lift the queue's fence for the rest of this sweep.
 local function tell_pauses(index, stream)
   local fields, pauses = redis.call('HGETALL', pauses_key(stream)), {}
   for i = 1, #fields, 2 do

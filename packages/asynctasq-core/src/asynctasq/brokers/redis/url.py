@@ -1,6 +1,6 @@
-"""Whether a text is the URL of a Redis server, and else what to write.
+"""Checks that a text is the URL of a Redis server, and says what to write if not.
 
-Owns the rule that a mistake in it is told where it is given, and never with a password.
+Owns the rule that a mistake is reported where it was made, and never along with a password.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from ...errors import ConfigurationError
 _FORMS = (
     "write redis://user:password@host:6379/0, rediss://... for TLS, or unix:///path/to/socket?db=0"
 )
-#: What may follow a `?`: what redis-py's connections know and no field of `RedisConfig` says.
+#: Parameters allowed after `?`: those that redis-py knows and that are not fields of `RedisConfig`.
 _PARAMETERS = ("db", "client_name", "socket_keepalive", "ssl_ca_path", "ssl_cert_reqs")
 _ENCODE = (
     "a password with any of @ : / ? # [ ] % must be percent-encoded (urllib.parse.quote), or be "
@@ -21,10 +21,10 @@ _ENCODE = (
 
 
 def check_url(url: str) -> None:
-    """Refuse what is not the URL of a Redis server.
+    """Check that this is the URL of a Redis server.
 
     Raises:
-        ConfigurationError: Says what is wrong, without any part that may be secret.
+        ConfigurationError: It is not; says what is wrong, without any part that may be secret.
     """
     scheme, separator, rest = url.partition("://")
     if not separator or scheme not in ("redis", "rediss", "unix"):
@@ -36,7 +36,7 @@ def check_url(url: str) -> None:
     try:
         parts = urlsplit(f"{scheme}://{place}")
         port, path = parts.port, unquote(parts.path)
-    except ValueError:  # its text may hold a password that was taken for a port
+    except ValueError:  # not chained: its text may hold a password mistaken for a port
         raise ConfigurationError(
             f"redis.url: the port is no number up to 65535; {_FORMS}"
         ) from None
@@ -53,7 +53,7 @@ def check_url(url: str) -> None:
 
 
 def _holds_bare_signs(rest: str) -> bool:
-    """Whether what stands before the host holds signs that end it."""
+    """Whether the login holds unescaped characters that would end it."""
     login, separator, _ = rest.rpartition("@")
     return bool(separator) and bool(set(login) & set("@/?#[]"))
 

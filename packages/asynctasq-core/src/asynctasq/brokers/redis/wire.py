@@ -1,7 +1,7 @@
 """One connection to Redis, used by one caller at a time.
 
-Owns two invariants: every wait is bounded, and a connection whose exchange was cut short, by an
-error, a timeout or a cancellation, is closed rather than used again.
+Owns two invariants. Every wait is bounded. A connection whose exchange was cut short, by an error,
+a timeout or a cancellation, is closed rather than reused.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ else:
     _pack = pack_command
 
 
-#: What event loops raise, besides `OSError`, when the transport is gone: uvloop a `RuntimeError`
-#: ("the handler is closed") as soon as a closed transport is written to.
+#: What event loops raise, besides `OSError`, when the transport is gone. uvloop raises a
+#: `RuntimeError` ("the handler is closed") on any write to a closed transport.
 LOOP_ERRORS = (RuntimeError, EOFError)
 
 
 class Wire:
-    """A connection that opens itself when first used, and again after a failure.
+    """A connection that opens on first use, and again after a failure.
 
-    redis-py's connection does the talking. Its client is left out because it spends more time on a
-    command than the server does: a task for each bounded write, checks of a pooled connection.
+    It uses redis-py's connection but not its client, which spends more time on a command than the
+    server does: a task for each bounded write, checks of a pooled connection.
     """
 
     def __init__(self, connection: AbstractConnection) -> None:
@@ -42,15 +42,15 @@ class Wire:
 
     @property
     def is_open(self) -> bool:
-        """Whether the connection stands and no exchange on it was cut short."""
+        """Whether the connection is up and no exchange on it was cut short."""
         return bool(self._connection.is_connected)
 
     async def ask(self, command: Command, timeout_seconds: float) -> Any:
         """Send a command and return the answer.
 
         Raises:
-            TimeoutError: No answer within `timeout_seconds`, connecting included.
-            RedisError: As redis-py raises them; a refusal leaves the connection usable.
+            TimeoutError: There was no answer within `timeout_seconds`, including connecting.
+            RedisError: Raised by redis-py; a refusal leaves the connection usable.
         """
         (reply,) = await self.ask_all((command,), timeout_seconds)
         if isinstance(reply, ResponseError):
@@ -58,7 +58,7 @@ class Wire:
         return reply
 
     async def ask_all(self, commands: Sequence[Command], timeout_seconds: float) -> list[Any]:
-        """Send commands together and return their answers, a refusal in place of its answer."""
+        """Send commands together and return their answers; a refusal is returned as an error."""
         async with asyncio.timeout(timeout_seconds):
             replies = await self._exchange_again_if_stale(commands)
             for i, reply in enumerate(replies):
@@ -71,8 +71,8 @@ class Wire:
         try:
             return await self._exchange(commands)
         except LostConnection as e:
-            # The server may have closed the connection while it lay idle. Subclasses of the error
-            # are answers of the server.
+            # The server may have closed the connection while it was idle. Subclasses of this error
+            # are answers from the server.
             if not was_open or type(e) is not LostConnection:
                 raise
         return await self._exchange(commands)
@@ -84,7 +84,7 @@ class Wire:
             try:
                 replies.append(await self.read())
             except ResponseError as e:
-                if str(e).startswith("Protocol error"):  # the last that the server says here
+                if str(e).startswith("Protocol error"):  # the server says nothing after this
                     await self.close()
                     raise
                 replies.append(e)
@@ -108,14 +108,14 @@ class Wire:
         await connection.send_packed_command(packed, check_health=False)
 
     async def read(self) -> Any:
-        """The next thing that the server sends; waits without limit."""
+        """The next reply or message from the server; waits without limit."""
         try:
             return await self._connection.read_response()
         except LOOP_ERRORS as e:
             raise LostConnection(f"connection lost: {e}") from e
 
     async def send(self, commands: Sequence[Command], timeout_seconds: float) -> None:
-        """Send commands whose answers come through `read`."""
+        """Send commands whose answers are to be read with `read`."""
         async with asyncio.timeout(timeout_seconds):
             await self._send(commands)
 
@@ -124,6 +124,6 @@ class Wire:
         await self._connection.disconnect(nowait=True)
 
     async def end(self) -> None:
-        """Close the connection for good, with TLS's farewell if the other side is quick."""
+        """Close the connection gracefully, with the TLS closing handshake if the peer is quick."""
         with suppress(RedisError, OSError, *LOOP_ERRORS):
             await self._connection.disconnect()

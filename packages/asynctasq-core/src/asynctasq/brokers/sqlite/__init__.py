@@ -1,1 +1,1 @@
-"""Queues in one SQLite file, shared by the processes of one machine."""
+"""The SQLite broker: queues in one file, shared by the processes of one machine."""

@@ -1,4 +1,4 @@
-"""Who waits for which result of a queue file."""
+"""Calls that wait for results in a queue file."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ _SINCE = "SELECT queue, id FROM result WHERE serial > ? ORDER BY serial"
 
 
 class AwaitedResults:
-    """Futures of results; registered on event loops, answered by the thread that reads the file.
+    """Futures of results, registered on event loops and answered by the thread that reads the file.
 
-    Looking costs by the number of new results or of those who wait, whichever is smaller.
+    The cost of a look grows with the number of new results or of waiting calls, whichever is
+    smaller.
     """
 
     def __init__(self) -> None:
@@ -31,7 +32,7 @@ class AwaitedResults:
 
     @contextmanager
     def waiter(self, queue: str, message_id: str) -> Iterator[asyncio.Future[bytes]]:
-        """A future of the running loop that gets the result, if it comes from now on."""
+        """A future on the running loop; it gets the result if that is written from now on."""
         key = queue, message_id
         future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(key, []).append(future)
@@ -43,10 +44,10 @@ class AwaitedResults:
                 del self._waiting[key]
 
     def look(self, db: Connection, file: int) -> None:
-        """Answer those whose result has come since the last look. In the file's thread.
+        """Answer calls whose result was written since the last look; runs in the file's thread.
 
         Args:
-            file: Differs when `db` is another connection, maybe to another file.
+            file: A number that changes when `db` is a new connection, perhaps to another file.
         """
         for key in self._may_have_come(db, file):
             futures = tuple(self._waiting.get(key, ()))
@@ -56,7 +57,7 @@ class AwaitedResults:
                     _call(future, _answer, future, body)
 
     def _may_have_come(self, db: Connection, file: int) -> Collection[_Key]:
-        """All results written since the last call, or all awaited if these are fewer."""
+        """All results written since the last call, or all awaited ones if those are fewer."""
         [last] = db.execute(_LAST).fetchone()
         seen = self._seen if file == self._file else 0
         self._seen, self._file = last, file
@@ -65,7 +66,7 @@ class AwaitedResults:
         return db.execute(_SINCE, (seen,)).fetchall()
 
     def fail(self, error: BrokerError) -> None:
-        """Let every waiting call raise the error. In the file's thread."""
+        """Make every waiting call raise the error; runs in the file's thread."""
         for futures in tuple(self._waiting.values()):
             for future in tuple(futures):
                 _call(future, _fail, future, error)
@@ -74,7 +75,7 @@ class AwaitedResults:
 def _call(future: asyncio.Future[bytes], *callback_and_arguments: object) -> None:
     try:
         future.get_loop().call_soon_threadsafe(*callback_and_arguments)  # type: ignore[arg-type]
-    except RuntimeError:  # that loop was closed with its call still waiting
+    except RuntimeError:  # the loop was closed while its call was still waiting
         return
 
 

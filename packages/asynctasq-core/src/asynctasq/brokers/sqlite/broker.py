@@ -1,9 +1,9 @@
 """The embedded broker: one SQLite file that the processes of one machine share.
 
-Every transition is one transaction (`transitions`), so a process killed at any moment loses
-nothing. The file must be on a local disk: network file systems (NFS, SMB) do not keep the locks and
-the shared memory that SQLite needs, and damage it. Delete or replace the file only while nothing
-uses it. Delays follow the machine's wall clock, leases one that nobody sets (`clock`).
+Every transition is one transaction (`transitions`), so killing a process at any moment loses
+nothing. The file must be on a local disk: network file systems (NFS, SMB) do not support the locks
+and shared memory that SQLite needs, and would corrupt the file. Delete or replace the file only
+while nothing uses it. Delays follow the wall clock, leases a monotonic one (`clock`).
 """
 
 from __future__ import annotations
@@ -44,21 +44,21 @@ from .transitions import CHUNK
 
 
 class SQLiteBroker:
-    """A broker on one file; made with its folder when first used.
+    """A broker on one file, which is created with its folder on first use.
 
-    Every method raises `BrokerUnavailable` when the file is locked beyond `busy_timeout`, or cannot
-    be read or written at the moment, and `BrokerError` when it is damaged or no queue file.
+    Every method raises `BrokerUnavailable` if the file stays locked beyond `busy_timeout` or cannot
+    be read or written right now, and `BrokerError` if it is damaged or not a queue file.
     """
 
     def __init__(self, config: SQLiteConfig) -> None:
-        # Once and for all, for the working directory may change before the file is opened.
+        # Resolve the path now: the working directory may change before the file is opened.
         self._config = replace(config, path=absolute_path(config.path))
         self.timeout_seconds = config.busy_timeout
         self._thread = SQLiteThread(self._config)
         self._lease_file = LeaseFile(self._config)
 
     async def put(self, messages: Sequence[Outgoing]) -> Mapping[str, str] | None:
-        """Add the messages: all of them, or none if there is an error."""
+        """Add all the messages, or none if there is an error."""
         if not messages:
             return None
         conflicts = await self._thread.write(sqlite_transitions.put, messages)
@@ -80,11 +80,11 @@ class SQLiteBroker:
         cancelled = await self._thread.write(
             sqlite_transitions.cancel, queue, message_id, result, result_ttl
         )
-        self._thread.takers.wake()  # the next of its line may run
+        self._thread.takers.wake()  # the next in its line may run now
         return cancelled
 
     async def result(self, queue: str, message_id: str, timeout_seconds: float) -> bytes | None:
-        """The kept result, awaited."""
+        """Wait for the result."""
         results = self._thread.results
         with results.waiter(queue, message_id) as future:
             found = await self._thread.read(sqlite_queries.result, queue, message_id)
@@ -97,7 +97,7 @@ class SQLiteBroker:
                 return None
 
     async def stats(self) -> list[QueueStats]:
-        """Every known queue, by name."""
+        """All known queues, ordered by name."""
         return await self._thread.read(sqlite_queries.stats)
 
     async def workers(self) -> list[WorkerInfo]:
@@ -111,7 +111,7 @@ class SQLiteBroker:
         return await self._thread.read(sqlite_queries.dead_letters, queue, limit, offset)
 
     async def find_dead(self, queue: str, message_ids: Sequence[str]) -> list[DeadLetter]:
-        """Those of these dead letters that the queue holds."""
+        """The dead letters among these ids."""
         return await self._thread.read(sqlite_queries.find_dead, queue, message_ids)
 
     async def held(
@@ -121,7 +121,7 @@ class SQLiteBroker:
         return await self._thread.read(sqlite_listing.held, queue, state, limit, after)
 
     async def find_held(self, queue: str, message_ids: Sequence[str]) -> list[HeldMessage]:
-        """Those of these messages that wait, are delayed or run."""
+        """The messages among these ids that are waiting, delayed or running."""
         return await self._thread.read(sqlite_listing.find_held, queue, message_ids)
 
     async def retry_dead(self, queue: str, bodies: Sequence[tuple[str, bytes]]) -> int:
@@ -138,12 +138,12 @@ class SQLiteBroker:
 
     async def purge(self, queue: str) -> int:
         """Delete everything waiting or delayed."""
-        # Those that wait for others first, or each deletion would move one of them on.
+        # First those that wait for others; otherwise each deletion would promote one of them.
         waiting = [(state, NEVER) for state in (BEHIND, LIMITED, RATED, WAITING, DELAYED)]
         return await self._delete_all(queue, [*waiting, (LEASED, clock.now())])
 
     async def release_worker(self, worker_id: str, queues: Sequence[str]) -> int:
-        """Let go of everything leased to a worker known to be dead."""
+        """Release everything leased to a worker known to be dead."""
         released = await self._thread.write(
             sqlite_transitions.withdraw, worker_id, queues, undo=False
         )
@@ -151,19 +151,19 @@ class SQLiteBroker:
         return released
 
     async def lead(self, name: str, holder: str, ttl_seconds: float) -> bool:
-        """Take or renew a lease by name."""
+        """Take or renew a named lease."""
         return await self._thread.write(sqlite_transitions.lead, name, holder, ttl_seconds)
 
     async def resign(self, name: str, holder: str) -> None:
-        """Give up a lease by name."""
+        """Give up a named lease."""
         await self._thread.write(sqlite_transitions.resign, name, holder)
 
     async def keys_in_use(self, queue: str, *, limit: int = 100) -> list[KeyInUse]:
-        """The keys of policies."""
+        """The policy keys in use."""
         return await self._thread.read(sqlite_keys.keys_in_use, queue, limit)
 
     async def pauses(self, queue: str) -> Mapping[str, bytes]:
-        """The pauses of a queue by name."""
+        """The queue's pauses, by name."""
         return await self._thread.read(sqlite_pauses.get_all, queue)
 
     async def pause(self, queue: str, name: str, value: bytes) -> None:
@@ -172,7 +172,7 @@ class SQLiteBroker:
         await self._thread.write(sqlite_pauses.begin, queue, name, value)
 
     async def resume(self, queue: str, name: str) -> bool:
-        """End a pause, in chunks if much is parked, as of `_delete_all`."""
+        """End a pause; in chunks if much is parked, for the reason given at `_delete_all`."""
         ended, moved = await self._thread.write(sqlite_pauses.end, queue, name, CHUNK)
         some = moved
         while some == CHUNK:
@@ -212,14 +212,14 @@ class SQLiteBroker:
     ) -> bool:
         """Replace a value and put messages in one step."""
         replaced = await self._thread.write(
-            sqlite_remembered.replace, queue, kind, name, value, expected, messages
+            sqlite_transitions.replace_value, queue, kind, name, value, expected, messages
         )
         if replaced and messages:
             self._thread.takers.wake()
         return replaced
 
     async def check(self) -> list[Finding]:
-        """Whether the file can be written, and what its disk is like."""
+        """Check that the file can be written, and what its disk is like."""
         try:
             await self._thread.write(sqlite_transitions.declare, ())
         except BrokerError as e:
@@ -237,7 +237,7 @@ class SQLiteBroker:
         await self._thread.close()
 
     async def _delete_all(self, queue: str, states: Iterable[tuple[int, float]]) -> int:
-        """Delete in chunks, so that no other process waits long for the end of a transaction."""
+        """Delete in chunks, so that no other process waits long for a transaction to end."""
         deleted = 0
         for state, until in states:
             chunk = CHUNK

@@ -1,8 +1,8 @@
-"""The clock of leases: one for all processes of the machine, which nobody sets back or forth.
+"""The clock for leases: monotonic, and the same for all processes of the machine.
 
-The monotonic clock starts anew when the machine does, and so says nothing of leases of an earlier
-start: a queue file keeps the name of the start that its leases belong to. Where starts have no name
-(neither Linux nor macOS), leases follow the wall clock.
+The monotonic clock restarts when the machine boots, so it says nothing about leases from an earlier
+boot. A queue file therefore records the boot that its leases belong to. Where boots have no id
+(systems other than Linux and macOS), leases follow the wall clock.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _LINUX_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def _boot_id() -> str:
-    """A name that the machine has until it starts again; empty where there is none."""
+    """An id that lasts until the machine reboots; empty if the system has none."""
     if sys.platform == "darwin":
         return _darwin_boot_id()
     try:
@@ -35,4 +35,4 @@ def _darwin_boot_id() -> str:
 BOOT = _boot_id()
 
 now = time.monotonic if BOOT else time.time
-"""Seconds; of the processes that share a file all see the same."""
+"""The current time in seconds; all processes that share a file see the same clock."""

@@ -1,4 +1,4 @@
-"""Where the embedded broker's file is, and how it is shared."""
+"""The embedded broker's options: where its file is and how it is shared."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ class SQLiteConfig:
     """The embedded broker: one file shared by the processes of one machine.
 
     Attributes:
-        path: The file; its folder is created.
-        poll_interval: Seconds between looks for work of other processes, without a query.
+        path: The file; its folder is created if missing.
+        poll_interval: Seconds between checks for other processes' changes; a check runs no query.
         busy_timeout: Seconds to wait for another process's transaction.
-        synchronous: `"normal"` survives a killed process; `"full"` also a power cut.
+        synchronous: `"normal"` survives a killed process; `"full"` also survives a power cut.
     """
 
     path: str | Path = ".asynctasq/queue.db"

@@ -23,9 +23,9 @@ logger = logging.getLogger(__name__)
 
 
 class LeaseFile:
-    """The connection on which a broker's consumers renew leases, each from a thread of its own.
+    """The connection on which a broker's consumers renew leases, each from its own thread.
 
-    Opened by itself, also after it was closed.
+    Opens on first use, and again after it was closed.
     """
 
     def __init__(self, config: SQLiteConfig) -> None:
@@ -38,12 +38,12 @@ class LeaseFile:
         return self._file.is_open
 
     def renew(self, options: ConsumerOptions, held: Sequence[Delivery]) -> list[Delivery]:
-        """Renew leases and the worker's sign of life; returns those that were lost."""
+        """Renew leases and the worker's sign of life; return the deliveries that were lost."""
         with self._using, self._file.transaction() as db:
             return sqlite_transitions.renew(db, options, held)
 
     def close(self, _: SQLiteFile) -> None:
-        """Close it; may wait for a renewal, and so is a job for the broker's thread."""
+        """Close it; this may wait for a renewal, so the broker's thread must call it."""
         with self._using:
             self._file.close()
 
@@ -89,15 +89,15 @@ class SQLiteConsumer:
         return lost
 
     def renew(self, held: Sequence[Delivery]) -> list[Delivery]:
-        """Renew the leases and the worker's sign of life, on a connection of its own."""
+        """Renew the leases and the worker's sign of life, on a separate connection."""
         return self._lease_file.renew(self._options, held)
 
     async def idle(self) -> bool:
-        """Whether its queues hold nothing but dead letters and what pauses keep back."""
+        """Whether its queues hold nothing but dead letters and paused messages."""
         return await self._thread.read(sqlite_queries.is_idle, self._options.queues)
 
     async def stop(self) -> None:
-        """Release what is leased, withdraw the worker, close the connection of leases."""
+        """Release what is leased, withdraw the worker and close the lease connection."""
         options = self._options
         try:
             await self._thread.write(
@@ -109,9 +109,9 @@ class SQLiteConsumer:
         await self._thread.run(self._lease_file.close)
 
     async def _attempt(self, limit: int) -> tuple[list[Delivery], float]:
-        """What can be leased now, and else in how many seconds to look again.
+        """Lease what can be leased now; if nothing, say in how many seconds to look again.
 
-        Cancelled, it gives back what was leased meanwhile.
+        If cancelled, it gives back whatever was leased meanwhile.
         """
         attempt = asyncio.ensure_future(self._thread.run(lambda file: self._take(file, limit)))
         try:
@@ -124,7 +124,7 @@ class SQLiteConsumer:
         queues = self._options.queues
         with file.snapshot() as db:
             ready_in = sqlite_queries.ready_in(db, queues)
-        if ready_in > 0:  # seen without keeping writers out
+        if ready_in > 0:  # learnt from a snapshot, which does not block writers
             return [], ready_in
         with file.transaction() as db:
             taken = sqlite_transitions.take(db, self._options, next(self._leases), limit)

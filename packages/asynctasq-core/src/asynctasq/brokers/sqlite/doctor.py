@@ -1,4 +1,4 @@
-"""What `asynctasq doctor` says of a queue file."""
+"""What `asynctasq doctor` reports about a queue file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LOW_BYTES = 500 * 1024 * 1024
 
 
 def findings(file: SQLiteFile) -> list[Finding]:
-    """The file, its journal, its disk."""
+    """Findings about the file, its journal and its disk."""
     return [_journal(file), *_openness(file.path), _space(file.path), _file_system(file.path)]
 
 
@@ -37,7 +37,7 @@ def _journal(file: SQLiteFile) -> Finding:
 
 
 def _openness(path: str) -> list[Finding]:
-    """Whether people who are neither the file's owner nor of its group can get at what is in it."""
+    """Warn if users other than the file's owner and group can read or change it."""
     mode = os.stat(path).st_mode
     if not mode & (stat.S_IROTH | stat.S_IWOTH):
         return []
@@ -80,7 +80,7 @@ def _file_system(path: str) -> Finding:
 
 
 def _mounted_as(path: str) -> str:
-    """Type of the file system that holds the path; empty where the system does not say."""
+    """The type of the file system that holds the path; empty if the system does not say."""
     try:
         mounts = Path("/proc/self/mounts").read_text("utf-8", "replace").splitlines()
     except OSError:
@@ -91,5 +91,5 @@ def _mounted_as(path: str) -> str:
 
 
 def _size(count: int) -> str:
-    """Bytes for people."""
+    """A number of bytes, as people read it."""
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"

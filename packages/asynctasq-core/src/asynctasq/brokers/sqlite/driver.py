@@ -1,4 +1,4 @@
-"""What the entry point names: the SQLite broker and its options."""
+"""The entry point of the SQLite broker, with its options."""
 
 from ..contract import Broker
 from .config import SQLiteConfig as Config

@@ -1,4 +1,4 @@
-"""What SQLite's errors mean for a queue file, and what to do about them."""
+"""What SQLite's errors mean for a queue file and what to do about them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FORBIDDEN = (
     "permissions of the file and its folder, and that it is on a writable disk",
 )
 
-#: By SQLite's primary code: `BrokerUnavailable` where the condition may pass, and what to say.
+#: The error and text to raise, by SQLite's primary code; `BrokerUnavailable` if it may pass.
 _MEANINGS: dict[int, tuple[type[BrokerError], str]] = {
     **dict.fromkeys(_BUSY, _LOCKED),
     sqlite3.SQLITE_READONLY: _FORBIDDEN,
@@ -48,7 +48,7 @@ _MEANINGS: dict[int, tuple[type[BrokerError], str]] = {
 
 
 def explained(error: sqlite3.Error, path: str) -> BrokerError:
-    """The error to raise in its place."""
+    """The error to raise in place of SQLite's."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     name = getattr(error, "sqlite_errorname", type(error).__name__)
     kind, text = _MEANINGS.get(code, (BrokerError, "queue file {path}: {error}"))
@@ -56,5 +56,5 @@ def explained(error: sqlite3.Error, path: str) -> BrokerError:
 
 
 def is_about_the_file(error: sqlite3.Error) -> bool:
-    """Whether the connection is to be opened anew, for it may be the connection that is broken."""
+    """Whether to reconnect: unless the file was merely busy, the connection may be broken."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF not in _BUSY

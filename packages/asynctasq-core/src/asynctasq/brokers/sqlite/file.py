@@ -1,7 +1,7 @@
-"""One connection to a queue file: opened, checked, kept valid, its transactions.
+"""One connection to a queue file: opens it, checks it, keeps it valid and runs transactions.
 
-Owns two rules: a transaction is committed whole or not at all, and a connection is never used after
-a fork, or on a file that has been deleted or replaced meanwhile; then it is opened anew.
+Owns two rules. A transaction is committed whole or not at all. A connection is never used after a
+fork, nor once its file has been deleted or replaced; a new one is opened instead.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ CHECKPOINT_WAIT_SECONDS = 0.1
 CHECKPOINT_PAUSE_SECONDS = 2.0
 
 _inherited: list[sqlite3.Connection] = []
-"""Connections opened before a fork: closed here, they could undo locks of the parent."""
+"""Connections opened before a fork, never closed: closing them could drop the parent's locks."""
 
 
 class SQLiteFile:
-    """A connection that opens by itself; used by one thread at a time.
+    """A connection that opens on first use; for one thread at a time.
 
     Attributes:
-        path: Absolute.
-        times_opened: Changes when another connection, perhaps to another file, was opened.
+        path: The file's absolute path.
+        times_opened: Changes when a new connection, perhaps to another file, was opened.
     """
 
     def __init__(self, config: SQLiteConfig) -> None:
@@ -59,8 +59,8 @@ class SQLiteFile:
         """A connection inside a write transaction, committed at the end unless there is an error.
 
         Raises:
-            BrokerUnavailable: Locked, full, read-only or unreadable; nothing was changed.
-            BrokerError: Not a queue file, or damaged.
+            BrokerUnavailable: The file is locked, full, read-only or unreadable; nothing changed.
+            BrokerError: The file is not a queue file, or is damaged.
         """
         with self._in("BEGIN IMMEDIATE") as db:
             yield db
@@ -68,19 +68,19 @@ class SQLiteFile:
 
     @contextmanager
     def snapshot(self) -> Iterator[sqlite3.Connection]:
-        """A connection whose reads all see the same state, and which waits for nobody.
+        """A connection whose reads all see the same state, and which waits for no one.
 
         Raises:
-            BrokerError: As `transaction`.
+            BrokerError: As in `transaction`.
         """
         with self._in("BEGIN") as db:
             yield db
 
     def data_version(self) -> int:
-        """A number that differs once another connection has committed; runs no query.
+        """A number that changes once another connection has committed; runs no query.
 
-        Called a hundred times a second by idle processes, it notices a replaced file only now and
-        then.
+        Idle processes call this a hundred times a second, so it checks for a replaced file only
+        now and then.
         """
         db, self._looks = self._connection, self._looks + 1
         try:
@@ -92,7 +92,7 @@ class SQLiteFile:
         return version
 
     def allow_busy_seconds(self, seconds: float) -> None:
-        """Let the open connection, if any, wait at most so long for others' transactions."""
+        """Let the open connection, if any, wait at most this long for others' transactions."""
         if self._connection is not None:
             with self._explaining():
                 self._connection.execute(f"PRAGMA busy_timeout = {max(0, int(seconds * 1000))}")
@@ -128,30 +128,30 @@ class SQLiteFile:
             raise self._explained(e) from e
 
     def _explained(self, error: sqlite3.Error) -> BrokerError:
-        """The error to raise instead; the connection may be the cause, so the next is a new one."""
+        """The error to raise instead; closes the connection if that may be the cause."""
         if is_about_the_file(error):
             self.close()
         return explained(error, self.path)
 
     def _checkpoint(self, db: sqlite3.Connection) -> None:
-        """Bring the log back into the file once it is long.
+        """Move the write-ahead log back into the file once it is long.
 
-        Not left to SQLite: its automatic checkpoint does not keep writers out, and before 3.51.3
-        two of them beside a commit could, very rarely, damage the file (the "WAL-reset bug").
-        TRUNCATE keeps them out, and makes the size of the log say how much there is to do. While
-        somebody reads for long (a backup, say) the log grows, and is tried again now and then.
+        SQLite's automatic checkpoint does not block writers, and before 3.51.3 two of them during a
+        commit could, very rarely, corrupt the file (the "WAL-reset bug"). TRUNCATE blocks writers,
+        and resets the log, so that its size tells how much there is to do. During a long read, such
+        as a backup, the log keeps growing, and this tries again now and then.
         """
         now = time.monotonic()
         if now < self._next_checkpoint or _size(self.path + "-wal") <= CHECKPOINT_BYTES:
             return
         self.allow_busy_seconds(CHECKPOINT_WAIT_SECONDS)
-        with suppress(sqlite3.Error):  # what was committed is safe; a later checkpoint does it
+        with suppress(sqlite3.Error):  # the commit is safe; a later checkpoint will do this
             [busy, _, _] = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             self._next_checkpoint = now + CHECKPOINT_PAUSE_SECONDS if busy else 0.0
         self.allow_busy_seconds(self._config.busy_timeout)
 
     def _open(self) -> sqlite3.Connection:
-        """The connection, a new one where the old must not be used."""
+        """The connection; a new one if the old one must not be used."""
         if self._connection is not None:
             if self._pid == os.getpid() and self._identity == _identity(self.path):
                 return self._connection
@@ -169,7 +169,7 @@ class SQLiteFile:
                 uri,
                 timeout=self._config.busy_timeout,
                 isolation_level=None,
-                check_same_thread=False,  # closed by another thread than the one that used it
+                check_same_thread=False,  # the closing thread may differ from the using one
                 cached_statements=256,
                 uri=True,
             )
@@ -194,7 +194,7 @@ class SQLiteFile:
                 mode = db.execute("PRAGMA journal_mode = WAL").fetchone()[0]
                 break
             except sqlite3.OperationalError as e:
-                # Two processes that both change the mode of a new file: SQLite waits for neither.
+                # When two processes change a new file's mode at once, SQLite fails without waiting.
                 if is_about_the_file(e) or time.monotonic() > deadline:
                     raise
                 time.sleep(0.005)
@@ -206,10 +206,10 @@ class SQLiteFile:
 
 
 def absolute_path(path: str | Path) -> str:
-    """Where the queue file is.
+    """The absolute path of the queue file.
 
     Raises:
-        ConfigurationError: The path names no file.
+        ConfigurationError: The path does not name a file.
     """
     if str(path) in ("", ":memory:"):
         raise ConfigurationError(
@@ -220,11 +220,11 @@ def absolute_path(path: str | Path) -> str:
 
 @contextmanager
 def _uri(path: str) -> Iterator[str]:
-    """What SQLite opens; a file that is not there yet will be for this user alone.
+    """The URI to open; a file that does not exist yet will be private to this user.
 
-    SQLite gives a new file the permissions of the one named by `modeof`, and the log and shared
-    memory beside it those of the file. Making the file here instead would mean to close it again,
-    which undoes the locks that other threads of this process have on it meanwhile.
+    SQLite gives a new file the permissions of the file named by `modeof`, and its log and shared
+    memory those of the new file. Creating the file here instead would mean closing it again, which
+    would drop the locks that other threads of this process may hold on it by then.
     """
     uri = Path(path).as_uri()
     if os.path.exists(path):

@@ -1,4 +1,4 @@
-"""Which keys of policies are in use in a queue file; each function runs inside one snapshot."""
+"""The policy keys in use in a queue file; each function runs inside one snapshot."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from . import clock
 
 
 def keys_in_use(db: Connection, queue: str, limit: int) -> list[KeyInUse]:
-    """The keys of policies, those with the longest lines first."""
+    """The policy keys in use, longest lines first."""
     found = db.execute("SELECT number FROM queue WHERE name = ?", (queue,)).fetchone()
     if found is None:
         return []

@@ -1,4 +1,4 @@
-"""Pages of the messages that a queue file holds; each function runs inside one snapshot."""
+"""Lists the messages in a queue file, page by page; each function runs inside one snapshot."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from .states import BEHIND, DEAD, DELAYED, LEASED, LIMITED, RATED, WAITING
 _QUEUE = "SELECT number FROM queue WHERE name = ?"
 _COLUMNS = """SELECT id, body, deliveries, at, owner, place FROM message
     WHERE queue = ? AND state = ?"""
-# A comparison of (at, place) with a pair would pass all that has the same time.
+# Comparing the pair (at, place) instead would scan all rows with the same time.
 _PAGE = f"""{_COLUMNS} AND at = ? AND place > ?
     UNION ALL {_COLUMNS} AND at > ? AND at <= ? ORDER BY at, place LIMIT ?"""
-# The time of a lease changes with each renewal.
+# Order by place: a lease's time changes with each renewal.
 _RUNNING = f"{_COLUMNS} AND at > ? AND place > ? ORDER BY +place LIMIT ?"
 _FIND = """SELECT id, body, deliveries, at, owner, place, state FROM message
     WHERE queue = ? AND id = ?"""
@@ -55,13 +55,13 @@ def held(db: Connection, queue: str, state: HeldState, limit: int, after: str | 
 def _page(
     queue: str, state: HeldState, rows: list[tuple[Any, ...]], code: int, is_full: bool
 ) -> HeldPage:
-    """Rows of one state of the file; a full page ends with the last of them."""
+    """A page of rows in one state of the file; if it is full, the next one starts after them."""
     messages = [_shown(queue, state, row) for row in rows]
     return HeldPage(messages, f"{code} {rows[-1][3]!r} {rows[-1][5]}" if is_full else None)
 
 
 def find_held(db: Connection, queue: str, message_ids: Sequence[str]) -> list[HeldMessage]:
-    """Those of these messages that wait, are delayed or run."""
+    """The messages among these ids that are waiting, delayed or running."""
     number = db.execute(_QUEUE, (queue,)).fetchone()
     messages = []
     for message_id in dict.fromkeys(message_ids) if number else ():
@@ -72,7 +72,7 @@ def find_held(db: Connection, queue: str, message_ids: Sequence[str]) -> list[He
 
 
 def _parts(state: HeldState) -> list[tuple[int, float, float]]:
-    """States in the file that one stands for, each with the times from and until which it does."""
+    """The states in the file that make up this one, each with the time range that counts."""
     now = time.time()
     if state == "delayed":
         return [(DELAYED, now, _NEVER)]
@@ -88,7 +88,7 @@ def _state(code: int, at: float) -> HeldState:
 
 def _shown(queue: str, state: HeldState, row: tuple[Any, ...]) -> HeldMessage:
     message_id, body, deliveries, at, owner, *_ = row
-    # A column takes values of any type from whoever writes to the file.
+    # SQLite columns accept any type, and anything may have written to the file.
     return HeldMessage(
         queue,
         str(message_id),

@@ -1,7 +1,8 @@
-"""Pauses in a queue file, and what is parked for them; each function runs inside one transaction.
+"""Pauses in a queue file, and messages parked by them; each function runs inside one transaction.
 
-A pause is a value of the kind `pauses`, and a bit of `queue.special` for all of a queue, so that
-takes from other queues look for none. What is parked is delayed until a time that never comes.
+A pause is a value of the kind `pauses`. A bit in `queue.special` tells whether a queue has any, so
+that takes from other queues need not look. A parked message is delayed until a time that never
+comes.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _NOTE = f"""UPDATE queue SET special = iif(
 _PARK = """UPDATE message SET state = 1, at = ?, deliveries = deliveries - 1, owner = NULL,
         lease = NULL, counted = 0
     WHERE place = ? AND owner = ? AND lease = ?"""
-# What is parked at the rate meanwhile is judged again.
+# Messages parked at the rate meanwhile are judged again.
 _UNCOUNT = """UPDATE rate SET opens = iif(opens IS NULL, NULL, 0), tat = tat - interval
     FROM message JOIN line ON line.number = message.line
     WHERE place = ? AND owner = ? AND lease = ? AND counted
@@ -40,18 +41,18 @@ _WAKE = f"""UPDATE message SET at = -1 WHERE place IN
 
 
 def get_all(db: Connection, queue: str) -> dict[str, bytes]:
-    """The pauses of a queue by name."""
+    """The queue's pauses, by name."""
     return sqlite_remembered.get_all(db, queue, PAUSES)
 
 
 def begin(db: Connection, queue: str, name: str, value: bytes) -> None:
-    """Begin a pause of a queue that is known."""
+    """Begin a pause; the queue must be known."""
     sqlite_remembered.keep(db, queue, PAUSES, name, value, None)
     db.execute(_NOTE, {"name": queue})
 
 
 def end(db: Connection, queue: str, name: str, most: int) -> tuple[bool, int]:
-    """End a pause, and let at most so many go on; whether there was one, and how many went on."""
+    """End a pause and resume up to `most` messages; return whether it existed and how many."""
     there_was_one = db.execute(_EXISTS, (queue, name)).fetchone() is not None
     sqlite_remembered.keep(db, queue, PAUSES, name, None, None)
     db.execute(_NOTE, {"name": queue})
@@ -60,13 +61,13 @@ def end(db: Connection, queue: str, name: str, most: int) -> tuple[bool, int]:
 
 
 def key_of(db: Connection, place: int) -> str | None:
-    """The unique key that a message is about to free by its delivery."""
+    """The unique key that the message's delivery is about to free."""
     row = db.execute(_HOLDS, (place,)).fetchone()
     return row[0] if row else None
 
 
 def park(db: Connection, outcome: Outcome) -> bool:
-    """Park a delivery and undo what it has done; `False` if its pause or its lease is over."""
+    """Park a delivery and undo its effects; return `False` if its pause or lease is over."""
     queue, tag = outcome.delivery.queue, outcome.delivery.tag
     if db.execute(_EXISTS, (queue, outcome.pause)).fetchone() is None:
         return False

@@ -1,7 +1,7 @@
-"""Policies and priorities in a queue file: how messages that have them are put and taken.
+"""Puts and takes messages with policies or priorities in a queue file.
 
-Each function runs inside one write transaction. The rules of lines are in `schema.sql`: what is
-decided here is only whether the message that a take has come to may run.
+Each function runs inside one write transaction. The rules for lines are in `schema.sql`; here it is
+only decided whether the message that a take has reached may run.
 """
 
 from __future__ import annotations
@@ -63,12 +63,12 @@ _READY = """SELECT place, id, body, deliveries, line.number, counted, line.limit
 
 
 def is_special(message: Outgoing) -> bool:
-    """Whether a message is none of those that a queue file orders by their places alone."""
+    """Whether the message has a policy or priority, so that its place alone does not order it."""
     return message.policy is not None or message.priority != 0
 
 
 def begin(db: Connection, queue: int) -> None:
-    """The first special message is put into a queue."""
+    """Prepare a queue for its first special message."""
     db.execute(_SPECIAL, (queue,))
     for statement in statements("policies.sql"):
         db.execute(statement)
@@ -77,9 +77,9 @@ def begin(db: Connection, queue: int) -> None:
 def put(
     db: Connection, queue: int, messages: Sequence[Outgoing], places: Iterator[int], now: float
 ) -> dict[str, str]:
-    """Add messages to a queue, of which some are special; the conflicts as of `Sending.put`."""
+    """Add messages, some of them special, to a queue; return conflicts as `Sending.put` does."""
     if any(m.policy and (m.policy.limit or m.policy.rate) for m in messages):
-        _arrive(db, queue, places, now)  # what is due comes before these in its line
+        _arrive(db, queue, places, now)  # messages that are already due come first in their line
     conflicts = {}
     for message in messages:
         known = db.execute(_KNOWN, (queue, message.id)).fetchone()
@@ -99,7 +99,10 @@ def _replaces(message: Outgoing) -> bool:
 def _holder(
     db: Connection, queue: int, message: Outgoing, known: tuple[int, float] | None, now: float
 ) -> str | None:
-    """The message that keeps one from being added, else it has its key; one replaced is deleted."""
+    """The id of the message that blocks this one; if none does, take its key.
+
+    A message that this one replaces is deleted.
+    """
     key = message.policy.unique if message.policy else None
     if key is None or (known is not None and not key.replaces):
         return None
@@ -136,7 +139,7 @@ def _can_be_replaced(state: int, at: float) -> bool:
 
 
 def _take_key(db: Connection, queue: int, message_id: str, key: UniqueKey, now: float) -> bool:
-    """Let a message have its key; whether that was free."""
+    """Give a message its key; return whether the key was free."""
     expires = None if key.lasts_seconds is None else now + key.lasts_seconds
     started = key.until == "started"
     taken = db.execute(_TAKE_KEY, {
@@ -149,7 +152,7 @@ def _take_key(db: Connection, queue: int, message_id: str, key: UniqueKey, now: 
 
 
 def _line(db: Connection, queue: int, policy: Policy) -> int | None:
-    """The number of the line for these keys and numbers."""
+    """The number of the line for the policy's limit and rate; `None` if it has neither."""
     limit, rate = policy.limit or _NO_LIMIT, policy.rate or _NO_RATE
     if not (policy.limit or policy.rate):
         return None
@@ -164,16 +167,16 @@ _NO_RATE = RateKey("", 0.0, 0)
 
 
 def _stand(db: Connection, line: int, at: float, place: int) -> int:
-    """Where a message that joins a line stands: open, if none that is open is before it."""
+    """The state of a message that joins a line: waiting, unless another comes before it."""
     return BEHIND if db.execute(_BEFORE, (line, at, place)).fetchone() else WAITING
 
 
 def _arrive(db: Connection, queue: int, places: Iterator[int], now: float) -> None:
-    """Let what time has made ready wait: what is due, whose lease ran out, whose rate opens."""
+    """Move what time has made ready to waiting: due messages, expired leases, opening rates."""
     for place, line, at, due in db.execute(_DUE, (queue, now, _ARRIVALS)).fetchall():
         if line is None:
             db.execute(_ARRIVE, (place, WAITING, at, place))
-        else:  # what was parked for a pause keeps its place
+        else:  # a message that was parked by a pause keeps its place
             arrival = place if due < 0 else next(places)
             db.execute(_ARRIVE, (arrival, _stand(db, line, at, arrival), at, place))
     db.execute(_RETURN, (queue, clock.now(), _ARRIVALS))
@@ -186,7 +189,7 @@ def _arrive(db: Connection, queue: int, places: Iterator[int], now: float) -> No
 def ready(
     db: Connection, queue: int, places: Iterator[int], now: float, room: int
 ) -> Iterator[tuple[int, str, bytes, int]]:
-    """Rows of messages that may run, at most `room`; each is to be leased before the next."""
+    """Up to `room` rows of messages that may run; lease each before asking for the next."""
     _arrive(db, queue, places, now)
     judge = _Judge(db, queue, now)
     while room:
@@ -202,7 +205,7 @@ def ready(
 
 @dataclass(slots=True)
 class _Judge:
-    """Judges the messages that one take comes to."""
+    """Judges the messages that one take reaches."""
 
     db: Connection
     queue: int
@@ -221,7 +224,7 @@ class _Judge:
         interval: float,
         burst: int,
     ) -> bool:
-        """Whether a message may be delivered now, which is then counted; parked if not."""
+        """Judge a message: count it and return `True` if it may run now, else park it."""
         if most and self._count(limited) >= most:
             self._park(LIMITED, place)
             if burst:

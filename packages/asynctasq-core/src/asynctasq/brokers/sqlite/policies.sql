@@ -1,11 +1,11 @@
--- What follows from the end or the start of a message that has a policy, whatever ends or starts it.
--- Run with the first message that has one, for a trigger costs each change a microsecond.
+-- What follows when a message with a policy starts or ends, whatever caused that.
+-- Created with the first such message, since a trigger adds a microsecond to each change.
 --
--- In this order: the key of a message that has ended or begun is free; if it ran, the next that its
--- limit has parked is opened, to be judged; if it was itself to be judged, the next at its limit and
--- its rate is; and if it was at the head of its line, the next of the line. That one is parked at
--- once where the limit is full: each message in state 0 opens another when it leaves that state,
--- also one whose lease has run out.
+-- In this order: free the key of a message that has ended or begun; if the message ran, open the
+-- next one parked at its limit, to be judged; if it was waiting to be judged, open the next at its
+-- limit and at its rate; if it was at the head of its line, open the next in line. The last is
+-- parked at once if the limit is full: each message that leaves state 0, even one whose lease has
+-- expired, opens another.
 
 CREATE TRIGGER IF NOT EXISTS policed_deleted AFTER DELETE ON message
 WHEN old.line IS NOT NULL OR old.uniq IS NOT NULL

@@ -1,4 +1,4 @@
-"""What is read from a queue file; each function runs inside one snapshot."""
+"""Reads from a queue file; each function runs inside one snapshot."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _IS_BUSY = f"""SELECT 1 FROM queue WHERE name = :queue AND (
 
 
 def ready_in(db: Connection, queues: Iterable[str]) -> float:
-    """Seconds until there is something to take: `NEVER`, or none or fewer for now."""
+    """Seconds until there is something to take: `NEVER` if never, 0 or less for now."""
     times = {"lease_now": clock.now(), "now": time.time()}
     earliest = NEVER
     for queue in queues:
@@ -49,7 +49,7 @@ def ready_in(db: Connection, queues: Iterable[str]) -> float:
 
 
 def is_idle(db: Connection, queues: Iterable[str]) -> bool:
-    """Whether the queues hold nothing but dead letters and what pauses keep back."""
+    """Whether the queues hold nothing but dead letters and paused messages."""
     now = clock.now()
     return not any(
         db.execute(_IS_BUSY, {"queue": queue, "lease_now": now}).fetchone() for queue in queues
@@ -57,7 +57,7 @@ def is_idle(db: Connection, queues: Iterable[str]) -> bool:
 
 
 def state(db: Connection, queue: str, message_id: str) -> MessageState | None:
-    """Where a message is."""
+    """The message's state."""
     row = db.execute(
         f"SELECT state, at FROM message WHERE queue = {_NUMBER} AND id = ?", (queue, message_id)
     ).fetchone()
@@ -74,7 +74,7 @@ def state(db: Connection, queue: str, message_id: str) -> MessageState | None:
 
 
 def result(db: Connection, queue: str, message_id: str) -> bytes | None:
-    """A result, while it is kept."""
+    """A result, until it expires."""
     row = db.execute(
         "SELECT body FROM result WHERE queue = ? AND id = ? AND expires > ?",
         (queue, message_id, time.time()),
@@ -83,7 +83,7 @@ def result(db: Connection, queue: str, message_id: str) -> bytes | None:
 
 
 def stats(db: Connection) -> list[QueueStats]:
-    """Every queue that was ever named."""
+    """All queues that were ever named."""
     rows = db.execute("SELECT name FROM queue ORDER BY name").fetchall()
     names = [name for (name,) in rows if isinstance(name, str)]
     return [_stats(db, name) for name in names]
@@ -105,7 +105,7 @@ def _stats(db: Connection, queue: str) -> QueueStats:
 
 
 def workers(db: Connection) -> list[WorkerInfo]:
-    """Workers with a recent sign of life, and how much each is running."""
+    """Workers with a recent sign of life, and how many messages each is running."""
     now = clock.now()
     running: dict[str, int] = dict(
         db.execute(
@@ -123,7 +123,7 @@ def workers(db: Connection) -> list[WorkerInfo]:
 
 
 def _worker(row: tuple[Any, ...], running: dict[str, int]) -> WorkerInfo | None:
-    """The worker, unless somebody else has written this."""
+    """The worker, or `None` if something else has written the row."""
     worker_id, host, pid, packed_queues, concurrency, started_at, is_blocked = row
     try:
         queues = tuple(json.loads(packed_queues))
@@ -148,7 +148,7 @@ def dead_letters(db: Connection, queue: str, limit: int, offset: int) -> list[De
 
 
 def find_dead(db: Connection, queue: str, message_ids: Sequence[str]) -> list[DeadLetter]:
-    """Those of these dead letters that the queue holds."""
+    """The dead letters among these ids."""
     found = []
     for message_id in dict.fromkeys(message_ids):
         row = db.execute(

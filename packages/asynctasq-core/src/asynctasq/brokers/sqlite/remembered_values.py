@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from sqlite3 import Connection
-
-from .. import Outgoing
-from . import transitions as sqlite_transitions
 
 _KEEP = "INSERT OR REPLACE INTO value VALUES (?, ?, ?, ?, ?)"
 _DELETE = "DELETE FROM value WHERE queue = ? AND kind = ? AND name = ?"
@@ -26,7 +22,7 @@ def get_all(db: Connection, queue: str, kind: str) -> dict[str, bytes]:
 
 
 def get(db: Connection, queue: str, kind: str, name: str) -> bytes | None:
-    """One value, while it is kept."""
+    """One value, until it expires."""
     row = db.execute(
         """SELECT value FROM value WHERE queue = ? AND kind = ? AND name = ?
         AND (expires IS NULL OR expires > ?)""",
@@ -43,7 +39,7 @@ def keep(
     value: bytes | None,
     ttl_seconds: float | None,
 ) -> None:
-    """Keep a value, or delete it; forget a few whose time is over."""
+    """Keep a value, or delete it; also forget a few expired ones."""
     now = time.time()
     if value is None:
         db.execute(_DELETE, (queue, kind, name))
@@ -51,20 +47,3 @@ def keep(
         expires = None if ttl_seconds is None else now + ttl_seconds
         db.execute(_KEEP, (queue, kind, name, value, expires))
     db.execute(_FORGET, (now,))
-
-
-def replace(
-    db: Connection,
-    queue: str,
-    kind: str,
-    name: str,
-    value: bytes | None,
-    expected: bytes | None,
-    messages: Sequence[Outgoing],
-) -> bool:
-    """Keep a value and put messages if the one there is `expected`; returns whether it was."""
-    if get(db, queue, kind, name) != expected:
-        return False
-    keep(db, queue, kind, name, value, None)
-    sqlite_transitions.put(db, messages)
-    return True

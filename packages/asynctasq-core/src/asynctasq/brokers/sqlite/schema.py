@@ -1,4 +1,4 @@
-"""Whether a queue file is of this version and this start of the machine, and making it so."""
+"""Checks that a queue file belongs to this version and this boot, and upgrades it if not."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ADDED = {
         "counted": "INTEGER NOT NULL DEFAULT 0",
     },
 }
-# One statement sees one state of the file, which another process may be making meanwhile.
+# A single statement sees a consistent state, even while another process creates the file.
 _IDENTITY = """
     SELECT application_id, user_version, (SELECT count(*) FROM sqlite_master)
     FROM pragma_application_id, pragma_user_version
@@ -34,10 +34,10 @@ _END_FORMER_LEASES = (
 
 
 def is_current(db: sqlite3.Connection, path: str) -> bool:
-    """Whether nothing has to be changed before the file is used; `False` for an empty one.
+    """Whether the file can be used unchanged; `False` for an empty one.
 
     Raises:
-        BrokerError: Something else is in the file, or a newer schema.
+        BrokerError: The file holds something else, or a newer schema.
     """
     [application_id, version, tables] = db.execute(_IDENTITY).fetchone()
     if application_id == APPLICATION_ID and version > VERSION:
@@ -54,11 +54,11 @@ def is_current(db: sqlite3.Connection, path: str) -> bool:
 
 
 def make_current(db: sqlite3.Connection, path: str) -> None:
-    """Make what is missing, and end what was leased before the machine last started."""
+    """Create what is missing, and end leases from before the last boot."""
     db.execute("BEGIN IMMEDIATE")
     try:
-        if not is_current(db, path):  # else another process was faster
-            db.execute("DROP TABLE IF EXISTS worker")  # of another version, or another start
+        if not is_current(db, path):  # unless another process was faster
+            db.execute("DROP TABLE IF EXISTS worker")  # from another version or boot
             _add_columns(db)
             for statement in (*statements("schema.sql"), *_END_FORMER_LEASES):
                 db.execute(statement)
@@ -73,7 +73,7 @@ def make_current(db: sqlite3.Connection, path: str) -> None:
 
 
 def _add_columns(db: sqlite3.Connection) -> None:
-    """Give the tables of an earlier version the columns that they lack."""
+    """Add the columns that an earlier version's tables lack."""
     for table, columns in _ADDED.items():
         known = {row[1] for row in db.execute(f"PRAGMA table_info({table})")}
         for name, declaration in columns.items():

@@ -1,24 +1,25 @@
--- The queue file, version 3; run on a new file, and on one of an earlier version, to whose tables
--- `schema.py` has added the columns that it lacked.
+-- The queue file, version 3. Runs on a new file, and on one from an earlier version after
+-- `schema.py` has added the columns that its tables lacked.
 --
 -- message.state and message.at together say where a message is:
---   0 leased     until at; past that, or released (at = 0), it may be taken by anyone
---   1 delayed    until at; past that it may be taken
---   2 waiting    at = -priority; a take looks at it
+--   0 leased     until at; after that, or once released (at = 0), anyone may take it
+--   1 delayed    until at; after that it may be taken
+--   2 waiting    at = -priority; takes see it
 --   3 dead       since at
---   4 behind     at = -priority; waits for another message of its line
+--   4 behind     at = -priority; waits for another message in its line
 --   5 limited    at = -priority; waits for a message of its limit to end
 --   6 rated      at = -priority; waits for its rate to open
--- so that time alone moves no row: whoever takes finds what is ready by (queue, state, at). Only
--- where the first bit of queue.special is set, as a message had a priority or a policy, is what is
--- due or returned moved to 2 first. The second bit is set while there are pauses (`pauses.py`).
+-- So time alone moves no row: a take finds what is ready by (queue, state, at). Only if the first
+-- bit of queue.special is set, because a message had a priority or a policy, are due and returned
+-- messages moved to state 2 first. The second bit is set while there are pauses (`pauses.py`).
 --
--- Messages with a limit or a rate have a line. Each line has a message that is 2, 5 or 6; it is
--- judged when a take comes to it. The triggers of `policies.sql` keep that so, whatever moves a
+-- Messages with a limit or a rate have a line. Each line has a message in state 2, 5 or 6, which is
+-- judged when a take reaches it. The triggers in `policies.sql` keep it so, whatever moves a
 -- message.
 --
--- Ends of leases, of signs of life and of leads are told by the machine's monotonic clock, which
--- starts anew with the machine; boot names the start that they belong to. All else is Unix time.
+-- Ends of leases, signs of life and leads follow the machine's monotonic clock, which restarts when
+-- the machine boots; boot names the boot that they belong to. All other times are Unix times. All
+-- are in seconds.
 
 CREATE TABLE IF NOT EXISTS queue (
     number INTEGER PRIMARY KEY,
@@ -26,8 +27,8 @@ CREATE TABLE IF NOT EXISTS queue (
     special INTEGER NOT NULL DEFAULT 0
 );
 
--- place is the order of arrival, with the queue's number in front (place >> 40): what is taken and
--- settled together stands together, however many queues are filled in turn.
+-- place is the order of arrival, prefixed with the queue's number (place >> 40), so that rows taken
+-- and settled together lie together, however many queues are filled in turn.
 CREATE TABLE IF NOT EXISTS message (
     place INTEGER PRIMARY KEY,
     queue INTEGER NOT NULL,
@@ -59,7 +60,7 @@ CREATE INDEX IF NOT EXISTS message_by_limit ON message (queue, limited, state, a
 CREATE INDEX IF NOT EXISTS message_by_rate ON message (queue, rated, state, at)
     WHERE rated IS NOT NULL;
 
--- What messages of the same keys and numbers ask for; empty and 0 where there is no such key.
+-- What messages with the same keys and numbers ask for; empty and 0 where they have no such key.
 CREATE TABLE IF NOT EXISTS line (
     number INTEGER PRIMARY KEY,
     queue INTEGER NOT NULL,
@@ -73,8 +74,8 @@ CREATE TABLE IF NOT EXISTS line (
 CREATE UNIQUE INDEX IF NOT EXISTS line_by_keys
     ON line (queue, limited, rated, most, interval, burst);
 
--- Without a row, a whole burst may pass. opens is the time at which the first that is parked is
--- opened; NULL while nothing is.
+-- Without a row, a whole burst may pass. opens is when the first parked message is opened; NULL if
+-- none is parked.
 CREATE TABLE IF NOT EXISTS rate (
     queue INTEGER NOT NULL,
     name TEXT NOT NULL,
@@ -87,7 +88,7 @@ CREATE INDEX IF NOT EXISTS rate_by_opening ON rate (queue, opens) WHERE opens IS
 
 CREATE INDEX IF NOT EXISTS rate_by_tat ON rate (tat) WHERE opens IS NULL;
 
--- expires is NULL where the message frees the key: with its end, or its first delivery.
+-- expires is NULL if the message itself frees the key, by its end or its first delivery.
 CREATE TABLE IF NOT EXISTS taken (
     queue INTEGER NOT NULL,
     name TEXT NOT NULL,
@@ -110,7 +111,7 @@ CREATE TABLE IF NOT EXISTS value (
 
 CREATE INDEX IF NOT EXISTS value_by_expiry ON value (expires) WHERE expires IS NOT NULL;
 
--- serial never repeats, so that whoever waits for results reads only those after the last it saw.
+-- serial never repeats, so that a reader waiting for results reads only those it has not seen.
 CREATE TABLE IF NOT EXISTS result (
     serial INTEGER PRIMARY KEY AUTOINCREMENT,
     queue TEXT NOT NULL,

@@ -1,4 +1,4 @@
-"""The SQL scripts of this package."""
+"""Loads this package's SQL scripts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import cache
 
 @cache
 def statements(name: str) -> tuple[str, ...]:
-    """The statements of a script, one by one, so that they run in one transaction."""
+    """A script's statements one by one, so that they can run in one transaction."""
     found = [""]
     for line in (pkgutil.get_data(__package__, name) or b"").decode().splitlines(keepends=True):
         found[-1] += line

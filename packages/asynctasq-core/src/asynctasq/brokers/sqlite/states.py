@@ -3,7 +3,7 @@
 LEASED, DELAYED, WAITING, DEAD, BEHIND, LIMITED, RATED = range(7)
 
 WAITS = (WAITING, BEHIND, LIMITED, RATED)
-"""What nobody has taken and nothing but its turn keeps from being taken."""
+"""States of messages that are not taken and wait only for their turn."""
 
 POLICED, PAUSED = 1, 2
-"""What makes a queue special, bit by bit: messages with a priority or a policy; pauses."""
+"""Bits of `queue.special`: the queue has messages with a priority or policy; it has pauses."""

@@ -1,8 +1,8 @@
 """The one thread of a broker that touches its queue file, so that no event loop waits for a disk.
 
-Between jobs, while somebody waits for messages or results, it looks whether another connection has
-committed: `PRAGMA data_version`, which runs no query. With nobody waiting it sleeps; when nothing
-has changed for a second, it looks half as often, for each look costs an idle process 0.1 ms.
+Between jobs, while anyone waits for messages or results, it checks whether another connection has
+committed, with `PRAGMA data_version`, which runs no query. If no one waits, it sleeps. Each check
+costs an idle process 0.1 ms, so it checks half as often once nothing has changed for a second.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ QUIET_SECONDS = 1.0
 
 @dataclass(slots=True)
 class _Job:
-    """Work for the thread; without `run`, the end of it."""
+    """Work for the thread; a job without `run` ends the thread."""
 
     run: Callable[[SQLiteFile], Any] | None
     future: asyncio.Future[Any]
@@ -40,7 +40,7 @@ class _Job:
     def answer(self, result: Any, error: BaseException | None) -> None:
         try:
             self.future.get_loop().call_soon_threadsafe(self._settle, result, error)
-        except RuntimeError:  # the loop that asked was closed: nobody is left to be told
+        except RuntimeError:  # the asking loop was closed, so no one is left to answer
             return
 
     def _settle(self, result: Any, error: BaseException | None) -> None:
@@ -53,7 +53,7 @@ class _Job:
 
 
 class SQLiteThread:
-    """Runs jobs one after the other on one connection; starts by itself, also after a fork."""
+    """Runs jobs one by one on one connection; starts on first use, and again after a fork."""
 
     _jobs: SimpleQueue[_Job] | None
 
@@ -63,23 +63,23 @@ class SQLiteThread:
 
     @property
     def takers(self) -> Waiters:
-        """Woken when messages may have become ready."""
+        """Calls to wake when messages may have become ready."""
         self._notice_fork()
         return self._takers
 
     @property
     def results(self) -> AwaitedResults:
-        """Answered when results were written."""
+        """Calls to answer when results were written."""
         self._notice_fork()
         return self._results
 
     async def write(
         self, transition: Callable[Concatenate[Connection, P], R], *args: P.args, **kwargs: P.kwargs
     ) -> R:
-        """Run a transition in one transaction; once begun it is not undone by cancellation.
+        """Run a transition in one transaction; once begun, cancellation does not undo it.
 
         Raises:
-            BrokerError: As `SQLiteFile.transaction`.
+            BrokerError: As in `SQLiteFile.transaction`.
         """
 
         def job(file: SQLiteFile) -> R:
@@ -94,7 +94,7 @@ class SQLiteThread:
         """Run a query on one snapshot.
 
         Raises:
-            BrokerError: As `SQLiteFile.snapshot`.
+            BrokerError: As in `SQLiteFile.snapshot`.
         """
 
         def job(file: SQLiteFile) -> R:
@@ -127,7 +127,7 @@ class SQLiteThread:
         return self._jobs
 
     def _notice_fork(self) -> None:
-        """The thread exists in the parent process only, and so do those who wait there."""
+        """Start over after a fork: the thread and the waiting calls exist only in the parent."""
         if self._pid != os.getpid():
             self._forget()
 
@@ -139,7 +139,7 @@ class SQLiteThread:
 
 
 class _Worker:
-    """What runs in the thread."""
+    """The code that runs in the thread."""
 
     def __init__(
         self,
@@ -159,7 +159,7 @@ class _Worker:
         self._changed = 0.0
 
     def work(self) -> None:
-        """Do jobs until the one that ends the thread; between them, look for changes."""
+        """Run jobs until one ends the thread; between jobs, look for changes."""
         while True:
             watching = bool(self._takers or self._results)
             interval = self._interval()
@@ -188,7 +188,7 @@ class _Worker:
             self._answer_results()
 
     def _limit_wait(self, waited_seconds: float) -> None:
-        """Let a job that queued behind others on a locked file not wait its full time once more."""
+        """Shorten a job's wait for a locked file by the time it has already spent queued."""
         waited_long = waited_seconds > self._config.busy_timeout / 10
         if waited_long or self._waits_less:
             waited = waited_seconds if waited_long else 0.0
@@ -200,7 +200,7 @@ class _Worker:
         return self._config.poll_interval * (2 if quiet else 1)
 
     def _look(self) -> None:
-        """Wake those who wait if another connection has committed since the last look."""
+        """Wake waiting calls if another connection has committed since the last look."""
         self._looked = time.monotonic()
         try:
             version = self._file.data_version()

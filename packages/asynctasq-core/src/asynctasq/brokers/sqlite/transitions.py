@@ -1,7 +1,7 @@
-"""What changes messages in a queue file; each function runs inside one write transaction.
+"""Changes messages in a queue file; each function runs inside one write transaction.
 
-States and times are explained in `schema.sql`. A delivery is identified by the row's place,
-the worker and a lease number that the worker's consumer never uses twice.
+`schema.sql` explains states and times. A delivery is identified by the row's place, the worker and
+a lease number that the worker's consumer never uses twice.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from .. import Action, ConsumerOptions, Delivery, Outcome, Outgoing
 from . import clock
 from . import pauses as sqlite_pauses
 from . import policies as sqlite_policies
+from . import remembered_values as sqlite_remembered
 from .states import DEAD, DELAYED, LEASED, PAUSED, POLICED, WAITING
 
 CHUNK = 5000
 
-PLACES = 40  # bits of a place that are its order in the queue
+PLACES = 40  # the bits of a place that hold its order in the queue
 
 _NUMBER = "(SELECT number FROM queue WHERE name = ?)"
 _DECLARE = "INSERT INTO queue (name) VALUES (?) ON CONFLICT DO NOTHING"
@@ -67,7 +68,7 @@ class Tag(NamedTuple):
 
 
 def put(db: Connection, messages: Sequence[Outgoing]) -> dict[str, str] | None:
-    """Add those whose queue does not hold their id and whose key is free; as `Sending.put`."""
+    """Add the messages whose id is new and whose key is free; see `Sending.put`."""
     by_queue: dict[str, list[Outgoing]] = {}
     for message in messages:
         by_queue.setdefault(message.queue, []).append(message)
@@ -84,6 +85,23 @@ def put(db: Connection, messages: Sequence[Outgoing]) -> dict[str, str] | None:
             rows = ((next(places), number, m.id, *_state_of(m), m.body) for m in its)
             db.executemany(_PUT, rows)
     return conflicts or None
+
+
+def replace_value(
+    db: Connection,
+    queue: str,
+    kind: str,
+    name: str,
+    value: bytes | None,
+    expected: bytes | None,
+    messages: Sequence[Outgoing],
+) -> bool:
+    """Keep a value and put messages if the one there is `expected`; returns whether it was."""
+    if sqlite_remembered.get(db, queue, kind, name) != expected:
+        return False
+    sqlite_remembered.keep(db, queue, kind, name, value, None)
+    put(db, messages)
+    return True
 
 
 def _next_place(db: Connection, number: int) -> int:
@@ -131,7 +149,7 @@ def take(db: Connection, options: ConsumerOptions, lease: int, limit: int) -> li
 def _plain(
     db: Connection, queue: int, lease_now: float, now: float, room: int
 ) -> Iterable[tuple[Any, ...]]:
-    """Rows of a queue in which neither priorities nor policies are used."""
+    """Ready rows of a queue that uses neither priorities nor policies."""
     rows: list[tuple[Any, ...]] = []
     for state, until in ((LEASED, lease_now), (DELAYED, now), (WAITING, now)):
         if len(rows) < room:
@@ -149,14 +167,15 @@ def _delivery(
     queue: str, row: tuple[Any, ...], tag: Tag, pauses: Mapping[str, bytes] | None
 ) -> Delivery:
     _, message_id, body, deliveries = row
-    # A column takes values of any type from whoever writes to the file; these end as dead letters.
+    # SQLite columns accept any type, and anything may have written to the file; a row with wrong
+    # types becomes a dead letter.
     if type(body) is not bytes or type(message_id) is not str or type(deliveries) is not int:
         message_id, body, deliveries = str(message_id), b"", 0
     return Delivery(queue, message_id, body, deliveries + 1, tag, pauses)
 
 
 def settle(db: Connection, outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """Apply the outcomes; returns those whose lease was lost."""
+    """Apply the outcomes; return those whose lease was lost."""
     now = time.time()
     return [outcome for outcome in outcomes if not _apply(db, outcome, now)]
 
@@ -185,14 +204,14 @@ def _apply(db: Connection, outcome: Outcome, now: float) -> bool:
 
 
 def keep(db: Connection, queue: str, message_id: str, result: bytes, ttl: float) -> None:
-    """Keep a result, and forget a few that expired: more than are added, so they never pile up."""
+    """Keep a result, and forget up to ten expired ones, so that they never pile up."""
     now = time.time()
     db.execute(_KEEP, (queue, message_id, result, now + ttl))
     db.execute(_FORGET, (now, 10))
 
 
 def renew(db: Connection, options: ConsumerOptions, held: Sequence[Delivery]) -> list[Delivery]:
-    """Renew leases and the worker's sign of life; returns those that were lost."""
+    """Renew leases and the worker's sign of life; return the deliveries that were lost."""
     worker = options.worker
     until = clock.now() + options.lease_seconds
     names = json.dumps(worker.queues)
@@ -202,7 +221,7 @@ def renew(db: Connection, options: ConsumerOptions, held: Sequence[Delivery]) ->
 
 
 def withdraw(db: Connection, worker_id: str, queues: Iterable[str], *, undo: bool) -> int:
-    """Forget the worker and let go of what it holds, taking the delivery back if `undo`."""
+    """Forget the worker and release what it holds; with `undo`, do not count the deliveries."""
     now = clock.now()
     db.execute("DELETE FROM worker WHERE id = ? OR alive_until < ?", (worker_id, now - 86400))
     return sum(
@@ -216,21 +235,21 @@ def withdraw(db: Connection, worker_id: str, queues: Iterable[str], *, undo: boo
 
 
 def lead(db: Connection, name: str, holder: str, ttl_seconds: float) -> bool:
-    """Take or renew a lease by name; returns whether `holder` has it."""
+    """Take or renew a named lease; return whether `holder` has it."""
     now = clock.now()
     wanted = {"name": name, "holder": holder, "until": now + ttl_seconds, "now": now}
     return db.execute(_LEAD, wanted).rowcount == 1
 
 
 def resign(db: Connection, name: str, holder: str) -> None:
-    """Give up a lease by name if `holder` has it."""
+    """Give up a named lease if `holder` has it."""
     db.execute("DELETE FROM lead WHERE name = ? AND holder = ?", (name, holder))
 
 
 def cancel(
     db: Connection, queue: str, message_id: str, result: bytes | None, result_ttl: float
 ) -> bool:
-    """Delete a message that has not started, keeping `result`; returns whether it was so."""
+    """Delete a message that has not started and keep `result`; return whether it did so."""
     removed = db.execute(
         f"""DELETE FROM message WHERE queue = {_NUMBER} AND id = ?
         AND (state IN (1, 2, 4, 5, 6) OR state = 0 AND at <= ?)""",
@@ -242,7 +261,7 @@ def cancel(
 
 
 def retry_dead(db: Connection, queue: str, bodies: Iterable[tuple[str, bytes]]) -> int:
-    """Make dead letters wait again, or be due and join their line; returns how many there were."""
+    """Make dead letters wait again, or become due and join their line; return how many."""
     return sum(
         db.execute(
             f"""UPDATE message SET deliveries = 0, body = ?, info = NULL,
@@ -255,7 +274,7 @@ def retry_dead(db: Connection, queue: str, bodies: Iterable[tuple[str, bytes]]) 
 
 
 def delete_dead(db: Connection, queue: str, message_ids: Iterable[str]) -> int:
-    """Delete these dead letters; returns how many there were."""
+    """Delete these dead letters; return how many were deleted."""
     return sum(
         db.execute(
             f"DELETE FROM message WHERE queue = {_NUMBER} AND id = ? AND state = 3",
@@ -266,7 +285,7 @@ def delete_dead(db: Connection, queue: str, message_ids: Iterable[str]) -> int:
 
 
 def delete_some(db: Connection, queue: str, state: int, until: float) -> int:
-    """Delete at most `CHUNK` messages of the state, up to the time `until`; returns how many."""
+    """Delete at most `CHUNK` messages in the state, up to the time `until`; return how many."""
     return db.execute(
         f"""DELETE FROM message WHERE place IN
         (SELECT place FROM message WHERE queue = {_NUMBER} AND state = ? AND at <= ? LIMIT ?)""",

@@ -71,6 +71,7 @@ class ApplicationUnderTest:
     knows_limits: ClassVar[bool] = False
     transactions_end: ClassVar[bool] = True
     counts_connections: ClassVar[bool] = False
+    knows_connection: ClassVar[bool] = False
     outbox: ClassVar[bool] = False
     atomic: ClassVar[bool] = False
 
@@ -214,6 +215,10 @@ class ApplicationUnderTest:
 
     def connections(self) -> Any:
         """`counts_connections`: how many connections to the database are open."""
+        raise NotImplementedError
+
+    def is_connected(self) -> bool:
+        """`knows_connection`: whether the ORM has a connection of the calling thread open."""
         raise NotImplementedError
 
     # --- for the tests ------------------------------------------------------------------
