@@ -74,7 +74,7 @@ def check(deployment: Deployment, where: str) -> None:
     calls.append(("fan_in", sum(100 + n for n in range(PARTS))))
     for name, number in calls:
         first, again = notes[name, number], notes[f"{name}-again", number]
-        assert first + again >= 1, (where, name, number)
+        assert first + again >= 1, (where, name, number, deployment.log()[-3000:])
         assert first <= 1, (where, name, number)  # else there were two messages
         assert again <= 1, (where, name, number)
     known = {*calls, *((f"{name}-again", number) for name, number in calls)}
