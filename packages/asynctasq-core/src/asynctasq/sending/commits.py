@@ -1,4 +1,4 @@
-"""Dispatches that wait for a transaction: which one, and what its end does to them.
+"""Dispatches that wait for a transaction: which one, and what happens to them at its end.
 
 Owns the rule that a call whose row is not committed yet is not sent before the commit, and not at
 all after a rollback.
@@ -33,11 +33,11 @@ Registration = Callable[[DeferredSend], None]
 
 @dataclass(slots=True)
 class Atomic:
-    """The transaction of the atomic task that runs in this context: its dispatches are part of it.
+    """The transaction of this context's atomic task, which its dispatches are part of.
 
     Attributes:
         target: What the adapter's `after_commit` takes for it.
-        is_open: Not any more for what the task has left running behind it.
+        is_open: Whether it is still open; code that the task left running may outlive it.
     """
 
     adapter: Adapter
@@ -49,14 +49,14 @@ _atomic: ContextVar[Atomic | None] = ContextVar("asynctasq_atomic", default=None
 
 
 def open_atomic() -> Atomic | None:
-    """The open transaction of the atomic task that runs here."""
+    """The open transaction of the atomic task running here; `None` if there is none."""
     atomic = _atomic.get()
     return atomic if atomic is not None and atomic.is_open else None
 
 
 @contextmanager
 def dispatching_in(atomic: Atomic) -> Iterator[None]:
-    """Let all that is dispatched here wait for this transaction."""
+    """Make everything dispatched here wait for this transaction."""
     token = _atomic.set(atomic)
     try:
         yield
@@ -68,11 +68,11 @@ def dispatching_in(atomic: Atomic) -> Iterator[None]:
 def what_to_wait_for(
     wait_for: object, models: Sequence[tuple[Any, object]], adapters: Adapters
 ) -> Registration | None:
-    """What registers a send with the open transactions that the call depends on.
+    """A function that registers a send with the open transactions that the call depends on.
 
     Args:
-        wait_for: What `.on_commit` was given; `None` if it was not called.
-        models: The call's model instances, each behind its adapter.
+        wait_for: The target given to `.on_commit`; `None` if it was not called.
+        models: The call's model instances, each preceded by its adapter.
     """
     if wait_for is not None and wait_for is not True:
         return _given_transaction(wait_for, adapters)
@@ -80,7 +80,7 @@ def what_to_wait_for(
         _after_commit(adapter, obj)
         for adapter, obj in models
         if adapter.is_pending_write is not None
-        and unfetched_reference(obj) is None  # nothing was written through it
+        and unfetched_reference(obj) is None  # nothing was written through a lazy instance
         and adapter.is_pending_write(obj)
     ]
     if (atomic := open_atomic()) is not None:
@@ -113,7 +113,7 @@ def _after_commit(adapter: Adapter, obj: object) -> Registration:
 
 
 def _after_all(registrations: Sequence[Registration]) -> Registration:
-    """One registration for several: instances may have been written in several transactions."""
+    """Combine several registrations: instances may have been written in several transactions."""
 
     def register(send: DeferredSend) -> None:
         shares = _Shares(cast(Deferred, send), len(registrations))
@@ -148,7 +148,7 @@ class _Shares:
         await send_together_async([self])
 
     def claim(self) -> Deferred | None:
-        """As `Deferred.claim`, once for each transaction."""
+        """Like `Deferred.claim`, but called once for each transaction."""
         self.missing -= 1
         return self.send.claim() if self.missing == 0 else None
 
@@ -162,12 +162,12 @@ class Deferred:
     """The `DeferredSend` of one dispatch.
 
     Attributes:
-        outbox: Where its transaction may keep it, if the application has one.
-        joining: Puts it in its transaction, if the broker is one that can.
+        outbox: Where its transaction can keep it, if the application has an outbox.
+        joining: Puts it inside its transaction, if the broker can do that.
         state: `"waiting"`, then `"dropped"`, `"cancelled"` or `"sending"`, and after that `"sent"`
-            or `"failed"` (the broker may have it all the same), `"kept"` in the outbox, or
-            `"doubtful"`: kept or put by a transaction whose end is not known; the handle shows it.
-        learn: Told the id of the call that stands for it, where its unique key was taken.
+            or `"failed"` (the broker may have it anyway), `"kept"` in the outbox, or `"doubtful"`:
+            kept or put by a transaction whose end is unknown. The handle shows it.
+        learn: Called with the id of the call that stands for it, if its unique key was taken.
     """
 
     connections: Connections
@@ -186,19 +186,19 @@ class Deferred:
         await send_together_async([self])
 
     def claim(self) -> Deferred | None:
-        """Begin to send; `None` if it was dropped, cancelled or sent already."""
+        """Claim the right to send; `None` if it was already dropped, cancelled or sent."""
         return self if self._became("sending") else None
 
     def drop(self) -> None:
-        """Forget it."""
+        """Discard the send."""
         self._became("dropped")
 
     def cancel(self) -> bool:
-        """Forget it, since whoever dispatched it says so; whether it was still waiting."""
+        """Discard it because its sender cancelled it; return whether it was still waiting."""
         return self._became("cancelled")
 
     def _became(self, state: str) -> bool:
-        """Stop waiting, which only the first of all threads does."""
+        """Leave the waiting state; return whether this call was the first to do so."""
         with self._lock:
             is_first = self.state == "waiting"
             self.state = state if is_first else self.state
@@ -426,7 +426,7 @@ class DeferredSends:
             await send_together_async(sends)
 
     def _committed(self) -> list[_Put]:
-        """What the transaction has put, now that the broker has it."""
+        """The messages that the transaction has put, now that the broker has them."""
         puts, self._put = self._put, []
         for put in puts:
             put.note_committed()
@@ -443,6 +443,6 @@ class DeferredSends:
             )
 
     def _taken(self) -> list[DeferredSend]:
-        # Emptied first: an ORM may end a transaction twice where its commit's callback raises.
+        # Empty it first: an ORM may end a transaction twice if its commit callback raises.
         sends, self._sends = self._sends, []
         return sends
