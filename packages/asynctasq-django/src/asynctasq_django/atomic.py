@@ -36,7 +36,8 @@ async def atomic_transaction(target: object, refs: Sequence[Ref]) -> AsyncIterat
 
     async def run_in(statement: Statement) -> Sequence[Sequence[Any]]:
         rows: Sequence[Sequence[Any]]
-        if database.dialect == "sqlite" and statement.sql.startswith("SELECT"):
+        is_look = statement.sql.startswith("SELECT")
+        if is_look and database.dialect == "sqlite" and not _locks_at_begin(alias):
             # A transaction that has read would be refused its first write once another has written.
             async with own_transaction(database) as look:
                 return await look(statement)
@@ -53,6 +54,12 @@ async def atomic_transaction(target: object, refs: Sequence[Ref]) -> AsyncIterat
                 f"database {alias!r} ended the transaction of the task ({type(e).__name__})"
             ) from e
         raise
+
+
+def _locks_at_begin(alias: str) -> bool:
+    """Whether each transaction of an SQLite file keeps all others out from its beginning."""
+    mode = (connections.settings[alias].get("OPTIONS") or {}).get("transaction_mode")
+    return str(mode).upper() in ("IMMEDIATE", "EXCLUSIVE")
 
 
 def _alias(target: object, refs: Sequence[Ref]) -> str:
