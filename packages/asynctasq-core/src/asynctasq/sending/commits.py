@@ -206,13 +206,13 @@ class Deferred:
 
 
 def send_together(sends: Iterable[DeferredSend]) -> None:
-    """Send all that a committed transaction held back: in order, in one round trip.
+    """Send everything that a committed transaction held back: in order, in one round trip.
 
-    For synchronous code; blocks until the broker has them, for no longer than its `timeout`. What
-    the broker refuses keeps back no other.
+    For synchronous code; blocks until the broker has them, at most for its `timeout` in seconds. A
+    message that the broker refuses does not keep the others back.
 
     Raises:
-        BrokerError: Some were not sent; the first error, once all have been tried.
+        BrokerError: Some were not sent; the first error, raised once all have been tried.
     """
     claimed, others = _claimed(sends)
     errors: list[Exception] = []
@@ -228,7 +228,7 @@ def send_together(sends: Iterable[DeferredSend]) -> None:
 
 
 async def send_together_async(sends: Iterable[DeferredSend]) -> None:
-    """`send_together` for a running event loop."""
+    """Like `send_together`, for a running event loop."""
     claimed, others = _claimed(sends)
     errors: list[Exception] = []
     for send in others:
@@ -242,7 +242,7 @@ async def send_together_async(sends: Iterable[DeferredSend]) -> None:
 
 
 def _claimed(sends: Iterable[DeferredSend]) -> tuple[list[Deferred], list[DeferredSend]]:
-    """Those that go out together, and somebody's own, which send for themselves."""
+    """Claim our own sends, which go out together; return them, and other kinds of sends."""
     claimed: list[Deferred] = []
     others: list[DeferredSend] = []
     for send in sends:
@@ -261,14 +261,14 @@ async def _send_all(claimed: list[Deferred]) -> list[Exception]:
 
 
 def learn(batch: Iterable[Deferred], standing: Mapping[str, str]) -> None:
-    """Tell those whose unique keys were taken what stands for them."""
+    """Tell sends whose unique keys were taken which calls stand for them."""
     for deferred in batch:
         if (existing := standing.get(deferred.outgoing.id)) and deferred.learn is not None:
             deferred.learn(existing)
 
 
 async def _send(connections: Connections, batch: list[Deferred]) -> list[Exception]:
-    """Send, and return what stood in the way."""
+    """Send a batch; return the errors."""
     state = "failed"
     try:
         learn(batch, await connections.put_resolved([deferred.outgoing for deferred in batch]))
@@ -278,7 +278,7 @@ async def _send(connections: Connections, batch: list[Deferred]) -> list[Excepti
     except BrokerError as e:
         if len(batch) == 1:
             return [e]
-        # The server refuses one of them, and perhaps no other.
+        # Perhaps the server refuses only one of them, so send each alone.
         return [e for deferred in batch for e in await _send(connections, [deferred])]
     finally:
         for deferred in batch:
@@ -289,11 +289,11 @@ async def _send(connections: Connections, batch: list[Deferred]) -> list[Excepti
 
 @dataclass(slots=True)
 class _Put:
-    """What a transaction has put into the broker's tables.
+    """The messages that a transaction has put into the broker's tables.
 
     Attributes:
-        refused: By id, those that were not added, as `Sending.put` gives them.
-        standing: By id, what stands for them.
+        refused: The messages that were not added, as returned by `Sending.put`.
+        standing: For each of those, by id, the call that stands for it.
     """
 
     joining: Joining
@@ -316,18 +316,18 @@ class _Put:
 
 
 class DeferredSends:
-    """What one transaction holds back, for an adapter's `after_commit`.
+    """The sends that one transaction holds back, for an adapter's `after_commit`.
 
-    Keeps the order of the dispatches, and knows savepoints: one that is released leaves its sends
-    to the transaction, one that is rolled back takes them along. Not for several threads at once.
+    Keeps the order of the dispatches, and knows savepoints: a released one leaves its sends to the
+    transaction, one that is rolled back drops them. Not for several threads at once.
 
     An adapter that can run statements in its transactions awaits `keep_async`, or calls `keep`,
-    just before each commit. With an outbox, or where the broker's tables are in the same database,
-    what waits is a part of the transaction then, and `send` neither fails nor waits.
+    just before each commit. With an outbox, or if the broker's tables are in the same database,
+    whatever waits then becomes part of the transaction, and `send` neither fails nor waits.
 
     Args:
-        adapter: The adapter's name, as its entry point gives it.
-        database: The transaction's, where the adapter can run statements in it.
+        adapter: The name of the adapter's entry point.
+        database: The transaction's database, if the adapter can run statements in it.
     """
 
     def __init__(self, adapter: str = "", database: Database | None = None) -> None:
@@ -359,27 +359,27 @@ class DeferredSends:
             send.drop()
 
     def drop(self) -> None:
-        """Drop everything: the transaction was rolled back, or how it ended is not known."""
+        """Drop everything: the transaction was rolled back, or its end is unknown."""
         self.roll_back_to(0)
         kept, self._kept = self._kept, []
         put, self._put = self._put, []
-        # A commit whose answer was lost looks like one that failed.
+        # A commit whose answer was lost looks like a failed one.
         for deferred in (*kept, *(deferred for one in put for deferred in one.deferred)):
             deferred.state = "doubtful"
 
     def keep(self, run: Callable[[Statement], Sequence[Sequence[Any]]]) -> None:
-        """Make what is held back a part of the transaction, where that can be.
+        """Make what is held back part of the transaction, if possible.
 
         For synchronous code, just before the commit.
 
         Args:
-            run: Runs a statement in the transaction, and gives the rows of a SELECT.
+            run: Runs a statement in the transaction and returns a SELECT's rows.
         """
         if self._database is not None and self._sends:
             finished(self._keep(without_waiting(run), wait_blocking))
 
     async def keep_async(self, run: Run) -> None:
-        """`keep` on an event loop."""
+        """Like `keep`, on an event loop."""
         if self._database is not None and self._sends:
             await self._keep(run, None)
 
@@ -399,7 +399,7 @@ class DeferredSends:
                 await run(statement)
 
     def _claim(self, is_wanted: Callable[[Deferred | _Shares], bool]) -> list[Deferred]:
-        """Take those that are held back and wanted; others stay."""
+        """Claim the wanted sends that are held back; the others stay."""
         sends, self._sends = self._sends, []
         claimed: list[Deferred] = []
         for send in sends:
@@ -410,7 +410,7 @@ class DeferredSends:
         return claimed
 
     def send(self) -> None:
-        """Send everything after the commit, as `send_together`."""
+        """Send everything after the commit, as `send_together` does."""
         for put in self._committed():
             put.joining.tell_put_blocking(put.messages)
         self._send_kept()
@@ -418,7 +418,7 @@ class DeferredSends:
             send_together(sends)
 
     async def send_async(self) -> None:
-        """Send everything after the commit, as `send_together_async`."""
+        """Send everything after the commit, as `send_together_async` does."""
         for put in self._committed():
             put.joining.tell_put(put.messages)
         self._send_kept()
