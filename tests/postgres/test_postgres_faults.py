@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +230,22 @@ async def test_every_call_ends_in_bounded_time_when_the_server_does_not_answer(
                     await call()
             assert time.monotonic() - started < len(calls) * (TIMEOUT + 1)
         assert await consumer.settle([Outcome(held)]) == []
+
+
+@pytest.mark.parametrize("turns", range(2, 6))
+async def test_an_answer_that_comes_together_with_the_end_of_its_time_is_unavailability(
+    url: str, turns: int
+) -> None:
+    async with postgres_brokers(Config(url=url, timeout=0.3)) as open_one:
+        broker = open_one()
+        await eventually(broker.stats)
+        calling = asyncio.create_task(broker.cancel("default", "none", None, 0))
+        for _ in range(turns):  # until its statement is on its way to be prepared
+            await asyncio.sleep(0)
+        time.sleep(0.35)  # a machine that is too busy for this process
+        with suppress(BrokerUnavailable):
+            await calling
+        assert not await eventually(lambda: broker.cancel("default", "none", None, 0))
 
 
 async def test_a_pool_that_is_exhausted_is_reported_and_recovers(url: str) -> None:

@@ -293,10 +293,26 @@ async def bounded(connection: Any, doing: Awaitable[T], deadline: float) -> T:
     """Await; when the time is over, what waits for the connection's answer gets an error.
 
     asyncpg's own limits would first ask the server to cancel, and wait for that.
+
+    Raises:
+        TimeoutError: The time was over.
     """
-    ending = asyncio.get_running_loop().call_at(deadline, connection.terminate)
+    is_over = False
+
+    def end() -> None:
+        nonlocal is_over
+        is_over = True
+        connection.terminate()
+
+    ending = asyncio.get_running_loop().call_at(deadline, end)
     try:
         return await doing
+    except Exception as e:
+        # Where the answer came in the same turn of the event loop, asyncpg goes on to its next step
+        # without a look whether the connection was terminated, which ends in `AttributeError`.
+        if is_over:
+            raise TimeoutError from e
+        raise
     finally:
         ending.cancel()
 
