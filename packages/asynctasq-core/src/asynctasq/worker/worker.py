@@ -298,7 +298,7 @@ class Worker:
         return LeaseKeeper(self._consumer, self.lease, held, lose)
 
     def _note_blocked(self, is_blocked: bool) -> None:
-        """Make the next heartbeat say whether the event loop responds."""
+        """Make the next sign of life say whether the event loop responds."""
         self.info.is_blocked = is_blocked
 
     async def _take_until_stopped(self, settling: asyncio.Task[None]) -> None:
