@@ -16,7 +16,7 @@ import psycopg
 import pytest
 import pytest_asyncio
 from asynctasq import BrokerError, BrokerUnavailable
-from asynctasq.brokers import ConsumerOptions, Outcome, Outgoing, WorkerInfo
+from asynctasq.brokers import ConsumerOptions, Delivery, Outcome, Outgoing, WorkerInfo
 from asynctasq_postgres import Config
 from asynctasq_postgres.broker import PostgresBroker
 from asynctasq_postgres.consumer import PostgresConsumer
@@ -294,6 +294,80 @@ async def test_a_delivery_on_its_way_to_a_worker_that_dies_does_not_count_if_the
         [delivery] = await last.take(1, 5)
         assert delivery.deliveries == 3
         await last.settle([Outcome(delivery)])
+
+
+@asynccontextmanager
+async def holding(
+    url: str, lease_seconds: float
+) -> AsyncIterator[tuple[PostgresBroker, PostgresConsumer, Delivery]]:
+    """The only consumer in a schema, and what it has taken; it waits for locks."""
+    config = Config(url=url, schema="counted", timeout=30)
+    async with postgres_brokers(config) as open_one:
+        broker = open_one()
+        async with consuming(broker, lease_seconds=lease_seconds) as consumer:
+            await broker.put(messages("a"))
+            [delivery] = await consumer.take(1, 5)
+            yield broker, consumer, delivery
+
+
+def count(connection: psycopg.Connection[Any], delivery: Delivery) -> None:
+    """Let a delivery count, as its worker does once it is there, if there was one before."""
+    tag = delivery.tag
+    arguments = (tag.worker, [tag.message], [tag.lease])
+    connection.execute("SELECT counted.confirm(%s, %s, %s)", arguments)
+
+
+async def test_a_delivery_that_is_settled_while_it_is_counted_is_gone(url: str) -> None:
+    async with holding(url, 30) as (broker, consumer, delivery):
+        outcome = Outcome(delivery, result=b"kept", result_ttl=60)
+        with psycopg.connect(url) as connection:
+            count(connection, delivery)
+            settling = asyncio.create_task(consumer.settle([outcome]))
+            await asyncio.to_thread(wait_for_lock, url, "settle(")
+        with pytest.raises(BrokerUnavailable, match="in the way"):
+            await settling
+        assert await consumer.settle([outcome]) == []
+        assert await broker.result("default", "a", 0) == b"kept"
+        assert await consumer.idle()
+
+
+async def test_a_delivery_that_is_counted_while_its_lease_runs_out_is_given_back(url: str) -> None:
+    async with holding(url, 0.1) as (broker, _, delivery):
+        await asyncio.sleep(0.2)  # the subject: its lease is over
+        with (
+            psycopg.connect(url, autocommit=True) as holder,
+            psycopg.connect(url, autocommit=True) as looking,
+        ):
+            # With one worker there, the second look at the clock is that of the statement proper.
+            holder.execute(
+                "CREATE SCHEMA slow; CREATE SEQUENCE slow.looks;"
+                " CREATE FUNCTION slow.clock_timestamp() RETURNS timestamptz LANGUAGE plpgsql AS $$"
+                " BEGIN IF nextval('slow.looks') = 2 THEN PERFORM pg_advisory_xact_lock(1); END IF;"
+                " RETURN pg_catalog.clock_timestamp(); END $$; SELECT pg_advisory_lock(1)"
+            )
+            looking.execute("SET search_path = slow, pg_catalog")
+            give_back = "SELECT counted.give_back_lapsed()"
+            first = asyncio.create_task(asyncio.to_thread(looking.execute, give_back))
+            await asyncio.to_thread(wait_for_lock, url, "give_back_lapsed(")
+            count(holder, delivery)
+            holder.execute("SELECT pg_advisory_unlock(1)")
+            await first
+            holder.execute("DROP SCHEMA slow CASCADE")
+        [again] = await broker.consumer(options(name="other")).take(1, 5)
+        assert (again.id, again.deliveries) == ("a", 3)
+
+
+def wait_for_lock(url: str, query: str) -> None:
+    """Wait until a query with this text waits for a lock."""
+    sql = (
+        "SELECT FROM pg_stat_activity WHERE position(%s in query) > 0 AND wait_event_type = 'Lock'"
+        " AND datname = current_database()"
+    )
+    deadline = time.monotonic() + 30
+    with psycopg.connect(url, autocommit=True) as connection:
+        while not connection.execute(sql, (query,)).fetchall():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
 
 
 async def test_a_statement_that_was_given_up_does_not_go_on_in_the_server(

@@ -68,7 +68,7 @@ class PostgresConsumer:
         """Announce the worker and its queues, and be ready to renew its leases."""
         number = await self._number()
         # Now, so that the first renewal that counts need not connect.
-        await asyncio.to_thread(self._renewal.renew, number, ())
+        await asyncio.to_thread(self._renewal.open, number)
 
     async def take(self, limit: int, timeout_seconds: float) -> list[Delivery]:
         """Lease up to `limit` messages, waiting for the first."""

@@ -340,22 +340,26 @@ CREATE OR REPLACE FUNCTION @schema@.give_sign_of_life(
 ) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
-    until_ timestamptz := clock_timestamp() + make_interval(secs => lease_seconds);
+    until_ timestamptz;
 BEGIN
-    UPDATE @schema@.worker SET alive_until = until_, lapsed = false
-        WHERE number = who
-        AND (lapsed OR alive_until <= until_ - make_interval(secs => unless_younger_seconds));
-    IF NOT FOUND THEN
-        PERFORM FROM @schema@.worker WHERE number = who FOR KEY SHARE;
-        IF NOT FOUND THEN
+    LOOP
+        until_ := clock_timestamp() + make_interval(secs => lease_seconds);
+        UPDATE @schema@.worker SET alive_until = until_, lapsed = false
+            WHERE number = who
+            AND (lapsed OR alive_until <= until_ - make_interval(secs => unless_younger_seconds));
+        EXIT WHEN FOUND;
+        -- It may have lapsed since then, however young it was: nobody looks at that worker again.
+        PERFORM FROM @schema@.worker WHERE number = who AND NOT lapsed FOR KEY SHARE;
+        EXIT WHEN FOUND;
+        IF NOT EXISTS (SELECT FROM @schema@.worker WHERE number = who) THEN
             RAISE EXCEPTION 'worker % was withdrawn', who USING ERRCODE = 'AQ001';
         END IF;
-    END IF;
+    END LOOP;
 END $$;
 
 -- Give back what is leased to workers whose lease is over. Whoever is giving a sign of life at the
 -- moment holds his row, and is passed over. So is a delivery that is settled in a transaction which is
--- still open: it is looked at again until that has ended.
+-- still open, and one that is counted in this moment, whose row has moved: these are looked at again.
 CREATE OR REPLACE FUNCTION @schema@.give_back_lapsed() RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -371,14 +375,14 @@ BEGIN
     ), free AS MATERIALIZED (
         SELECT r.ctid AS at, r.worker FROM @schema@.running r JOIN past ON r.worker = past.number
         FOR UPDATE OF r SKIP LOCKED
+    ), freed AS (
+        DELETE FROM @schema@.running WHERE ctid = ANY (ARRAY(SELECT free.at FROM free))
+        RETURNING worker, lane, message, deliveries, line
     ), noted AS (
         UPDATE @schema@.worker w SET lapsed = true FROM past
         WHERE w.number = past.number
             AND (SELECT count(*) FROM @schema@.running r WHERE r.worker = w.number)
-                <= (SELECT count(*) FROM free f WHERE f.worker = w.number)
-    ), freed AS (
-        DELETE FROM @schema@.running WHERE ctid = ANY (ARRAY(SELECT free.at FROM free))
-        RETURNING lane, message, deliveries, line
+                <= (SELECT count(*) FROM freed f WHERE f.worker = w.number)
     )
     INSERT INTO @schema@.pending (lane, place, message, deliveries, line, counted)
     SELECT lane / 8 * 8 + CASE WHEN line IS NULL THEN 0 ELSE 3 END, message, message, deliveries,
@@ -516,6 +520,7 @@ DECLARE
     applied bigint[];
     parked bigint[];
     parked_lines integer[];
+    has_moved boolean;
 BEGIN
     IF 'park' = ANY (actions) THEN
         PERFORM @schema@.share_pauses();
@@ -539,6 +544,7 @@ BEGIN
         ) AS r
     ), let_go AS (
         DELETE FROM @schema@.running WHERE ctid = ANY (ARRAY(SELECT ended.at FROM ended))
+        RETURNING 1
     ), kept AS (
         INSERT INTO @schema@.result (queue, id, body, expires)
         SELECT m.queue, m.id, e.result, now_ + make_interval(secs => least(e.ttl, 1e10))
@@ -578,8 +584,14 @@ BEGIN
     )
     SELECT CASE WHEN count(*) < cardinality(messages) THEN coalesce(array_agg(e.turn), '{}') END,
         array_agg(e.message) FILTER (WHERE e.action = 'park'),
-        array_agg(e.line) FILTER (WHERE e.action = 'park')
-        INTO applied, parked, parked_lines FROM ended e;
+        array_agg(e.line) FILTER (WHERE e.action = 'park'),
+        count(*) > (SELECT count(*) FROM let_go)
+            AND (SELECT count(DISTINCT ended.at) FROM ended) > (SELECT count(*) FROM let_go)
+        INTO applied, parked, parked_lines, has_moved FROM ended e;
+    IF has_moved THEN
+        -- Counted in this moment, so that its row is one which this statement does not see.
+        RAISE EXCEPTION 'a delivery was changed' USING ERRCODE = 'serialization_failure';
+    END IF;
     IF parked IS NOT NULL THEN
         PERFORM @schema@.take_back_deliveries(parked, parked_lines);
     END IF;

@@ -36,6 +36,16 @@ class Renewal:
         self._was_blocked = options.worker.is_blocked
         self._sql = f"SELECT {address.schema}.renew($1, $2, $3, $4, $5, $6)"
 
+    def open(self, worker: int) -> None:
+        """Connect, and give a sign of life; there is no lease yet that would make it urgent.
+
+        Raises:
+            BrokerUnavailable: The server cannot be reached; the next call reconnects.
+        """
+        options, loop = self._options, self._own_loop()
+        arguments = (worker, options.lease_seconds, (), (), True, options.worker.is_blocked)
+        loop.run_until_complete(self._ask(arguments, self._server.timeout_seconds))
+
     def renew(self, worker: int, held: Sequence[Delivery]) -> list[Delivery]:
         """Renew these leases and give a sign of life; returns those whose lease was lost.
 
@@ -47,17 +57,20 @@ class Renewal:
         is_time = now >= self._seldom_at
         if not held and not is_time and is_blocked == self._was_blocked:
             return []
-        if self._loop is None:
-            self._loop = asyncio.new_event_loop()
-            self._server = Server(self._address, pool_size=3)
         messages = [delivery.tag.message for delivery in held]
         leases = [delivery.tag.lease for delivery in held]
         arguments = (worker, lease_seconds, messages, leases, is_time, is_blocked)
-        lost = self._loop.run_until_complete(self._first_answer(arguments))
+        lost = self._own_loop().run_until_complete(self._first_answer(arguments))
         self._was_blocked = is_blocked
         if is_time:
             self._seldom_at = now + lease_seconds * _SELDOM
         return [held[turn - 1] for turn in lost or ()]
+
+    def _own_loop(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            self._server = Server(self._address, pool_size=3)
+        return self._loop
 
     def close(self) -> None:
         """Close the connections."""
