@@ -25,7 +25,7 @@ from .scopes import current_scope
 
 @asynccontextmanager
 async def atomic_transaction(target: object, refs: Sequence[Ref]) -> AsyncIterator[Transaction]:
-    """An atomic block round the task, on the connection that its thread uses."""
+    """Open an atomic block around the task, on the connection that its thread uses."""
     alias = _alias(target, refs)
     if (database := database_of(connections[alias])) is None:
         raise ConfigurationError(
@@ -38,7 +38,8 @@ async def atomic_transaction(target: object, refs: Sequence[Ref]) -> AsyncIterat
         rows: Sequence[Sequence[Any]]
         is_look = statement.sql.startswith("SELECT")
         if is_look and database.dialect == "sqlite" and not _locks_at_begin(alias):
-            # A transaction that has read would be refused its first write once another has written.
+            # Look in a transaction of its own: after a read, SQLite would refuse this one's first
+            # write once another transaction has written.
             async with own_transaction(database) as look:
                 return await look(statement)
         rows = await sync_to_async(run)(scope.connections[alias], statement)
@@ -57,7 +58,7 @@ async def atomic_transaction(target: object, refs: Sequence[Ref]) -> AsyncIterat
 
 
 def _locks_at_begin(alias: str) -> bool:
-    """Whether each transaction of an SQLite file keeps all others out from its beginning."""
+    """Whether transactions on an SQLite file take the write lock when they begin."""
     mode = (connections.settings[alias].get("OPTIONS") or {}).get("transaction_mode")
     return str(mode).upper() in ("IMMEDIATE", "EXCLUSIVE")
 
