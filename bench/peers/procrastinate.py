@@ -55,4 +55,7 @@ if INSIDE:
             await app.run_worker_async(concurrency=at_once, delete_jobs="successful")
 
     if __name__ == "__main__":
-        asyncio.run(work(int(sys.argv[1])))
+        # Tasks are named by their module, which here is another.
+        from bench.peers import procrastinate
+
+        asyncio.run(procrastinate.work(int(sys.argv[1])))

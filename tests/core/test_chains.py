@@ -29,6 +29,7 @@ from asynctasq.app import broker_instead, current
 from asynctasq.brokers import Action, Outcome, Outgoing
 from asynctasq.brokers.memory.broker import MemoryBroker, MemoryConsumer, MemoryStore
 from asynctasq.wire.flow import BatchPlace, ChainLink, Flow, decode, following_id
+from process_jobs import square
 
 KEY = b"0123456789abcdef"
 
@@ -67,11 +68,6 @@ def double(n: int) -> int:
 async def say(text: Any, end: str = "") -> str:
     ran.append(("say", text))
     return f"{text}{end}"
-
-
-@task(process=True)
-def square(n: int) -> int:
-    return n * n
 
 
 class Triple(AsyncTask[int]):
@@ -139,7 +135,7 @@ async def test_a_chain_follows_as_a_whole() -> None:
 
 async def test_a_task_in_a_process_hands_its_result_on() -> None:
     last = await add(1, 2).then(square).then(double).dispatch()
-    await Worker(burst=True, queues=["default", "other"], modules=[__name__]).run()
+    await Worker(burst=True, queues=["default", "other"], modules=[square.__module__]).run()
     assert await last.result(timeout=5) == 18
 
 

@@ -24,6 +24,7 @@ from asynctasq import (
     resume_sync,
     task,
 )
+from asynctasq.adapters import plugins
 from asynctasq.app import App
 from asynctasq.brokers import Outgoing
 from asynctasq.cli import cli
@@ -289,8 +290,12 @@ async def test_a_broker_without_pauses_says_so(app: App, monkeypatch: pytest.Mon
 
 
 @pytest.fixture
-def run(configure: Callable[..., App], tmp_path: Path) -> Callable[..., str]:
+def run(
+    configure: Callable[..., App], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., str]:
     """Runs a command of `asynctasq` in this process; its output."""
+    # Not those whose ORMs other tests have imported: the doctor would look at their databases.
+    monkeypatch.setattr(plugins, "_installed", plugins.Adapters({}))
     configure(driver="sqlite", sqlite=tmp_path / "queue.db")
 
     def run(*arguments: str, code: int = 0) -> str:

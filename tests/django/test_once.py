@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from uuid import uuid4
 
 import asynctasq
+import django
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 from asynctasq import SyncTask, TaskHandle, TaskStatus, Worker, dispatch_many_sync, task
@@ -22,6 +23,7 @@ from asynctasq.sending.preparing import prepare
 from asynctasq.services.relay import Relay
 from asynctasq.tasks.task import registry
 from asynctasq_django import adapter, select_for_update
+from asynctasq_django.lanes import close_lanes
 from django.core.management import call_command
 from django.db import connections, transaction
 from django.test.utils import CaptureQueriesContext
@@ -317,6 +319,30 @@ def test_a_run_that_fails_leaves_nothing(alias: str, app: App, way: str) -> None
     assert len(errors(app)) == 1
     assert (Order.objects.using(alias).count(), count(alias, tables.DONE)) == (0, 0)
     assert handles[0].status_sync() == DROPPED
+
+
+@pytest.mark.skipif(django.VERSION < (5, 1), reason="transaction_mode came with 5.1")
+@pytest.mark.parametrize("mode", ["IMMEDIATE", "exclusive"])
+def test_a_transaction_that_locks_the_file_at_once_can_be_atomic(
+    mode: str, migrated: Callable[[str], str], app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alias = migrated("lite")
+    user = new_user(alias)
+
+    @task(name=name(), atomic=True, result_ttl=60)
+    async def add(user: User) -> str:
+        await Order.objects.using(alias).acreate(title="new", user=user)
+        return "done"
+
+    asyncio.run(close_lanes())  # connections take the mode when they are opened
+    options = connections.settings[alias].setdefault("OPTIONS", {})
+    monkeypatch.setitem(options, "transaction_mode", mode)
+    handle = add(user).dispatch_sync()
+    work(app)
+    asyncio.run(close_lanes())
+    assert errors(app) == []
+    assert handle.result_sync(5) == "done"
+    assert (Order.objects.using(alias).count(), count(alias, tables.DONE)) == (1, 1)
 
 
 def test_a_task_cannot_commit_the_transaction(alias: str, app: App) -> None:

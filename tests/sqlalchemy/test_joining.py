@@ -26,6 +26,7 @@ from asynctasq import (
 from asynctasq.adapters import plugins
 from asynctasq.app import App
 from asynctasq.deadletters import list_dead
+from asynctasq.sending import tables
 from asynctasq.services.backlog import backlogs
 from asynctasq.tasks.task import registry
 from asynctasq_sqlalchemy import adapter, task_session
@@ -48,8 +49,11 @@ DRIVERS = ["asyncpg", "psycopg", "psycopg-sync"]
 def joined(
     request: pytest.FixtureRequest, database_url: Any, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Store]:
-    """Each driver of PostgreSQL."""
+    """Each driver of PostgreSQL, without the tables that other tests make of this database."""
     with open_store(request.param, database_url, monkeypatch) as opened:
+        with opened.setup() as session:
+            session.execute(text(f"DROP TABLE IF EXISTS {tables.OUTBOX}, {tables.DONE}"))
+            session.commit()
         yield opened
 
 

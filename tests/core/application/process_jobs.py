@@ -75,3 +75,8 @@ class Hooked(SyncTask[None]):
 
     def failed(self, exc: BaseException) -> None:
         self.note(f"failed {exc!r}")
+
+
+@task(process=True)
+def square(n: int) -> int:
+    return n * n

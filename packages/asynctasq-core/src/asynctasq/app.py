@@ -33,20 +33,20 @@ from .wire.flow import BatchPlace, following_id
 
 R = TypeVar("R")
 
-#: How long preparing many calls may hold an event loop at a time, and for how many of them their
-#: handles are made then, which takes less.
+#: How long preparing many calls may block the event loop at a time, and how many handles to make at
+#: a time, which is cheaper.
 _SLICE_SECONDS, _SLICE_HANDLES = 0.01, 1000
 
 
 class App:
-    """One configuration with its connections; `init` makes it, everything else finds it.
+    """One configuration with its connections; `init` makes it, everything else looks it up.
 
     Args:
-        config: As loaded.
+        config: The loaded configuration.
         adapters: The installed adapters.
 
     Attributes:
-        outbox: Of atomic tasks, and with `Config.outbox` of every call that waits for a commit.
+        outbox: For atomic tasks, and with `Config.outbox` for every call that waits for a commit.
     """
 
     def __init__(self, config: Config, adapters: Adapters) -> None:
@@ -68,7 +68,7 @@ class App:
 
     @property
     def joining(self) -> Joining | None:
-        """What does the broker's work in transactions, if the broker is one that can."""
+        """Does the broker's work in the application's transactions, if the broker supports that."""
         if self._joins is None:
             broker = open_broker(self.config)
             self._joins = isinstance(broker, Transactional)
@@ -77,7 +77,7 @@ class App:
         return self._joining
 
     async def dispatch(self, call: Call[R]) -> TaskHandle[R]:
-        """As `Call.dispatch`."""
+        """See `Call.dispatch`."""
         prepared = prepare(call, self.config, self.adapters)
         handle = self._handle(call, prepared)
         if prepared.defer is None:
@@ -88,7 +88,7 @@ class App:
         return self._last(call, handle) if call.following else handle
 
     def dispatch_sync(self, call: Call[R]) -> TaskHandle[R]:
-        """As `Call.dispatch_sync`."""
+        """See `Call.dispatch_sync`."""
         prepared = prepare(call, self.config, self.adapters)
         handle = self._handle(call, prepared)
         if prepared.defer is None:
@@ -97,7 +97,7 @@ class App:
         return self._last(call, handle) if call.following else handle
 
     async def dispatch_many(self, calls: Iterable[Dispatchable[Any]]) -> list[TaskHandle[Any]]:
-        """As `asynctasq.dispatch_many`."""
+        """See `asynctasq.dispatch_many`."""
         to_send, prepared = [c._as_call() for c in calls], []
         since = monotonic()
         for call in to_send:
@@ -120,7 +120,7 @@ class App:
         return [*map(self._last, to_send, handles)]
 
     def dispatch_many_sync(self, calls: Iterable[Dispatchable[Any]]) -> list[TaskHandle[Any]]:
-        """As `asynctasq.dispatch_many_sync`."""
+        """See `asynctasq.dispatch_many_sync`."""
         to_send = [c._as_call() for c in calls]
         prepared = [prepare(call, self.config, self.adapters) for call in to_send]
         handles: list[TaskHandle[Any]] = []
@@ -141,10 +141,10 @@ class App:
         handles: Sequence[TaskHandle[Any]],
         standing: Mapping[str, str],
     ) -> None:
-        """Let the handles of calls whose unique keys were taken stand for the calls there are.
+        """Point handles of calls whose unique keys were taken at the existing calls.
 
         Raises:
-            DuplicateCall: For the first of them that is to be an error.
+            DuplicateCall: For the first of them whose policy makes that an error.
         """
         if not standing:
             return
@@ -160,7 +160,7 @@ class App:
             raise duplicates[0]
 
     def need_remembering(self, what: str) -> None:
-        """Refuse what follows calls where the broker could not keep it.
+        """Refuse following calls and batches if the broker cannot keep them.
 
         Raises:
             ConfigurationError: Names `what`.
@@ -173,10 +173,10 @@ class App:
             )
 
     def remembering(self, what: str) -> Remembering:
-        """The broker of the running event loop as one that keeps values.
+        """The broker of the running event loop, typed as one that keeps values.
 
         Raises:
-            ConfigurationError: It does not; names `what` needs it.
+            ConfigurationError: It keeps none; names `what` needs it.
         """
         broker = self.open_broker()
         if not isinstance(broker, Remembering):
@@ -184,7 +184,7 @@ class App:
         return broker
 
     async def tell_cancelled(self, place: BatchPlace) -> None:
-        """Let a batch know that a call of it was cancelled before it ran."""
+        """Tell a batch that one of its calls was cancelled before it ran."""
         broker = self.open_broker()
         if self._reports is None or self._reports[0] is not broker:
             self._reports = (broker, BatchReports(self.config, self.adapters, broker))
@@ -193,7 +193,7 @@ class App:
     def handle_of(
         self, call: Call[R], message_id: str, parent: TaskHandle[Any] | None = None
     ) -> TaskHandle[R]:
-        """The handle of a call that is made when another has ended."""
+        """The handle of a call that follows another."""
         options = call.options(self.config.task_defaults)
         return TaskHandle(
             message_id,
@@ -211,7 +211,7 @@ class App:
         )
 
     def _last(self, call: Call[R], handle: TaskHandle[Any]) -> TaskHandle[R]:
-        """The handle of the last call that follows a dispatched one, or of itself."""
+        """The handle of the last call in a dispatched call's chain, or of the call itself."""
         for link in call.following:
             follows = self.handle_of(link.call, following_id(handle.id), handle)
             handle.children.append(follows)
@@ -219,7 +219,7 @@ class App:
         return handle
 
     def _need_policing(self, call: Call[Any]) -> None:
-        """Refuse a policy or a priority where the broker would not honour it."""
+        """Refuse a policy or a priority that the broker would not honour."""
         if self._polices is None:
             self._polices = isinstance(open_broker(self.config), Policing)
         if not self._polices:
@@ -229,7 +229,7 @@ class App:
             )
 
     def handle(self, task: Task[..., R], message_id: str, queue: str | None) -> TaskHandle[R]:
-        """As `Task.handle`."""
+        """See `Task.handle`."""
         options = task.options(self.config.task_defaults)
         return TaskHandle(
             message_id,
@@ -274,12 +274,12 @@ class App:
         return handle
 
     def _outbox_in_use(self) -> Outbox | None:
-        """The outbox if the configuration, or the atomic task that runs here, keeps calls in it."""
+        """The outbox, if the configuration or the atomic task running here keeps calls in it."""
         return self.outbox if self._keeps_calls or open_atomic() is not None else None
 
 
 def _drop(handles: Iterable[TaskHandle[Any]]) -> None:
-    """Take back calls that wait for a commit, after an error of one that was to wait with them."""
+    """Take back calls that wait for a commit, after one of the same dispatch failed."""
     for handle in handles:
         handle.drop()
 
@@ -290,18 +290,18 @@ _lock = threading.RLock()
 
 
 def init(config: Mapping[str, Any] | None = None, /, **options: Any) -> Config:
-    """Configure asynctasq; an option and a key of `config` are the same thing.
+    """Configure asynctasq; options and keys of `config` mean the same.
 
     Args:
         config: Keys of `Config`, of the installed brokers and of the installed adapters.
-        options: The same; they win over `config`.
+        options: The same keys; they win over `config`.
 
     Returns:
         The configuration with environment variables and defaults filled in.
 
     Raises:
-        ConfigurationError: An unknown key or variable, a value that cannot be one, or a key of an
-            adapter that is not installed, blocked or broken.
+        ConfigurationError: An unknown key or variable, an impossible value, or a key of an adapter
+            that is not installed, blocked or broken.
     """
     loaded = load_config({**(config or {}), **options})
     adapters = installed()
@@ -315,10 +315,10 @@ def init(config: Mapping[str, Any] | None = None, /, **options: Any) -> Config:
 
 
 def load_config(options: Mapping[str, Any]) -> Config:
-    """The configuration that `init` would make of these options; nothing is configured.
+    """The configuration that `init` would make from these options, without applying it.
 
     Raises:
-        ConfigurationError: As `init`.
+        ConfigurationError: As for `init`.
     """
     adapters, drivers = installed(), installed_drivers()
     driver = str(options.get("driver"))
@@ -339,7 +339,7 @@ def load_config(options: Mapping[str, Any]) -> Config:
 
 
 def adopt(config: Config) -> None:
-    """Use a parent process's configuration, unless this one's modules have made their own."""
+    """Use the parent process's configuration, unless modules in this one have called `init`."""
     with _lock:
         if _current is None:
             allow_packages(config.model_modules)
@@ -347,7 +347,7 @@ def adopt(config: Config) -> None:
 
 
 def _use(app: App) -> None:
-    """Make it the current application, whose plugins hear of events from now on."""
+    """Make it the current application; its plugins hear of events from now on."""
     global _current
     former = [] if _current is None else _current.adapters.event_hooks()
     _current = app
@@ -361,7 +361,7 @@ def _use(app: App) -> None:
 
 @contextmanager
 def broker_instead(open_one: Callable[[], Broker]) -> Iterator[None]:
-    """Meanwhile use this broker and no outbox, whatever is configured or will be; for tests."""
+    """In tests: use this broker and no outbox meanwhile, whatever is or will be configured."""
     global _current, _instead
     with _lock:
         former, outer = _current, _instead
@@ -376,12 +376,12 @@ def broker_instead(open_one: Callable[[], Broker]) -> Iterator[None]:
                 _current.connections.leave_portal()
             if _current is None or _current is begun:
                 _current = former
-            else:  # `init` was called meanwhile
+            else:  # `init` was called inside the block
                 _current = App(_current.config, _current.adapters)
 
 
 def current() -> App:
-    """The application as configured last, or as the environment and the defaults say."""
+    """The application configured last, or one made from the environment and defaults."""
     if _current is None:
         with _lock:  # the first use may come from several threads
             if _current is None:
@@ -397,12 +397,12 @@ runtime.is_model_class = lambda cls: installed().is_model_class(cls)
 
 
 async def dispatch_many(calls: Iterable[Dispatchable[Any]]) -> list[TaskHandle[Any]]:
-    """Put many calls on their queues, in order: 500 in a round trip.
+    """Put many calls on their queues, in order, 500 per round trip.
 
-    The event loop is held for some milliseconds at a time, however many there are.
+    Blocks the event loop for only some milliseconds at a time, however many calls there are.
 
     Raises:
-        SerializationError: An argument cannot travel; nothing is sent then.
+        SerializationError: An argument cannot travel; nothing has been sent.
         BrokerUnavailable: The broker did not take them all; some may have been added.
     """
     return await current().dispatch_many(calls)

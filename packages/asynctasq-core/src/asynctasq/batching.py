@@ -1,6 +1,6 @@
-"""Batches: many calls that are followed as one.
+"""Batches: many calls tracked as one.
 
-Owns the order of a dispatch: what the batch is stands in the broker before the first of its calls
+Owns the order of a dispatch: the broker holds the description of the batch before any of its calls
 can run.
 """
 
@@ -32,7 +32,7 @@ from .tasks.call import Call, Dispatchable, Following, links
 from .wire.flow import BatchPlace, ChainLink, following_id
 from .wire.message import new_id
 
-#: Calls that are cancelled at the same time.
+#: Number of calls to cancel at the same time.
 _CANCELLED_AT_ONCE = 50
 
 #: What may follow a batch.
@@ -40,18 +40,18 @@ Follower = Dispatchable[Any] | Callable[[list[Any]], Dispatchable[Any]]
 
 
 class Batch:
-    """Many calls that are followed as one: what comes when all are done, and when one fails.
+    """Many calls tracked as one: what to call when all are done, and when one fails.
 
-    A call with others that follow it counts as one, and so does a batch in a batch.
+    A call counts as one together with the calls that follow it, and so does a batch in a batch.
 
     Args:
         calls: At least one.
-        then: What is called once all are done: a call, or a task that takes a list of what they
-            returned, in their order; `None` for a batch in it, and for a call that was skipped.
-        catch: A call that is made once, when the first has failed for good. A call that failed
-            and is retried from the dead letters counts again: when all are done then, `then`
-            comes.
-        queue: Where the broker keeps how far it has come; by default the queue of the first call.
+        then: What to call once all are done: a call, or a task that takes a list of what they
+            returned, in their order; `None` for a batch among them, and for a skipped call.
+        catch: A call to make once, when the first call has failed for good. A failed call that is
+            retried from the dead letters counts again: once all are done, `then` is called.
+        queue: The queue under which the broker keeps the progress; by default that of the first
+            call.
     """
 
     def __init__(
@@ -76,10 +76,10 @@ class Batch:
     async def dispatch(self) -> BatchHandle:
         """Put all calls on their queues, in order.
 
-        What waits for a commit waits for it, as with `Call.dispatch`.
+        Calls that have to wait for a commit do so, as with `Call.dispatch`.
 
         Raises:
-            SerializationError: An argument cannot travel; nothing is sent then.
+            SerializationError: An argument cannot travel; nothing has been sent.
             ConfigurationError: The broker cannot keep batches.
             BrokerUnavailable: The broker did not take them all; some may have been added.
         """
@@ -114,11 +114,11 @@ class BatchHandle:
 
     Attributes:
         id: The batch's id.
-        queue: Where the broker keeps how far it has come.
-        children: Of its calls, in order, those of batches in it among them; empty for a handle
-            made from an id.
-        then: Of the call that is made once all are done.
-        catch: Of the call that is made when the first has failed.
+        queue: The queue under which the broker keeps the progress.
+        children: Handles of its calls, in order, including those of batches in it; empty for a
+            handle made from an id.
+        then: Handle of the call made once all are done.
+        catch: Handle of the call made when the first has failed.
     """
 
     id: str
@@ -130,10 +130,10 @@ class BatchHandle:
     _outer: dict[tuple[str, str], BatchPlace | None] = field(default_factory=dict, repr=False)
 
     async def progress(self) -> Progress | None:
-        """How many calls are done, of how many; `note` says how many have failed.
+        """How many calls are done, and of how many; `note` says how many have failed.
 
         Returns:
-            `None` for a batch of which nothing is known, or not any more.
+            `None` for a batch that is not known, or no longer.
 
         Raises:
             BrokerUnavailable: The broker cannot be reached.
@@ -163,19 +163,18 @@ class BatchHandle:
         return [i for i in range(spec.total) if counts.failed >> i & 1]
 
     async def cancel(self, *, running: bool = True) -> int:
-        """Cancel its calls that have not ended; they have failed then, so `catch` comes.
+        """Cancel its calls that have not ended; they count as failed, so `catch` is called.
 
-        Through a handle that was made from an id, which looks for them among all calls there are,
-        also those that run are ended.
+        A handle made from an id has to search all calls for them, and always ends running ones.
 
         Args:
-            running: Also end those that run.
+            running: Also end running calls.
 
         Returns:
             How many were removed, or are being ended.
 
         Raises:
-            ConfigurationError: The broker cannot reach calls that run, or not list its calls.
+            ConfigurationError: The broker cannot reach running calls, or cannot list its calls.
             BrokerUnavailable: The broker cannot be reached; some may have been cancelled.
         """
         if not self.children:
@@ -191,7 +190,7 @@ class BatchHandle:
         return portal.run(self.cancel(running=running))
 
     async def _has_call(self, call: CallInfo) -> bool:
-        """Whether a call is part of this batch, or of one in it."""
+        """Whether a call is part of this batch, or of a batch in it."""
         place = call.place
         while place is not None and place.id != self.id:
             key = (place.queue, place.id)
@@ -213,7 +212,7 @@ class BatchHandle:
 
 @dataclass(slots=True)
 class _Laid:
-    """A batch laid out: its calls, each with its place, and what it and those in it are."""
+    """A batch laid out: its calls with their places, and descriptions of it and batches in it."""
 
     app: App
     id: str
@@ -276,7 +275,7 @@ def _one_link(following: Any) -> Following:
 
 
 def _travelling(app: App, link: Following | None) -> ChainLink | None:
-    """What travels of a call that follows a batch.
+    """The call that follows a batch, in the form in which it travels.
 
     Raises:
         ConfigurationError: An argument was written in a transaction that is still open.

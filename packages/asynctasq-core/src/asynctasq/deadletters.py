@@ -1,6 +1,6 @@
-"""Dead letters: what failed for good, to be looked at, retried or deleted.
+"""Dead letters: calls that failed for good, which people can look at, retry or delete.
 
-Owns the rule that a retry is the same message under the same id, with all its attempts ahead of it.
+Owns the rule that a retry is the same message with the same id and all its attempts ahead of it.
 """
 
 from __future__ import annotations
@@ -35,25 +35,25 @@ __all__ = [
     "show",
 ]
 
-#: How many are moved in one round trip.
+#: Number of dead letters to move in one round trip.
 _PAGE = 500
 
 
 @dataclass(frozen=True, slots=True)
 class DeadCall:
-    """A message that will not be run again unless somebody retries it.
+    """A message that will not run again unless somebody retries it.
 
     Attributes:
-        task: The task's name; empty when the message could not be read.
-        arguments: As text, shortened, instances by class and key: `order=Order#5`; by name where
-            the task is known. Empty where `show_arguments` is off or the message cannot be read.
+        task: The task's name; empty if the message cannot be read.
+        arguments: As shortened text, instances by class and key: `order=Order#5`; by name if the
+            task is known. Empty if `show_arguments` is off or the message cannot be read.
         reason: Why it was given up.
         error: The error's type and text.
-        attempts: How often it was run.
+        attempts: How often it ran.
         deliveries: How often it was handed to a worker since its last attempt was counted.
-        died_at: Unix time in seconds.
+        died_at: When it was given up, Unix time in seconds.
         payload_bytes: Size of the message.
-        references: The arguments that are model instances; none where `arguments` is empty.
+        references: The arguments that are model instances; none if `arguments` is empty.
     """
 
     queue: str
@@ -72,15 +72,15 @@ class DeadCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
-    """Which dead letters are meant; what is left out does not matter.
+    """Selects dead letters; a condition that is left out always holds.
 
     Attributes:
         task: The task's name, or a pattern such as `shop.*`.
-        reason: Part of why it was given up, in capitals or not.
-        error: Part of the error's type and text, in capitals or not.
-        arguments: Part of the arguments as they are shown, such as `tenant=Tenant#5`. Where
-            `show_arguments` is off, no dead letter fits.
-        older_than: How long ago it was given up at least, counted from when this was made.
+        reason: Part of the reason it was given up, ignoring case.
+        error: Part of the error's type and text, ignoring case.
+        arguments: Part of the arguments as shown, such as `tenant=Tenant#5`. If `show_arguments` is
+            off, no dead letter matches.
+        older_than: Minimum time since it was given up, counted from when the filter was made.
     """
 
     task: str | None = None
@@ -91,7 +91,7 @@ class Filter:
     _now: float = field(default_factory=time, init=False, repr=False)
 
     def fits(self, letter: brokers.DeadLetter) -> bool:
-        """Whether the dead letter is one of those."""
+        """Whether the dead letter matches."""
         fate = letters.read(letter.info)
         if self.task is not None and not fnmatchcase(fate.task, self.task):
             return False
@@ -110,7 +110,7 @@ async def list_dead(
     """A page of the dead letters of a queue, or of all queues, newest first in each.
 
     Args:
-        where: Only these; `limit` and `offset` count no others.
+        where: Only those that match; `limit` and `offset` count no others.
 
     Raises:
         BrokerUnavailable: The broker cannot be reached.
@@ -122,10 +122,10 @@ async def list_dead(
 async def pages(
     queue: str | None = None, *, limit: int, offset: int = 0, where: Filter | None = None
 ) -> AsyncIterator[list[DeadCall]]:
-    """As `list_dead`, page by page, for more than memory should hold."""
+    """As `list_dead`, page by page, for more dead letters than memory should hold."""
     broker = current().open_broker()
     for name, dead in await _queues(queue):
-        start = 0 if where else min(offset, dead)  # the broker passes over what nobody looks at
+        start = 0 if where else min(offset, dead)  # without a filter the broker itself can skip
         offset -= start
         while start < dead and limit > 0:
             wanted = _PAGE if where else min(limit, _PAGE)
@@ -148,13 +148,13 @@ async def search(
     where: Filter | None = None,
     most: int = 5000,
 ) -> tuple[list[DeadCall], bool]:
-    """As `list_dead`, for whoever waits: of those that a filter passes over, not too many are read.
+    """As `list_dead`, for people who wait: reads a bounded number that a filter rejects.
 
     Args:
-        most: About how many are looked at for `where`.
+        most: About how many to look at for `where`.
 
     Returns:
-        The dead letters, and whether none can have been missed.
+        The dead letters, and whether the search is sure to have missed none.
 
     Raises:
         BrokerUnavailable: The broker cannot be reached.
@@ -174,10 +174,10 @@ class Group:
     """Dead letters of one task with errors of one type.
 
     Attributes:
-        error: The type of the error, or why they were given up where there was none.
+        error: The type of the error, or the reason they were given up if there was none.
         count: How many there are.
         newest: When the last of them died, Unix time in seconds.
-        oldest: When the first of them died.
+        oldest: When the first of them died, Unix time in seconds.
         example: The error of one of them, with its text.
         has_error: Whether `error` is the type of an error.
     """
@@ -192,7 +192,7 @@ class Group:
 
     @property
     def filter(self) -> dict[str, Any]:
-        """What `Filter` takes for these alone, as far as it can tell them from others."""
+        """Arguments of a `Filter` for this group, as closely as a filter can select it."""
         kind = {"error" if self.has_error else "reason": self.error}
         return {"task": escape(self.task), **kind} if self.task else kind
 
@@ -200,11 +200,11 @@ class Group:
 async def groups(
     queue: str | None = None, *, where: Filter | None = None, most: int = 2000
 ) -> tuple[list[Group], int]:
-    """What dead letters have in common, the largest group first.
+    """Group dead letters by task and kind of error, largest group first.
 
     Args:
-        where: Only these.
-        most: How many are looked at, the newest of each queue in turn.
+        where: Only those that match.
+        most: How many to look at, the newest of each queue in turn.
 
     Returns:
         The groups, and how many dead letters were looked at.
@@ -243,7 +243,7 @@ def _count(found: dict[tuple[str, str], Group], letter: brokers.DeadLetter) -> N
 
 
 async def show(message_id: str, queue: str | None = None) -> DeadCall | None:
-    """The dead letter of this id, looked for in all queues unless one is named."""
+    """The dead letter with this id, in any queue unless one is named."""
     for name, _ in await _queues(queue):
         for letter in await current().open_broker().find_dead(name, [message_id]):
             return _readable(letter)
@@ -257,16 +257,16 @@ async def retry(
     *,
     on_progress: Callable[[int], object] | None = None,
 ) -> int:
-    """Put dead letters back on their queues, to be run at once with all attempts ahead.
+    """Put dead letters back on their queues, to run at once with all attempts ahead.
 
     Args:
-        queue: Where they are; by default in all queues.
+        queue: Their queue; by default all queues.
         ids: Which ones; by default all that are there now.
-        where: Only these, instead of `ids`.
-        on_progress: Called now and then with how many have been done.
+        where: Only those that match, instead of `ids`.
+        on_progress: Called now and then with how many have been moved so far.
 
     Returns:
-        How many there were.
+        How many were moved.
     """
     if ids is None:
         return await _each(queue, where, _retry, on_progress)
@@ -286,7 +286,7 @@ async def purge(
     *,
     on_progress: Callable[[int], object] | None = None,
 ) -> int:
-    """Delete dead letters for ever; arguments and result as for `retry`."""
+    """Delete dead letters for good; arguments and result as for `retry`."""
     if ids is None and where is not None:
         return await _each(queue, where, _purge, on_progress)
     broker = current().open_broker()
@@ -294,7 +294,7 @@ async def purge(
 
 
 async def _queues(queue: str | None) -> list[tuple[str, int]]:
-    """Names of the queues meant, with how many dead letters each holds."""
+    """Names of the chosen queues, with how many dead letters each holds."""
     stats = await current().open_broker().stats()
     return [(s.name, s.dead) for s in stats if s.dead and queue in (None, s.name)]
 
@@ -305,9 +305,9 @@ async def _each(
     take_away: Callable[[str, Sequence[brokers.DeadLetter]], Awaitable[int]],
     on_progress: Callable[[int], object] | None,
 ) -> int:
-    """Take away the dead letters meant, page by page; returns how many there were."""
+    """Take away the chosen dead letters, page by page; returns how many there were."""
     broker = current().open_broker()
-    # A worker may give a retried one up again while this goes on; nothing is retried twice.
+    # Workers may give up a retried call again meanwhile, and nothing may be retried twice.
     seen: set[str] = set()
     count = 0
     for name, _ in await _queues(queue):

@@ -1,9 +1,8 @@
 """The last hour: what the workers ran, minute by minute, kept in the broker.
 
-Owns the rule that it stays small: an hour is sixty values, whatever runs. Each minute has a value
-of its own, in which every worker counts by compare-and-set; the minute an hour later takes its
-place. The counts are for people: where the broker's answer is lost, what it was told is counted
-twice.
+Owns the rule that it stays small: an hour is sixty values, whatever runs. Each minute has its own
+value, to which every worker adds by compare-and-set; an hour later the next minute reuses it. The
+counts are for people: if the broker's answer is lost, the same runs are counted twice.
 """
 
 from __future__ import annotations
@@ -28,19 +27,19 @@ from .events import RunFailed, RunPostponed, RunSkipped, RunSucceeded, listen, u
 
 logger = logging.getLogger(__name__)
 
-#: How many minutes are kept.
+#: Number of minutes to keep.
 MINUTES = 60
 
-#: Tasks of a minute, each with its queue; the others are counted together under this name.
+#: Maximum number of tasks, each with its queue, in a minute; the rest share this name.
 MOST_TASKS, OTHER = 40, "(other)"
 
-#: The longest name of a task or a queue, in characters.
+#: Maximum length of a task's or a queue's name, in characters.
 _NAME_LENGTH = 100
 
-#: How often a worker writes down what it has counted.
+#: How often a worker writes its counts to the broker.
 INTERVAL_SECONDS = 5.0
 
-#: How often it tries again when other workers write at the same moment.
+#: Number of tries when other workers write at the same moment.
 _MOST_TRIES = 30
 
 _QUEUE, _KIND = "default", "history"
@@ -51,17 +50,17 @@ _KINDS: tuple[type[Any], ...] = (RunSucceeded, RunSkipped, RunFailed, RunPostpon
 
 @dataclass(slots=True)
 class Counts:
-    """What the runs of one task were like.
+    """Counts and times of the runs of one task.
 
     Attributes:
-        succeeded: Runs that returned, or were passed over since a row is gone.
-        retried: Runs that failed and come again.
+        succeeded: Runs that returned, or were skipped because a row is gone.
+        retried: Runs that failed and will run again.
         dead: Calls that were given up.
-        postponed: Runs that were put off without using up an attempt.
-        late_seconds: How long after they were due all of them began, together.
-        latest_seconds: The latest of them.
-        run_seconds: How long all of them took, together.
-        longest_seconds: The longest of them.
+        postponed: Runs that were postponed without using up an attempt.
+        late_seconds: Total delay between when runs were due and when they began.
+        latest_seconds: The longest such delay.
+        run_seconds: Total time that runs took.
+        longest_seconds: The time of the longest run.
     """
 
     succeeded: int = 0
@@ -75,14 +74,14 @@ class Counts:
 
     @property
     def runs(self) -> int:
-        """All runs."""
+        """The number of all runs."""
         return self.succeeded + self.retried + self.dead + self.postponed
 
     def count(self, event: _Run) -> None:
         """Count a run."""
         due = event.enqueued_at if event.due is None else event.due
         if event.enqueued_at and (late := event.started_at - due) > 0:
-            # What cannot be run never began.
+            # A message that cannot run never began.
             self.late_seconds += late
             self.latest_seconds = max(self.latest_seconds, late)
         if (took := event.at - event.started_at) > 0:
@@ -97,7 +96,7 @@ class Counts:
             self.succeeded += 1
 
     def add(self, other: Counts) -> None:
-        """Count these, too."""
+        """Add these counts."""
         self.succeeded += other.succeeded
         self.retried += other.retried
         self.dead += other.dead
@@ -108,7 +107,7 @@ class Counts:
         self.longest_seconds = max(self.longest_seconds, other.longest_seconds)
 
 
-#: Counts by names of task and queue.
+#: Counts by the names of task and queue.
 Rows = dict[tuple[str, str], Counts]
 
 
@@ -117,8 +116,8 @@ class Minute:
     """A minute in which something ran.
 
     Attributes:
-        at: Its beginning, Unix time in seconds.
-        rows: By names of task and queue.
+        at: When it began, Unix time in seconds.
+        rows: Counts by the names of task and queue.
     """
 
     at: int
@@ -144,7 +143,7 @@ async def minutes() -> list[Minute] | None:
 
 
 class Recording:
-    """Counts the runs of this process, and writes them down again and again."""
+    """Counts the runs of this process, and regularly writes the counts to the broker."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -152,14 +151,14 @@ class Recording:
         self._writing: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin, on the running event loop; on a broker that does not remember, do nothing."""
+        """Start on the running event loop; does nothing if the broker keeps no values."""
         broker = current().open_broker()
         if isinstance(broker, Remembering):
             listen(self.note, *_KINDS)
             self._writing = asyncio.create_task(self._write(broker))
 
     async def stop(self) -> None:
-        """Write down what is counted, and count no more."""
+        """Write the counts, and stop counting."""
         if self._writing is None:
             return
         unlisten(self.note)
@@ -177,15 +176,15 @@ class Recording:
             rows = self._counted.get(minute)
             if rows is None:
                 rows = self._counted[minute] = {}
-                if len(self._counted) > MINUTES:  # the broker is away for an hour
+                if len(self._counted) > MINUTES:  # the broker has been away for an hour
                     del self._counted[min(self._counted)]
             _of(rows, _names(event)).count(event)
 
     async def write(self) -> None:
-        """Write down what has been counted.
+        """Write the counts to the broker.
 
         Raises:
-            BrokerUnavailable: It is kept, and written the next time.
+            BrokerUnavailable: The counts are kept for the next write.
         """
         broker = current().open_broker()
         assert isinstance(broker, Remembering)
@@ -236,7 +235,7 @@ def _add(rows: Rows, names: tuple[str, str], counts: Counts) -> None:
 
 
 def _of(rows: Rows, names: tuple[str, str]) -> Counts:
-    """The counts of a task; those of the others, if there are too many tasks."""
+    """The counts of a task, or the shared counts if there are too many tasks."""
     counts = rows.get(names)
     if counts is None:
         if len(rows) >= MOST_TASKS:
@@ -262,7 +261,7 @@ def _encode(minute: int, rows: Rows) -> bytes:
 
 
 def _decode(value: bytes) -> tuple[int, Rows]:
-    """What was written; nothing, in no minute, if the broker holds something else there."""
+    """Decode a written minute; an empty one if the broker holds something else there."""
     try:
         minute, lines = msgpack.unpackb(value, max_array_len=1000)
         rows = dict(map(_row, lines))

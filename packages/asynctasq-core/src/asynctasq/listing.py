@@ -1,4 +1,4 @@
-"""Calls that wait, run or are delayed, page by page."""
+"""Lists waiting, delayed and running calls page by page, and cancels them."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ __all__ = [
     "find_call",
 ]
 
-#: Calls that are cancelled at the same time.
+#: Number of calls to cancel at the same time.
 _CANCELLED_AT_ONCE = 50
 
-#: In which a call goes on, so that one which does so while calls are cancelled is met later.
+#: The order in which a call moves on, so that one moving while calls are cancelled is met later.
 _ORDER: Sequence[ListedState] = ("delayed", "waiting", "running")
 
 
@@ -50,18 +50,19 @@ async def calls(
     limit: int = 100,
     after: str | None = None,
 ) -> CallPage:
-    """A page of the calls that queues hold, dead letters apart (`deadletters.list_dead`).
+    """A page of the calls in queues, except dead letters (see `deadletters.list_dead`).
 
-    Reads the messages only: no argument is built, and no row fetched. What a page costs does not
-    grow with the queues. While calls come and go, one that moves may be left out, or come twice.
+    Reads only the messages: builds no argument and fetches no row. The cost of a page does not grow
+    with the queues. A call that changes state meanwhile may be missing, or come twice.
 
     Args:
         state: `"running"`, `"waiting"` or `"delayed"`; by default all, in this order.
-        queue: Only of this queue; by default of all, by name.
-        task: Only of this task: itself, its name, or a pattern such as `shop.*`. A page looks at
-            2,000 messages at most, so it may hold few calls, or none, before the end.
-        limit: Most calls of the page.
-        after: `CallPage.after` of the page before.
+        queue: Only calls in this queue; by default all queues, by name.
+        task: Only calls of this task: the task, its name, or a pattern such as `shop.*`. A page
+            looks at no more than 2,000 messages, so it may hold few calls, or none, and still not
+            be the last.
+        limit: Maximum number of calls in the page.
+        after: `CallPage.after` of the previous page.
 
     Raises:
         ValueError: There is no such state or place.
@@ -94,20 +95,20 @@ async def cancel_calls(
 ) -> int:
     """Cancel all calls of a queue, of a task, or of a task in a queue.
 
-    What waits is removed; what runs is ended by its worker, as by `TaskHandle.cancel`. Calls that
-    are dispatched meanwhile may be among them or not.
+    Waiting calls are removed; workers end running ones, as with `TaskHandle.cancel`. Calls
+    dispatched meanwhile may or may not be cancelled.
 
     Args:
-        queue: Only of this queue.
-        task: Only of this task: itself, its name, or a pattern such as `shop.*`.
-        state: Only those that are `"running"`, `"waiting"` or `"delayed"`.
+        queue: Only calls in this queue.
+        task: Only calls of this task: the task, its name, or a pattern such as `shop.*`.
+        state: Only calls that are `"running"`, `"waiting"` or `"delayed"`.
 
     Returns:
         How many were removed, or are being ended.
 
     Raises:
         ValueError: Neither a queue nor a task is given, or there is no such state.
-        ConfigurationError: The broker cannot list what it holds, or not reach calls that run.
+        ConfigurationError: The broker cannot list what it holds, or cannot reach running calls.
         BrokerUnavailable: The broker cannot be reached; some may have been cancelled.
     """
     if queue is None and task is None:
@@ -118,7 +119,7 @@ async def cancel_calls(
 
 
 async def cancel_those(belongs: Callable[[CallInfo], Awaitable[bool]]) -> int:
-    """Cancel all calls that belong, as `cancel_calls`; looks at every call there is."""
+    """Cancel all calls for which `belongs` holds, as `cancel_calls`; looks at every call."""
     states = sorted(states_of(None), key=_ORDER.index)
     return await _cancel_all([Chosen([one]) for one in states], belongs)
 
@@ -135,7 +136,7 @@ async def _cancel_all(
         if await _cancel(call):
             ended.add((call.queue, call.id))
 
-    # Again, for those that went another way while they were listed.
+    # Twice, to catch calls that moved back while they were listed.
     for chosen in (*those, *those):
         after = None
         while True:
@@ -147,13 +148,13 @@ async def _cancel_all(
 
 
 async def cancel_call(message_id: str, queue: str | None = None) -> bool:
-    """Cancel the call of this id, looked for in all queues unless one is named.
+    """Cancel the call with this id, in any queue unless one is named.
 
     Returns:
         Whether it was removed, or is being ended.
 
     Raises:
-        ConfigurationError: The broker cannot reach calls that run.
+        ConfigurationError: The broker cannot reach running calls.
         BrokerUnavailable: The broker cannot be reached.
     """
     broker = current().open_broker()
@@ -168,7 +169,7 @@ async def cancel_call(message_id: str, queue: str | None = None) -> bool:
 
 
 async def _cancel(call: CallInfo) -> bool:
-    """Cancel a call, and let its batch know; one that runs tells it itself, too."""
+    """Cancel a call and tell its batch; the end of a running call tells it as well."""
     app = current()
     record = encode_cancelled(app.config.signing_key, call.id)
     is_ended = await end(app.open_broker(), call.queue, call.id, record, RECORD_SECONDS)
@@ -188,7 +189,7 @@ def cancel_calls_sync(
 
 
 async def find_call(message_id: str, queue: str | None = None) -> CallInfo | None:
-    """The call of this id, dead or alive, looked for in all queues unless one is named.
+    """The call with this id, dead or alive, in any queue unless one is named.
 
     Raises:
         ConfigurationError: The broker cannot list what it holds.

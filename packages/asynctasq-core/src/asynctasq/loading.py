@@ -1,4 +1,4 @@
-"""Importing the application's modules, the only ones whose tasks a worker runs."""
+"""Imports the application's modules, the only ones whose tasks a worker runs."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from .wire.class_paths import allow_packages, module_of_file
 
 
 def load_modules(names: Iterable[str]) -> list[str]:
-    """Import modules, or scripts by their path, and let models be imported from their packages.
+    """Import modules, or scripts by path, and allow importing models from their packages.
 
-    Adapters prepare their ORMs first, and may add modules of their own.
+    Adapters prepare their ORMs first, and may add modules.
 
     Returns:
-        The names of all that were imported.
+        The names of all modules imported.
 
     Raises:
-        ConfigurationError: There is no such module or script.
-        BrokenModule: Its import failed.
+        ConfigurationError: A module or script does not exist.
+        BrokenModule: The import of one failed.
     """
     prepared = [a.prepare() for a in installed().loaded.values() if a.prepare is not None]
     wanted = [*names, *(name for more in prepared for name in more or ())]
@@ -36,23 +36,23 @@ def load_modules(names: Iterable[str]) -> list[str]:
 
 
 def load_application(modules: Iterable[str]) -> list[str]:
-    """Import modules, and those that the configuration names in `imports`.
+    """Import modules, and those that the configuration lists in `imports`.
 
     Returns:
-        The names of all that were imported.
+        The names of all modules imported.
 
     Raises:
-        ConfigurationError: As `load_modules`, or the configuration is wrong.
+        ConfigurationError: As in `load_modules`, or the configuration is wrong.
     """
     names = load_modules([*modules, *current().config.imports])
-    # Imported modules may have called `init`, so the configuration is looked at anew.
+    # Read the configuration again: imported modules may have called `init`.
     names += load_modules(name for name in current().config.imports if name not in names)
     _enable_loggers()
     return names
 
 
 def _enable_loggers() -> None:
-    """Undo what `dictConfig` does by default to all loggers that it finds and does not know."""
+    """Enable our loggers again, since `dictConfig` by default disables existing ones."""
     for name, logger in logging.root.manager.loggerDict.items():
         if name.startswith("asynctasq") and isinstance(logger, logging.Logger):
             logger.disabled = False
@@ -86,7 +86,7 @@ def _is_missing(name: str, error: ModuleNotFoundError) -> bool:
 
 
 def _import_script(path: Path) -> ModuleType:
-    """Import a file under the name by which its tasks were dispatched when it ran itself."""
+    """Import a file under the name that its tasks had when it ran as a script and dispatched."""
     path = path.resolve()
     if not path.is_file():
         raise ConfigurationError(f"there is no script {path}")

@@ -1,6 +1,6 @@
-"""What there is: queues, workers, keys, outboxes, for whoever shows them to people.
+"""Queues, workers, keys and outboxes, for tools that show them to people.
 
-Beside it, `asynctasq.deadletters`, `asynctasq.scheduling` and `asynctasq.history` tell of the rest.
+`asynctasq.deadletters`, `asynctasq.scheduling` and `asynctasq.history` have the rest.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ __all__ = [
 
 
 def describe() -> str:
-    """Kind and address of the broker, without a password."""
+    """The broker's kind and address, without a password."""
     return open_broker(current().config).describe()
 
 
 def shows_arguments() -> bool:
-    """Whether the arguments of calls are shown to people at all."""
+    """Whether people may see the arguments of calls."""
     return current().config.show_arguments
 
 
 async def queues() -> list[QueueStats]:
-    """Every known queue with how many messages are in each state, by name.
+    """Every known queue, by name, with the number of messages in each state.
 
     Raises:
         BrokerUnavailable: The broker cannot be reached.
@@ -59,7 +59,7 @@ async def queues() -> list[QueueStats]:
 
 
 async def workers() -> list[WorkerInfo]:
-    """Workers that gave a sign of life within their lease.
+    """Workers that showed a sign of life within their lease.
 
     Raises:
         BrokerUnavailable: The broker cannot be reached.
@@ -68,15 +68,15 @@ async def workers() -> list[WorkerInfo]:
 
 
 async def outboxes() -> list[Backlog]:
-    """What lies in the outbox of each database; nothing where none is in use."""
+    """The backlog in the outbox of each database; empty if none is in use."""
     return await backlogs(current().config, current().outbox)
 
 
 async def keys_in_use(queue: str, *, limit: int = 100) -> list[KeyInUse] | None:
-    """The keys of a queue that are taken or have messages, the longest lines first.
+    """The keys of a queue that are taken or have messages waiting, longest line first.
 
     Returns:
-        `None` if the broker knows no keys.
+        `None` if the broker does not support keys.
 
     Raises:
         BrokerUnavailable: The broker cannot be reached.
@@ -86,14 +86,14 @@ async def keys_in_use(queue: str, *, limit: int = 100) -> list[KeyInUse] | None:
 
 
 async def cancel(queue: str, message_id: str) -> bool:
-    """Take a call out of its queue, or have it ended while it runs.
+    """Remove a call from its queue, or have its worker end it if it is running.
 
     Returns:
         Whether it was there, neither ended nor given up.
 
     Raises:
-        ConfigurationError: The broker cannot reach calls that run.
-        BrokerUnavailable: Not known to be done; call again.
+        ConfigurationError: The broker cannot reach running calls.
+        BrokerUnavailable: It may not have been cancelled; call again.
     """
     app = current()
     record = encode_cancelled(app.config.signing_key, message_id)
@@ -101,10 +101,10 @@ async def cancel(queue: str, message_id: str) -> bool:
 
 
 async def waiting_since(queues: Sequence[str]) -> dict[str, float]:
-    """When the call that is next in each of these queues was dispatched, where one waits.
+    """When the next call in each of these queues was dispatched, for queues in which calls wait.
 
-    It is the oldest, but where priorities or retries went by. One question for each queue; nothing
-    where the broker does not list what it holds.
+    It is the oldest unless priorities or retries came in between. Asks once per queue; returns
+    nothing if the broker cannot list what it holds.
 
     Raises:
         BrokerUnavailable: The broker cannot be reached.
@@ -122,17 +122,17 @@ async def waiting_since(queues: Sequence[str]) -> dict[str, float]:
 
 
 async def purge(queue: str) -> int:
-    """Delete everything that waits or is delayed in the queue; returns how many.
+    """Delete all waiting and delayed calls in the queue; returns how many there were.
 
     Raises:
-        BrokerUnavailable: The broker cannot be reached; some may be gone.
+        BrokerUnavailable: The broker cannot be reached; some may have been deleted.
     """
     return await current().open_broker().purge(queue)
 
 
 def run_sync(coroutine: Coroutine[Any, Any, R]) -> R:
-    """Run a coroutine of this module or of those beside it for synchronous code.
+    """Run a coroutine of this module, or of those named above, from synchronous code.
 
-    All of them share one connection, on an event loop in a thread of its own.
+    They all share one connection, on an event loop in a thread of its own.
     """
     return portal.run(coroutine)

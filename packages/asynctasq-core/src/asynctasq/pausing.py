@@ -1,4 +1,4 @@
-"""Pausing queues, tasks and calls with certain arguments, and letting them go on."""
+"""Pauses and resumes queues, tasks and calls with certain arguments."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ async def pause(
     where: Mapping[str, object] | None = None,
     by: str | None = None,
 ) -> None:
-    """Let no worker begin calls of a queue or a task until `resume`, whenever they were dispatched.
+    """Keep workers from starting calls of a queue or a task, whenever dispatched, until `resume`.
 
-    It holds for all workers when this returns, and stays when they or the broker restart. Runs that
-    have begun go on, and so does `dispatch`. A call that is held back takes no slot and uses up no
-    attempt.
+    When this returns, the pause holds for all workers; it survives restarts of workers and broker.
+    Runs that have begun go on, and so does `dispatch`. A call that is held back takes no slot and
+    uses up no attempt.
 
     Args:
-        queue: The whole queue; or with `task` that task's calls on this queue only. Without, those
-            on all queues that the broker knows.
+        queue: The whole queue; with `task`, only that task's calls on this queue. Without it, the
+            task's calls on all queues that the broker knows.
         task: The task, or its name.
         where: Only calls with these arguments: model instances, other values, or their text as
-            `asynctasq dead list` shows it, `"Order#5"`.
-        by: Who does it, for `asynctasq status`; by default the user and the machine.
+            `asynctasq dead list` shows it, such as `"Order#5"`.
+        by: Who pauses, for `asynctasq status`; by default the user and the machine.
 
     Raises:
-        ValueError: Neither a queue nor a task, or `where` without a task.
-        ConfigurationError: The broker knows no pauses, or the task has no such parameter.
-        SerializationError: A value of `where` cannot travel.
-        BrokerUnavailable: Perhaps paused in part; call again.
+        ValueError: Neither a queue nor a task is given, or `where` without a task.
+        ConfigurationError: The broker does not support pauses, or the task has no such parameter.
+        SerializationError: A value in `where` cannot travel.
+        BrokerUnavailable: Some queues may be paused and others not; call again.
     """
     app = current()
     one = _meant(app, queue, task, where)
@@ -62,15 +62,15 @@ async def resume(
     task: str | Task[..., Any] | None = None,
     where: Mapping[str, object] | None = None,
 ) -> bool:
-    """End the pause that `pause` with the same arguments has begun; what it held back runs.
+    """End the pause that `pause` with the same arguments began; calls that it held back run.
 
     Returns:
-        Whether there was one.
+        Whether there was such a pause.
 
     Raises:
-        ValueError: As `pause`.
-        ConfigurationError: As `pause`.
-        BrokerUnavailable: Perhaps resumed in part; call again.
+        ValueError: As for `pause`.
+        ConfigurationError: As for `pause`.
+        BrokerUnavailable: Some queues may be resumed and others not; call again.
     """
     app = current()
     one = _meant(app, queue, task, where)
@@ -80,10 +80,10 @@ async def resume(
 
 
 async def pauses(queues: Sequence[str] | None = None) -> list[Pause]:
-    """All pauses, by queue; none where the broker knows none.
+    """All pauses, by queue; none if the broker does not support them.
 
     Args:
-        queues: Only of these, which costs one question for each.
+        queues: Only pauses of these queues; asks the broker once for each.
 
     Raises:
         BrokerUnavailable: The broker cannot be reached.
@@ -135,7 +135,7 @@ def _meant(
     task: str | Task[..., Any] | None,
     where: Mapping[str, object] | None,
 ) -> Pause:
-    """What is to be held back, without a queue where it is all."""
+    """The pause to begin or end; its queue is empty if it is for all queues."""
     if queue is None and task is None:
         raise ValueError("pause() and resume() take a queue, a task or both")
     if where and task is None:
@@ -151,7 +151,7 @@ def _meant(
 
 
 async def _queues(app: App, broker: Broker, queue: str | None, one: Pause) -> list[str]:
-    """Where the pause is kept: on each queue that may have calls that it is for."""
+    """The queues on which to keep the pause: every queue that may hold matching calls."""
     if queue is not None:
         return [queue]
     queues = {stats.name for stats in await broker.stats()}
@@ -170,6 +170,6 @@ def _pausing(app: App) -> Any:
 def _whoever() -> str:
     try:
         user = getpass.getuser()
-    except (KeyError, OSError, ImportError):  # a user id without a name
+    except (KeyError, OSError, ImportError):  # the user id has no name
         user = "?"
     return f"{user}@{socket.gethostname()}"

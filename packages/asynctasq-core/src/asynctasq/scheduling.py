@@ -1,4 +1,4 @@
-"""Schedules made at runtime, and what people do with schedules.
+"""Schedules made at runtime, and operations on all schedules.
 
 Owns the rule that a schedule's name belongs either to the code or to whoever calls `schedule`.
 """
@@ -28,11 +28,11 @@ class Schedule:
 
     Attributes:
         task: The name of the task that it calls.
-        queue: Where its calls go.
-        timetable: When, in words.
+        queue: The queue that its calls go to.
+        timetable: When it makes calls, in words.
         next: The next tick; `None` while it is paused.
         last: The last tick made; before the first, when it was scheduled.
-        is_declared: Whether the code of a task declares it.
+        is_declared: Whether a task declares it in code.
     """
 
     name: str
@@ -56,25 +56,25 @@ async def schedule(
     at: datetime | None = None,
     catch_up: CatchUp = "last",
 ) -> None:
-    """Let the workers make a call again and again, or once at some time; kept in the broker.
+    """Let the workers make a call regularly, or once at some time; the broker keeps the schedule.
 
-    A schedule of the same name is replaced: no tick of it comes again, and it stays paused if it
+    Replaces a schedule of the same name: its old ticks do not come again, and it stays paused if it
     is. Give exactly one of `cron`, `every` and `at`.
 
     Args:
-        call: What is called. Model instances travel as references, so each run gets a fresh row.
-        name: Tells it from all other schedules.
+        call: The call to make. Model instances travel as references, so each run gets fresh rows.
+        name: Identifies the schedule among all others.
         cron: A cron expression: five fields, or six with seconds first.
-        timezone: Whose clocks `cron` means; by default `"UTC"`.
-        every: At the multiples of this interval since the start of 1970, UTC.
-        at: Once, at this aware time; at once if that is over.
-        catch_up: Which ticks are made up for that no worker was there for.
+        timezone: The time zone of `cron`; by default `"UTC"`.
+        every: At multiples of this interval since the start of 1970, UTC.
+        at: Once, at this aware time; right away if it has passed.
+        catch_up: Which ticks to make up for if no worker was there for them.
 
     Raises:
-        ValueError: No such schedule can be; or the call must wait for a commit, or has a delay.
+        ValueError: Such a schedule cannot exist, or the call has a delay or waits for a commit.
         SerializationError: An argument cannot travel.
         ConfigurationError: The broker cannot keep schedules, or a task declares one of this name.
-        BrokerUnavailable: Not known to be kept; call again.
+        BrokerUnavailable: It may not have been kept; call again.
     """
     check_name(name)
     check_catch_up(catch_up)
@@ -89,18 +89,18 @@ async def schedule(
 
 
 async def unschedule(name: str) -> bool:
-    """Take a schedule away; returns whether there was one.
+    """Delete a schedule; returns whether there was one.
 
-    One that a task declares comes back as long as workers have its code: pause it instead.
+    A schedule that a task declares comes back while workers have its code: pause it instead.
 
     Raises:
-        BrokerUnavailable: Not known to be done; call again.
+        BrokerUnavailable: It may not have been deleted; call again.
     """
     return await _schedules().remove(name)
 
 
 async def schedules() -> list[Schedule]:
-    """All schedules, by name; not those whose code is gone.
+    """All schedules, by name, except those whose code is gone.
 
     Raises:
         BrokerUnavailable: The broker cannot be reached.
@@ -114,18 +114,18 @@ async def schedules() -> list[Schedule]:
 
 
 async def pause(name: str) -> bool:
-    """Let a schedule make no calls until `resume`; returns whether there is one."""
+    """Stop a schedule from making calls until `resume`; returns whether it exists."""
     return await _schedules().change(name, lambda one: replace(one, is_paused=True))
 
 
 async def resume(name: str) -> bool:
-    """Let a schedule go on from now: what it missed is not made up for."""
+    """Let a schedule go on from now, without making up for what it missed."""
     now = _now()
     return await _schedules().change(name, lambda one: replace(one, is_paused=False, last=now))
 
 
 async def run_now(name: str) -> str | None:
-    """Make a schedule's call once, besides its ticks.
+    """Make a schedule's call once, in addition to its ticks.
 
     Returns:
         The message's id; `None` if there is no such schedule.
@@ -139,7 +139,7 @@ async def run_now(name: str) -> str | None:
 
 
 async def next_ticks(name: str, count: int) -> list[datetime] | None:
-    """The next ticks of a schedule if it is not paused; `None` if there is no such schedule."""
+    """The next ticks of a schedule unless it is paused; `None` if there is no such schedule."""
     kept = await _schedules().get(name)
     if kept is None:
         return None
@@ -184,7 +184,7 @@ def _schedules() -> Schedules:
 
 
 async def _live() -> set[str]:
-    """Names of the schedules that live workers declare, or the code that is loaded here."""
+    """Names of the schedules declared by live workers or by code loaded here."""
     here = {one.name for task in registry.values() for one in task.schedules}
     return here.union(*(await _schedules().declared()).values())
 

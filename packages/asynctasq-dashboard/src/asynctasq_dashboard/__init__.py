@@ -1,4 +1,4 @@
-"""A web page for operators of asynctasq: an ASGI application to mount, or to serve alone."""
+"""A web page for operators of asynctasq: an ASGI application to mount or to serve by itself."""
 
 from .application import dashboard
 

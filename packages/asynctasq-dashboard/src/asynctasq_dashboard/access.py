@@ -1,8 +1,8 @@
 """Who may look and who may act.
 
-Owns three rules. Nobody sees anything whom the application does not let in. Nothing is changed but
-by a POST from a page that this dashboard served to the same browser. A page loads nothing from
-elsewhere and runs no script but its own.
+Owns three rules. Nobody sees anything unless the application lets them in. Only a POST from a page
+that this dashboard served to the same browser changes anything. A page loads nothing from elsewhere
+and runs only its own script.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 #: `True` lets somebody look and act, `"read"` only look, `False` neither; a response, such as a
-#: redirect to the login, is sent instead of the page.
+#: redirect to the login, is sent in place of the page.
 Answer = bool | Literal["read"] | Response
 Authorize = Callable[[Request], Answer | Awaitable[Answer]]
 
@@ -46,7 +46,7 @@ class May(IntEnum):
 
 
 async def permission(authorize: Authorize, request: Request) -> May | Response:
-    """What whoever asks may do, or what is sent to them instead."""
+    """What the sender of a request may do, or the response to send instead."""
     answer = authorize(request)
     if inspect.isawaitable(answer):
         answer = await answer
@@ -60,13 +60,13 @@ async def permission(authorize: Authorize, request: Request) -> May | Response:
 
 
 def token_of(request: Request) -> str:
-    """What a form must send along: the cookie's value, or a new one for it."""
+    """The token that a form must send: the cookie's value, or a new one."""
     kept = request.cookies.get(COOKIE, "")
     return kept if _TOKEN.fullmatch(kept) else secrets.token_urlsafe(32)
 
 
 def keep_token(request: Request, response: Response, token: str) -> None:
-    """Let the browser send the token back, to this dashboard alone."""
+    """Have the browser send the token back, and only to this dashboard."""
     if request.cookies.get(COOKIE) != token:
         path = request.scope.get("root_path") or "/"
         is_secure = request.url.scheme == "https"
@@ -76,7 +76,7 @@ def keep_token(request: Request, response: Response, token: str) -> None:
 
 
 def is_forged(request: Request, sent: str) -> bool:
-    """Whether a POST may come from a page of somebody else's."""
+    """Whether a POST may come from somebody else's page."""
     if request.headers.get("sec-fetch-site", "same-origin") != "same-origin":
         return True
     kept = request.cookies.get(COOKIE, "")

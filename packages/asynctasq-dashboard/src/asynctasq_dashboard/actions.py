@@ -1,6 +1,6 @@
-"""What somebody may do: each a POST, and what cannot be undone after a question.
+"""What somebody may do: each action is a POST, and asks first if it cannot be undone.
 
-Each action gets the view of the request and returns the address to go to.
+An action takes the view of the request and returns the address to go to.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SAID = {
 
 
 def said(key: str, n: str) -> str:
-    """What an action has done, as its address says it; nothing that somebody else made up."""
+    """The text for what an action has done, from its address; never text of somebody else's."""
     text = _SAID.get(key, "")
     is_plain = n.isascii() and n.isalnum() and len(n) <= 40
     return text.replace("{n}", n if is_plain else "some")
@@ -38,7 +38,7 @@ class Action:
     """Something to do.
 
     Attributes:
-        question: Asked before, where it cannot be undone.
+        question: Asked first, if it cannot be undone.
     """
 
     do: Callable[[View], Awaitable[str]]
@@ -76,7 +76,7 @@ async def _many(
     view: View, function: Callable[..., Awaitable[int]], verb: str, what_was_done: str
 ) -> str:
     chosen = Chosen.of(view.sent)
-    # A filter that lets all pass, so that it goes on page by page.
+    # Without conditions use a filter that matches all, so that the work goes page by page.
     where = chosen.where or deadletters.Filter()
     total = sum(q.dead for q in await looking.queues() if chosen.queue in (None, q.name))
     work = Work(f"{verb} dead letters{chosen}", total, view.back())
@@ -130,7 +130,7 @@ async def _resume(view: View) -> str:
 
 
 def _where(view: View) -> dict[str, str] | None:
-    """Only calls with these arguments, each a pair of fields."""
+    """The arguments that limit a pause, each from a pair of fields."""
     names, texts = view.form.get("argument", []), view.form.get("text", [])
     return {name: text for name, text in zip(names, texts, strict=False) if name} or None
 

@@ -1,4 +1,4 @@
-"""The ASGI application: addresses, who may see them, and what is sent with every answer."""
+"""The ASGI application: its addresses, who may see them, and headers of every answer."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ def dashboard(
     loop that serves it.
 
     Args:
-        authorize: Called with each request, sync or async: `True` lets somebody look and act,
-            `"read"` only look, `False` neither; a Starlette response, such as a redirect to your
-            login, is sent instead. It sees the cookies, the session and the user of the request as
-            your application does.
-        read_only: Nobody may act.
-        link: By a model's class, or its path such as `"shop.models.Order"`, where its rows can be
-            looked at: a pattern such as `"/admin/orders/{key}"`, or a function from the key to an
-            address or `None`.
-        title: At the head of each page.
+        authorize: A sync or async function called with each request: `True` lets somebody look and
+            act, `"read"` only look, `False` neither; a Starlette response, such as a redirect to
+            your login, is sent instead. It sees the request's cookies, session and user as your
+            application does.
+        read_only: Let nobody act.
+        link: Where to look at the rows of models, by the model's class or its path such as
+            `"shop.models.Order"`: a pattern such as `"/admin/orders/{key}"`, or a function from the
+            key to an address or `None`.
+        title: The heading of each page.
 
     Returns:
         An ASGI application without a lifespan, which may be mounted anywhere.

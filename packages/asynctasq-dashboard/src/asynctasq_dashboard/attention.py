@@ -1,4 +1,4 @@
-"""What wants somebody's attention, said in a sentence with the place to look."""
+"""What needs somebody's attention, in a sentence with a link to the place to look."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from asynctasq.pausing import Pause
 from .charts import by_task
 from .text import duration, number
 
-#: Starts that are so late, and an outbox whose oldest call is so old, are a problem.
+#: Starts later than this, or an outbox whose oldest call is older, are a problem.
 LATE_SECONDS = 60.0
 
-#: Minutes of the hour that count as now.
+#: Number of minutes that count as now.
 _LATELY = 10
 
-#: How many of one kind are named.
+#: Maximum number of problems of one kind to name.
 _MOST = 5
 
 
@@ -30,8 +30,8 @@ class Problem:
     """Something that is wrong.
 
     Attributes:
-        page: Where more of it is shown.
-        parameters: Of that page.
+        page: The page that shows more.
+        parameters: Parameters of that page.
     """
 
     text: str
@@ -47,7 +47,7 @@ def problems(
     outboxes: Sequence[Backlog],
     pauses: Sequence[Pause],
 ) -> list[Problem]:
-    """All that is wrong now, of each kind the first few."""
+    """Everything that is wrong now, the first few of each kind."""
     kinds: Iterable[Iterable[Problem]] = (
         _unserved(queues, workers),
         _blocked(workers),

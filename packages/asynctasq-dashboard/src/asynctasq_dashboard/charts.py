@@ -10,7 +10,7 @@ from asynctasq.history import MINUTES, Counts, Minute
 
 from .text import duration, number
 
-#: Of the drawing; it is scaled to the width of the page.
+#: Size of the drawing, which is scaled to the width of the page.
 WIDTH, HEIGHT = 600, 96
 
 _STEP = WIDTH / MINUTES
@@ -28,7 +28,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A minute of a chart: its bars, from below, and what they say in words."""
+    """A minute of a chart: its bars from the bottom up, and what they say in words."""
 
     x: float
     bars: Sequence[Bar]
@@ -37,10 +37,10 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A minute for each column, the last at the right.
+    """A chart with a column per minute, the latest at the right.
 
     Attributes:
-        top: What the full height stands for, in words.
+        top: What the full height means, in words.
     """
 
     columns: Sequence[Column]
@@ -52,13 +52,13 @@ class Chart:
 
 @dataclass(frozen=True, slots=True)
 class Hour:
-    """The last hour, every minute of it, each with the counts of all tasks together."""
+    """Every minute of the last hour, each with the combined counts of all tasks."""
 
     minutes: Sequence[tuple[int, Counts]]
 
     @classmethod
     def of(cls, kept: Sequence[Minute], now: float | None = None) -> Hour:
-        """The minutes that were kept, and those in which nothing ran."""
+        """The hour of these minutes, filled up with minutes in which nothing ran."""
         by_start: dict[int, Counts] = {}
         for minute in kept:
             total = by_start.setdefault(minute.at, Counts())
@@ -70,7 +70,7 @@ class Hour:
 
     @property
     def total(self) -> Counts:
-        """All minutes together."""
+        """The counts of all minutes together."""
         total = Counts()
         for _, counts in self.minutes:
             total.add(counts)
@@ -131,7 +131,7 @@ def _stacked(place: int, parts: Mapping[str, float], top: float) -> list[Bar]:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What the hour was like for one task on one queue."""
+    """The hour of one task on one queue."""
 
     task: str
     queue: str
@@ -139,17 +139,17 @@ class Line:
 
     @property
     def late_seconds(self) -> float:
-        """On average."""
+        """The average delay of a start."""
         return self.counts.late_seconds / max(self.counts.runs, 1)
 
     @property
     def run_seconds(self) -> float:
-        """On average."""
+        """The average time of a run."""
         return self.counts.run_seconds / max(self.counts.runs, 1)
 
 
 def by_task(kept: Sequence[Minute]) -> list[Line]:
-    """The hour of each task, those that began latest first."""
+    """The hour of each task, tasks with the longest delays first."""
     total: dict[tuple[str, str], Counts] = {}
     for minute in kept:
         for names, counts in minute.rows.items():

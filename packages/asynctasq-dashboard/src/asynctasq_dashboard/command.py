@@ -1,4 +1,4 @@
-"""`asynctasq dashboard`: the page with a server of its own."""
+"""`asynctasq dashboard`: the page with its own server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PASSWORD = "ASYNCTASQ_DASHBOARD_PASSWORD"
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
-#: How long open pages may hold up the end of the server.
+#: How long open pages may delay the end of the server.
 _CLOSING_SECONDS = 2
 
 
@@ -67,7 +67,7 @@ def command(modules: tuple[str, ...], host: str, port: int, read_only: bool, tit
 def _authorize(password: str, *, is_local: bool) -> Authorize:
     def authorize(request: Request) -> Answer:
         if is_local and request.url.hostname not in _LOOPBACK:
-            # A page elsewhere may have let its own name mean this machine.
+            # Guards against DNS rebinding: a page elsewhere may point its own name at this machine.
             return PlainTextResponse("This is only for the machine that it runs on.", 400)
         if not password or hmac.compare_digest(_given(request).encode(), password.encode()):
             return True

@@ -1,4 +1,4 @@
-"""Which dead letters a page or a form means."""
+"""Which dead letters a page or a form selects."""
 
 from __future__ import annotations
 
@@ -7,33 +7,33 @@ from dataclasses import dataclass
 
 from asynctasq.deadletters import Filter
 
-#: What a filter is made of, in the order in which people fill it in.
+#: The fields of a filter, in the order in which people fill them in.
 NAMES = ("queue", "task", "error", "reason", "arguments")
 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """A filter as it stands in an address or a form.
+    """A filter as written in an address or a form.
 
     Attributes:
-        texts: What was filled in, by name.
+        texts: The fields that were filled in, by name.
     """
 
     texts: dict[str, str]
 
     @classmethod
     def of(cls, value: Callable[[str], str]) -> Chosen:
-        """What is there under the names of a filter."""
+        """The filter in the values of its fields."""
         return cls({name: text for name in NAMES if (text := value(name))})
 
     @property
     def queue(self) -> str | None:
-        """The only queue, if one was named."""
+        """The queue, if one was named."""
         return self.texts.get("queue")
 
     @property
     def where(self) -> Filter | None:
-        """What is asked besides; `None` for nothing."""
+        """The other conditions; `None` if there are none."""
         asked = {name: text for name, text in self.texts.items() if name != "queue"}
         if not asked:
             return None

@@ -1,4 +1,4 @@
-"""Links from an argument to the application's own page for its row."""
+"""Links from arguments to the application's own pages for their rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Link = str | Callable[[str], str | None]
 
 
 class Links:
-    """Where the rows of models can be looked at.
+    """Where people can look at the rows of models.
 
     Args:
         by_model: Links by the model's class, or its path such as `shop.models.Order`.
@@ -26,10 +26,10 @@ class Links:
         }
 
     def address(self, reference: Reference) -> str | None:
-        """The page of the row; `None` if there is none.
+        """The address of the row's page; `None` if there is none.
 
-        The key is what a message says: in a pattern it is quoted, so that it stays one part of the
-        path, and what a function makes of it is refused unless it is a path or http(s).
+        The key comes from a message. In a pattern it is quoted, so that it stays one part of the
+        path; the result of a function is refused unless it is a path or an http(s) address.
         """
         link = self._links.get(reference.model)
         if link is None:

@@ -1,8 +1,7 @@
-"""Pages that follow what happens, by server-sent events.
+"""Pages that follow what happens, through server-sent events.
 
 Owns the rule that a stream is short: it ends after some seconds, and the browser asks again. So a
-server that is to stop waits for none of them long, and whoever has lost the right to look has soon
-lost the sight.
+stopping server never waits long for one, and whoever loses the right to look soon stops seeing.
 """
 
 from __future__ import annotations
@@ -16,10 +15,10 @@ from time import monotonic
 from asynctasq import BrokerError
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
-#: Between two looks, and until a stream ends.
+#: Time between two looks, and until a stream ends.
 _LOOK_SECONDS, _STREAM_SECONDS = 2.0, 15.0
 
-#: How many streams one process sends at a time.
+#: Maximum number of streams in one process at a time.
 _MOST_STREAMS = 100
 
 
@@ -30,7 +29,7 @@ class Streams:
         self._count = 0
 
     def answer(self, look: Callable[[], Awaitable[str]]) -> Response:
-        """Send what a look gives, again whenever it has changed."""
+        """Send the result of a look, and send it again whenever it has changed."""
         if self._count >= _MOST_STREAMS:
             return PlainTextResponse("too many pages are open", 503)
         return StreamingResponse(

@@ -1,7 +1,7 @@
 """The pages: what each shows.
 
-Owns the rule that looking is bounded: a page asks a number of questions that does not grow with
-what lies in the queues, and shows so many lines at most.
+Owns the rule that looking is bounded: the number of questions to the broker does not grow with what
+the queues hold, and neither does a page.
 """
 
 from __future__ import annotations
@@ -24,18 +24,19 @@ from .view import View
 
 Context = dict[str, Any]
 
-#: Lines of a page; queues whose keys are asked for; dead letters that are searched, and grouped.
+#: Maximum number of lines in a page, of queues whose keys are shown, and of dead letters to search
+#: and to group.
 LINES, MOST_QUEUES, MOST_SEARCHED, MOST_GROUPED = 100, 20, 5000, 2000
 
-#: Queues whose pauses are asked for.
+#: Maximum number of queues whose pauses are shown.
 MOST_PAUSES = 50
 
-#: Parts of a list of calls that a search looks through, of as many calls as a page has lines.
+#: Maximum number of pages of calls that a search looks through.
 MOST_PARTS = 10
 
 STATES = ("running", "waiting", "delayed")
 
-#: Lines of the overview.
+#: Number of lines in the lists of the overview.
 _FEW = 12
 
 
@@ -44,8 +45,8 @@ class Page:
     """One page.
 
     Attributes:
-        build: What its template shows.
-        is_live: Whether it is sent again while it is looked at.
+        build: Gathers what its template shows.
+        is_live: Whether it updates while somebody looks at it.
     """
 
     path: str
@@ -57,7 +58,7 @@ class Page:
 
 
 async def overview(view: View) -> Context:
-    """What went on in the last hour, and what wants attention."""
+    """What happened in the last hour, and what needs attention."""
     queues, workers = await looking.queues(), await looking.workers()
     kept, outboxes = await history.minutes(), await looking.outboxes()
     hour = Hour.of(kept or ())
@@ -92,7 +93,7 @@ def _sums(queues: Iterable[QueueStats]) -> dict[str, int]:
 
 
 async def queues(view: View) -> Context:
-    """All queues, those with the longest lines first."""
+    """All queues, longest line first."""
     part = view.parameter("search").lower()
     found = [queue for queue in await looking.queues() if part in queue.name.lower()]
     found.sort(key=_by_line)
@@ -111,7 +112,7 @@ async def queues(view: View) -> Context:
 
 
 def _paged(view: View, offset: int, count: int, *parameters: str) -> Context:
-    """Where the page before and after begin."""
+    """Links to the previous and the next page."""
     kept = view.chosen("search", *parameters)
     path = view.request.url.path.removeprefix(view.base)
     before = view.address(path, **kept, offset=max(0, offset - LINES) or None)
@@ -126,7 +127,7 @@ def _paged(view: View, offset: int, count: int, *parameters: str) -> Context:
 
 
 async def dead(view: View) -> Context:
-    """Dead letters by what they have in common, or one by one."""
+    """Dead letters, in groups or one by one."""
     chosen = Chosen.of(view.parameter)
     stats = await looking.queues()
     context = {
@@ -159,7 +160,7 @@ async def dead(view: View) -> Context:
 
 
 async def calls(view: View) -> Context:
-    """What waits, is delayed or runs."""
+    """Waiting, delayed and running calls."""
     chosen = view.chosen("state", "queue", "task", "arguments")
     if chosen.get("state") not in STATES:
         chosen.pop("state", None)
@@ -177,7 +178,7 @@ async def calls(view: View) -> Context:
 
 
 async def _listed(chosen: dict[str, str], after: str | None) -> tuple[list[CallInfo], str | None]:
-    """Those of a page, of a bounded number that are looked at, and where the next one begins."""
+    """The calls of a page, found among a bounded number, and where the next page begins."""
     part = chosen.get("arguments", "").lower()
     state, queue, task = (chosen.get(name) for name in ("state", "queue", "task"))
     found: list[CallInfo] = []
@@ -200,7 +201,7 @@ async def _listed(chosen: dict[str, str], after: str | None) -> tuple[list[CallI
 
 
 async def call(view: View) -> Context:
-    """One call with all that is known of it."""
+    """One call, with everything known about it."""
     message_id, queue = view.parameter("id"), view.parameter("queue") or None
     found = await listing.find_call(message_id, queue) if message_id else None
     if found is None:
@@ -223,7 +224,7 @@ async def workers(view: View) -> Context:
 
 
 async def schedules(view: View) -> Context:
-    """Calls that workers make by themselves."""
+    """Schedules of calls that workers make by themselves."""
     part = view.parameter("search").lower()
     found = [one for one in await scheduling.schedules() if part in one.name.lower()]
     offset = view.offset()
@@ -252,7 +253,7 @@ async def keys(view: View) -> Context:
 
 
 async def work(view: View) -> Context:
-    """How far something has come that takes a while."""
+    """The progress of something that takes a while."""
     found = view.works.get(view.parameter("id"))
     if found is None:
         raise HTTPException(404, "This process of the server does no such work, or not any more.")

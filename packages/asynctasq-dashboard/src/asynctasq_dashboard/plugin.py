@@ -1,4 +1,4 @@
-"""The hooks of asynctasq for the dashboard: where it is installed, workers keep the last hour."""
+"""The hooks of asynctasq for the dashboard: with it installed, workers record the last hour."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ _recordings: dict[str, Recording] = {}
 
 @hookimpl
 def worker_started(worker: Worker) -> None:
-    """Count what it runs."""
+    """Start counting what the worker runs."""
     recording = _recordings[worker.id] = Recording()
     recording.start()
 
 
 @hookimpl
 async def worker_stopped(worker: Worker) -> None:
-    """Write down the rest."""
+    """Write the remaining counts."""
     recording = _recordings.pop(worker.id, None)
     if recording is not None:
         await recording.stop()

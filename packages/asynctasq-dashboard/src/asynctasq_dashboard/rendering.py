@@ -1,4 +1,4 @@
-"""Pages from templates, in which nothing is taken for HTML that a template does not say."""
+"""Renders pages from templates, escaping everything that is not part of a template."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _environment() -> Environment:
         "moment": moment,
         "machine": machine,
         "mark": mark,
-        "pattern": escape,  # of a task's name: for that alone
+        "pattern": escape,  # makes a pattern that matches only this task's name
         "ago": lambda seconds: duration(max(0.0, time() - seconds)),
     }
     return made
@@ -39,11 +39,11 @@ def whole_page(template: str, context: dict[str, Any]) -> bytes:
 
 
 def live_part(template: str, context: dict[str, Any]) -> str:
-    """The part of the page that is sent again when it changes."""
+    """The part of the page that is sent again whenever it changes."""
     found = _environment().get_template(template)
     return "".join(found.blocks["live"](found.new_context(context)))
 
 
 def _bytes(content: str) -> bytes:
-    # What comes from messages may hold halves of characters.
+    # Text from messages may contain lone surrogates.
     return content.encode("utf-8", "backslashreplace")

@@ -1,4 +1,4 @@
-"""Numbers and times as people read them."""
+"""Numbers and times in a form for people."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ _UNITS = ((86_400, "d"), (3600, "h"), (60, "min"))
 
 
 def number(value: float) -> str:
-    """With thin spaces between thousands."""
+    """A number with thin spaces between thousands."""
     return f"{value:,.0f}".replace(",", "\u202f")
 
 
 def duration(seconds: float) -> str:
-    """In at most two units: `35 ms`, `4.2 s`, `3 min 20 s`, `2 d 4 h`."""
+    """A duration in at most two units: `35 ms`, `4.2 s`, `3 min 20 s`, `2 d 4 h`."""
     if not isfinite(seconds):
         return "?"
     if seconds < 1:
@@ -33,13 +33,13 @@ def duration(seconds: float) -> str:
 
 
 def moment(seconds: float | datetime | None) -> str:
-    """Date and time in UTC; `?` for a number that cannot be one."""
+    """Date and time in UTC; `?` for a number that cannot be a time."""
     found = _datetime(seconds)
     return "" if found is None else f"{found:%Y-%m-%d %H:%M:%S} UTC" if found != _NEVER else "?"
 
 
 def machine(seconds: float | datetime | None) -> str:
-    """As in the attribute `datetime` of an HTML `time`."""
+    """A time for the attribute `datetime` of an HTML `time`."""
     found = _datetime(seconds)
     return "" if found is None or found == _NEVER else found.isoformat(timespec="seconds")
 
@@ -57,7 +57,7 @@ def _datetime(seconds: float | datetime | None) -> datetime | None:
 
 
 def dispatched_at(message_id: str) -> float | None:
-    """When a call was dispatched, which its id begins with; `None` if it does not."""
+    """When a call was dispatched, read from the start of its id; `None` if that is not a time."""
     try:
         return int(message_id[:12], 16) / 1000 if len(message_id) == 32 else None
     except ValueError:
@@ -65,7 +65,7 @@ def dispatched_at(message_id: str) -> float | None:
 
 
 def mark(seconds: float | None) -> str:
-    """How bad it is to be so late: for a colour, and a word beside it."""
+    """How bad such a delay is, for a colour and a word beside it."""
     if seconds is None or seconds < 10:
         return "good"
     return "fair" if seconds < 60 else "bad"

@@ -1,4 +1,4 @@
-"""One request to a page: what was asked for, and what whoever asks may do."""
+"""One request to a page: what it asks for, and what its sender may do."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from starlette.requests import Request
 from .links import Links
 from .work import Works
 
-#: The longest parameter that is looked at, in characters; and the longest form, in bytes.
+#: Maximum length of a parameter in characters, and of a form in bytes.
 _LONGEST, _FORM_BYTES = 500, 200_000
 
 
@@ -21,10 +21,10 @@ class View:
     """What pages are made from.
 
     Attributes:
-        base: What addresses of this dashboard begin with.
-        may_act: Whether there are buttons.
-        token: What a form must send along.
-        form: What a POST sent.
+        base: The start of this dashboard's addresses.
+        may_act: Whether to show buttons.
+        token: The token that a form must send.
+        form: The form that a POST sent.
     """
 
     request: Request
@@ -36,24 +36,24 @@ class View:
     form: Mapping[str, list[str]] = field(default_factory=dict)
 
     def parameter(self, name: str) -> str:
-        """A part of the query; empty if it is not there."""
+        """A parameter of the query; empty if it is missing."""
         return self.request.query_params.get(name, "").strip()[:_LONGEST]
 
     def chosen(self, *names: str) -> dict[str, str]:
-        """Those of these parameters that say something."""
+        """Those of these parameters that are not empty."""
         return {name: value for name in names if (value := self.parameter(name))}
 
     def offset(self) -> int:
-        """How many lines to pass over."""
+        """How many lines to skip."""
         text = self.parameter("offset")
         return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
 
     def sent(self, name: str) -> str:
-        """A field of the form; empty if it is not there."""
+        """A field of the form; empty if it is missing."""
         return self.form.get(name, [""])[0][:_LONGEST]
 
     def back(self, **parameters: object) -> str:
-        """Where a form came from, if that is a page of this dashboard; else the first page."""
+        """The page that a form came from if it is one of this dashboard; otherwise the first."""
         found = self.sent("back")
         is_ours = found.startswith(f"{self.base}/") and not found.startswith(("//", "/\\"))
         path, _, query = (found if is_ours else f"{self.base}/").partition("?")
@@ -69,10 +69,10 @@ class View:
 
 
 async def form_of(request: Request) -> dict[str, list[str]]:
-    """What a form sent, by its fields.
+    """What a form sent, by field.
 
     Raises:
-        HTTPException: It is none, or a larger one than this dashboard makes.
+        HTTPException: It is not a form, or larger than any that this dashboard makes.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/x-www-form-urlencoded":

@@ -1,4 +1,4 @@
-"""What takes longer than a request: retrying or deleting many dead letters, with their progress."""
+"""Work that takes longer than a request, such as retrying many dead letters, with its progress."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from time import time
 
 logger = logging.getLogger(__name__)
 
-#: How many are remembered, and how long a request waits, in the hope that it was short work.
+#: How many pieces of work to remember, and how long a request waits in case the work is short.
 _MOST, _PATIENCE_SECONDS = 100, 1.0
 
 
 @dataclass(slots=True)
 class Work:
-    """Something that goes on in this process.
+    """A piece of work in this process.
 
     Attributes:
-        title: What is done.
+        title: What it does.
         total: How much there was to do at the start, at most.
         error: Why it ended early.
     """
@@ -36,23 +36,23 @@ class Work:
 
 
 class Works:
-    """What goes on in this process, and what has."""
+    """The work of this process, current and past."""
 
     def __init__(self) -> None:
         self._works: dict[str, Work] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def get(self, work_id: str) -> Work | None:
-        """The work of this id, if this process does it, or has."""
+        """The work with this id, if this process is doing it or has done it."""
         return self._works.get(work_id)
 
     async def begin(
         self, work: Work, do: Callable[[Callable[[int], object]], Awaitable[int]]
     ) -> None:
-        """Begin, and wait for a moment.
+        """Begin work, and wait for a moment in case it ends.
 
         Args:
-            do: Does it, tells from time to time how much is done, and returns how much it was.
+            do: Does the work, reports from time to time how much is done, and returns the total.
         """
         while len(self._works) >= _MOST:
             del self._works[next(iter(self._works))]

@@ -1,7 +1,6 @@
 """Django model instances as arguments of asynctasq tasks.
 
-Importing this package does not import Django. What a task's annotation may carry to say how its
-row is loaded:
+Importing this package does not import Django. A task's annotation may say how to load its row:
 
     async def invoice(order: Annotated[Order, select_related("customer")]) -> None: ...
 """

@@ -1,7 +1,7 @@
 """The hooks of asynctasq for Django; nothing here imports Django before the application has.
 
-Without an object of Django's there is nothing to do for it, so hooks that are asked about objects
-look first whether Django's models are loaded at all.
+Hooks that are asked about objects first check whether Django's models are loaded: until then, no
+object can be Django's.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def _is_in_use() -> bool:
 
 @hookimpl
 def is_model(obj: object) -> bool:
-    """An instance of a model, or the lazy object in which `request.user` comes."""
+    """Whether it is a model instance, or a lazy object such as `request.user`."""
     base = sys.modules.get("django.db.models.base")
     if not hasattr(base, "Model"):
         return False
@@ -50,7 +50,7 @@ def is_model(obj: object) -> bool:
 
 @hookimpl
 def to_ref(obj: object) -> Ref:
-    """By `_state` and the primary key."""
+    """The reference, from `_state` and the primary key."""
     from .identity import to_ref
 
     return to_ref(obj)
@@ -58,7 +58,7 @@ def to_ref(obj: object) -> Ref:
 
 @hookimpl
 async def fetch_many(refs: Sequence[Ref]) -> Sequence[object | None]:
-    """One query, in a thread of Django's own kind."""
+    """The rows, fetched with one query in a thread with Django's connections."""
     from .scopes import fetch_many
 
     return await fetch_many(refs)
@@ -66,7 +66,7 @@ async def fetch_many(refs: Sequence[Ref]) -> Sequence[object | None]:
 
 @hookimpl
 def is_outage(error: Exception) -> bool:
-    """By Django's own classes, which its drivers' errors are translated to."""
+    """Decided by Django's own exception classes, to which it translates its drivers' errors."""
     if not _is_in_use():
         return False
     from .loading import gave_way
@@ -76,7 +76,7 @@ def is_outage(error: Exception) -> bool:
 
 @hookimpl
 def plain_form(obj: object) -> Callable[[Any], object] | None:
-    """Safe strings, lazy texts and choices, once what defines them is loaded."""
+    """Converts safe strings, lazy texts and choices, once the modules defining them are loaded."""
     if "django.utils.functional" not in sys.modules:
         return None
     from .plain import plain_form
@@ -86,7 +86,7 @@ def plain_form(obj: object) -> Callable[[Any], object] | None:
 
 @hookimpl
 def configure() -> None:
-    """Begin to watch transactions as early as it can be."""
+    """Start watching transactions as early as possible."""
     if (settings := sys.modules.get("asynctasq_django.settings")) is not None:
         settings.note_init()
     if _is_in_use():
@@ -97,7 +97,7 @@ def configure() -> None:
 
 @hookimpl
 def prepare() -> Iterable[str]:
-    """Set up Django if `DJANGO_SETTINGS_MODULE` says how; the `tasks` modules of its apps."""
+    """Set up Django if `DJANGO_SETTINGS_MODULE` says how; returns its apps' `tasks` modules."""
     from .startup import prepare
 
     return prepare()
@@ -105,7 +105,7 @@ def prepare() -> Iterable[str]:
 
 @hookimpl
 def explain_import(error: Exception) -> str | None:
-    """Django's two errors about models that are imported before it was set up."""
+    """Explains Django's two errors about models imported before it was set up."""
     from .startup import explain_import
 
     return explain_import(error)
@@ -113,7 +113,7 @@ def explain_import(error: Exception) -> str | None:
 
 @hookimpl
 def queue_names() -> Iterable[str]:
-    """The `QUEUES` of `settings.TASKS`, where they are asynctasq's."""
+    """The `QUEUES` of asynctasq's backends in `settings.TASKS`."""
     if not _is_in_use():
         return ()
     from .task_settings import queue_names
@@ -123,7 +123,7 @@ def queue_names() -> Iterable[str]:
 
 @hookimpl
 async def worker_stopped() -> None:
-    """Close the connections that tasks have left open for the next one."""
+    """Close the connections that tasks left open for the next task."""
     if "asynctasq_django.lanes" in sys.modules:
         from .lanes import close_lanes
 
@@ -132,13 +132,13 @@ async def worker_stopped() -> None:
 
 @hookimpl
 def task_scope() -> AbstractAsyncContextManager[object] | None:
-    """A thread of its own for the ORM calls of each task."""
+    """Gives each task its own thread for ORM calls."""
     return _scope_class()() if _is_in_use() else None
 
 
 @cache
 def _scope_class() -> type[TaskScope]:
-    """Found once, and not imported for each run."""
+    """Looked up once instead of imported for each run."""
     from .scopes import TaskScope
 
     return TaskScope
@@ -146,7 +146,7 @@ def _scope_class() -> type[TaskScope]:
 
 @hookimpl
 def thread_scope() -> AbstractContextManager[object] | None:
-    """Connections of the thread are checked before a `def` task and let go after it."""
+    """Checks the thread's connections before a `def` task, and releases them after it."""
     if not _is_in_use():
         return None
     from .scopes import thread_scope
@@ -158,7 +158,7 @@ def thread_scope() -> AbstractContextManager[object] | None:
 def run_ended(
     message: Message, outcome: str, value: object, error: BaseException | None
 ) -> Awaitable[None] | None:
-    """The signal that one of Django's own tasks has finished."""
+    """Sends the signal that one of Django's own tasks has finished."""
     ours = sys.modules.get("asynctasq_django.tasks_backend")
     ended: Awaitable[None] | None = None
     if ours is not None:
@@ -168,7 +168,7 @@ def run_ended(
 
 @hookimpl
 def is_pending_write(obj: object) -> bool:
-    """Whether the instance's transaction is open and has written."""
+    """Whether the instance's database has an open transaction that has written."""
     from .commits import is_pending_write
 
     return is_pending_write(obj)
@@ -176,7 +176,7 @@ def is_pending_write(obj: object) -> bool:
 
 @hookimpl
 def after_commit(obj: object, send: DeferredSend) -> None:
-    """By `transaction.on_commit` of the connection."""
+    """Send through `transaction.on_commit` of the connection."""
     from .commits import after_commit
 
     after_commit(obj, send)
@@ -184,7 +184,7 @@ def after_commit(obj: object, send: DeferredSend) -> None:
 
 @hookimpl
 def owns_transaction(target: object) -> bool:
-    """A connection, or an alias of `settings.DATABASES`."""
+    """Whether it is a connection, or an alias in `settings.DATABASES`."""
     if not _is_in_use():
         return False
     from .commits import owns_transaction
@@ -204,7 +204,7 @@ def open_transaction() -> object | None:
 
 @hookimpl
 def databases() -> Iterable[Database]:
-    """Those of `settings.DATABASES`."""
+    """The databases in `settings.DATABASES`."""
     if not _is_in_use():
         return ()
     from .outbox import databases
@@ -214,7 +214,7 @@ def databases() -> Iterable[Database]:
 
 @hookimpl
 def own_transaction(database: Database) -> AbstractAsyncContextManager[Run]:
-    """In a thread of its own."""
+    """A transaction in a thread of its own."""
     from .outbox import own_transaction
 
     return own_transaction(database)
@@ -224,7 +224,7 @@ def own_transaction(database: Database) -> AbstractAsyncContextManager[Run]:
 def atomic_transaction(
     target: object, refs: Sequence[Ref]
 ) -> AbstractAsyncContextManager[Transaction]:
-    """An atomic block."""
+    """An atomic block around the task."""
     from .atomic import atomic_transaction
 
     return atomic_transaction(target, refs)
@@ -232,7 +232,7 @@ def atomic_transaction(
 
 @hookimpl
 async def check() -> Iterable[Finding]:
-    """Databases reachable, and settings that will hurt in production."""
+    """Reports unreachable databases, and settings that will hurt in production."""
     if not _is_in_use():
         return ()
     from .doctor import check
@@ -242,5 +242,5 @@ async def check() -> Iterable[Finding]:
 
 @hookimpl
 def adapter_suite() -> str:
-    """On SQLite, or on the databases of the settings."""
+    """The suite, which runs on SQLite or on the databases of the settings."""
     return "asynctasq_django.suite:TestDjango"

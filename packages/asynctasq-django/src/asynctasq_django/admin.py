@@ -1,7 +1,7 @@
 """Dead letters, queues, schedules and workers in Django's admin.
 
-Owns the rule that its permissions say who may do what: `view` to look, `change` to retry, pause and
-run, `delete` to delete for ever.
+Owns the rule that Django's permissions decide who may do what: `view` to look, `change` to retry,
+pause and run, `delete` to delete for good.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from django.urls import NoReverseMatch, URLPattern, path, reverse
 
 from .models import DeadCall, Queue
 
-#: Lines of a page.
+#: Number of lines in a page.
 LINES = 100
 
-#: Queues whose pauses are asked for, which takes a question for each.
+#: Maximum number of queues whose pauses are shown, as each takes a question to the broker.
 MOST_PAUSES = 50
 
-#: What a filter is made of.
+#: The fields of a filter.
 _NAMES = ("queue", "task", "error", "reason", "arguments")
 
-#: The longest text of a filter.
+#: Maximum length of a filter's text.
 _LONGEST = 300
 
 
@@ -42,7 +42,7 @@ else:  # generic for type checkers alone
 
 
 class _Page(ModelAdmin):
-    """A page of its own in the place of a table's."""
+    """A custom page in place of a list of rows."""
 
     page_template = ""
 
@@ -51,14 +51,14 @@ class _Page(ModelAdmin):
         return False
 
     def get_urls(self) -> list[URLPattern]:
-        """The page alone; there are no rows to change."""
+        """Only the page, since there are no rows to change."""
         name = f"{self.opts.app_label}_{self.opts.model_name}_changelist"
         return [path("", self.admin_site.admin_view(self.changelist_view), name=name)]
 
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        """The page, or what a form asks for."""
+        """Show the page, or do what a form asks for."""
         if not self.has_view_permission(request):
             raise PermissionDenied
         try:
@@ -71,7 +71,7 @@ class _Page(ModelAdmin):
         return self.render(request, self.page_template, context | (extra_context or {}))
 
     def render(self, request: HttpRequest, template: str, context: dict[str, Any]) -> HttpResponse:
-        """A page in the form of the admin's."""
+        """Render a page that looks like the admin's own."""
         given = {
             **self.admin_site.each_context(request),
             "opts": self.opts,
@@ -91,7 +91,7 @@ class _Page(ModelAdmin):
         raise NotImplementedError
 
     def ask(self, request: HttpRequest, question: str) -> HttpResponse:
-        """Ask before what cannot be undone."""
+        """Ask before doing something that cannot be undone."""
         fields = [
             (name, value)
             for name, values in request.POST.lists()
@@ -102,19 +102,19 @@ class _Page(ModelAdmin):
         return self.render(request, "admin/asynctasq_django/sure.html", context)
 
     def need(self, is_allowed: bool) -> None:
-        """Refuse what the user has no permission for."""
+        """Refuse actions for which the user has no permission."""
         if not is_allowed:
             raise PermissionDenied
 
 
 @admin.register(DeadCall)
 class DeadCallAdmin(_Page):
-    """What failed for good."""
+    """Calls that failed for good."""
 
     page_template = "admin/asynctasq_django/dead_calls.html"
 
     def look(self, request: HttpRequest) -> dict[str, Any]:
-        """One dead letter, or a page of them, with what they have in common."""
+        """One dead letter, or a page of them and the groups they form."""
         if message_id := request.GET.get("id"):
             return self._one(message_id, request.GET.get("queue") or None)
         chosen = _chosen(request.GET.get)
@@ -148,7 +148,7 @@ class DeadCallAdmin(_Page):
         return {"letter": letter, "rows": rows, "title": letter.task or "(unreadable)"}
 
     def act(self, request: HttpRequest) -> HttpResponse:
-        """Retry or delete those that are ticked, or all that fit."""
+        """Retry or delete the ticked dead letters, or all that match."""
         is_deleted = request.POST.get("do", "").startswith("delete")
         self.need(
             self.has_delete_permission(request)
@@ -235,7 +235,7 @@ _ON_SCHEDULES: dict[str, Callable[[str], Any]] = {
 
 
 def _chosen(value: Callable[[str], str | None]) -> dict[str, str]:
-    """What is filled in of a filter."""
+    """The filled-in fields of a filter."""
     texts = ((name, (value(name) or "").strip()[:_LONGEST]) for name in _NAMES)
     return {name: text for name, text in texts if text}
 
@@ -253,7 +253,7 @@ def _offset(text: str) -> int:
 
 
 def _address(reference: Reference) -> str | None:
-    """The admin's own page of a row, if it has one."""
+    """The address of the row's page in the admin, if there is one."""
     for model in apps.get_models():
         if class_path(model) == reference.model:
             name = f"admin:{model._meta.app_label}_{model._meta.model_name}_change"

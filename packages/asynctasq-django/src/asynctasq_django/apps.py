@@ -12,7 +12,7 @@ from django.core.signals import setting_changed
 
 
 class AsynctasqConfig(AppConfig):
-    """Applies `settings.ASYNCTASQ` at start-up; opens nothing and starts no thread."""
+    """Applies `settings.ASYNCTASQ` at startup; opens no connection and starts no thread."""
 
     name = "asynctasq_django"
     verbose_name = "asynctasq"
@@ -32,7 +32,7 @@ class AsynctasqConfig(AppConfig):
 
 
 def _configure_again(*, setting: str, value: Any, **_: object) -> None:
-    """Let `override_settings(ASYNCTASQ=...)` of a test take effect."""
+    """Apply a test's `override_settings(ASYNCTASQ=...)`."""
     from .settings import configure
 
     if setting == "ASYNCTASQ":
@@ -40,7 +40,7 @@ def _configure_again(*, setting: str, value: Any, **_: object) -> None:
 
 
 def _enable_loggers() -> None:
-    """Undo what `settings.LOGGING` does by default to loggers that it finds and does not name."""
+    """Re-enable loggers: by default `settings.LOGGING` disables existing ones it does not name."""
     for name, logger in logging.root.manager.loggerDict.items():
         if name.startswith("asynctasq") and isinstance(logger, logging.Logger):
             logger.disabled = False

@@ -25,7 +25,7 @@ from .scopes import current_scope
 
 @asynccontextmanager
 async def atomic_transaction(target: object, refs: Sequence[Ref]) -> AsyncIterator[Transaction]:
-    """An atomic block round the task, on the connection that its thread uses."""
+    """Open an atomic block around the task, on the connection that its thread uses."""
     alias = _alias(target, refs)
     if (database := database_of(connections[alias])) is None:
         raise ConfigurationError(
@@ -36,8 +36,10 @@ async def atomic_transaction(target: object, refs: Sequence[Ref]) -> AsyncIterat
 
     async def run_in(statement: Statement) -> Sequence[Sequence[Any]]:
         rows: Sequence[Sequence[Any]]
-        if database.dialect == "sqlite" and statement.sql.startswith("SELECT"):
-            # A transaction that has read would be refused its first write once another has written.
+        is_look = statement.sql.startswith("SELECT")
+        if is_look and database.dialect == "sqlite" and not _locks_at_begin(alias):
+            # Look in a transaction of its own: after a read, SQLite would refuse this one's first
+            # write once another transaction has written.
             async with own_transaction(database) as look:
                 return await look(statement)
         rows = await sync_to_async(run)(scope.connections[alias], statement)
@@ -53,6 +55,12 @@ async def atomic_transaction(target: object, refs: Sequence[Ref]) -> AsyncIterat
                 f"database {alias!r} ended the transaction of the task ({type(e).__name__})"
             ) from e
         raise
+
+
+def _locks_at_begin(alias: str) -> bool:
+    """Whether transactions on an SQLite file take the write lock when they begin."""
+    mode = (connections.settings[alias].get("OPTIONS") or {}).get("transaction_mode")
+    return str(mode).upper() in ("IMMEDIATE", "EXCLUSIVE")
 
 
 def _alias(target: object, refs: Sequence[Ref]) -> str:

@@ -1,4 +1,4 @@
-"""System checks of `settings.ASYNCTASQ` and `settings.TASKS`: what a dispatch would find."""
+"""System checks of `settings.ASYNCTASQ` and `settings.TASKS`: problems a dispatch would hit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .task_settings import own_backends
 
 
 def check_settings(app_configs: Sequence[AppConfig] | None, **_: object) -> list[CheckMessage]:
-    """Keys and values that asynctasq refuses, files that are not there, a queue that is no way."""
+    """Check for refused keys and values, missing files, and a queue that goes nowhere."""
     options = getattr(settings, "ASYNCTASQ", {})
     if not isinstance(options, Mapping):
         return [Error(f"ASYNCTASQ {NOT_A_DICTIONARY}.", id="asynctasq.E001")]
@@ -29,7 +29,7 @@ def check_settings(app_configs: Sequence[AppConfig] | None, **_: object) -> list
 
 
 def check_tasks(app_configs: Sequence[AppConfig] | None, **_: object) -> list[CheckMessage]:
-    """Queues and options of backends in `settings.TASKS` that asynctasq refuses."""
+    """Check for queues and options of backends in `settings.TASKS` that asynctasq refuses."""
     found: list[CheckMessage] = []
     for alias, params in own_backends():
         wrong = [params.get("OPTIONS") or {}, *({"queue": q} for q in params.get("QUEUES") or ())]

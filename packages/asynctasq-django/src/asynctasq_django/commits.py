@@ -1,4 +1,4 @@
-"""Sending when a transaction has committed, dropping when it or a savepoint is rolled back."""
+"""Sends when a transaction has committed; drops when it, or a savepoint, is rolled back."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from .waiting_dispatches import OnCommit
 
 
 def is_pending_write(obj: object) -> bool:
-    """Whether the instance's database has a transaction open here that has written."""
+    """Whether a transaction open here on the instance's database has written."""
     connection = open_connection(_alias_of(obj))
     return connection is not None and has_written(connection)
 
 
 def after_commit(obj: object, send: DeferredSend) -> None:
-    """Send after the commit of the instance's, alias's or connection's open transaction.
+    """Send after the open transaction of the instance, alias or connection commits.
 
     Raises:
-        TransactionManagementError: The transaction was begun by switching autocommit off; Django
-            cannot tell when it is committed.
+        TransactionManagementError: The transaction was begun by switching autocommit off, so Django
+            cannot tell when it commits.
     """
     connection: BaseDatabaseWrapper | None
     if isinstance(obj, BaseDatabaseWrapper):
@@ -39,7 +39,7 @@ def after_commit(obj: object, send: DeferredSend) -> None:
 
 
 def owns_transaction(target: object) -> bool:
-    """Whether this is a connection of Django's, or the alias of a database in the settings."""
+    """Whether this is one of Django's connections, or the alias of a database in the settings."""
     if isinstance(target, str):
         return bool(settings.configured) and target in connections.settings
     return isinstance(target, (BaseDatabaseWrapper, ConnectionProxy))

@@ -1,10 +1,10 @@
-"""Which connection the calling code has a transaction open on, and whether that has written.
+"""Finds the connection on which the caller has a transaction open, and whether that has written.
 
-Django keeps connections by thread, and tells nobody what a transaction has done. So each connection
-is remembered, with its thread, when it is made, and each statement on it is looked at. A
-transaction that has only read delays nothing. One that has written anything delays every dispatch
-of its database's instances: `update()`, `bulk_create()`, raw SQL and rows of other tables leave no
-trace on the instance, and a task that started now would not see them.
+Django keeps connections by thread and does not report what a transaction has done. So each new
+connection is remembered with its thread, and each statement on it is checked. A transaction that
+has only read delays nothing. One that has written anything delays every dispatch of instances from
+its database: `update()`, `bulk_create()`, raw SQL and rows of other tables leave no trace on the
+instance, and a task that started now would not see them.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ _AT_A_SAVEPOINT = re.compile(r"\s*(?:SAVEPOINT|ROLLBACK)\b", re.IGNORECASE)
 
 
 class WriteWatch:
-    """Passes statements of one connection on, and remembers in which transaction it last wrote.
+    """Passes on the statements of one connection, and remembers which transaction last wrote.
 
-    A transaction is known by its outermost atomic block. A decorator uses one block again and
-    again; then a later transaction that only reads may be taken for one that wrote, and a dispatch
-    in it waits for its commit without need.
+    The outermost atomic block identifies a transaction. A decorator uses the same block again and
+    again, so a later transaction that only reads may be taken for one that wrote; a dispatch in it
+    then waits for the commit needlessly.
     """
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
-        # What was done before now is not known.
+        # Assume that it has written: nobody watched it until now.
         self._wrote_in = _outermost(connection)
 
     def __call__(
@@ -57,7 +57,7 @@ class WriteWatch:
         many: bool,
         context: dict[str, Any],
     ) -> Any:
-        """Called by Django instead of executing the statement."""
+        """Called by Django in place of executing the statement."""
         connection = context["connection"]
         block = _outermost(connection)
         if block is None or not (isinstance(sql, str) and _READING.match(sql)):
@@ -68,7 +68,7 @@ class WriteWatch:
         return result
 
     def has_written(self, connection: BaseDatabaseWrapper) -> bool:
-        """Whether the transaction that is open now has."""
+        """Whether the transaction that is open now has written."""
         return self._wrote_in is not None and self._wrote_in is _outermost(connection)
 
 
@@ -77,7 +77,7 @@ def _outermost(connection: BaseDatabaseWrapper) -> object | None:
 
 
 def watch_connections() -> None:
-    """Begin to watch the connections, and refreshes, of the process; again is harmless."""
+    """Start watching the process's connections and refreshes; calling it again is harmless."""
     watch_refreshes()
     connection_created.connect(_remember, dispatch_uid="asynctasq_django")
     if settings.configured:
@@ -88,7 +88,7 @@ def watch_connections() -> None:
 def _remember(connection: BaseDatabaseWrapper, **_: object) -> None:
     _by_thread[threading.get_ident(), connection.alias] = connection
     if not any(isinstance(wrapper, WriteWatch) for wrapper in connection.execute_wrappers):
-        # In front: Django takes a wrapper off by position, from the end.
+        # At the front: Django removes wrappers by position, from the end.
         connection.execute_wrappers.insert(0, WriteWatch(connection))
 
 
@@ -102,21 +102,21 @@ def open_connection(alias: str) -> BaseDatabaseWrapper | None:
 
 
 def any_open_connection() -> BaseDatabaseWrapper | None:
-    """The same for any database, the default one first."""
+    """As `open_connection` for any database, the default one first."""
     aliases = sorted(connections.settings, key=lambda alias: alias != DEFAULT_DB_ALIAS)
     return next(filter(None, map(open_connection, aliases)), None)
 
 
 def connections_of_caller() -> dict[str, BaseDatabaseWrapper]:
-    """Those on which synchronous code that waits for the running async code is in a transaction.
+    """Connections on which synchronous code, waiting for this async code, is in a transaction.
 
-    Such as Django's `TestCase`, or a view that executes a task. Nobody waits for a worker.
+    Django's `TestCase` is such code, or a view that executes a task. In a worker there is none.
     """
     parent = getattr(AsyncToSync.executors, "current", None)
     if parent is not None:
         return _in_atomic_block(parent._work_thread.ident)
-    # The event loop's thread: under `asyncio.run` in a synchronous test this is the test's. ORM
-    # calls of async tests use another, so that theirs has not written anything.
+    # The event loop's thread: under `asyncio.run` in a synchronous test, it is the test's own. ORM
+    # calls of async tests use another thread, so nothing was written in this one.
     here = _in_atomic_block(threading.get_ident())
     return {alias: connection for alias, connection in here.items() if has_written(connection)}
 
@@ -128,7 +128,7 @@ def _in_atomic_block(thread: int) -> dict[str, BaseDatabaseWrapper]:
 
 @contextmanager
 def lent(others: Mapping[str, BaseDatabaseWrapper]) -> Iterator[None]:
-    """Use connections of another thread, which waits meanwhile, as if they were this thread's."""
+    """Use connections of another thread, which is waiting, as if they were this thread's."""
     thread = threading.get_ident()
     own = {alias: connections[alias] for alias in others}
     for alias, connection in others.items():
@@ -143,7 +143,7 @@ def lent(others: Mapping[str, BaseDatabaseWrapper]) -> Iterator[None]:
 
 
 def has_written(connection: BaseDatabaseWrapper) -> bool:
-    """Whether the transaction open on the connection has, or may have, changed anything."""
+    """Whether the transaction open on the connection has, or may have, written anything."""
     watches = [w for w in connection.execute_wrappers if isinstance(w, WriteWatch)]
     by_hand = not connection.in_atomic_block
     return by_hand or not watches or watches[0].has_written(connection)

@@ -1,4 +1,4 @@
-"""What `asynctasq doctor` says of the databases in Django's settings."""
+"""What `asynctasq doctor` says about the databases in Django's settings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .lanes import call_loader
 
 
 async def check() -> Iterable[Finding]:
-    """Each database: whether it answers, and settings that hurt a worker."""
+    """Check each database: whether it answers, and whether its settings hurt a worker."""
     findings: list[Finding] = []
     for alias in connections.settings:
         findings.append(await call_loader(_reach, alias))
@@ -88,7 +88,7 @@ def _connections(subject: str, database: dict[str, Any]) -> Iterator[Finding]:
 
 
 def _pool(subject: str, pool: Any) -> Finding:
-    """psycopg's pool has 4 connections unless told otherwise; a task without one waits."""
+    """Check the pool's size: psycopg's default is 4 connections, and a task without one waits."""
     options = pool if isinstance(pool, dict) else {}
     size = options.get("max_size") or options.get("min_size", 4)
     return Finding(

@@ -1,4 +1,4 @@
-"""From an instance to its reference, by Django's own record of what is saved and where."""
+"""From an instance to its reference, using Django's own record of what is saved where."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from django.utils.functional import LazyObject, empty
 
 from .keys import sent_key
 
-#: Where Django does not remember it: the key under which an instance was last seen to have a row.
+#: Attribute with the key under which an instance last had a row, which Django does not remember.
 _REFRESHED = "_asynctasq_refreshed"
 
 
 def instance_of(obj: object) -> models.Model:
-    """The instance itself, taken out of the lazy object that `request.user` is.
+    """The instance itself, taken out of a lazy object such as `request.user`.
 
     Raises:
         SerializationError: The lazy object holds something else, such as an anonymous user, or
@@ -44,9 +44,9 @@ def to_ref(obj: object) -> Ref:
     """The reference of a saved instance; runs no SQL.
 
     Raises:
-        UnsavedModelError: There is no row that Django knows of.
+        UnsavedModelError: Django knows of no row for it.
         DeletedModelError: The row was deleted through the instance.
-        SerializationError: The key cannot travel, or the model is one of a migration.
+        SerializationError: The key cannot travel, or the model belongs to a migration.
     """
     instance = instance_of(obj)
     name = type(instance).__qualname__
@@ -71,9 +71,9 @@ def to_ref(obj: object) -> Ref:
 
 
 def watch_refreshes() -> None:
-    """Remember which instances built by hand `refresh_from_db` has found a row for.
+    """Remember the instances built by hand for which `refresh_from_db` has found a row.
 
-    Django goes on calling them unsaved.
+    Django still calls these unsaved.
     """
     refresh = models.Model.refresh_from_db
     if hasattr(refresh, _REFRESHED):
@@ -90,5 +90,5 @@ def watch_refreshes() -> None:
 
 
 def _was_refreshed(instance: models.Model, pk: Any) -> bool:
-    """Whether it was under this key; a copy that was given another one has no row."""
+    """Whether it was refreshed under this key; a copy given another key has no row."""
     return pk is not None and vars(instance).get(_REFRESHED) == pk

@@ -1,8 +1,8 @@
-"""A key as it travels, and as instances of its model carry it.
+"""Keys as they travel, and as instances of their model hold them.
 
 Owns the rule that a key travels as it would be read back, whatever was assigned to the attribute:
-as the model's field reads it, or, where attributes hold a value of the application's own, as the
-field writes it. So a row has one key, fresh or loaded.
+as the model's field reads it, or, if attributes hold a type of the application's own, as the field
+writes it. So a row has one key, fresh or loaded.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from django.utils import timezone
 
 
 def key_fields(model: type[models.Model]) -> tuple[models.Field[Any, Any], ...]:
-    """The fields of the primary key; more than one only where it is composite."""
+    """The fields of the primary key; more than one only if it is composite."""
     pk = model._meta.pk
     return tuple(getattr(model._meta, "pk_fields", None) or (pk,))
 
 
 def sent_key(model: type[models.Model], pk: Any, alias: str) -> Any:
-    """What travels for the key of an instance.
+    """The form in which the key of an instance travels.
 
     Raises:
         SerializationError: It cannot travel.
@@ -40,7 +40,7 @@ def _sent_part(
 ) -> Any:
     try:
         return _sent(_column(field), value, alias)
-    except Exception as e:  # code of the application's fields runs inside
+    except Exception as e:  # runs code of the application's fields
         raise SerializationError(
             f"the key of this {model.__qualname__} cannot be put on the queue: its {field.name} "
             f"holds {type(value).__qualname__} ({type(e).__name__})"
@@ -48,14 +48,14 @@ def _sent_part(
 
 
 def _column(field: Any) -> Any:
-    """The field that says what stands in the column: where a relation leads to in the end."""
+    """The field that decides what the column holds: relations are followed to their end."""
     while field.remote_field is not None:
         field = field.target_field
     return field
 
 
 def _sent(field: Any, value: Any, alias: str) -> Any:
-    """What travels for a value of the field; raises whatever the field does if nothing can."""
+    """What travels for a value of the field; raises what the field raises if nothing can."""
     if isinstance(value, datetime.datetime) and isinstance(field, models.DateTimeField):
         value = _in_time_zone(value)
     prepared = field.get_prep_value(value)
@@ -64,7 +64,7 @@ def _sent(field: Any, value: Any, alias: str) -> Any:
         lambda: prepared,
         lambda: field.get_db_prep_value(value, connections[alias], False),
     ]
-    # A field that reads its column itself is only asked what it writes there.
+    # A field that converts what it reads from its column is asked only what it writes there.
     for form in forms[2:] if _reads_column(field) else forms:
         found = plain_value(form())
         if type(found) in PLAIN_TYPES and found == found:
@@ -77,17 +77,17 @@ def _reads_column(field: Any) -> bool:
 
 
 def _in_time_zone(value: datetime.datetime) -> datetime.datetime:
-    """As the field itself would take it, but without its warning, which saving has given."""
+    """The value as the field itself would take it, without the warning that saving has given."""
     if settings.USE_TZ and timezone.is_naive(value):
         return timezone.make_aware(value, timezone.get_default_timezone())
     return value
 
 
 def read_key(model: type[models.Model], pk: Any, alias: str) -> tuple[Any, Any]:
-    """What travelled, in the form in which instances send it and as they carry it.
+    """A key that travelled, as instances would send it and as they hold it.
 
     Raises:
-        InvalidReference: It cannot be a key of this model, so that none reaches the database.
+        InvalidReference: It cannot be a key of this model, and must not reach the database.
     """
     fields = key_fields(model)
     if len(fields) == 1:
@@ -106,7 +106,7 @@ def _read_part(
         value = _read(column, part, alias)
         sent = _sent(column, value, alias)
         fits = type(part) in PLAIN_TYPES and _fits(part, sent)
-    except Exception as e:  # the same code, given what anybody may have written
+    except Exception as e:  # runs the same code on what anybody may have written
         raise _no_key(model, field, part) from e
     if not fits:
         raise _no_key(model, field, part)
@@ -128,7 +128,7 @@ def _read(field: Any, part: Any, alias: str) -> Any:
 
 
 def _fits(part: Any, sent: Any) -> bool:
-    """Whether nothing was lost or made up in the conversion, and databases can take the result."""
+    """Whether the conversion lost nothing and invented nothing, and databases accept the result."""
     if type(part) in (bool, float, bytes):
         return type(sent) is type(part) and sent == part
     if not isinstance(part, str) and sent != part and str(sent) != str(part):

@@ -1,9 +1,9 @@
-"""Threads for Django's ORM, each with connections of its own, lent to one task at a time.
+"""Threads for Django's ORM, each with its own connections, lent to one task at a time.
 
-Django keeps a connection for each thread, and asgiref sends the ORM calls of async code to one
-thread for the whole process. Here each task has a thread to itself while it runs, so queries of
-different tasks run side by side; threads are used again, so there are never more connections than
-tasks running at once.
+Django keeps one connection per thread, and asgiref sends all ORM calls of async code to a single
+thread of the process. Here each task has a thread to itself while it runs, so that queries of
+different tasks run side by side. Threads are reused, so there are never more connections than tasks
+running at once.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ logger = logging.getLogger(__name__)
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# Fetching a batch takes about as long as connecting, so batches that follow each other share.
+# Connecting takes about as long as fetching a batch, so successive batches share a connection.
 _LINGER_SECONDS = 1.0
 
 
 def tidy(kept: Sequence[str] = ()) -> None:
-    """Do for this thread what Django does after a request; undo what a task left open.
+    """Clean up this thread as Django does after a request, and undo what a task left open.
 
     Args:
-        kept: Aliases whose open transaction is somebody else's, and stays.
+        kept: Aliases whose open transaction belongs to somebody else and stays.
     """
     reset_queries()
     for connection in connections.all(initialized_only=True):
@@ -44,7 +44,7 @@ def tidy(kept: Sequence[str] = ()) -> None:
         try:
             connection.close_if_unusable_or_obsolete()
         except Error:
-            # The task has ended, and its outcome must not depend on this.
+            # Only logged: the task has ended, and this must not change its outcome.
             logger.exception("cannot close a connection", extra={"alias": connection.alias})
             del connections[connection.alias]
         else:
@@ -53,10 +53,10 @@ def tidy(kept: Sequence[str] = ()) -> None:
 
 
 class Lane(ThreadPoolExecutor):
-    """One thread, started when it is first used.
+    """One thread, started on first use.
 
     Attributes:
-        last: The call submitted last since the lane was lent; `None` while it is unused.
+        last: The last call submitted since the lane was lent; `None` while it is unused.
     """
 
     def __init__(self) -> None:
@@ -73,7 +73,7 @@ class Lane(ThreadPoolExecutor):
         return future
 
     def stop_lingering(self) -> None:
-        """Use the connection again, but look at it first if that is overdue.
+        """Reuse the connection, after checking it if its time was up.
 
         The timer belongs to the event loop that used the lane last, which may have stopped since.
         """
@@ -85,7 +85,7 @@ class Lane(ThreadPoolExecutor):
 
     @property
     def busy(self) -> bool:
-        """Whether a call is still running, as when a task was cancelled in the middle of it."""
+        """Whether a call is still running, such as one in which a task was cancelled."""
         return self.last is not None and not self.last.done()
 
 
@@ -98,12 +98,12 @@ class LaneContext(ThreadSensitiveContext):
         self._entered: Token[ThreadSensitiveContext] | None = None
 
     def enter(self) -> None:
-        """Begin, in the asyncio task whose calls are meant."""
+        """Enter, in the asyncio task whose calls should go to the lane."""
         self._entered = SyncToAsync.thread_sensitive_context.set(self)
         SyncToAsync.context_to_thread_executor[self] = self.lane
 
     def leave(self) -> None:
-        """End, in the same asyncio task."""
+        """Leave, in the same asyncio task."""
         SyncToAsync.context_to_thread_executor.pop(self, None)
         if self._entered is not None:
             SyncToAsync.thread_sensitive_context.reset(self._entered)
@@ -123,7 +123,7 @@ def borrow() -> Lane:
 
 
 async def give_back(lane: Lane) -> None:
-    """Close what the lane need not keep and let others have it; does not wait while it is busy."""
+    """Close what the lane need not keep, then let others use it; never waits for a busy lane."""
     if lane.last is None:
         _idle.append(lane)
         return
@@ -166,7 +166,7 @@ def take_loader() -> Lane:
 
 
 def give_back_loader(lane: Lane) -> None:
-    """Let others have the lane, whose connection is kept for a moment."""
+    """Let others use the lane, and keep its connection open for a moment."""
     if lane.last is not None and not lane.busy:
         loop = asyncio.get_running_loop()
         lane.timer = loop.call_later(_LINGER_SECONDS, lane.submit, tidy)
@@ -174,7 +174,7 @@ def give_back_loader(lane: Lane) -> None:
 
 
 async def close_lanes() -> None:
-    """Close the connections of all lanes that are not in use, end their threads, and `keep`'s."""
+    """Close the connections of unused lanes and end their threads; also close what `keep` noted."""
     ending: list[Lane] = []
     for pool in (_idle, _loaders):
         while pool:
@@ -187,7 +187,7 @@ async def close_lanes() -> None:
 
 
 def keep() -> None:
-    """Remember what this thread of somebody else's leaves open, to be closed with the lanes.
+    """Remember the connections that a thread of somebody else leaves open, to close with the lanes.
 
     Some threads run one task and end. Their connections are closed here when the next one comes.
     """
@@ -199,7 +199,7 @@ def keep() -> None:
 
 
 def take_back() -> None:
-    """Forget what `keep` remembered of this thread: it is in use again."""
+    """Forget what `keep` remembered about this thread, which is in use again."""
     if _kept:
         for connection in connections.all(initialized_only=True):
             _kept.pop(connection, None)

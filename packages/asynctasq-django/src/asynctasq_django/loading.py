@@ -1,7 +1,7 @@
-"""From references to fresh instances: one query for a batch, on the database they came from.
+"""From references to fresh instances: one query per batch, on the database they came from.
 
-Owns the rules that default managers hide nothing, that a key which cannot be one of the model never
-reaches the database, and that no two positions of the result share an instance.
+Owns the rules that default managers hide nothing, that an impossible key never reaches the
+database, and that no two positions in the result share an instance.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from .options import Loading
 # PostgreSQL counts the parameters of a statement in 16 bits when it binds them itself.
 _MOST_PARAMETERS = 30_000
 
-# Without tuple lookups Django nests one OR for each composite key; SQLite allows a depth of 1000.
+# Without tuple lookups Django nests one OR per composite key; SQLite allows a depth of 1000.
 _MOST_NESTED_TUPLES = 200
 
-# Mistakes in a statement are operational errors too, but waiting does not mend them: SQLite's code
-# for all of them, and MySQL's numbers for a column, table or right that is missing.
+# Mistakes in a statement are operational errors too, but waiting does not fix them: SQLite's code
+# for all of them, and MySQL's numbers for a missing column, table or privilege.
 _SQLITE_MISTAKE = 1
 _MYSQL_MISTAKES = {1051, 1054, 1060, 1091, 1142, 1143}
 
 
 def database_of(ref: Ref) -> str:
-    """The alias of the database that the task's annotation, or else the reference, names.
+    """The alias of the database named by the task's annotation, or else by the reference.
 
     Raises:
         InvalidReference: There is no such alias in `settings.DATABASES`.
@@ -49,7 +49,7 @@ def database_of(ref: Ref) -> str:
 
 
 def load(refs: Sequence[Ref]) -> list[object | None]:
-    """The rows of these references in order; runs in the thread that owns the connection."""
+    """The rows of these references, in order; runs in the thread that owns the connection."""
     model, alias = _model_of(refs[0]), database_of(refs[0])
     keys = [read_key(model, ref.pk, alias) for ref in refs]
     queryset = model._base_manager.using(alias).order_by()
@@ -68,7 +68,7 @@ def load(refs: Sequence[Ref]) -> list[object | None]:
 
 
 def gave_way(error: Exception) -> bool:
-    """Whether a database could not answer or ended a transaction, so that it may be repeated."""
+    """Whether a database could not answer or aborted a transaction, so that a retry may help."""
     if not isinstance(error, OperationalError | InterfaceError):
         return False
     code = getattr(error.__cause__, "sqlite_errorcode", None)
@@ -85,7 +85,7 @@ def _model_of(ref: Ref) -> type[models.Model]:
 
 
 def _fetch(queryset: models.QuerySet[Any], keys: Mapping[Any, Any]) -> dict[Any, models.Model]:
-    """The rows by their keys as they travel, from which `keys` gives those of instances."""
+    """The rows by travelling key; `keys` maps these to the keys that instances hold."""
     features = connections[queryset.db].features
     width = len(key_fields(queryset.model))
     size = (features.max_query_params or _MOST_PARAMETERS) // width
@@ -98,7 +98,7 @@ def _fetch(queryset: models.QuerySet[Any], keys: Mapping[Any, Any]) -> dict[Any,
             found[_sent(row, queryset.db)] = row
     strange = found.keys() - keys.keys()
     for key in keys:
-        # Rows that the database gives back otherwise, in another case or rounded, are found singly.
+        # The database may return a key in another case or rounded: look such rows up one by one.
         if strange and key not in found:
             for row in queryset.filter(pk=keys[key]):
                 found[key] = row
@@ -114,7 +114,7 @@ def _each_its_own(keys: Sequence[Any], found: dict[Any, models.Model]) -> Iterat
     given: set[Any] = set()
     for key in keys:
         row = found.get(key)
-        # Pickling copies mutable values and rows fetched along; `copy` and `deepcopy` share the
-        # former, or drop what was prefetched.
+        # Pickling copies mutable values and related rows; `copy` would share mutable values, and
+        # `deepcopy` would drop what was prefetched.
         yield row if row is None or key not in given else pickle.loads(pickle.dumps(row, -1))
         given.add(key)

@@ -1,6 +1,6 @@
 """The tables that asynctasq keeps in the application's databases, for Django's migrations.
 
-Core owns their form and every statement on them; no code uses these models.
+Core owns their columns and every statement on them; no code uses these models.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from django.db import models
 
 
 class Outbox(models.Model):
-    """Calls that a transaction has dispatched and the broker does not have yet."""
+    """Calls that a transaction has dispatched and that the broker does not have yet."""
 
     id: models.CharField[Any, Any] = models.CharField(primary_key=True, max_length=64)
     queue: models.CharField[Any, Any] = models.CharField(max_length=200)

@@ -1,6 +1,6 @@
 """How a row is loaded for a task, declared in the annotation of the task's parameter.
 
-Each function is the method of Django's `QuerySet` of the same name, and takes its arguments.
+Each function stands for the method of Django's `QuerySet` of the same name and takes its arguments.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Loading:
-    """One method call on the query that loads a row; rows with equal ones share a query.
+    """One method call on the query that loads a row; rows with equal calls share a query.
 
     Attributes:
         kwargs: Keyword arguments as pairs.
@@ -26,13 +26,13 @@ class Loading:
     _compared: tuple[object, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        # Two `Prefetch` of one relation are equal, whatever their querysets are.
+        # By identity: Django calls two `Prefetch` of one relation equal whatever their querysets.
         compared = (arg if isinstance(arg, str) else id(arg) for arg in self.args)
         object.__setattr__(self, "_compared", tuple(compared))
 
     @property
     def in_task_scope(self) -> bool:
-        """Whether the row must be fetched inside the scope of the one task that gets it."""
+        """Whether the row must be fetched inside the scope of the task that gets it."""
         return self.method == "select_for_update"
 
     def apply(self, queryset: QuerySet[Any]) -> QuerySet[Any]:
@@ -42,7 +42,7 @@ class Loading:
 
 
 def prefetch_related(*lookups: str | Prefetch[Any, Any, Any]) -> Loading:
-    """Load related rows of all rows of a batch with one more query for each relation."""
+    """Load the related rows of a whole batch with one more query per relation."""
     return Loading("prefetch_related", lookups)
 
 
@@ -52,17 +52,17 @@ def select_related(*fields: str) -> Loading:
 
 
 def only(*fields: str) -> Loading:
-    """Load these columns alone; others are fetched when they are first read."""
+    """Load only these columns; others are fetched when first read."""
     return Loading("only", fields)
 
 
 def defer(*fields: str) -> Loading:
-    """Load all columns but these; they are fetched when they are first read."""
+    """Load all columns except these, which are fetched when first read."""
     return Loading("defer", fields)
 
 
 def using(alias: str) -> Loading:
-    """Load from this database, wherever the instance that was dispatched came from."""
+    """Load from this database, wherever the dispatched instance came from."""
     return Loading("using", (alias,))
 
 
@@ -71,13 +71,13 @@ def select_for_update(
 ) -> Loading:
     """Lock the row while the task runs.
 
-    A transaction is opened for the task in the thread of its ORM calls. It is committed when the
-    task returns and rolled back when it raises.
+    A transaction is opened for the task in the thread of its ORM calls. It commits when the task
+    returns and rolls back when the task raises.
 
     Args:
         nowait: Retry the task later instead of waiting for another transaction's lock.
-        skip_locked: Treat a row that is locked as one that is gone.
-        of: Relations of `select_related` whose rows are locked too.
+        skip_locked: Treat a locked row as missing.
+        of: Relations of `select_related` whose rows to lock as well.
     """
     given = {"nowait": nowait, "skip_locked": skip_locked, "of": of}
     return Loading("select_for_update", (), tuple(given.items()))

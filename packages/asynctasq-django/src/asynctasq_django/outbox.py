@@ -1,4 +1,4 @@
-"""Core's statements on Django's connections: in an open transaction, and in one of its own."""
+"""Runs core's statements on Django's connections, in an open transaction or in its own."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def database_of(connection: BaseDatabaseWrapper) -> Database | None:
 
 
 def databases() -> Iterator[Database]:
-    """Those of the settings in which `DATABASE_ROUTERS` let this app have tables."""
+    """Databases of the settings in which `DATABASE_ROUTERS` allow this app's tables."""
     for alias in connections.settings:
         database = database_of(connections[alias])
         if database is not None and router.allow_migrate(alias, "asynctasq_django"):
@@ -32,7 +32,7 @@ def databases() -> Iterator[Database]:
 
 
 def run(connection: BaseDatabaseWrapper, statement: Statement) -> Sequence[Sequence[Any]]:
-    """Run a statement; gives the rows of a SELECT."""
+    """Run a statement; returns the rows of a SELECT."""
     with connection.cursor() as cursor:
         cursor.execute(statement.in_style("format"), list(statement.parameters))
         return cursor.fetchall() if cursor.description else ()
@@ -40,7 +40,7 @@ def run(connection: BaseDatabaseWrapper, statement: Statement) -> Sequence[Seque
 
 @asynccontextmanager
 async def own_transaction(database: Database) -> AsyncIterator[Run]:
-    """A transaction on the connection of a thread that no task uses meanwhile."""
+    """Open a transaction on the connection of a thread that no task uses meanwhile."""
     lane = take_loader()
     block = transaction.atomic(using=database.handle)
 

@@ -1,6 +1,6 @@
 """The plain values of Django's everyday types: safe strings, lazy translations, choices.
 
-A row that was fetched holds plain values where a fresh instance holds what it was given, so both
+A fetched row holds plain values where a fresh instance holds what it was given; converted, both
 travel alike.
 """
 
@@ -15,7 +15,7 @@ from django.utils.safestring import SafeString
 
 
 def plain_form(obj: object) -> Callable[[Any], object] | None:
-    """What makes plain values of those of the object's type, if it is one of Django's."""
+    """A function that makes plain values from the object's type, if it is one of Django's."""
     if isinstance(obj, SafeString):
         return str.__str__
     if isinstance(obj, Choices):

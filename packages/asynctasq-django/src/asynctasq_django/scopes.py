@@ -1,4 +1,4 @@
-"""What surrounds each run: a thread for the task's ORM calls, and the transaction of its locks."""
+"""What surrounds each run: a thread for the task's ORM calls, and a transaction for its locks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .options import Loading
 
 
 class TaskScope(LaneContext):
-    """One run of one task; costs no thread and no connection until the task uses the ORM."""
+    """The scope of one run; costs no thread and no connection until the task uses the ORM."""
 
     def __init__(self) -> None:
         super().__init__(borrow())
@@ -31,7 +31,7 @@ class TaskScope(LaneContext):
         self.connections_of_caller: dict[str, BaseDatabaseWrapper] = {}
 
     async def __aenter__(self) -> TaskScope:
-        # Only then can synchronous code wait for the task.
+        # Only in these cases can synchronous code be waiting for the task.
         if runs_for_caller() or AsyncToSync.loop_thread_executors:
             self._borrow(connections_of_caller())
         self.enter()
@@ -52,19 +52,19 @@ class TaskScope(LaneContext):
             await give_back(self.lane)
 
     def _borrow(self, transactions: dict[str, BaseDatabaseWrapper]) -> None:
-        """Let the task, too, use connections on which its caller is in a transaction."""
+        """Let the task share the connections on which its caller is in a transaction."""
         if transactions:
             self.connections_of_caller = transactions
             self._borrowed = ExitStack()
             self.lane.submit(self._borrowed.enter_context, lent(transactions))
 
     def lock(self, refs: Sequence[Ref]) -> list[object | None]:
-        """Fetch the rows in a transaction that lasts until the task ends; in the task's thread."""
+        """Fetch rows in a transaction that lasts until the task ends; runs in the task's thread."""
         self.begin(database_of(refs[0]))
         return load(refs)
 
     def begin(self, alias: str) -> None:
-        """Begin a transaction that lasts until the task ends, if there is none; in its thread."""
+        """Begin a transaction until the task ends, unless there is one; in the task's thread."""
         if alias not in self.connections:
             atomic = transaction.atomic(using=alias)
             atomic.__enter__()
@@ -72,8 +72,8 @@ class TaskScope(LaneContext):
             self.connections[alias] = connections[alias]
 
     async def end_transactions(self, error: BaseException | None) -> None:
-        """Commit them, or roll them back after an error."""
-        # A cancelled task may have left a query running; `give_back` then rolls back behind it.
+        """Commit the transactions, or roll them back after an error."""
+        # A cancelled task may have left a query running; `give_back` rolls back after it.
         if self._transactions and not (error is not None and self.lane.busy):
             await sync_to_async(self._end_transactions)(error)
 
@@ -85,7 +85,7 @@ class TaskScope(LaneContext):
 
 
 async def fetch_many(refs: Sequence[Ref]) -> Sequence[object | None]:
-    """The rows of these references, in the task's thread where they are locked for the task."""
+    """The rows of these references, fetched in the task's thread if they are locked for it."""
     if not any(isinstance(o, Loading) and o.in_task_scope for o in refs[0].options):
         if runs_for_caller() or AsyncToSync.loop_thread_executors:
             return await call_loader(_load_on, connections_of_caller(), refs)
@@ -95,10 +95,10 @@ async def fetch_many(refs: Sequence[Ref]) -> Sequence[object | None]:
 
 
 def current_scope(what: str) -> TaskScope:
-    """The scope of the task that runs here.
+    """The scope of the task running here.
 
     Args:
-        what: Is in need of it, for the error.
+        what: Names what needs the scope, for the error.
 
     Raises:
         ConfigurationError: No task runs here.
@@ -123,14 +123,14 @@ def _current() -> TaskScope | None:
 
 @contextmanager
 def thread_scope() -> Iterator[None]:
-    """Round a `def` task, in its thread: connections are checked before and let go afterwards."""
+    """Surround a `def` task in its thread: check connections before it, release them after."""
     outer = [c.alias for c in connections.all(initialized_only=True) if c.in_atomic_block]
     take_back()
     tidy(outer)
     scope = _current()
     try:
         with ExitStack() as stack:
-            # On a connection of its own the task would wait for these, and these for the task.
+            # With a connection of its own the task would wait for these, and these for the task.
             if scope is not None and scope.connections_of_caller:
                 stack.enter_context(_one_at_a_time(scope.connections_of_caller.values()))
             if scope is not None:
@@ -147,7 +147,7 @@ _held: ContextVar[frozenset[int]] = ContextVar("asynctasq_django_held", default=
 
 @contextmanager
 def _one_at_a_time(shared: Iterable[BaseDatabaseWrapper]) -> Iterator[None]:
-    """Let no other `def` task use these connections; one that the holder executes may."""
+    """Keep other `def` tasks off these connections, except one that the holder executes."""
     wanted = sorted((c for c in shared if id(c) not in _held.get()), key=id)
     with ExitStack() as stack:
         for connection in wanted:

@@ -17,15 +17,15 @@ NOT_A_DICTIONARY = (
 )
 
 
-#: Whether the configuration in use is that of the settings, and not one made by a later `init`.
+#: Whether the configuration in use comes from the settings, not from a later `init`.
 is_in_use = False
 
 
 def configure(settings: Any) -> None:
-    """Give `settings.ASYNCTASQ`, if there is one, to `asynctasq.init`.
+    """Pass `settings.ASYNCTASQ`, if it is set, to `asynctasq.init`.
 
     Raises:
-        ImproperlyConfigured: It is no dictionary, or has a key or value that asynctasq refuses.
+        ImproperlyConfigured: It is not a dictionary, or asynctasq refuses a key or a value.
     """
     if not hasattr(settings, "ASYNCTASQ"):
         return
@@ -45,13 +45,13 @@ def configure(settings: Any) -> None:
 
 
 def _empty_queue() -> None:
-    """Configure anew, which makes a new queue, unless somebody has configured something else."""
+    """Configure again, which makes a new queue, unless something else is configured."""
     if is_in_use and asynctasq.load_config(settings.ASYNCTASQ).driver == "memory":
         configure(settings)
 
 
 def note_init() -> None:
-    """Somebody has called `asynctasq.init`; `configure` says afterwards that it was itself."""
+    """Note that `asynctasq.init` was called; `configure` corrects this after its own call."""
     global is_in_use
     is_in_use = False
 

@@ -1,4 +1,4 @@
-"""Setting Django up in a worker, and what it lacks when that cannot be done."""
+"""Sets Django up in a worker, and explains what is missing if it cannot."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _start() -> list[str]:
     watch_connections()
     if not apps.is_installed("asynctasq_django"):
         _configure_once()
-    # Models that stand in no module under their own name, such as tables between two models.
+    # Also models without a name in any module, such as the table of a many-to-many relation.
     for model in apps.get_models(include_auto_created=True):
         class_path(model)
     return [
@@ -59,7 +59,7 @@ def _start() -> list[str]:
 
 @cache
 def _configure_once() -> None:
-    """Not again: what the application's modules give to `asynctasq.init` comes later and wins."""
+    """Configure only once: the application's modules call `asynctasq.init` later, and win."""
     from django.conf import settings
 
     from .settings import configure
@@ -68,7 +68,7 @@ def _configure_once() -> None:
 
 
 def explain_import(error: Exception) -> str | None:
-    """Which variable to set, when a module failed because Django was not set up."""
+    """Which variable to set if a module failed because Django was not set up."""
     if "django" not in sys.modules:
         return None
     from django.core.exceptions import AppRegistryNotReady, ImproperlyConfigured

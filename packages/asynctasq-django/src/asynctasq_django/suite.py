@@ -1,6 +1,6 @@
 """What `asynctasq test-adapter django` runs, on SQLite; it needs `asynctasq-core[testing]`.
 
-Where settings are configured already, their databases `default` and `other` are used.
+If settings are configured already, it uses their databases `default` and `other`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ ALIASES = ("default", "other")
 
 
 class Named(models.Model):
-    """What all models of the suite have."""
+    """What all models of the suite have in common."""
 
     name: models.CharField[Any, Any] = models.CharField(max_length=50)
 
@@ -62,10 +62,10 @@ class Order(Named):
 
 
 class Visible(models.Manager[Any]):
-    """Leaves out what is hidden."""
+    """Leaves out hidden rows."""
 
     def get_queryset(self) -> models.QuerySet[Any]:
-        """As Django calls it."""
+        """Called by Django."""
         return super().get_queryset().filter(is_hidden=False)
 
 
@@ -103,7 +103,7 @@ class Day(Named):
 
 
 class Hour(Named):
-    """Keyed by a moment."""
+    """Keyed by a date and time."""
 
     at: models.DateTimeField[Any, Any] = models.DateTimeField(primary_key=True)
 
@@ -143,7 +143,7 @@ def _without_table(alias: str) -> list[type[models.Model]]:
 
 
 class TestDjango(AdapterSuite):
-    """On whatever `settings.DATABASES["default"]` is."""
+    """Runs on whatever `settings.DATABASES["default"]` is."""
 
     adapter = "django"
     asynchronous = False
@@ -151,18 +151,18 @@ class TestDjango(AdapterSuite):
     other_keys = several_databases = hidden_rows = knows_deleted = stale_instances = True
     transactions = savepoints = context_transactions = declared_loading = outages = True
     missing_table = knows_limits = knows_connection = outbox = atomic = True
-    #: What makes the database unreachable.
+    #: Settings that make the database unreachable.
     away: ClassVar[dict[str, str]] = {"NAME": "/nowhere/suite.db"}
 
     @pytest.fixture(scope="class")
     @classmethod
     def server(cls) -> None:
-        """Override it to test on another server than that of the settings."""
+        """Override this to test on a server other than that of the settings."""
 
     @pytest.fixture(scope="class")
     @classmethod
     def tables(cls, server: None) -> Iterator[None]:
-        """Once for all tests of a class: creating them for each would take most of the time."""
+        """Created once per class: creating them for each test would take most of the time."""
         for alias in ALIASES:
             with connections[alias].schema_editor() as editor:
                 for model in _without_table(alias):

@@ -1,7 +1,7 @@
-"""What Django is told of a call of one of its tasks: a `TaskResult`, made of what is known of it.
+"""What Django is told about a call of one of its tasks: a `TaskResult` of all that is known.
 
-A worker writes a record of the runs into the message's headers, so that it goes along with retries
-and is kept with the error of a call that fails; a call that succeeds has it in its result.
+A worker writes a record of the runs into the message's headers, so that it travels with retries and
+is kept with the error of a failed call. A successful call has it in its result.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from .tasks_api import Task, TaskError, TaskResult, TaskResultStatus
 P = ParamSpec("P")
 R = TypeVar("R")
 
-#: Characters of a message's id; the first of them are the time of the dispatch in milliseconds.
+#: Length of a message's id in characters; the first are the time of dispatch in milliseconds.
 ID_LENGTH = 32
 _TIME_LENGTH = 12
 
-#: The headers that hold the queue, which the id of a result depends on, and the record.
+#: The headers that hold the queue (which a result's id depends on) and the record.
 QUEUE, RECORD = "django-queue", "django-task"
 
 
 @dataclass(slots=True)
 class Record:
-    """What a worker knows of a call, in a form that JSON can hold.
+    """What a worker knows about a call, in a form that JSON can hold.
 
     Attributes:
-        runs: Of each run the worker and when it began, as Unix time.
-        finished: When the last one ended.
+        runs: For each run, the worker and when it began, as Unix time.
+        finished: When the last run ended, as Unix time.
     """
 
     runs: list[tuple[str, float]] = field(default_factory=list)
@@ -49,7 +49,7 @@ class Record:
         """The record in a message's headers; an empty one if there is none."""
         try:
             return cls(**json.loads(headers.get(RECORD, "{}")))
-        except (ValueError, TypeError):  # not of a worker's making
+        except (ValueError, TypeError):  # not written by a worker
             return cls()
 
     def content(self) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def name_of(task: Task[..., Any]) -> str:
 
 
 def result_id(task: Task[..., Any], message_id: str) -> str:
-    """The message's id, and a digest of what is needed besides to find it again."""
+    """The message's id, and a digest of what else is needed to find it again."""
     where = f"{name_of(task)}\n{task.queue_name}".encode()
     return message_id + blake2b(where, digest_size=8).hexdigest()
 
@@ -75,7 +75,7 @@ def result_id(task: Task[..., Any], message_id: str) -> str:
 def ready(
     task: Task[P, R], message_id: str, args: Any = (), kwargs: Any = None
 ) -> TaskResult[P, R]:
-    """A call of which no more is known than when it was dispatched."""
+    """A call about which nothing new is known since its dispatch."""
     return TaskResult(
         task=task,
         id=result_id(task, message_id),
@@ -109,7 +109,7 @@ def recorded(
 
 
 def succeeded(result: TaskResult[P, R], content: dict[str, Any] | None) -> TaskResult[P, R]:
-    """A call that has succeeded, by what is kept of it; nothing is of one that was skipped."""
+    """A call that has succeeded, with what is kept of it; a skipped call keeps nothing."""
     content = dict(content or {"value": None})
     value = content.pop("value")
     found = recorded(result, TaskResultStatus.SUCCESSFUL, Record(**content))
@@ -125,7 +125,7 @@ def failed(result: TaskResult[P, R], record: Record, *errors: TaskError) -> Task
 
 
 def remote_error(error: BaseException) -> TaskError:
-    """An error that came back: its class if it is loaded here, the worker's traceback."""
+    """An error that came back, with its class if it is loaded here and the worker's traceback."""
     path = path_of(error)
     if isinstance(error, asynctasq.TaskFailed):
         name = str(error).partition(":")[0]
@@ -134,12 +134,12 @@ def remote_error(error: BaseException) -> TaskError:
 
 
 def path_of(error: BaseException) -> str:
-    """Where the error's class is, as Django looks for it."""
+    """The path of the error's class, in the form that Django looks up."""
     return f"{type(error).__module__}.{type(error).__qualname__}"
 
 
 def plain(value: Any) -> Any:
-    """Arguments as JSON can hold them, to be shown: a row by its label and key."""
+    """Arguments in a form that JSON can hold and people can read: a row by its label and key."""
     if isinstance(value, models.Model):
         return f"{value._meta.label}:{value.pk}"
     if isinstance(value, dict):
@@ -150,5 +150,5 @@ def plain(value: Any) -> Any:
 
 
 def _moment(timestamp: float) -> datetime:
-    """The time as Django's own functions give it: aware, or naive and local."""
+    """The time as Django's own functions return it: aware, or naive and local."""
     return datetime.fromtimestamp(timestamp, UTC if settings.USE_TZ else None)

@@ -1,4 +1,4 @@
-"""Running Django's tasks: around the task's function, and when it is decided what becomes of it."""
+"""Runs Django's tasks: what happens around the task's function, and once its outcome is known."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from .tasks_api import (
 
 
 def runnable(task: Task[..., Any]) -> Callable[..., Any]:
-    """What a worker runs, under the signature that callers see: without the context."""
+    """The function that a worker runs, with the signature that callers see: no context."""
     run: Any = _run_async(task) if inspect.iscoroutinefunction(task.func) else _run(task)
     signature = inspect.signature(task.func)
     if task.takes_context:
@@ -74,11 +74,11 @@ def _run_async(task: Task[..., Any]) -> Callable[..., Any]:
 
 @contextmanager
 def _recorded(args: Any, kwargs: Any) -> Iterator[Record]:
-    """Write down the run, however it ends."""
+    """Record the run, however it ends."""
     message = current_message()
     headers = cast(dict[str, str], message.headers)
     runs = Record.of(headers).runs
-    # What a run in a process of its own has written has not come back.
+    # What an earlier run in a process of its own recorded has not come back.
     unknown = ("unknown", message.enqueued_at)
     runs.extend([unknown] * (message.attempt - 1 - len(runs)))
     runs.append((f"{socket.gethostname()}-{os.getpid()}", time()))
@@ -96,7 +96,7 @@ def _begun(task: Task[..., Any], record: Record) -> TaskResult[..., Any]:
 
 
 def _placed(task: Task[..., Any], message: Message) -> Task[..., Any]:
-    """The task on the queue that the call was put on."""
+    """The task, on the queue that the call was put on."""
     queue = message.headers.get(QUEUE, task.queue_name)
     return task if queue == task.queue_name else task.using(queue_name=queue)
 
@@ -111,11 +111,11 @@ async def tell_finished(
     content: dict[str, Any] | None,
     error: BaseException | None,
 ) -> None:
-    """Send the signal for a call that is not run again.
+    """Send the signal for a call that will not run again.
 
     Args:
-        content: What is kept of a call that has succeeded.
-        error: Why a call has failed.
+        content: What is kept of a call that succeeded.
+        error: Why the call failed.
     """
     result = ready(_placed(task, message), message.id)
     if error is None:
@@ -130,7 +130,7 @@ async def tell_finished(
 def _send_finished(
     sender: type[Any], result: TaskResult[..., Any], error: BaseException | None
 ) -> None:
-    """Send it as Django does: where it logs a failure, it takes the error that is being handled."""
+    """Send it as Django does: to log a failure, Django takes the error being handled."""
     if error is None:
         task_finished.send(sender, task_result=result)
         return

@@ -1,4 +1,4 @@
-"""Which backends of `settings.TASKS` are ours, read without making any."""
+"""Which backends in `settings.TASKS` are ours, read without creating any."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def own_backends() -> Iterator[tuple[str, Mapping[str, Any]]]:
         try:
             cls = import_string(params["BACKEND"])
         except ImportError:
-            continue  # Django says so when it is used
-        # Not imported here: Django's Tasks or their backport may not be installed.
+            continue  # Django reports it when the backend is used
+        # Not imported here: neither Django's Tasks nor the backport may be installed.
         ours = sys.modules.get("asynctasq_django.tasks_backend")
         if ours is not None and isinstance(cls, type) and issubclass(cls, ours.AsynctasqBackend):
             yield alias, params
 
 
 def queue_names() -> list[str]:
-    """The queues that these backends may put tasks on."""
+    """The queues that our backends may put tasks on."""
     return [queue for _, params in own_backends() for queue in params.get("QUEUES") or ()]

@@ -1,4 +1,4 @@
-"""Django's Tasks framework: that of Django 6.0, or else its backport `django-tasks`."""
+"""Django's Tasks framework: Django 6.0's own, or else its backport `django-tasks`."""
 
 from __future__ import annotations
 

@@ -2,9 +2,9 @@
 
     TASKS = {"default": {"BACKEND": "asynctasq_django.tasks_backend.AsynctasqBackend"}}
 
-Arguments may be model instances and everything else that asynctasq can send; an instance of an
-open transaction waits for its commit. `OPTIONS` takes the options of `asynctasq.task`, policies
-such as `limit` included: they are those of every task that names the backend.
+Arguments may be model instances and anything else that asynctasq can send; a call with an instance
+of an open transaction waits for the commit. `OPTIONS` takes the options of `asynctasq.task`,
+including policies such as `limit`; they apply to every task that names the backend.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _UNFINISHED = {
     asynctasq.TaskStatus.RUNNING: TaskResultStatus.RUNNING,
 }
 
-# By the name on the queue: the task as Django knows it, and as asynctasq does.
+# By the name on the queue: Django's task, and asynctasq's.
 _registered: dict[str, tuple[Task[..., Any], asynctasq.Task[..., Any]]] = {}
 
 
@@ -65,7 +65,7 @@ class AsynctasqBackend(BaseTaskBackend):
     supports_priority = True
 
     def validate_task(self, task: Task[..., Any]) -> None:
-        """Check a task when it is declared, and let workers know it from then on."""
+        """Check a task when it is declared, and register it for workers."""
         super().validate_task(task)
         name = name_of(task)
         if name not in _registered:
@@ -88,20 +88,20 @@ class AsynctasqBackend(BaseTaskBackend):
         return result
 
     def get_result(self, result_id: str) -> TaskResult[..., Any]:
-        """As `aget_result`."""
+        """See `aget_result`."""
         found: TaskResult[..., Any] = async_to_sync(self.aget_result)(result_id)
         return found
 
     async def aget_result(self, result_id: str) -> TaskResult[..., Any]:
         """Where a call is now, and what came of it.
 
-        Arguments and runs are known again only once a call has ended: until then they are on the
+        Arguments and runs are known again only once the call has ended: until then they are on the
         queue.
 
         Raises:
-            TaskResultDoesNotExist: Expired, or of a task that is not imported here.
+            TaskResultDoesNotExist: It has expired, or its task is not imported here.
             BrokerUnavailable: The broker cannot be reached.
-            BadSignature: What is stored was not signed for this call.
+            BadSignature: The stored result was not signed for this call.
         """
         handle, task = self._handle(result_id)
         result = ready(task, handle.id)
@@ -127,12 +127,12 @@ class AsynctasqBackend(BaseTaskBackend):
         _, run = _registered[name_of(task)]
         call = run(*args, **kwargs).on_queue(task.queue_name)
         headers = {QUEUE: task.queue_name}
-        if self.options.get("process"):  # a process may die before it has written anything down
+        if self.options.get("process"):  # a process may die before it records anything
             headers |= Record(args=plain(args), kwargs=plain(kwargs)).header()
         call = call.with_headers(headers)
-        if task.priority:  # else that of `OPTIONS`
+        if task.priority:  # otherwise the priority in `OPTIONS` applies
             call = call.priority(int(task.priority))
-        # A naive time is local, as Django's are without USE_TZ.
+        # Naive times are local, as in Django without USE_TZ.
         return call if task.run_after is None else call.at(task.run_after.astimezone())
 
     def _handle(self, result_id: str) -> tuple[asynctasq.TaskHandle[Any], Task[..., Any]]:
@@ -146,14 +146,14 @@ class AsynctasqBackend(BaseTaskBackend):
         raise TaskResultDoesNotExist(result_id)
 
 
-#: Outcomes after which a call is not run again.
+#: Outcomes after which a call does not run again.
 _ENDS = ("succeeded", "skipped", "dead", "cancelled")
 
 
 def run_ended(
     message: Message, outcome: str, value: object, error: BaseException | None
 ) -> Awaitable[None] | None:
-    """What follows when it is decided what becomes of a call of a task of Django's."""
+    """Send Django's signal once a call of one of its tasks has come to its end."""
     if message.task not in _registered or outcome not in _ENDS:
         return None
     if outcome == "cancelled":

@@ -1,4 +1,4 @@
-"""Django's tests: each begins with an empty queue where the queue is in the process's memory."""
+"""Django's tests: each begins with an empty queue if the queue is in the process's memory."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _MARK = "asynctasq_empties_the_queue"
 
 
 def before_each_test(empty_queue: Callable[[], None]) -> None:
-    """From now on, begin each test of Django's so, as it begins with an empty `mail.outbox`.
+    """From now on, empty the queue before each Django test, as Django empties `mail.outbox`.
 
-    Django sends no signal when a test begins, so the step of its tests that empties the outbox is
-    replaced; pytest-django takes the same step.
+    Django sends no signal when a test begins, so this replaces the step of its tests that empties
+    the outbox; pytest-django runs the same step.
     """
     from django.test import SimpleTestCase
 

@@ -1,9 +1,9 @@
 """The dispatches that wait for a transaction's commit, as callbacks on Django's own list.
 
-Django tells nobody of a rollback. It takes the callbacks of what was rolled back, and of a
-connection that broke, off its list; nothing else holds them, so they drop their dispatch when they
-are deleted. Savepoints that the application sets and rolls back itself leave that list as it is:
-for these the statements are watched.
+Django reports no rollbacks. It only takes the callbacks of what was rolled back, or of a broken
+connection, off its list; nothing else holds them, so they drop their dispatch when they are
+deleted. Savepoints that the application sets and rolls back itself do not change that list, so
+their statements are watched.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _SAVEPOINT = re.compile(
 
 
 class WaitingDispatches:
-    """The dispatches of one transaction in the order of their calls; their callbacks keep it.
+    """The dispatches of one transaction, in order; their callbacks keep this object alive.
 
     Attributes:
-        kept: Those that were written into the outbox just before the commit.
+        kept: The dispatches written to the outbox just before the commit.
     """
 
     def __init__(self) -> None:
@@ -40,16 +40,16 @@ class WaitingDispatches:
             self.kept.drop()
 
     def add(self, callback: OnCommit) -> int:
-        """Put it at the end; returns its place."""
+        """Add a callback at the end; returns its place."""
         self._callbacks.append(ref(callback))
         return len(self._callbacks) - 1
 
     def since(self, place: int) -> Iterator[OnCommit]:
-        """Those from this place on that were not rolled back."""
+        """The callbacks from this place on that were not rolled back."""
         return filter(None, (callback() for callback in self._callbacks[place:]))
 
     def keep(self, connection: BaseDatabaseWrapper) -> None:
-        """Write what waits into the outbox, if there is one."""
+        """Write waiting dispatches to the outbox, if there is one."""
         self.kept = DeferredSends("django", database_of(connection))
         for callback in self.since(0):
             if (send := callback.take()) is not None:
@@ -57,11 +57,11 @@ class WaitingDispatches:
         self.kept.keep(partial(run, connection))
 
     def savepoint(self, name: str) -> None:
-        """A savepoint was set here."""
+        """Note that a savepoint was set here."""
         self._places[name] = len(self._callbacks)
 
     def roll_back(self, name: str) -> None:
-        """Drop what was dispatched since the savepoint; an unknown one is older than all."""
+        """Drop what was dispatched since the savepoint; an unknown one precedes everything."""
         for callback in self.since(self._places.get(name, 0)):
             callback.drop()
 
@@ -69,8 +69,9 @@ class WaitingDispatches:
 class OnCommit:
     """The callback of one dispatch.
 
-    The first that Django calls sends all of the transaction in one round trip: with a broker that
-    is away, the commit waits once. A test that calls what it has captured sends one by one.
+    The first one that Django calls sends the whole transaction's dispatches in one round trip, so
+    that a commit waits only once for a broker that is away. Tests that call captured callbacks send
+    them one by one.
     """
 
     def __init__(self, send: DeferredSend, connection: BaseDatabaseWrapper) -> None:
@@ -98,30 +99,30 @@ class OnCommit:
         self.drop()
 
     def take(self) -> DeferredSend | None:
-        """Its dispatch, which from now on is the caller's; `None` if that was taken before."""
+        """Hand its dispatch over to the caller; `None` if that was done before."""
         send, self._send = self._send, None
         return send
 
     def _is_captured(self) -> bool:
-        """Whether it still stands on Django's list, which a commit empties before it calls any."""
+        """Whether it is still on Django's list, which a commit empties before calling any."""
         connection = self._connection()
         return connection is not None and any(c is self for _, c, *_ in connection.run_on_commit)
 
 
 def waiting_on(connection: BaseDatabaseWrapper) -> WaitingDispatches | None:
-    """What waits for the commit of the connection's open transaction, if anything does."""
+    """The dispatches that wait for the commit of the connection's open transaction, if any."""
     callbacks = (callback for _, callback, *_ in reversed(connection.run_on_commit))
     return next((c.waiting for c in callbacks if isinstance(c, OnCommit)), None)
 
 
 def keep_before_commit(connection: BaseDatabaseWrapper) -> None:
-    """Let the connection write what waits into the outbox just before each of its commits."""
+    """Make the connection write waiting dispatches to the outbox just before each commit."""
     if "commit" in vars(connection):
         return
     known = ref(connection)
 
     def commit() -> None:
-        # Not the connection itself, which would then hold itself and live longer than its thread.
+        # A weak reference: otherwise the connection would hold itself and outlive its thread.
         if (connection := known()) is not None:
             if (waiting := waiting_on(connection)) is not None:
                 waiting.keep(connection)
@@ -131,7 +132,7 @@ def keep_before_commit(connection: BaseDatabaseWrapper) -> None:
 
 
 def note_savepoint(connection: BaseDatabaseWrapper, statement: str) -> None:
-    """Take notice of a statement that has set a savepoint or has rolled back to one."""
+    """Note it if a statement has set a savepoint or rolled back to one."""
     waiting, found = waiting_on(connection), _SAVEPOINT.match(statement)
     if waiting is None or found is None:
         return

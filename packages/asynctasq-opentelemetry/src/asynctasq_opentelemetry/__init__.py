@@ -1,3 +1,3 @@
-"""Traces and metrics of asynctasq with OpenTelemetry; to install it is all there is to do."""
+"""Traces and metrics of asynctasq with OpenTelemetry; installing this package is enough."""
 
 __version__ = "0.1.0"

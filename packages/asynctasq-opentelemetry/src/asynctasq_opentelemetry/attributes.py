@@ -1,4 +1,4 @@
-"""The attributes of spans and metrics, by the semantic conventions for messaging."""
+"""The attributes of spans and metrics, after the semantic conventions for messaging."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MESSAGE_ID = "messaging.message.id"
 BATCH_COUNT = "messaging.batch.message_count"
 ERROR_TYPE = "error.type"
 
-#: Of asynctasq's own.
+#: An attribute of asynctasq's own.
 TASK = "asynctasq.task.name"
 ATTEMPT = "asynctasq.task.attempt"
 MODEL = "asynctasq.model"
@@ -22,7 +22,7 @@ Attributes = dict[str, str | int]
 
 
 def of_operation(name: str, kind: str, task: str, queue: str) -> Attributes:
-    """What spans and metrics of an operation have in common."""
+    """The attributes shared by spans and metrics of an operation."""
     return {
         SYSTEM: "asynctasq",
         OPERATION_NAME: name,
@@ -33,7 +33,7 @@ def of_operation(name: str, kind: str, task: str, queue: str) -> Attributes:
 
 
 def of_run(message: Message) -> Attributes:
-    """Those of the span of a run; `execute()` runs what is no message of a queue."""
+    """Attributes of a run's span; a run by `execute()` has no message in a queue."""
     if not message.queue:
         return {TASK: message.task}
     attributes = of_operation("run", "process", message.task, message.queue)
@@ -41,7 +41,7 @@ def of_run(message: Message) -> Attributes:
 
 
 def error_type(error: BaseException) -> str:
-    """The error's class as the conventions spell it."""
+    """The error's class, spelled as the conventions say."""
     cls = type(error)
     return (
         cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"

@@ -1,4 +1,4 @@
-"""Metrics, as a listener to the events of asynctasq."""
+"""Records metrics, as a listener to asynctasq's events."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def note(event: Event) -> None:
             _wait.record(max(0.0, event.at - event.enqueued_at), attributes)
     elif isinstance(event, RunStarted):
         seconds = event.at - getattr(event, "started_at", event.at)
-        if seconds > 0:  # else it could not be run
+        if seconds > 0:  # otherwise it could not run
             _duration.record(seconds, _ending(event))
 
 

@@ -13,23 +13,23 @@ from . import measuring, tracing
 
 @hookimpl
 def message_headers(task: str, queue: str, message_id: str) -> Mapping[str, str]:
-    """The context of the trace, for the worker."""
+    """The trace context, for the worker."""
     return tracing.dispatched(task, queue, message_id)
 
 
 @hookimpl
 def task_scope(message: Message) -> AbstractAsyncContextManager[object]:
-    """A span round each run, in the trace of its dispatch."""
+    """A span around each run, in the trace of its dispatch."""
     return tracing.RunSpan(message)
 
 
 @hookimpl
 def fetch_scope(model: str, messages: Sequence[Message]) -> AbstractContextManager[object]:
-    """A span round each fetch of rows, linked to all who wait for it."""
+    """A span around each fetch of rows, linked to all runs that wait for it."""
     return tracing.fetching(model, messages)
 
 
 @hookimpl
 def on_event(event: Event) -> None:
-    """Count and measure."""
+    """Count and measure the event."""
     measuring.note(event)

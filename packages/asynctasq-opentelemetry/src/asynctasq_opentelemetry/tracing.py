@@ -1,4 +1,4 @@
-"""Spans: of a dispatch, of a fetch of rows, of a run.
+"""Spans of dispatches, of fetches of rows and of runs.
 
 Owns the rule that a run belongs to the trace of its dispatch, however long ago that was.
 """
@@ -32,7 +32,7 @@ _tracer = trace.get_tracer("asynctasq", __version__)
 
 
 def dispatched(task: str, queue: str, message_id: str) -> Mapping[str, str]:
-    """Record a dispatch; returns the headers with which the message carries its context."""
+    """Record a dispatch; returns the headers that carry its context in the message."""
     attributes = of_operation("dispatch", "create", task, queue)
     attributes[MESSAGE_ID] = message_id
     span = _tracer.start_span(f"dispatch {queue}", kind=SpanKind.PRODUCER, attributes=attributes)
@@ -81,7 +81,7 @@ class RunSpan:
 
 @contextmanager
 def fetching(model: str, messages: Sequence[Message]) -> Iterator[None]:
-    """The span of one fetch: in the trace of the only message, or linked to those of many."""
+    """The span of one fetch: in the trace of a single message, or linked to the traces of many."""
     senders = [propagate.extract(message.headers) for message in messages]
     spans = [trace.get_current_span(sender).get_span_context() for sender in senders]
     attributes: Attributes = {SYSTEM: "asynctasq", MODEL: model, BATCH_COUNT: len(messages)}

@@ -11,7 +11,7 @@ main_option = "url"
 
 
 def open(config: Config) -> Broker:
-    """A broker that is not connected yet."""
+    """A broker that has not connected yet."""
     from .broker import PostgresBroker
 
     return PostgresBroker(config)

@@ -1,4 +1,4 @@
-"""Where the server is: from `PostgresConfig` to the arguments of asyncpg's connections."""
+"""Where the server is: turns `PostgresConfig` into arguments for asyncpg's connections."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from asynctasq import ConfigurationError
 
 from .config import PostgresConfig
 
-#: `postgresql+asyncpg://` is what SQLAlchemy takes.
+#: Also accepts SQLAlchemy's form, `postgresql+asyncpg://`.
 _SCHEMES = re.compile(r"(postgres|postgresql)(\+\w+)?")
 _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 
@@ -20,10 +20,10 @@ class Address:
 
     Attributes:
         options: Arguments of every connection.
-        settings: Those of the server that a connection asks for, unless a pooler refuses.
-        listen_options: Arguments of the one that gets notifications.
+        settings: Server settings that a connection asks for, unless a pooler refuses.
+        listen_options: Arguments of the connection that receives notifications.
         schema: The schema's quoted name.
-        database: Its name as the URL gives it; empty if that does not.
+        database: Its name as the URL gives it; empty if the URL does not.
         name: For log lines and errors; without credentials.
     """
 
@@ -42,7 +42,7 @@ class Address:
             "dsn": _plain(config.listen_url or config.url, "listen_url"),
             **common,
         }
-        # What this side has given up shall not go on over there, and lease messages to nobody.
+        # A statement given up here must not go on in the server and lease messages to nobody.
         self.settings = {
             "application_name": "asynctasq",
             "statement_timeout": str(max(1, round(config.timeout * 1000))),
@@ -52,7 +52,7 @@ class Address:
 
 
 def _plain(url: str, option: str) -> str:
-    """The URL as libpq knows it."""
+    """The URL as libpq understands it."""
     parts = urlsplit(url)
     if not _SCHEMES.fullmatch(parts.scheme):
         raise ConfigurationError(f"postgres.{option} must start with postgresql://")
@@ -60,6 +60,6 @@ def _plain(url: str, option: str) -> str:
 
 
 def _place(url: str) -> str:
-    """Hosts and database; parameters may hold a password, and are left out."""
+    """Hosts and database, without parameters, which may hold a password."""
     parts = urlsplit(url)
     return f"{parts.netloc.rpartition('@')[2]}{parts.path}"

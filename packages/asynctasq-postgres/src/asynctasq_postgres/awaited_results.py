@@ -1,4 +1,4 @@
-"""Who waits for which result: one look for all of them."""
+"""Waits for results: one query serves all waiters."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from .waking import Wakes, result_topic, wait
 
 _Key = tuple[str, str]
 
-#: Seconds between looks, so that one is for all results that came meanwhile.
+#: Seconds between queries, so that each collects all results that came meanwhile.
 _LOOK_SECONDS = 0.005
 
 
 @dataclass(slots=True)
 class _Waiting:
-    """What one event loop waits for; `more` is set when that has grown."""
+    """What one event loop waits for; `more` is set when something is added."""
 
     futures: dict[_Key, list[asyncio.Future[bytes]]] = field(default_factory=dict)
     more: asyncio.Event = field(default_factory=asyncio.Event)
@@ -29,7 +29,7 @@ class _Waiting:
 
 
 class AwaitedResults:
-    """Results, there already or awaited."""
+    """Results, whether there already or still awaited."""
 
     def __init__(self, server: Server, wakes: Wakes) -> None:
         self._server = server
@@ -44,7 +44,7 @@ class AwaitedResults:
             WHERE r.expires > clock_timestamp()"""
 
     async def get(self, queue: str, message_id: str, timeout_seconds: float) -> bytes | None:
-        """The kept result, awaited."""
+        """The kept result; waits for it."""
         rows = await self._server.insist(self._look, [queue], [message_id])
         if rows or timeout_seconds <= 0:
             return rows[0]["body"] if rows else None
@@ -56,7 +56,7 @@ class AwaitedResults:
                 return None
 
     async def close(self) -> None:
-        """Stop looking; whoever waits still is told that the broker was closed."""
+        """Stop looking; waiters are told that the broker was closed."""
         waiting = self._waiting.take()
         if waiting is not None and waiting.looking is not None:
             waiting.looking.cancel()

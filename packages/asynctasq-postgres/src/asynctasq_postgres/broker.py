@@ -1,8 +1,8 @@
-"""The broker: everything of the contract, in the tables of one schema.
+"""The broker: the whole contract, in the tables of one schema.
 
-Every transition is one statement, mostly of one function in the schema (`functions.sql`), so a
-process or a server killed at any moment loses nothing and leaves nothing halfway. All times are the
-server's, but for due times, which are the sender's.
+Every transition is one statement, usually a call of one function in the schema (`functions.sql`),
+so a process or server killed at any moment loses nothing and leaves nothing half done. All times
+are the server's, except due times, which are the sender's.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ from .waking import Wakes, queue_topic, result_topic
 
 logger = logging.getLogger(__name__)
 
-#: Rows that one statement deletes.
+#: Number of rows to delete in one statement.
 _CHUNK = 5000
 
 
 class PostgresBroker:
-    """A broker in one schema of a database, which is made when first used if there is none."""
+    """A broker in one schema of a database; creates the schema on first use if it is missing."""
 
     dialect: Literal["postgresql"] = "postgresql"
 
@@ -60,7 +60,7 @@ class PostgresBroker:
         self._schema = self._address.schema
 
     async def put(self, messages: Sequence[Outgoing]) -> Mapping[str, str] | None:
-        """Add the messages, in one statement unless there are thousands, or they are large."""
+        """Add the messages, in one statement unless there are thousands or they are large."""
         conflicts: dict[str, str] = {}
         for page in self._pages(messages):
             if any(m.policy is not None for m in page):
@@ -105,7 +105,7 @@ class PostgresBroker:
         return bool(is_cancelled)
 
     async def result(self, queue: str, message_id: str, timeout_seconds: float) -> bytes | None:
-        """The kept result, awaited."""
+        """The kept result; waits for it."""
         return await self._results.get(queue, message_id, timeout_seconds)
 
     async def stats(self) -> list[QueueStats]:
@@ -113,7 +113,7 @@ class PostgresBroker:
         return [QueueStats(**row) for row in await self._insist(queries.STATS)]
 
     async def workers(self) -> list[WorkerInfo]:
-        """Workers with a recent sign of life, and how much each is running."""
+        """Workers with a recent sign of life, and how many messages each is running."""
         rows = await self._insist(queries.WORKERS)
         return [WorkerInfo(**{**row, "queues": tuple(row["queues"])}) for row in rows]
 
@@ -125,7 +125,7 @@ class PostgresBroker:
         return [DeadLetter(**row) for row in rows]
 
     async def find_dead(self, queue: str, message_ids: Sequence[str]) -> list[DeadLetter]:
-        """Those of these dead letters that there are."""
+        """Those of these dead letters that exist."""
         rows = await self._insist(queries.FIND_DEAD, queue, list(message_ids))
         return [DeadLetter(**row) for row in rows]
 
@@ -136,7 +136,7 @@ class PostgresBroker:
         return await listing.held(self._insist, queue, state, limit, after)
 
     async def find_held(self, queue: str, message_ids: Sequence[str]) -> list[HeldMessage]:
-        """Those of these messages that wait, are delayed or run."""
+        """Those of these messages that are waiting, delayed or running."""
         rows = await self._insist(listing.FIND, queue, list(message_ids))
         return [listing.shown(queue, row["state"], row) for row in rows]
 
@@ -155,11 +155,11 @@ class PostgresBroker:
         return await self._delete("SELECT {schema}.purge_dead_some($1, $2, $3)", queue, ids)
 
     async def purge(self, queue: str) -> int:
-        """Delete everything waiting or delayed."""
+        """Delete all waiting and delayed messages."""
         return await self._delete("SELECT {schema}.purge_some($1, $2)", queue)
 
     async def release_worker(self, worker_id: str, queues: Sequence[str]) -> int:
-        """Let go of everything leased to a worker known to be dead."""
+        """Release everything leased to a worker known to be dead."""
         released: int = await self._value("SELECT {schema}.withdraw($1, 0)", worker_id)
         if released:
             self._wakes.tell([queue_topic(queue) for queue in queues])
@@ -248,20 +248,20 @@ class PostgresBroker:
         return bool(replaced)
 
     def whereabouts(self) -> Statement:
-        """What a transaction is asked to find out where it is."""
+        """The statement that asks a transaction where it is."""
         return joining.whereabouts(self._address.config.schema)
 
     async def is_here(self, answer: Sequence[Sequence[Any]]) -> bool | None:
-        """Whether an answer to that comes from this broker's database."""
+        """Whether an answer to that statement comes from this broker's database."""
         ((name, *there, may),) = answer
         if there[-1] is None and name != self._address.database:
-            return False  # it has no such schema, and a name that this one has not
+            return False  # it lacks the schema, and its name is not this database's
         sql, schema = joining.own_whereabouts(), self._address.config.schema
         ((_, *here, _),) = await self._server.ask(sql, schema)
         if there[:-1] != here[:-1]:
             return False
         if there[-1] is None:
-            return None  # the schema was made by asking
+            return None  # asking has just created the schema
         if not may:
             logger.warning(
                 "%s: the application's own user may not write there, so dispatches do not become "
@@ -271,31 +271,31 @@ class PostgresBroker:
         return bool(may)
 
     def putting(self, messages: Sequence[Outgoing]) -> Iterable[Statement]:
-        """What adds messages in a transaction of the application."""
+        """Statements that add messages in a transaction of the application."""
         return [joining.putting(self._schema, page) for page in self._pages(messages)]
 
     def settling(self, outcome: Outcome) -> Statement:
-        """What settles a call that is done, in its own transaction."""
+        """The statement that settles a finished call in its own transaction."""
         return joining.settling(self._schema, outcome)
 
     def tell_put(self, messages: Sequence[Outgoing]) -> None:
-        """Wake who waits for messages that a transaction has put."""
+        """Wake whoever waits for messages that a transaction has put."""
         self._wakes.tell({queue_topic(m.queue) for m in messages})
 
     def tell_settled(self, outcome: Outcome) -> None:
-        """Wake who waits for the end of a call that a transaction has settled."""
+        """Wake whoever waits for the end of a call that a transaction has settled."""
         self._wakes.tell(set(topics_of(outcome)))
 
     async def check(self) -> list[Finding]:
-        """What can lose messages or stop workers."""
+        """Findings on what could lose messages or stop workers."""
         return await check_server(self._server)
 
     def tables(self) -> str:
-        """The SQL that makes the schema."""
+        """The SQL that creates the schema."""
         return schema.script(self._address)
 
     async def create_tables(self) -> None:
-        """Make the schema, or bring it to this version."""
+        """Create the schema, or upgrade it to this version."""
         await self._server.upgrade()
 
     def describe(self) -> str:
@@ -316,7 +316,7 @@ class PostgresBroker:
         return value
 
     async def _delete(self, sql: str, *arguments: Any) -> int:
-        """Delete in chunks, so that nobody waits long for the locks of one of them."""
+        """Delete in chunks, so that nobody waits long for the locks of any one."""
         deleted = 0
         while some := await self._value(sql, *arguments, _CHUNK):
             deleted += some

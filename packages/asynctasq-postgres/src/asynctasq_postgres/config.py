@@ -11,15 +11,15 @@ class PostgresConfig:
 
     Attributes:
         url: `postgresql://`, with user, password, database, and parameters of libpq such as
-            `sslmode`; several hosts with `target_session_attrs=read-write` for a fail-over.
-        listen_url: Past pgbouncer straight to the server, for notifications, which do not come
-            through pgbouncer's transaction mode; `url` if it is not given.
-        password: Instead of the one in `url`; never shown.
-        schema: What the tables are in; one for each application that shares a database.
-        pool_size: Connections at most, besides one for notifications and one for leases.
-        poll_interval: Seconds between looks for work while notifications come; half of one
+            `sslmode`; several hosts with `target_session_attrs=read-write` for failover.
+        listen_url: A URL for notifications that bypasses pgbouncer, whose transaction mode lets
+            none through; by default `url`.
+        password: Used instead of the one in `url`; never shown.
+        schema: The schema of the tables; one for each application that shares a database.
+        pool_size: Maximum number of connections, besides one for notifications and one for leases.
+        poll_interval: Seconds between looks for work while notifications come; half a second
             otherwise.
-        connect_timeout: Seconds to connect.
+        connect_timeout: Seconds that connecting may take.
         timeout: Seconds that any answer may take; also bounds `dispatch`.
     """
 

@@ -25,8 +25,8 @@ from .waking import SOON_SECONDS, Wakes, queue_topic, result_topic, wait
 
 logger = logging.getLogger(__name__)
 
-#: A look at whole lanes costs by the rows that a transaction left open elsewhere keeps from being
-#: vacuumed. Looks in between begin where the last one ended, so that they take most of the time.
+#: Maximum share of time for looks at whole lanes, which have to pass all rows that a transaction
+#: left open elsewhere keeps from being vacuumed. Looks in between begin where the last one ended.
 _PART_OF_FULL_LOOKS = 0.1
 
 
@@ -34,7 +34,7 @@ class Tag(NamedTuple):
     """Locates one delivery.
 
     Attributes:
-        has_line: Whether the end of it may let another message go on.
+        has_line: Whether its end may let another message proceed.
     """
 
     worker: int
@@ -65,9 +65,9 @@ class PostgresConsumer:
         self._is_idle = f"SELECT {schema}.is_idle($1)"
 
     async def start(self) -> None:
-        """Announce the worker and its queues, and be ready to renew its leases."""
+        """Announce the worker and its queues, and get ready to renew its leases."""
         number = await self._number()
-        # Now, so that the first renewal that counts need not connect.
+        # Connect now, so that the first renewal that counts need not.
         await asyncio.to_thread(self._renewal.open, number)
 
     async def take(self, limit: int, timeout_seconds: float) -> list[Delivery]:
@@ -86,7 +86,7 @@ class PostgresConsumer:
                 left = deadline - loop.time()
                 await wait(changed, min(left, ready_in, self._wakes.poll_seconds))
                 if loop.time() >= deadline and not changed.is_set():
-                    return []  # whoever takes again looks at once
+                    return []  # the next take looks at once
 
     async def settle(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
         """Apply the outcomes, in one statement unless they are large."""
@@ -105,7 +105,7 @@ class PostgresConsumer:
         return lost
 
     def renew(self, held: Sequence[Delivery]) -> list[Delivery]:
-        """Renew the leases and the worker's sign of life, on a connection of its own."""
+        """Renew the leases and the worker's sign of life, on a separate connection."""
         if self._worker is None:
             return list(held)
         try:
@@ -117,11 +117,11 @@ class PostgresConsumer:
             return list(held)
 
     async def idle(self) -> bool:
-        """Whether its queues hold nothing but dead letters and what pauses keep back."""
+        """Whether its queues hold nothing but dead letters and messages held back by pauses."""
         return bool(await self._server.value(self._is_idle, list(self._options.queues)))
 
     async def stop(self) -> None:
-        """Release what is leased, withdraw the worker, close the connection of leases."""
+        """Release what is leased, withdraw the worker, close the connection for leases."""
         if self._attempts:
             await asyncio.wait(self._attempts)
         self._worker = None
@@ -155,9 +155,9 @@ class PostgresConsumer:
         return self._worker
 
     async def _attempt(self, limit: int) -> tuple[list[Delivery], float]:
-        """What can be leased now, and else in how many seconds to look again.
+        """What can be leased now; if nothing, in how many seconds to look again.
 
-        Cancelled, it gives back what was leased meanwhile.
+        If cancelled, it gives back what was leased meanwhile.
         """
         attempt = asyncio.create_task(self._look(limit))
         self._attempts.add(attempt)
@@ -194,7 +194,7 @@ class PostgresConsumer:
             ready_in = float("inf") if ready_us is None else ready_us / 1e6
             return [], ready_in if is_full else min(ready_in, max(0.0, self._full_at - started))
         for row in rows:
-            # What was given back comes to the head of its lane, in any order.
+            # Messages that were given back are at the head of their lane, in any order.
             if row["lane"] % 8:
                 self._since[row["lane"]] = row["place"]
         rows.sort(key=lambda row: (row["turn"], row["place"]))
@@ -203,13 +203,13 @@ class PostgresConsumer:
         return taken, 0.0
 
     async def _note_arrived(self, worker: int, again: Sequence[Delivery]) -> None:
-        """Let deliveries count of messages that were delivered before, now that they are here."""
+        """Count deliveries of messages that were delivered before, now that they have arrived."""
         if again:
             messages = [delivery.tag.message for delivery in again]
             leases = [delivery.tag.lease for delivery in again]
             try:
                 await self._server.ask(self._confirm, worker, messages, leases, is_repeatable=False)
-            except BrokerUnavailable as e:  # they are leased all the same
+            except BrokerUnavailable as e:  # they are leased anyway
                 logger.warning("deliveries were not counted: %s", e)
 
     def _give_back(self, attempt: asyncio.Task[tuple[list[Delivery], float]]) -> None:
@@ -228,7 +228,7 @@ class PostgresConsumer:
             logger.warning("leases of a cancelled take were not released and will run out: %s", e)
 
     async def _apply(self, worker: int, outcomes: Sequence[Outcome]) -> list[int] | None:
-        """Which were applied, counted from 1; `None` for all."""
+        """Which outcomes were applied, counted from 1; `None` for all."""
         messages = [outcome.delivery.tag.message for outcome in outcomes]
         leases = [outcome.delivery.tag.lease for outcome in outcomes]
         applied: list[int] | None
@@ -270,7 +270,7 @@ def _info(outcome: Outcome) -> bytes:
 
 
 def topics_of(outcome: Outcome) -> Iterator[str]:
-    """Who may be glad to hear of an outcome."""
+    """The topics whose waiters an outcome may concern."""
     queue, action = outcome.delivery.queue, outcome.action
     if outcome.delivery.tag.has_line:
         yield queue_topic(queue)

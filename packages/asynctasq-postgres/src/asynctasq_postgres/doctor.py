@@ -1,4 +1,4 @@
-"""What `asynctasq doctor` says of the server."""
+"""What `asynctasq doctor` says about the server."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from .failures import ERRORS
 from .server import Server
 
 _OLDEST = 130000
-#: Due times are the sender's, all else is measured by the server's clock.
+#: Due times come from the sender's clock, everything else from the server's.
 _MOST_SKEW_SECONDS = 1.0
-#: Rows deleted since the oldest open transaction began are not vacuumed, but passed each time.
+#: Rows deleted since the oldest open transaction began cannot be vacuumed; every scan passes them.
 _LONG_SECONDS = 300
 _NOTIFICATION_SECONDS = 2.0
 
@@ -31,7 +31,7 @@ SELECT current_setting('server_version_num')::int AS version,
     current_setting('transaction_isolation') AS isolation,
     current_setting('synchronous_commit') AS synchronous_commit
 """
-# Sessions of other roles show their times only to those who may see them (pg_read_all_stats).
+# Sessions of other roles show their times only to members of pg_read_all_stats.
 _HOLDS = """
 SELECT 'process ' || pid || ' (' || coalesce(nullif(application_name, ''), 'unnamed') || '), '
         || coalesce(state, 'state hidden') AS what,
@@ -51,7 +51,7 @@ ORDER BY 2 DESC NULLS LAST LIMIT 5
 
 
 async def check_server(server: Server) -> list[Finding]:
-    """Look at what can lose messages or stop workers; whatever is wrong becomes a finding."""
+    """Check for what could lose messages or stop workers; each problem becomes a finding."""
     subject = server.address.name
     try:
         before = time.time()
@@ -139,7 +139,7 @@ def _connections(subject: str, facts: Any) -> list[Finding]:
 
 
 async def _notifications(server: Server) -> Finding:
-    """Whether a notification comes through; in pgbouncer's transaction mode none does."""
+    """Check that notifications come through; pgbouncer's transaction mode lets none pass."""
     subject = f"{server.address.name} notifications"
     arrived = asyncio.Event()
     channel = f"{server.address.config.schema[:50]}_doctor"

@@ -1,7 +1,7 @@
-"""From what asyncpg raises to what a broker raises.
+"""Translates what asyncpg raises into what a broker raises.
 
-Owns the rule that `BrokerUnavailable` means that trying again may help, and a plain `BrokerError`
-that it cannot; and that no text carries a password or what a statement was given.
+Owns the rules that `BrokerUnavailable` means that a retry may help and a plain `BrokerError` that
+it cannot, and that no text contains a password or the arguments of a statement.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import asyncpg
 from asyncpg import exceptions
 from asynctasq import BrokerError, BrokerUnavailable
 
-#: Refusals that pass, by SQLSTATE or its class.
+#: Temporary refusals, by SQLSTATE or its class.
 _PASSING = {
     "08": "the connection broke",
     "25006": "it takes no writes, as after a fail-over",
@@ -30,7 +30,7 @@ _PASSING = {
     "58": "its system failed",
     "AQ001": "the worker was taken for dead",
 }
-#: What is missing when the tables are not there, or are those of another version.
+#: Errors about something missing: the tables do not exist, or are of another version.
 MISSING = (
     exceptions.InvalidSchemaNameError,
     exceptions.UndefinedTableError,
@@ -46,7 +46,7 @@ _LOST = (
     exceptions.PostgresConnectionError,
     exceptions.OperatorInterventionError,
 )
-#: Whatever may come out of a connection; of a transport that is gone, uvloop says `RuntimeError`.
+#: Everything a connection may raise; uvloop raises `RuntimeError` for a transport that is gone.
 ERRORS = (*_LOST, asyncpg.PostgresError, RuntimeError, ValueError)
 
 _LOGIN = (
@@ -57,7 +57,7 @@ _LOGIN = (
 
 
 def broker_error(error: BaseException, where: str) -> BrokerError:
-    """What to raise from `error`.
+    """The broker's error to raise from `error`.
 
     Args:
         error: Raised by asyncpg, or a timeout.
@@ -93,28 +93,28 @@ def broker_error(error: BaseException, where: str) -> BrokerError:
 
 
 def is_lost(error: BaseException) -> bool:
-    """Whether the connection is gone, and another may do."""
+    """Whether the connection is gone, so that another one may work."""
     if isinstance(error, ValueError | TimeoutError | exceptions.QueryCanceledError):
         return False
     return isinstance(error, _LOST)
 
 
 def is_withdrawn(error: BrokerError) -> bool:
-    """Whether the server no longer knows the worker, who then holds nothing."""
+    """Whether the server no longer knows the worker, which then holds nothing."""
     return getattr(error.__cause__, "sqlstate", None) == "AQ001"
 
 
 def is_about_settings(error: asyncpg.PostgresError) -> bool:
-    """Whether a pooler refuses what a connection asks for, as pgbouncer does."""
+    """Whether a pooler, such as pgbouncer, refuses settings that a connection asks for."""
     return "startup parameter" in str(error)
 
 
 def is_read_only(error: BaseException) -> bool:
-    """Whether the server is no longer the primary, so that others are to be looked for."""
+    """Whether the server is no longer the primary, so that another has to be found."""
     return isinstance(error, exceptions.ReadOnlySQLTransactionError)
 
 
 def _brief(error: BaseException) -> str:
-    # The first line only: details and hints may quote what was sent.
+    # Only the first line: details and hints may quote what was sent.
     text = getattr(error, "message", None) or str(error)
     return str(text).partition("\n")[0][:300] or type(error).__name__

@@ -1,6 +1,6 @@
-"""What the broker does in transactions of the application, as statements for any driver.
+"""What the broker does in the application's transactions, as statements for any driver.
 
-Owns the form in which messages travel there: one text, which every driver passes on as it is.
+Owns the form of messages in them: a single text, which every driver passes on unchanged.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from asynctasq.brokers import Outcome, Outgoing
 from .consumer import Tag
 from .putting import columns, policy_columns
 
-# What two connections answer alike are connections to one running server and one database. Asks
-# catalogs alone, which everybody may read; the rest is whether the user may do there what is to be
-# done, since a statement that is refused would end the application's transaction.
+# Two connections that give the same answer are to the same running server and database. This asks
+# only catalogs, which everybody may read. It also asks whether the user may do what the broker has
+# to do there, since a refused statement would abort the application's transaction.
 _WHEREABOUTS = """
 SELECT current_database()::text AS name,
     (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint::text AS started,
@@ -51,21 +51,21 @@ _POLICY_COLUMNS = (
 
 
 def whereabouts(schema: str) -> Statement:
-    """What is asked.
+    """The statement that asks a transaction where it is.
 
     Args:
-        schema: Its name, without quotes.
+        schema: The schema's name, without quotes.
     """
     return Statement(" ".join(_WHEREABOUTS.format(schema="?").split()), (schema,))
 
 
 def own_whereabouts() -> str:
-    """The same for the broker's own connection."""
+    """The same statement for the broker's own connection."""
     return _WHEREABOUTS.format(schema="$1")
 
 
 def putting(schema: str, messages: Sequence[Outgoing]) -> Statement:
-    """What adds messages; gives those that were not added, each with the one that has its key."""
+    """Adds messages; returns those not added, each with the message that holds its key."""
     names = ["queues", "ids", "bodies", "dues", "priorities"]
     values: list[Sequence[Any]] = [*columns(messages)]
     values[2] = [b64encode(body).decode() for body in values[2]]
@@ -78,12 +78,12 @@ def putting(schema: str, messages: Sequence[Outgoing]) -> Statement:
 
 
 def _plain(value: Any) -> Any:
-    """A float as text, since JSON knows no infinite one."""
+    """Floats as text, since JSON has no infinity."""
     return repr(value) if isinstance(value, float) else value
 
 
 def settling(schema: str, outcome: Outcome) -> Statement:
-    """What applies an outcome of a call that is done; gives a row if it did."""
+    """Applies the outcome of a call that is done; returns a row if it did."""
     tag = Tag(*outcome.delivery.tag)
     types = ("integer", "bigint", "bigint", "bytea", "double precision")
     arguments = ", ".join(f"CAST(? AS {name})" for name in types)

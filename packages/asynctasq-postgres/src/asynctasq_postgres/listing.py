@@ -1,7 +1,7 @@
 """Pages of the messages that a queue holds; `{schema}` stands for the schema's quoted name.
 
-What waits does so in three tables, each read in an order that no message leaves while it stays
-there: `pending`, lines, and what is leased to workers that have lapsed.
+Waiting messages are in three places, each read in an order that a message keeps while it stays
+there: `pending`, lines, and messages leased to workers that have lapsed.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from asynctasq.brokers import HeldMessage, HeldPage, HeldState
 Query = Callable[..., Awaitable[Sequence[Any]]]
 
 _LEAST, _MOST = -(2**63), 2**63 - 1
-#: As `parked_until` of `pauses.sql` has it.
+#: The same as `parked_until` in `pauses.sql`.
 _PARKED_SECONDS = 8e12
 _LEAST_INT, _MOST_INT = -(2**31), 2**31 - 1
 
-# Each lane is read from a place on, as a range of an index. What is compared with a column is made
-# known before: a clock that is asked for each row keeps the index from being used.
+# Each lane is read from a place on, as an index range. Values compared with a column are computed
+# beforehand: a clock read for each row would keep the index from being used.
 _LANES = """
 WITH lanes AS MATERIALIZED (
     SELECT -l.priority AS rank, kind, l.number * 8 + kind AS lane,
@@ -97,8 +97,8 @@ WHERE q.name = $1 AND (r.worker, r.message) > ($3::integer, $4::bigint)
 ORDER BY a, b LIMIT $2
 """
 
-#: The tables that a state looks at, by a letter: the statement, where its first page begins, and
-#: what it takes besides.
+#: The tables to read for each state, by a letter: the statement, where its first page begins, and
+#: its further arguments.
 _PARTS: dict[HeldState, dict[str, tuple[str, tuple[int, ...], tuple[Any, ...]]]] = {
     "waiting": {
         "p": (_PENDING, (_LEAST_INT, 0, _LEAST, _LEAST), (_LEAST,)),

@@ -1,4 +1,4 @@
-"""What belongs to one event loop of one process."""
+"""Values that belong to one event loop of one process."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ T = TypeVar("T")
 
 
 class PerLoop(Generic[T]):
-    """A value for the loop that is running; another loop, or a forked child, gets a new one.
+    """A value for the running loop; another loop, or a forked child, gets a new one.
 
-    What a former loop or the parent process had is forgotten, not closed: it is theirs.
+    A value of an earlier loop or of the parent process is forgotten, not closed: it is theirs.
     """
 
     def __init__(self, make: Callable[[], T]) -> None:
@@ -29,6 +29,6 @@ class PerLoop(Generic[T]):
         return self._value
 
     def take(self) -> T | None:
-        """The value of the running loop, if there is one, for the last time."""
+        """Take the value of the running loop away, if there is one."""
         value, self._value = self._value, None
         return value if self._owner == (asyncio.get_running_loop(), os.getpid()) else None

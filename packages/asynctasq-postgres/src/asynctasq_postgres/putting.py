@@ -1,4 +1,4 @@
-"""From messages to the arguments of the functions that add them."""
+"""Turns messages into arguments of the functions that add them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _NONE = Policy()
 
 
 def places(first: int, count: int) -> str:
-    """So many placeholders."""
+    """`count` placeholders, numbered from `first`."""
     return ", ".join(f"${n}" for n in range(first, first + count))
 
 
@@ -31,7 +31,7 @@ def columns(messages: Sequence[Outgoing]) -> tuple[list[Any], ...]:
 
 
 def policy_columns(messages: Sequence[Outgoing]) -> tuple[list[Any], ...]:
-    """Unique keys with what they are until, limits and rates; `None` where a message has none."""
+    """Unique keys and how long they hold, limits and rates; `None` where a message has none."""
     policies = [m.policy or _NONE for m in messages]
     uniques = [p.unique for p in policies]
     limits = [p.limit for p in policies]

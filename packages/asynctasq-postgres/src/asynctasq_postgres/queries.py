@@ -1,4 +1,4 @@
-"""What is only read; `{schema}` stands for the schema's quoted name."""
+"""Queries that only read; `{schema}` stands for the schema's quoted name."""
 
 STATE = """
 SELECT CASE

@@ -1,6 +1,6 @@
-"""Keeping leases from a thread of its own, so that a blocked event loop does not lose them.
+"""Renews leases from a separate thread, so that a blocked event loop does not lose them.
 
-The thread has an event loop and connections of its own, made as all others are.
+The thread has its own event loop and its own connections, made like all others.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from asynctasq.brokers import ConsumerOptions, Delivery
 from .address import Address
 from .server import Server
 
-#: Seconds that a renewal waits for its answer before it is sent once more. What a network has
-#: swallowed then costs no more than this.
+#: Seconds to wait for the answer to a renewal before sending it again. If the network swallowed it,
+#: that costs no more time than this.
 _ANEW_SECONDS = 0.2
-#: With nothing held, and for a look at what the consumer does not know that it has, once in this
-#: part of a lease is enough.
+#: With nothing held, and to check for leases the consumer does not know it has, one renewal in this
+#: fraction of a lease is enough.
 _SELDOM = 1 / 3
 
 
 class Renewal:
-    """Renews leases; used by one thread at a time, which must not run an event loop."""
+    """Renews leases; used by one thread at a time, which must not run an event loop itself."""
 
     def __init__(self, address: Address, options: ConsumerOptions) -> None:
         self._address = address
@@ -47,7 +47,7 @@ class Renewal:
         loop.run_until_complete(self._ask(arguments, self._server.timeout_seconds))
 
     def renew(self, worker: int, held: Sequence[Delivery]) -> list[Delivery]:
-        """Renew these leases and give a sign of life; returns those whose lease was lost.
+        """Renew these leases and give a sign of life; return the deliveries that were lost.
 
         Raises:
             BrokerUnavailable: The server cannot be reached; the next call reconnects.
@@ -80,9 +80,9 @@ class Renewal:
             loop.close()
 
     async def _first_answer(self, arguments: tuple[object, ...]) -> list[int] | None:
-        """What is answered first: a request that waits for long, or one that is made anew.
+        """The first answer to one of two requests: a patient one, and one sent again.
 
-        The first is for a server that is slow, the second for a network that has lost the first.
+        The first copes with a slow server, the second with a network that lost the first.
         """
         limit = min(self._server.timeout_seconds, self._options.lease_seconds / 3)
         patient = asyncio.ensure_future(self._ask(arguments, limit))

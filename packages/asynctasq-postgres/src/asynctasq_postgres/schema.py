@@ -1,4 +1,4 @@
-"""Whether the tables are there and of this version, and making them so."""
+"""Checks that the tables exist in this version, and creates or upgrades them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from asynctasq import BrokerError
 
 from .address import Address
 
-#: Of the tables and functions. These are replaced while workers run that expect the former; where
-#: such cannot go on, raise `UNDERSTOOD_FROM`.
+#: Version of the tables and functions. They are replaced while workers of the previous version run;
+#: if those cannot go on, raise `UNDERSTOOD_FROM`.
 VERSION = 2
 UNDERSTOOD_FROM = 1
-#: From each version to the next one, what changes besides functions that only get another body;
-#: nothing is older than the first.
+#: Changes from each version to the next, except functions that only get a new body; there is none
+#: before the first version.
 _UPGRADES: dict[int, str] = {
-    # Each is replaced by one that may be called in the same way.
+    # Each is replaced by one that can be called in the same way.
     1: """
         DROP FUNCTION @schema@.take(
             integer, text[], integer, double precision, integer[], bigint[]);
@@ -26,12 +26,12 @@ _UPGRADES: dict[int, str] = {
     """
 }
 
-#: In this order, for what is plain SQL is checked when it is made.
+#: In this order, because plain SQL functions are checked when they are created.
 _FUNCTIONS = ("pauses.sql", "functions.sql", "policies.sql")
 
-#: Of all who make tables in one database, one does at a time.
+#: Lets only one process at a time create tables in a database.
 _LOCK = "SELECT pg_advisory_xact_lock(4702681945801342061)"
-# Not `to_regclass`, which may remember from before the lock that there was none.
+# Not `to_regclass`, which may remember from before the lock that there was no table.
 _EXISTS = """
 SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE n.nspname = $1 AND c.relname = 'version')
@@ -40,7 +40,7 @@ _STATE = "SELECT number, understood_from FROM {schema}.version"
 
 
 def script(address: Address) -> str:
-    """The SQL that makes everything where there is nothing."""
+    """The SQL that creates everything from nothing."""
     return "\n".join(
         (
             f"-- {address.name}",
@@ -61,12 +61,12 @@ def _filled(sql: str, address: Address) -> str:
 
 
 async def ensure(connection: Any, address: Address) -> None:
-    """Make the tables if there are none; those of another version are left as they are.
+    """Create the tables if there are none; leaves those of another version as they are.
 
     Raises:
-        BrokerError: They are of a version that does not fit this one.
+        BrokerError: Their version does not fit this one.
     """
-    # In one transaction, which a pooler leaves on one connection.
+    # In one transaction, which a pooler keeps on one connection.
     async with connection.transaction():
         state = await _state(connection, address)
     if state is None:
@@ -100,7 +100,7 @@ def _check(number: int, understood_from: int, address: Address) -> None:
 
 
 async def upgrade(connection: Any, address: Address) -> None:
-    """Make the tables, or bring them to this version, in one transaction.
+    """Create the tables, or upgrade them to this version, in one transaction.
 
     Raises:
         BrokerError: They are of a later version that does not fit this one.
@@ -110,7 +110,7 @@ async def upgrade(connection: Any, address: Address) -> None:
         await connection.execute(_LOCK)
         state = await _state(connection, address)
         if state is None:
-            # CREATE SCHEMA IF NOT EXISTS asks for the right to, also where there is one.
+            # CREATE SCHEMA IF NOT EXISTS needs the privilege even if the schema exists.
             exists = "SELECT FROM pg_namespace WHERE nspname = $1"
             if await connection.fetchrow(exists, address.config.schema) is None:
                 await connection.execute(f"CREATE SCHEMA {schema}")

@@ -1,7 +1,7 @@
-"""The server: connections, each statement once or until an answer comes, and the broker's errors.
+"""The server: its connections, statements run once or until answered, and the broker's errors.
 
-Owns two rules: every wait is bounded, and a statement once begun is not cut short because its
-caller was cancelled, so that a connection is either in use or clean.
+Owns two rules: every wait is bounded, and a statement that has begun is not cut short when its
+caller is cancelled, so that a connection is either in use or clean.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from .schema import ensure, upgrade
 
 T = TypeVar("T")
 
-#: What a pooler without prepared statements makes of them: each came to another connection.
+#: Errors of prepared statements behind a pooler without support: their parts met two connections.
 _NOT_PREPARED = (
     exceptions.InvalidSQLStatementNameError,
     exceptions.DuplicatePreparedStatementError,
@@ -44,9 +44,9 @@ class _Open:
     """What one event loop has open.
 
     Attributes:
-        free: Connections that nobody uses; the last used is the first to be used again.
-        room: As many as may be open at once.
-        running: Statements that are under way.
+        free: Unused connections; the one used last is used next.
+        room: Limits the number of open connections.
+        running: Statements under way.
     """
 
     room: asyncio.Semaphore
@@ -55,10 +55,10 @@ class _Open:
 
 
 class Server:
-    """Where statements go; connects by itself.
+    """Runs statements, and connects by itself.
 
     Args:
-        pool_size: Connections at most.
+        pool_size: Maximum number of connections.
     """
 
     def __init__(self, address: Address, pool_size: int) -> None:
@@ -79,16 +79,16 @@ class Server:
     ) -> list[Any]:
         """Run a statement once; returns its rows.
 
-        Cancelled, it goes on without its caller.
+        If the caller is cancelled, the statement goes on without it.
 
         Args:
             timeout_seconds: Instead of the configured limit.
-            is_repeatable: Whether it may be run once more where it is not known to have been, since
-                the connection had lain idle and was lost.
+            is_repeatable: Whether it may run again if nobody knows whether it ran, because an idle
+                connection turned out to be lost.
 
         Raises:
-            BrokerUnavailable: No answer, or a refusal that passes.
-            BrokerError: A refusal that will not.
+            BrokerUnavailable: No answer, or a temporary refusal.
+            BrokerError: A permanent refusal.
         """
         limit = self.timeout_seconds if timeout_seconds is None else timeout_seconds
         opened = self._opened.get()
@@ -104,10 +104,10 @@ class Server:
         return value
 
     async def insist(self, sql: str, *arguments: Any) -> list[Any]:
-        """Like `ask`, again and again until `timeout_seconds` of the configuration are over.
+        """Like `ask`, but repeats until the configured `timeout_seconds` are over.
 
         Raises:
-            BrokerUnavailable: Within that time, whatever the server does.
+            BrokerUnavailable: No answer came; raised within that time, whatever the server does.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.timeout_seconds
@@ -118,7 +118,7 @@ class Server:
             try:
                 return await self.ask(sql, *arguments, timeout_seconds=left)
             except BrokerUnavailable as e:
-                # That the time is over says less than what has used it up.
+                # A timeout says less than the earlier failure that used up the time.
                 if failure is None or not isinstance(e.__cause__, TimeoutError):
                     failure = e
             pause = backoff.next()
@@ -133,10 +133,10 @@ class Server:
         return value
 
     async def upgrade(self) -> None:
-        """Make the tables, or bring them to this version.
+        """Create the tables, or upgrade them to this version.
 
         Raises:
-            BrokerError: As `ask`; or they are of a later version.
+            BrokerError: As for `ask`, or they are of a later version.
         """
         try:
             connection = await connect(**self.address.options, statement_cache_size=0)
@@ -149,7 +149,7 @@ class Server:
             raise broker_error(e, self.address.name) from e
 
     async def close(self) -> None:
-        """Wait for what is under way, which is bounded, and close all connections."""
+        """Wait for statements under way, which are bounded, and close all connections."""
         opened = self._opened.take()
         if opened is None:
             return
@@ -192,7 +192,7 @@ class Server:
         deadline: float,
         is_repeatable: bool,
     ) -> list[Any]:
-        """Run on a connection; once more on a new one if that one had died while it lay idle."""
+        """Run on a connection, and again on a new one if the first had died while idle."""
         while True:
             connection = _first_open(opened.free)
             may_run_again = is_repeatable and connection is not None
@@ -203,7 +203,7 @@ class Server:
             except ERRORS as e:
                 is_late = asyncio.get_running_loop().time() >= deadline
                 if isinstance(e, _NOT_PREPARED) and not is_late:
-                    # It cannot have been run. Others may have found out before this one.
+                    # It cannot have run. Other statements may have noticed this before.
                     self._is_prepared = False
                     self._drop_all(opened, connection)
                     continue
@@ -246,7 +246,7 @@ class Server:
         return connection
 
     async def connect_for_notifications(self) -> Any:
-        """A connection that notifications come through to, which the caller closes."""
+        """A connection that receives notifications; the caller closes it."""
         options = dict(self.address.listen_options)
         if not self._is_prepared:
             options["statement_cache_size"] = 0
@@ -255,7 +255,7 @@ class Server:
     async def fetch_on(
         self, connection: Any, sql: str, arguments: Sequence[Any], deadline: float
     ) -> list[Any]:
-        """Run a statement on a connection, in the way that poolers between allow."""
+        """Run a statement on a connection, in a way that poolers in between allow."""
         if self._is_prepared:
             fetching = connection.fetch(sql, *arguments)
         else:
@@ -264,7 +264,7 @@ class Server:
         return rows
 
     def _failed(self, opened: _Open, connection: Any | None, error: BaseException) -> bool:
-        """Keep or drop connections after a failure; whether another connection may do at once."""
+        """Keep or drop connections after a failure; return whether to try another one at once."""
         if isinstance(error, MISSING):
             self._has_tables = False
         is_gone = connection is None or connection.is_closed() or is_lost(error)
@@ -281,7 +281,7 @@ class Server:
 
 
 def _first_open(connections: list[Any]) -> Any | None:
-    """Take one that is not known to be gone."""
+    """Take a connection that is not known to be gone."""
     while connections:
         connection = connections.pop()
         if not connection.is_closed():
@@ -290,12 +290,12 @@ def _first_open(connections: list[Any]) -> Any | None:
 
 
 async def bounded(connection: Any, doing: Awaitable[T], deadline: float) -> T:
-    """Await; when the time is over, what waits for the connection's answer gets an error.
+    """Await something; at the deadline, terminate the connection, which fails whoever waits on it.
 
-    asyncpg's own limits would first ask the server to cancel, and wait for that.
+    asyncpg's own timeouts would first ask the server to cancel, and wait for that.
 
     Raises:
-        TimeoutError: The time was over.
+        TimeoutError: The deadline has passed.
     """
     is_over = False
 
@@ -308,8 +308,8 @@ async def bounded(connection: Any, doing: Awaitable[T], deadline: float) -> T:
     try:
         return await doing
     except Exception as e:
-        # Where the answer came in the same turn of the event loop, asyncpg goes on to its next step
-        # without a look whether the connection was terminated, which ends in `AttributeError`.
+        # If the answer came in the same iteration of the event loop, asyncpg goes on to its next
+        # step without checking that the connection was terminated, and raises `AttributeError`.
         if is_over:
             raise TimeoutError from e
         raise
@@ -318,6 +318,6 @@ async def bounded(connection: Any, doing: Awaitable[T], deadline: float) -> T:
 
 
 def _retrieved(task: asyncio.Task[Any]) -> None:
-    """Whoever was to get the error may have been cancelled."""
+    """Retrieve the task's error, since the caller who would have may be cancelled."""
     if not task.cancelled():
         task.exception()

@@ -1,4 +1,4 @@
-"""How much goes into one statement."""
+"""Limits on the size of one statement."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-#: A value of more bytes is refused: the server holds no more than a gigabyte at once, and needs
-#: several times what it is given.
+#: Larger values are refused: the server allows no more than a gigabyte at once, and needs several
+#: times the size of what it is given.
 MOST_VALUE_BYTES = 200 * 1024 * 1024
-#: One statement takes so many rows, and bytes unless a single row has more.
+#: Maximum number of rows and bytes in one statement; a single row may be larger.
 _MOST_ROWS, _MOST_BYTES = 5000, 16 * 1024 * 1024
 
 
 def pages(items: Sequence[T], weight: Callable[[T], int]) -> Iterator[Sequence[T]]:
-    """The items, in order, in as few parts as fit into a statement each."""
+    """Split the items, in order, into as few parts as possible that each fit into a statement."""
     start = used = 0
     for i, item in enumerate(items):
         bytes_ = weight(item)

@@ -1,8 +1,8 @@
-"""Telling those who wait that something has changed, and being told.
+"""Sends and receives notifications that something has changed.
 
-Notifications are only for speed: whoever waits looks again after a while by itself. One is sent
-after the commit that it is about, never in its transaction, where it would make commits wait for
-each other; and only if somebody has said that he waits, in the table `listener`.
+Notifications are only for speed: waiters look again by themselves after a while. A notification is
+sent after the commit that it is about, never in its transaction, where it would make commits wait
+for each other; and only if the table `listener` says that somebody is waiting.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from .server import Server, bounded
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for which one is said to wait, and after which that is said again.
+#: Seconds for which a registration as a waiter holds, and after which it is renewed.
 _SAID_SECONDS, _AGAIN_SECONDS = 15.0, 6.0
-#: Seconds for which a topic that nobody waits on any more is still listened to, so that takes which
-#: follow each other cost nothing; and until the connection is closed when nobody waits at all.
+#: Seconds to keep listening to a topic that nobody waits on any more, so that successive takes cost
+#: nothing; and seconds until the connection is closed if nobody waits at all.
 _KEPT_SECONDS, _IDLE_SECONDS = 5.0, 30.0
-#: What becomes due within so many seconds is told of, lest somebody sleeps over it; what is due
-#: later is found by those who look for themselves.
+#: Messages due within this many seconds are announced, so that nobody sleeps past them; waiters
+#: find later ones by themselves.
 SOON_SECONDS = 2.0
-#: Seconds between notifications, each for all that has changed meanwhile.
+#: Seconds between notifications, each of which covers everything that has changed meanwhile.
 _TELL_SECONDS = 0.005
 
 
@@ -41,10 +41,10 @@ class _Open:
     """What one event loop has open.
 
     Attributes:
-        events: Of those who wait, by topic.
+        events: The waiters' events, by topic.
         used: When each topic was last waited on.
-        said: The topics that the server knows of, until `said_until`.
-        telling: Topics to be told of.
+        said: The topics that the server knows about, until `said_until`.
+        telling: Topics to announce.
     """
 
     id: str = field(default_factory=lambda: uuid4().hex)
@@ -65,22 +65,22 @@ class _Open:
         return self.connection is not None and not self.connection.is_closed()
 
     def wake(self, topics: Collection[str]) -> None:
-        """Set the events of those who wait on these topics."""
+        """Set the events of those waiting on these topics."""
         for topic in topics:
             for event in self.events.get(topic, ()):
                 event.set()
 
     def notified(self, _connection: Any, _pid: int, _channel: str, topic: str) -> None:
-        """Called by the connection."""
+        """Wake the topic's waiters; called by the connection."""
         self.wake((topic,))
 
     def ended(self, _connection: Any) -> None:
-        """Called by the connection: whoever waits may have missed something."""
+        """Wake all waiters, who may have missed something; called by the connection."""
         self.wake(tuple(self.events))
 
 
 class Wakes:
-    """Topics on which this process waits and of which it tells others."""
+    """Topics that this process waits on, and announces to others."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -91,7 +91,7 @@ class Wakes:
 
     @property
     def poll_seconds(self) -> float:
-        """After how long one who waits looks by himself."""
+        """How long a waiter waits before it looks by itself."""
         interval = self._address.config.poll_interval
         return interval if self._opened.get().is_connected else interval / 2
 
@@ -99,7 +99,7 @@ class Wakes:
     def waiter(
         self, topics: Collection[str], event: asyncio.Event | None = None
     ) -> Iterator[asyncio.Event]:
-        """An event, the one given or a new one, that is set when one of the topics is told of."""
+        """An event, given or new, that is set when one of the topics is announced."""
         opened, event = self._opened.get(), event or asyncio.Event()
         for topic in topics:
             opened.events.setdefault(topic, set()).add(event)
@@ -114,10 +114,10 @@ class Wakes:
                     del opened.events[topic]
 
     async def listen(self, topics: Collection[str]) -> bool:
-        """See to it that the server knows of these topics, on which there is a `waiter`.
+        """Make sure that the server knows about these topics, on which there is a `waiter`.
 
         Returns:
-            Whether it does only now, so that something may have been missed.
+            Whether it learned about them only now, so that something may have been missed.
         """
         opened = self._opened.get()
         if self._knows(opened, topics):
@@ -130,7 +130,7 @@ class Wakes:
         return True
 
     def tell(self, topics: Collection[str]) -> None:
-        """Wake who waits on these topics, soon; call it after the commit."""
+        """Wake whoever waits on these topics, soon; call it after the commit."""
         opened = self._opened.get()
         opened.wake(topics)
         opened.telling.update(topics)
@@ -138,7 +138,7 @@ class Wakes:
             opened.teller = asyncio.create_task(self._tell(opened))
 
     async def close(self) -> None:
-        """Tell what is to be told, and close the connection."""
+        """Send pending announcements, and close the connection."""
         opened = self._opened.take()
         if opened is None:
             return
@@ -157,7 +157,7 @@ class Wakes:
         )
 
     async def _keep(self, opened: _Open) -> None:
-        """Say again and again that one waits; end when nobody has for a while."""
+        """Keep the registration alive; end when nobody has waited for a while."""
         loop = asyncio.get_running_loop()
         waited_at = loop.time()
         while loop.time() - waited_at < _IDLE_SECONDS:
@@ -170,7 +170,7 @@ class Wakes:
             await self._disconnect(opened)
 
     async def _say(self, opened: _Open) -> bool:
-        """Tell the server what this process waits on; whether it knows now."""
+        """Tell the server what this process waits on; return whether it knows now."""
         loop = asyncio.get_running_loop()
         now = loop.time()
         opened.used = {t: at for t, at in opened.used.items() if now - at < _KEPT_SECONDS}
@@ -217,17 +217,17 @@ class Wakes:
 
 
 async def wait(event: asyncio.Event, seconds: float) -> None:
-    """Return once the event is set, or after so long."""
+    """Return once the event is set, or after `seconds`."""
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()
 
 
 def queue_topic(queue: str) -> str:
-    """Told of when there may be something to take from the queue."""
+    """The topic announced when there may be something to take from the queue."""
     return f"q:{queue}"
 
 
 def result_topic(queue: str) -> str:
-    """Told of when there are results of the queue."""
+    """The topic announced when the queue has new results."""
     return f"r:{queue}"

@@ -1,7 +1,7 @@
-"""How long calls have been waiting, in queues and in outboxes, looked up now and then.
+"""How long calls have been waiting in queues and outboxes, measured regularly.
 
-In the workers, since an outbox is in the application's database; each tells the same, so `max` of
-them is the number. Nothing is looked up of more than so many queues.
+Workers measure it, because an outbox is in the application's database. All report the same, so take
+the `max` of them. The number of queues measured is bounded.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from .labels import bounded
 
 logger = logging.getLogger(__name__)
 
-#: Between two looks.
+#: Time between two looks.
 INTERVAL_SECONDS = 15.0
 
-#: How many queues are asked, those with the longest lines.
+#: Maximum number of queues to ask about, those with the longest lines.
 MOST_QUEUES = 50
 
 WAITING = Gauge(
@@ -45,7 +45,7 @@ OUTBOX_OLDEST = Gauge(
 
 
 async def measure_backlog() -> None:
-    """Look again and again, until cancelled."""
+    """Keep measuring until cancelled."""
     known: set[str] = set()
     while True:
         try:
@@ -58,7 +58,7 @@ async def measure_backlog() -> None:
 
 
 async def _look(known: set[str]) -> set[str]:
-    """Set all; returns the queues that were set, which go back to 0 once nothing waits there."""
+    """Set all gauges; returns the queues set, which go back to 0 once nothing waits there."""
     waiting = sorted((q for q in await queues() if q.waiting), key=lambda q: -q.waiting)
     since = await waiting_since([queue.name for queue in waiting[:MOST_QUEUES]])
     now = time()

@@ -2,5 +2,5 @@
 
 from __future__ import annotations
 
-#: Where prometheus-client looks for its name.
+#: The variable in which prometheus-client looks for the folder.
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"

@@ -1,10 +1,10 @@
-"""The labels of series, of which there are never more than so many."""
+"""The labels of series, which take only a bounded number of values."""
 
 from __future__ import annotations
 
 from asynctasq.events import Called
 
-#: Distinct values of a label; what comes later is told together.
+#: Maximum number of distinct values of a label; later ones share one value.
 MOST = 500
 
 OTHER = "(other)"
@@ -13,12 +13,12 @@ _seen: dict[str, set[str]] = {"task": set(), "queue": set()}
 
 
 def labels_of(event: Called) -> tuple[str, str]:
-    """The task's and the queue's name."""
+    """The names of the task and the queue."""
     return bounded("task", event.task or "(unreadable)"), bounded("queue", event.queue)
 
 
 def bounded(label: str, value: str) -> str:
-    """The value, if it is one of the first that this label had."""
+    """The value, if it is among the first that this label had; otherwise the shared one."""
     seen = _seen[label]
     if value in seen:
         return value

@@ -1,4 +1,4 @@
-"""How late the event loop is: the time by which a short sleep lasts longer than it should."""
+"""How late the event loop is: how much longer a short sleep takes than it should."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LAG = Gauge(
 
 
 async def measure_lag() -> None:
-    """Measure again and again, until cancelled."""
+    """Keep measuring until cancelled."""
     loop, dropped = asyncio.get_running_loop(), 0
     while True:
         due = loop.time() + INTERVAL_SECONDS

@@ -1,6 +1,6 @@
-"""Counting what happens, as a listener to the events of asynctasq.
+"""Counts what happens, as a listener to asynctasq's events.
 
-Owns the rule that what anybody writes on a queue cannot make more than a bounded number of series.
+Owns the rule that nothing written to a queue can create more than a bounded number of series.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from prometheus_client import Counter, Histogram
 
 from .labels import labels_of
 
-#: From fast tasks to those of an hour.
+#: From fast tasks to tasks that take an hour.
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
 
 DISPATCHED = Counter("asynctasq_dispatched", "Calls that the broker has taken.", ["task", "queue"])
@@ -63,8 +63,8 @@ _is_measuring = False
 def measure() -> None:
     """Measure in this process from now on, in the default registry of prometheus-client.
 
-    A worker with `--metrics-port` does so by itself; call it where an application that dispatches
-    has a page of metrics of its own. Again is harmless.
+    A worker with `--metrics-port` does so by itself; call this in an application that dispatches
+    and has its own metrics page. Calling it again is harmless.
     """
     global _is_measuring
     if not _is_measuring:
@@ -73,7 +73,7 @@ def measure() -> None:
 
 
 def is_measuring() -> bool:
-    """Whether `measure` was called."""
+    """Whether `measure` has been called."""
     return _is_measuring
 
 
@@ -89,7 +89,7 @@ def note(event: Called) -> None:
     elif isinstance(event, RunStarted):
         ENDED.labels(*labels, _outcome(event)).inc()
         seconds = event.at - getattr(event, "started_at", event.at)
-        if seconds > 0:  # else it could not be run
+        if seconds > 0:  # otherwise it could not run
             DURATION.labels(*labels).observe(seconds)
 
 

@@ -1,4 +1,4 @@
-"""The page `/metrics`: the numbers of this process, or of all, and the counts of the queues."""
+"""The page `/metrics`: the numbers of this process or of all, and the counts of the queues."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _STATES = ("waiting", "running", "delayed", "dead")
 
 
 def page(queues: Sequence[QueueStats] | None) -> tuple[str, bytes]:
-    """Content type and content."""
+    """The page's content type and content."""
     content = generate_latest(_measured()) + generate_latest(_looked_up(queues))
     return CONTENT_TYPE_LATEST, content
 
@@ -35,7 +35,7 @@ def _measured() -> CollectorRegistry:
 
 
 def _forget_dead_processes(folder: Path) -> None:
-    """Take off gauges of worker processes that have been replaced; their counters stay."""
+    """Remove the gauges of worker processes that have been replaced; their counters stay."""
     for file in folder.glob("gauge_live*_*.db"):
         pid = int(file.stem.rpartition("_")[2])
         if not _is_alive(pid):
@@ -57,7 +57,7 @@ def _looked_up(queues: Sequence[QueueStats] | None) -> CollectorRegistry:
 
 
 class _Queues(Collector):
-    """What stands in the queues, as the broker counts it for this page."""
+    """What the queues hold, as the broker counts it for this page."""
 
     def __init__(self, queues: Sequence[QueueStats] | None) -> None:
         self._queues = queues

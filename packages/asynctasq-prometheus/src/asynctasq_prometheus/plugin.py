@@ -1,7 +1,7 @@
 """The hooks of asynctasq for Prometheus; nothing here imports prometheus-client before it is used.
 
-Under `--processes` each worker process keeps its numbers in files of a folder that the parent
-makes, as prometheus-client does it for several processes, and the parent shows them together.
+Under `--processes` each worker process keeps its numbers in files in a folder that the parent
+makes, which is how prometheus-client supports several processes. The parent shows the sums.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _measuring: list[asyncio.Task[None]] = []
 def metrics_page(
     has_processes: bool,
 ) -> Callable[[Sequence[QueueStats] | None], tuple[str, bytes]]:
-    """Begin to measure, and say how the page is made."""
+    """Start measuring, and return the function that makes the page."""
     if has_processes and FOLDER not in os.environ:
         folder = TemporaryDirectory(prefix="asynctasq-metrics-")
         _folders.append(folder)  # deleted with this process
@@ -39,7 +39,7 @@ def metrics_page(
 
 @hookimpl
 def worker_started(worker: Worker) -> None:
-    """Measure in a worker whose parent shows metrics, and the event loop of each that measures."""
+    """Measure in a worker whose parent shows metrics; also measure its event loop."""
     if FOLDER in os.environ:
         from .measuring import measure
 
@@ -56,6 +56,6 @@ def worker_started(worker: Worker) -> None:
 
 @hookimpl
 def worker_stopped() -> None:
-    """Leave the event loop alone."""
+    """Stop measuring."""
     while _measuring:
         _measuring.pop().cancel()

@@ -1,7 +1,7 @@
-"""The hooks by which asynctasq knows SQLAlchemy; the entry point `sqlalchemy` names this module.
+"""The hooks that asynctasq calls for SQLAlchemy; the entry point `sqlalchemy` names this module.
 
-Owns the rule that SQLAlchemy is imported only after the application has imported it: hooks look
-into `sys.modules` first, and all code that needs SQLAlchemy is in the modules they import then.
+Owns the rule that SQLAlchemy is imported only after the application has imported it: hooks check
+`sys.modules` first, and import the modules that need SQLAlchemy only then.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def _is_loaded() -> bool:
 
 @wrapt.when_imported("sqlalchemy.orm")
 def _watch(module: object) -> None:
-    """Listen before the first model is mapped and before the first flush."""
+    """Start listening before the first model is mapped and before the first flush."""
     from . import commits, mapped_classes
 
     mapped_classes.watch()
@@ -44,7 +44,7 @@ def _watch(module: object) -> None:
 
 
 def _forked() -> None:
-    """Leave connections that a forked child inherited to its parent."""
+    """Leave connections that this forked child inherited to its parent."""
     if _is_loaded():
         from .engines import abandon_inherited
 
@@ -83,7 +83,7 @@ def fetch_many(refs: Sequence[Ref]) -> Awaitable[Sequence[object | None]]:
 
 @hookimpl
 def is_outage(error: Exception) -> bool:
-    """By SQLAlchemy's own classes, and what the driver says in them."""
+    """Decided by SQLAlchemy's exception classes and the driver's codes in them."""
     if not _is_loaded():
         return False
     from .failures import gave_way
@@ -93,13 +93,13 @@ def is_outage(error: Exception) -> bool:
 
 @hookimpl
 def option_names() -> Collection[str]:
-    """`sqlalchemy_engine`: an engine or several, to be disposed in the end."""
+    """`sqlalchemy_engine`: one or more engines to dispose at the end."""
     return ("sqlalchemy_engine",)
 
 
 @hookimpl
 def configure(options: Mapping[str, Any]) -> None:
-    """Take over the engines to dispose."""
+    """Take over the disposal of the given engines."""
     engine = options.get("sqlalchemy_engine")
     if engine is not None or _is_loaded():
         from .engines import own
@@ -126,7 +126,7 @@ def task_scope(
 
 @cache
 def _scope_class() -> type[TaskScope]:
-    """Found once: an import for each run would cost more than all the rest of its scope."""
+    """Looked up once: an import per run would cost more than the rest of its scope."""
     from .sessions import TaskScope
 
     return TaskScope
@@ -134,7 +134,7 @@ def _scope_class() -> type[TaskScope]:
 
 @hookimpl
 def is_pending_write(obj: object) -> bool:
-    """Whether the instance's session wrote it and has not committed."""
+    """Whether the instance's session has written it without committing yet."""
     from .commits import is_pending_write as is_pending
 
     return is_pending(obj)
@@ -142,7 +142,7 @@ def is_pending_write(obj: object) -> bool:
 
 @hookimpl
 def after_commit(obj: object, send: DeferredSend) -> None:
-    """Send when the instance's session, or this session, has committed."""
+    """Send once this session, or the instance's session, has committed."""
     from sqlalchemy.orm import object_session
     from sqlalchemy.orm.attributes import instance_state
 
@@ -197,7 +197,7 @@ def atomic_transaction(
 
 @hookimpl
 async def check() -> Iterable[Finding]:
-    """What `asynctasq doctor` says of session factories, engines and databases."""
+    """What `asynctasq doctor` says about session factories, engines and databases."""
     if not _is_loaded():
         return []
     from .doctor import check as look
@@ -207,7 +207,7 @@ async def check() -> Iterable[Finding]:
 
 @hookimpl
 def lazy_names() -> Mapping[str, str]:
-    """Names that the application may import from `asynctasq` itself."""
+    """Names that applications may import from `asynctasq` itself."""
     return {
         "create_worker_session_factory": "asynctasq_sqlalchemy:create_worker_session_factory",
         "task_session": "asynctasq_sqlalchemy:task_session",

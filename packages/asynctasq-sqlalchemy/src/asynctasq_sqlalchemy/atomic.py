@@ -1,7 +1,7 @@
 """The transaction of an atomic task: that of the session to which its instances belong.
 
-Owns the rule that the task cannot commit it: what it had committed would be done again by the next
-run of a call that was not done.
+Owns the rule that the task cannot commit it: if it could and then failed, the next run would do the
+committed part again.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .sessions import current_scope
 
 @asynccontextmanager
 async def atomic_transaction(target: object, refs: Sequence[Ref]) -> AsyncIterator[Transaction]:
-    """The transaction; rolled back by the end of the task's sessions if it is not committed."""
+    """Open the transaction; closing the task's sessions rolls it back unless it was committed."""
     model, factory = _chosen(target, refs)
     session = current_scope().session(factory)
     engine = engine_of(sync_part(session), model)
@@ -63,7 +63,7 @@ async def atomic_transaction(target: object, refs: Sequence[Ref]) -> AsyncIterat
 
 
 def _chosen(target: object, refs: Sequence[Ref]) -> tuple[type | None, Any]:
-    """A model whose database is meant, if one is named, and its session factory."""
+    """The model that names the database, if there is one, and its session factory."""
     if isinstance(target, type):
         return target, factory_of(target)
     if isinstance(target, str):

@@ -1,13 +1,14 @@
-"""Sending after the commit: what each session's open transaction wrote, and what waits for its end.
+"""Sends after the commit: tracks what each session's transaction wrote and what waits for its end.
 
-SQLAlchemy begins a transaction at the first SELECT, so an open transaction says nothing. Listeners
-on the `Session` class record what was flushed in each, by savepoint: a released savepoint hands its
-records to the enclosing one, a rolled-back one forgets them. What waits is sent once the connection
-has gone back to its pool, so that an unreachable broker neither holds it nor leaves the session in
-a state between; the error then comes out of the user's `commit()`, whose data is committed.
+SQLAlchemy begins a transaction at the first SELECT, so an open transaction alone says nothing.
+Listeners on the `Session` class record what each one flushed, by savepoint: a released savepoint
+hands its records to the enclosing one, a rolled-back one forgets them. Waiting dispatches are sent
+once the connection is back in its pool, so that an unreachable broker neither holds the connection
+nor leaves the session half ended; the error then comes out of the user's `commit()`, whose data is
+committed.
 
-Imported in the middle of the application's first import of SQLAlchemy, when its `ext.asyncio` may
-be half there: this module and `mapped_classes` do without it.
+This module and `mapped_classes` are imported during the application's first import of SQLAlchemy,
+so they must not use its `ext.asyncio`, which may be only half imported by then.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ _ATOMIC = "asynctasq_sqlalchemy.atomic"
 #: A savepoint's transaction, or `None` for the outermost one.
 Savepoint = SessionTransaction | None
 
-#: Of so many rows a savepoint's record holds the keys; of the tables of all others that it wrote,
-#: every row counts as written, so that a transaction with a million rows costs no memory.
+#: A savepoint's record holds the keys of at most this many rows. Beyond that, every row of the
+#: tables written counts as written, so that a transaction with a million rows costs no memory.
 _MOST_KEYS = 10_000
 
 
@@ -50,8 +51,8 @@ class _Waiting:
     """A dispatch that waits for a session's commit.
 
     Attributes:
-        savepoint: That in which it was called.
-        mapper: Of the instance for whose sake it waits; `None` where a session was named.
+        savepoint: The savepoint in which it was called.
+        mapper: The mapper of the instance it waits for; `None` if a session was named instead.
     """
 
     savepoint: Savepoint
@@ -64,11 +65,11 @@ class _Record:
     """What happened in one session since its transaction began.
 
     Attributes:
-        written: By savepoint: keys of rows that were flushed, tables that statements wrote.
-        flushing: Instances that the flush under way has inserted or is about to be done with.
-        waiting: Dispatches in the order in which they were called.
+        written: By savepoint: keys of flushed rows, and tables that statements wrote.
+        flushing: Instances that the current flush has inserted or is about to finish.
+        waiting: Dispatches in the order of their calls.
         committed: Savepoints whose commit succeeded; they end next.
-        kept: What the transaction keeps in the outbox of each database, from just before its end.
+        kept: From just before the commit: what the transaction keeps in each database's outbox.
     """
 
     written: dict[Savepoint, set[Hashable]] = field(default_factory=dict)
@@ -78,11 +79,11 @@ class _Record:
     kept: dict[Engine, DeferredSends] = field(default_factory=dict)
 
     def __del__(self) -> None:
-        """Drop what waits for a session that nobody closed and nobody holds any more."""
+        """Drop what waits for a session that was never closed and is now garbage."""
         self.drop()
 
     def drop(self) -> None:
-        """Drop all that waits."""
+        """Drop every waiting dispatch."""
         waiting, self.waiting = self.waiting, []
         for each in waiting:
             each.send.drop()
@@ -94,7 +95,7 @@ class _Record:
         self.written.setdefault(savepoint, set()).update(written)
 
     def note_rows(self, savepoint: Savepoint, states: Collection[InstanceState[Any]]) -> None:
-        """Record rows that were written in a savepoint; their instances may be forgotten."""
+        """Record rows written in a savepoint, without keeping their instances alive."""
         if len(self.written.get(savepoint, ())) + len(states) <= _MOST_KEYS:
             self.note(savepoint, [state.key for state in states if state.key is not None])
         else:
@@ -103,11 +104,11 @@ class _Record:
 
 @dataclass(slots=True)
 class _Atomic:
-    """That a session's transaction is an atomic task's.
+    """Marks a session's transaction as an atomic task's.
 
     Attributes:
-        engine: Of the database that is to say that the task is done.
-        is_over: Whether the worker commits now.
+        engine: The engine of the database that records that the task is done.
+        is_over: Whether the task is over and the worker may commit.
     """
 
     engine: Engine
@@ -127,9 +128,9 @@ def watch() -> None:
 
 
 def is_pending_write(obj: object) -> bool:
-    """Whether the instance's session has changes of its row that are not committed yet.
+    """Whether the instance's session has uncommitted changes to its row.
 
-    Changes that were not flushed yet count: the next commit would write them.
+    Changes that are not flushed yet count too: the next commit would write them.
     """
     state = instance_state(obj)
     session: Session | None = state.session
@@ -148,41 +149,41 @@ def is_pending_write(obj: object) -> bool:
 
 
 def was_inserted(state: InstanceState[Any]) -> bool:
-    """Whether the flush under way has inserted the row, which has no identity before its end."""
+    """Whether the current flush has inserted the row, which gets its identity when that ends."""
     record: _Record | None = state.session.info.get(_RECORD) if state.session else None
     return record is not None and state in record.flushing
 
 
 def after_commit(session: Session, send: DeferredSend, mapper: Mapper[Any] | None = None) -> None:
-    """Send once the session's transaction has committed; drop it when that is rolled back.
+    """Send once the session's transaction has committed; drop the dispatch on a rollback.
 
-    What is called inside a savepoint is dropped with the savepoint.
+    A dispatch called inside a savepoint is dropped with the savepoint.
 
     Args:
-        mapper: Of the instance for whose sake it waits, if it is one.
+        mapper: The mapper of the instance it waits for, if it waits for one.
     """
     waiting = _Waiting(session.get_nested_transaction(), send, mapper)
     _record(session).waiting.append(waiting)
 
 
 def bind_atomic(session: Session, engine: Engine) -> None:
-    """Note that the session's transaction is an atomic task's, in this engine's database."""
+    """Mark the session's transaction as an atomic task's in this engine's database."""
     session.info[_ATOMIC] = _Atomic(engine)
 
 
 def release_atomic(session: Session) -> None:
-    """Let the session commit from now on."""
+    """Allow the session to commit from now on."""
     session.info[_ATOMIC].is_over = True
 
 
 def is_changed(obj: object) -> bool:
-    """Whether attributes of a detached instance were changed, which no commit would write."""
+    """Whether a detached instance has changed attributes, which no commit would write."""
     state = instance_state(obj)
     return state.session is None and state.modified and Session().is_modified(obj)
 
 
 def has_changes(session: Session) -> bool:
-    """Whether the session holds changes, flushed or not, that were not committed."""
+    """Whether the session holds uncommitted changes, flushed or not."""
     record: _Record | None = session.info.get(_RECORD)
     if record is not None and any(record.written.values()):
         return True
@@ -216,7 +217,7 @@ def _note_flush(session: Session, _: object) -> None:
 
 
 def _note_keys(session: Session, _: object) -> None:
-    """At the end of a flush, when rows that are new have got their keys."""
+    """Record keys at the end of a flush, when new rows have theirs."""
     record: _Record | None = session.info.get(_RECORD)
     if record is not None and record.flushing:
         record.note_rows(session.get_nested_transaction(), record.flushing)
@@ -232,13 +233,13 @@ def _note_statement(execution: ORMExecuteState) -> None:
 
 
 def _tables(statement: Any) -> list[Any]:
-    """The table that a statement of Core writes, which its class may not have as an attribute."""
+    """The tables that a Core statement writes; not every statement class has the attribute."""
     table = getattr(statement, "table", None)
     return [] if table is None else [table]
 
 
 def _keep(session: Session) -> None:
-    """Just before the commit, write what waits into the outbox, if there is one."""
+    """Just before the commit, write waiting dispatches to the outbox, if there is one."""
     atomic: _Atomic | None = session.info.get(_ATOMIC)
     if atomic is not None and not atomic.is_over and not session.in_nested_transaction():
         raise ConfigurationError(
@@ -249,7 +250,7 @@ def _keep(session: Session) -> None:
     record: _Record | None = session.info.get(_RECORD)
     if record is None or not record.waiting or session.in_nested_transaction():
         return
-    session.flush()  # its listeners may dispatch, too
+    session.flush()  # its listeners may dispatch as well
     waiting, record.waiting = record.waiting, []
     for each in waiting:
         engine = atomic.engine if atomic is not None and each.mapper is None else None
@@ -262,7 +263,7 @@ def _keep(session: Session) -> None:
 
 
 def _keep_in(session: Session, engine: Engine, sends: DeferredSends) -> None:
-    """Let the session's transaction on this engine keep what waits for it."""
+    """Keep waiting dispatches in the session's transaction on this engine."""
 
     def run_in(statement: Statement) -> Sequence[Sequence[Any]]:
         return run(session.connection(bind_arguments={"bind": engine}), statement)
@@ -283,9 +284,9 @@ def engine_of(session: Session, model: type | None) -> Engine:
 
 
 def _engine(session: Session, mapper: Mapper[Any] | None) -> Engine:
-    """The engine to whose database a dispatch belongs."""
+    """The engine whose database a dispatch belongs to."""
     if mapper is None and session.bind is None:
-        # Of a session that knows its databases by model, that of some row which it wrote.
+        # The session chooses its database by model, so take that of any row in it.
         mapper = next((instance_state(o).mapper for o in session), None)
     return session.get_bind(mapper).engine
 
@@ -301,7 +302,7 @@ def _end(session: Session, transaction: SessionTransaction) -> None:
     is_outermost = transaction.parent is None
     if record is None:
         return
-    record.flushing.clear()  # also of a flush that failed, which has a transaction of its own
+    record.flushing.clear()  # a flush that failed ends here too: it has its own transaction
     if not (is_outermost or transaction.nested):
         return
     savepoint = None if is_outermost else transaction
@@ -342,7 +343,7 @@ def _hand_over(record: _Record, savepoint: SessionTransaction) -> None:
 
 
 def _send(kept: Sequence[DeferredSends]) -> None:
-    """Send all that waited, database by database; the first error is raised in the end."""
+    """Send everything that waited, database by database, then raise the first error."""
     errors = []
     for sends in kept:
         if not sends:
@@ -358,7 +359,7 @@ def _send(kept: Sequence[DeferredSends]) -> None:
 
 
 async def _send_on_loop(sends: DeferredSends) -> None:
-    """A cancelled commit stops none."""
+    """Send even if the code that commits is cancelled."""
     await asyncio.shield(sends.send_async())
 
 

@@ -1,4 +1,4 @@
-"""What a column of another type makes of a plain value."""
+"""Converts plain values as columns of another type would."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from uuid import UUID
 
 
 def converted(value: Any, expected: type) -> Any:
-    """A plain value as a database gives it back from a column of this type.
+    """A plain value as a database returns it from a column of this type.
 
     Raises:
-        TypeError: The column holds no such values.
-        ValueError: This one does not fit.
+        TypeError: The column cannot hold values of this type.
+        ValueError: The column cannot hold this value.
         ArithmeticError: Likewise.
     """
     if type(value) is not expected:

@@ -1,7 +1,7 @@
-"""Instances for several tasks from one row, and several rows woven into one task's session.
+"""Copies a row for several tasks, and merges several rows into one task's session.
 
-Two tasks share nothing: no instance, none of those loaded with it, no mutable value in a column.
-Within one task a row is one instance, wherever it was loaded.
+Two tasks share nothing: no instance, no related instance, no mutable value in a column. Within one
+task a row is a single instance, however it was loaded.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from sqlalchemy.orm.collections import collection_adapter
 
 
 def is_linked(row: object) -> bool:
-    """Whether other instances were loaded along with the row."""
+    """Whether related instances were loaded along with the row."""
     relationships = instance_state(row).mapper.relationships
     return bool(relationships) and any(vars(row).get(r.key) for r in relationships)
 
 
 def copy_of(row: object) -> object:
-    """A detached copy of a detached row and of what was loaded with it, without SQL."""
+    """A detached copy of a detached row and the instances loaded with it, without SQL."""
     state = instance_state(row)
     _unshare(row)
     for related, *_ in state.mapper.cascade_iterator("merge", state):
@@ -38,7 +38,7 @@ def copy_of(row: object) -> object:
 
 
 def _unshare(row: object) -> None:
-    """Give the row mutable values of its own; what is unhashable counts as mutable."""
+    """Give the row its own mutable values; unhashable values count as mutable."""
     values = vars(row)
     for attribute in instance_state(row).mapper.column_attrs:
         value = values.get(attribute.key)
@@ -47,7 +47,7 @@ def _unshare(row: object) -> None:
 
 
 def attach(session: Session, instances: Iterable[object]) -> None:
-    """Add detached instances, and what was loaded with them, so that no row is there twice."""
+    """Add detached instances and those loaded with them, each row only once."""
     present = {instance_state(i).key: i for i in instances if instance_state(i).session is None}
     stack = list(present.values())
     while stack:
@@ -56,7 +56,7 @@ def attach(session: Session, instances: Iterable[object]) -> None:
 
 
 def _woven(row: object, present: dict[Any, object]) -> Iterator[object]:
-    """Let the row refer to instances that are present; give those whose own turn comes next."""
+    """Point the row at instances already present, and yield the related ones to do next."""
     for relationship in instance_state(row).mapper.relationships:
         if not vars(row).get(relationship.key):
             continue
@@ -71,7 +71,7 @@ def _woven(row: object, present: dict[Any, object]) -> Iterator[object]:
 
 
 def _complete(row: object, other: object) -> bool:
-    """Give a row what only another instance of it has loaded; whether there was anything."""
+    """Give a row what only the other instance of it has loaded; return whether there was any."""
     missing = vars(other).keys() - vars(row).keys()
     for relationship in instance_state(row).mapper.relationships:
         if relationship.key in missing and vars(other)[relationship.key]:

@@ -1,4 +1,4 @@
-"""What `asynctasq doctor` says of session factories, engines and databases."""
+"""What `asynctasq doctor` says about session factories, engines and databases."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from .sessions import close
 #: Seconds that a database may take to answer.
 TIMEOUT = 5.0
 
-#: Statements that give how many connections a database has, and how many its server allows. The
-#: pool of this process would say nothing of those of the workers.
+#: Statements that return how many connections a database has and how many its server allows. This
+#: process's pool says nothing about the pools of the workers.
 _CONNECTIONS = {
     "postgresql": (
         "SELECT count(*), current_setting('max_connections')::int FROM pg_stat_activity "
@@ -44,7 +44,7 @@ _CONNECTIONS = {
 }
 _CONNECTIONS["mariadb"] = _CONNECTIONS["mysql"]
 
-#: What can be amiss with a pool, and what to do about it.
+#: What can be wrong with a pool, and what to do about it.
 _SHARED = (
     "the application and its tasks use the same pooled engine",
     "give workers an engine of their own: create_worker_session_factory(url)",
@@ -74,7 +74,7 @@ async def check() -> list[Finding]:
 
 
 async def _factory(factory: Any, classes: list[type], seen: set[Engine]) -> list[Finding]:
-    """Findings on one factory, and on those of its engines that were not looked at yet."""
+    """Findings on one factory, and on its engines that have not been checked yet."""
     session = open_session(factory)
     findings = [_session(sync_part(session), classes)]
     try:
@@ -159,13 +159,13 @@ async def _database(session: AnySession, engine: Engine, model: type) -> list[Fi
 
 
 def _ask(session: Session, model: type) -> Sequence[int] | None:
-    """Whether the database answers; where it can tell: its connections and the server's limit."""
+    """Ask the database something; returns its connections and the server's limit if it can tell."""
     connection = session.connection(bind_arguments={"mapper": inspect(model)})
     connection.execute(select(literal(1))).scalar_one()
     statement = _CONNECTIONS.get(connection.dialect.name)
     try:
         return connection.execute(text(statement)).one() if statement else None
-    except DBAPIError:  # something that speaks the server's protocol without being one
+    except DBAPIError:  # it speaks the server's protocol but is something else
         return None
     finally:
         session.rollback()
@@ -178,12 +178,12 @@ def _pool(engine: Engine) -> Iterator[Finding]:
         status = status if isinstance(pool, NullPool) else pool.status()
         yield Finding("ok", subject, f"{type(pool).__name__}: {status}")
         return
-    # No server closes SQLite's connections, nor counts them.
+    # SQLite has no server that could close connections or count them.
     has_server = engine.dialect.name != "sqlite"
     for level, told, advice in _figures(pool, has_server):
         yield Finding(level, subject, told, advice)
     is_given = any(sync_engine(given) is engine for given in given_engines())
-    # SQLAlchemy has no public name for settings of a pool.
+    # SQLAlchemy has no public names for a pool's settings.
     for is_amiss, told, advice in (
         (is_given, *_SHARED),
         (has_server and not pool._pre_ping, *_UNCHECKED),

@@ -1,8 +1,8 @@
 """Engines: made for workers, disposed when a worker stops, left alone by forked children.
 
-An engine that the application gave away (`sqlalchemy_engine`) is disposed without a worker too. An
-asynchronous one: with each event loop that used it, since its connections live no longer; it
-connects anew on the next. A synchronous one: when the program ends.
+An engine given to `sqlalchemy_engine` is disposed even without a worker. An asynchronous one is
+disposed with each event loop that used it, since its connections cannot outlive the loop; it
+reconnects on the next. A synchronous one is disposed when the program ends.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from .factories import all_factories
 
 AnyEngine = AsyncEngine | Engine
 
-#: Engine options that say how to pool: with one of them the pool is the user's choice.
+#: Engine options that configure the pool: if one is given, the user has chosen a pool.
 _POOL_OPTIONS = {"pool", "poolclass", "pool_size", "max_overflow", "pool_timeout", "pool_use_lifo"}
 
 _given: list[AnyEngine] = []
 _made: WeakSet[Any] = WeakSet()
 _watched: WeakSet[AsyncEngine] = WeakSet()
 
-#: By event loop: what disposes the engines that were used on it.
+#: By event loop: what disposes the engines used on it.
 _ends: WeakKeyDictionary[
     asyncio.AbstractEventLoop, dict[AsyncEngine, Callable[[], Awaitable[None]]]
 ]
@@ -52,25 +52,25 @@ def create_worker_session_factory(
     info: dict[Any, Any] | None = None,
     **engine_options: Any,
 ) -> Any:
-    """A session factory for worker processes: without a connection pool unless you ask for one.
+    """A session factory for worker processes, without a connection pool unless you ask for one.
 
     `NullPool` opens a connection when a session needs one and closes it afterwards, so that
-    processes can share none. Any pool option (`pool_size=10`, `poolclass=...`) chooses a pool
+    processes cannot share any. Any pool option (`pool_size=10`, `poolclass=...`) chooses a pool
     instead; forked children then start with an empty one. The engine is disposed when the worker
     stops.
 
     Args:
-        url: Of the database. Its driver decides between asynchronous and synchronous sessions.
-        expire_on_commit: As of a sessionmaker; off, for expired attributes cannot be read
-            in asynchronous code.
-        autoflush: As of a sessionmaker.
-        class_: The session class. Decides with psycopg, which can both: asynchronous sessions by
-            default, synchronous ones with a subclass of `Session`.
+        url: The database's URL. Its driver decides between asynchronous and synchronous sessions.
+        expire_on_commit: As in a sessionmaker; off by default, because asynchronous code cannot
+            read expired attributes.
+        autoflush: As in a sessionmaker.
+        class_: The session class. With psycopg, which supports both, it decides: asynchronous
+            sessions by default, synchronous ones with a subclass of `Session`.
         info: The sessions' `info`.
-        engine_options: As of `create_async_engine` or `create_engine`.
+        engine_options: Options of `create_async_engine` or `create_engine`.
 
     Returns:
-        An `async_sessionmaker`, or a `sessionmaker` where the driver is a synchronous one.
+        An `async_sessionmaker`, or a `sessionmaker` if the driver is synchronous.
     """
     url = make_url(url)
     if not engine_options.keys() & _POOL_OPTIONS and not _is_in_memory(url):
@@ -88,17 +88,17 @@ def create_worker_session_factory(
 
 
 def _is_in_memory(url: URL) -> bool:
-    """Whether each connection would be an empty SQLite database of its own."""
+    """Whether each connection would open its own empty SQLite database."""
     return url.get_backend_name() == "sqlite" and (
         url.database in (None, "", ":memory:") or url.query.get("mode") == "memory"
     )
 
 
 def own(engines: AnyEngine | Iterable[AnyEngine] | None) -> None:
-    """Take over the disposal of these engines, instead of those taken over before.
+    """Take over the disposal of these engines, in place of any taken over before.
 
     Raises:
-        ConfigurationError: Something else was given.
+        ConfigurationError: One of them is not an engine.
     """
     several: Iterable[Any] = engines if isinstance(engines, list | tuple | set) else [engines]
     given = [engine for engine in several if engine is not None]
@@ -116,7 +116,7 @@ def own(engines: AnyEngine | Iterable[AnyEngine] | None) -> None:
 
 
 def _end_with_loop(engine: AsyncEngine) -> Callable[..., None]:
-    """What notes, whenever a connection is taken, that the running loop disposes the engine."""
+    """A listener that makes the running loop dispose the engine whenever a connection is taken."""
 
     def note(*_: object) -> None:
         ends = _ends.setdefault(asyncio.get_running_loop(), {})
@@ -139,7 +139,7 @@ def given_engines() -> list[AnyEngine]:
 
 
 async def dispose_all() -> None:
-    """Close the pools of the engines that are ours to close; call it on the loop that used them."""
+    """Close the pools of engines that are ours to close; call on the loop that used them."""
     pooled = [engine for engine in _made if isinstance(engine.pool, QueuePool)]
     ends = _ends.pop(asyncio.get_running_loop(), {})
     for engine in {*_given, *pooled}:
@@ -152,10 +152,10 @@ async def dispose_all() -> None:
 
 
 def abandon_inherited() -> None:
-    """In a forked child: begin with empty pools, and leave the parent's connections untouched."""
+    """In a forked child: start with empty pools, and leave the parent's connections alone."""
     for engine in set(_known()):
         if isinstance(engine.pool, QueuePool):
-            # Kept, since a driver may write a farewell into a shared socket when it is collected.
+            # Kept alive: when collected, a driver may write a goodbye into the shared socket.
             _abandoned.append(engine.pool)
             engine.dispose(close=False)
 
@@ -171,5 +171,5 @@ def _known() -> Iterator[Engine]:
 
 
 def sync_engine(engine: AnyEngine) -> Engine:
-    """The `Engine` that does the work of an `AsyncEngine`; an `Engine` is its own."""
+    """The `Engine` inside an `AsyncEngine`; an `Engine` is returned as it is."""
     return engine.sync_engine if isinstance(engine, AsyncEngine) else engine

@@ -1,8 +1,8 @@
-"""Session factories: found through the class hierarchy of a model.
+"""Session factories, found through the class hierarchy of a model.
 
-A factory is the attribute `_asynctasq_session_factory` of a model or of any of its bases: an
+A factory is the attribute `_asynctasq_session_factory` of a model or one of its bases: an
 `async_sessionmaker`, a `sessionmaker`, a scoped session, or anything that returns a session when
-called. Owns the rule that each use opens a session of its own.
+called. Owns the rule that each use opens its own session.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ AnySession = AsyncSession | Session
 
 
 def find_factory(cls: type) -> Any:
-    """The session factory of a model or base; `None` when none is set."""
+    """The session factory of a model or base; `None` if none is set."""
     for base in cls.__mro__:
         members = vars(base)
         if ATTRIBUTE in members:
             value = members[ATTRIBUTE]
-            # As a class attribute a plain function would become a method; it is meant as it is.
+            # Unwrapped: as a class attribute a plain function would become a method.
             return (
                 value.__get__(None, cls) if isinstance(value, staticmethod | classmethod) else value
             )
@@ -41,7 +41,7 @@ def factory_of(cls: type) -> Any:
     """The session factory of a model or base.
 
     Raises:
-        ConfigurationError: None is set. Retrying would not help, so the task fails as any other.
+        ConfigurationError: None is set. Waiting would not help, so the task fails as usual.
     """
     factory = find_factory(cls)
     if factory is None:
@@ -70,10 +70,10 @@ def all_factories() -> dict[Any, list[type]]:
 
 
 def open_session(factory: Any) -> AnySession:
-    """A new session; it connects when it is first used.
+    """A new session; it connects on first use.
 
     Raises:
-        ConfigurationError: The factory makes no sessions.
+        ConfigurationError: The factory does not return a session.
     """
     if isinstance(factory, async_scoped_session | scoped_session):
         factory = factory.session_factory  # the registry itself would share one session
@@ -89,12 +89,12 @@ def open_session(factory: Any) -> AnySession:
 
 
 def sync_part(session: AnySession) -> Session:
-    """The `Session` that does the work of an `AsyncSession`; a `Session` is its own."""
+    """The `Session` inside an `AsyncSession`; a `Session` is returned as it is."""
     return session.sync_session if isinstance(session, AsyncSession) else session
 
 
 def session_of(target: object) -> Session | None:
-    """The `Session` behind what may be given to `.on_commit(...)`; `None` for anything else."""
+    """The `Session` behind an argument of `.on_commit(...)`; `None` if it is not one."""
     if isinstance(target, async_scoped_session | scoped_session):
         target = target()
     return sync_part(target) if isinstance(target, AsyncSession | Session) else None

@@ -1,7 +1,7 @@
-"""What an error of a database means for a task that waits for its rows.
+"""Decides what a database error means for a task that waits for its rows.
 
-Drivers disagree: a missing table is an `OperationalError` in SQLite, and asyncpg's errors reach us
-bare when they come from connecting. So SQLSTATE and error numbers decide before classes do.
+Drivers disagree: SQLite calls a missing table an `OperationalError`, and asyncpg's errors while
+connecting arrive unwrapped. So SQLSTATEs and error numbers decide before classes do.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ _TRANSIENT_CLASSES = {"08", "28", "3D", "40", "53", "57", "58"}
 _LOCK_NOT_AVAILABLE = "55P03"
 _DATA_CLASS = "22"
 
-#: What MySQL gives where it has an error number only.
+#: MySQL's SQLSTATE for errors that have only a number.
 _GENERAL = "HY000"
 
-#: SQLite's code for an error in the statement itself; all others of its OperationalErrors pass.
+#: SQLite's code for an error in the statement itself; its other OperationalErrors are temporary.
 _SQLITE_ERROR = 1
 
-#: MySQL's numbers for a column, table or right that is missing, among its OperationalErrors.
+#: OperationalErrors of MySQL that mean a missing column, table or privilege.
 _MYSQL_STATEMENT_ERRORS = {1051, 1054, 1060, 1091, 1142, 1143}
 
 _KEY_ERRORS = (exc.DataError, OverflowError, UnicodeEncodeError)
@@ -36,7 +36,7 @@ _UNAVAILABLE = (
 
 
 def explained(error: Exception, model: type) -> Exception:
-    """The error that core understands; the given one where it is neither key nor outage."""
+    """The error translated for core; unchanged if neither a wrong key nor an outage caused it."""
     name = model.__qualname__
     if _is_wrong_key(error):
         return InvalidReference(f"a key in the message cannot be one of {name}")
@@ -52,21 +52,21 @@ def _is_wrong_key(error: Exception) -> bool:
         return True
     if not isinstance(error, exc.DBAPIError):
         return False
-    # asyncpg refuses a value before sending it with an InterfaceError that is a ValueError too.
+    # asyncpg refuses a value, before sending it, with an InterfaceError that is a ValueError too.
     cause = getattr(error.orig, "__cause__", None)
     return isinstance(cause, ValueError) or _sqlstate(error)[:2] == _DATA_CLASS
 
 
 def gave_way(error: Exception) -> bool:
-    """Whether a database ended the work of whatever code this comes from, which may be repeated.
+    """Whether a database interrupted the code that raised this, so that it may be repeated.
 
-    An error of another kind, such as an `OSError`, may be of something else than the database.
+    Other errors, such as an `OSError`, may come from something other than the database.
     """
     return isinstance(error, exc.DBAPIError | exc.TimeoutError) and is_unavailable(error)
 
 
 def is_unavailable(error: Exception) -> bool:
-    """Whether the same may succeed later."""
+    """Whether the same statement may succeed later."""
     state = _sqlstate(error)
     if state:
         return state[:2] in _TRANSIENT_CLASSES or state == _LOCK_NOT_AVAILABLE

@@ -1,7 +1,7 @@
-"""Which row an instance stands for, and whether there is one; never with SQL.
+"""Finds out which row an instance stands for, and whether it exists, without any SQL.
 
-The identity that SQLAlchemy keeps beside an instance is read, not its attributes: those may be
-expired, which would load them, or carry other names than their columns.
+Reads the identity that SQLAlchemy keeps beside an instance, not its attributes: reading expired
+ones would load them, and their names may differ from the columns'.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .keys import Identity, key_of
 
 
 def to_ref(obj: object) -> Ref:
-    """The reference of a row that exists, committed or only inserted.
+    """The reference of a row that exists, whether committed or only inserted.
 
     Raises:
         UnsavedModelError: The instance was never flushed, or its insert was rolled back.
@@ -45,7 +45,7 @@ def to_ref(obj: object) -> Ref:
 
 
 def sent_key(row: object) -> Identity:
-    """What travels for a row that was loaded."""
+    """The key that travels for a loaded row."""
     state: InstanceState[Any] = instance_state(row)
     assert state.identity is not None
     return key_of(state.mapper).sent(state.identity)

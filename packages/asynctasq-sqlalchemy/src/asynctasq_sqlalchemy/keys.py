@@ -1,9 +1,9 @@
-"""The values of a key: as they travel, and as attributes hold them when they have been read.
+"""The values of a key: as they travel, and as attributes hold them once read.
 
-Owns the rule that a key travels as it would be read back, whatever was assigned to the attribute: a
-plain value as the type of its column reads it, and what a type makes of a value for the database
-where attributes hold something of the application's own, such as an enum's member. So a row has one
-key, fresh or loaded, and a key that cannot be sent is refused where it is sent.
+Owns the rule that a key travels as it would be read back, whatever was assigned to the attribute. A
+plain value travels as its column's type reads it; where attributes hold values of the application's
+own, such as enum members, they travel as the type writes them to the database. So a row has one
+key, fresh or loaded, and a key that cannot travel is refused by the sender.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from sqlalchemy.types import TypeEngine
 
 from .conversions import converted
 
-#: As attributes hold it, or as it travels: a value for each column of the primary key.
+#: One value for each column of the primary key, as attributes hold it or as it travels.
 Identity = tuple[Any, ...]
 
-#: Types convert for this dialect alike in all processes, whichever database a row is in.
+#: For this dialect, types convert alike in all processes, whichever database a row is in.
 _NEUTRAL = DefaultDialect()
 
 
@@ -30,10 +30,10 @@ class _Column(Protocol):
     """One column of a key."""
 
     def sent(self, value: Any) -> Any:
-        """What travels for the attribute's value; raises whatever its type does if nothing can."""
+        """What travels for the attribute's value; raises what the type raises if it cannot."""
 
     def read(self, sent: Any) -> Any:
-        """The attribute's value for what travelled; raises if it is none of this column."""
+        """The attribute's value for what travelled; raises if this column cannot hold it."""
 
 
 class _Plain:
@@ -44,7 +44,7 @@ class _Plain:
         self._unit = Decimal(1).scaleb(-scale) if expected is Decimal and scale else None
 
     def sent(self, value: Any) -> Any:
-        """A value of exactly the column's type."""
+        """The value, as exactly the column's type."""
         if type(value) is self._expected and self._unit is None:
             return value
         value = converted(plain_value(value), self._expected)
@@ -56,7 +56,7 @@ class _Plain:
 
 
 class _Processed:
-    """A column whose values travel as its type writes them: enums, types of the application's."""
+    """A column whose values travel as its type writes them: enums, the application's own types."""
 
     def __init__(self, type_: TypeEngine[Any]) -> None:
         implementation = type_.dialect_impl(_NEUTRAL)
@@ -64,7 +64,7 @@ class _Processed:
         self._read = implementation.result_processor(_NEUTRAL, None) or _same
 
     def sent(self, value: Any) -> Any:
-        """The value as it is written; it must be one that can be read again."""
+        """The value as the type writes it, provided that it can be read back."""
         written = plain_value(self._write(value))
         if type(written) not in PLAIN_TYPES:
             raise TypeError(f"{type(written).__qualname__} cannot travel")
@@ -72,7 +72,7 @@ class _Processed:
         return written
 
     def read(self, sent: Any) -> Any:
-        """The value as it is read."""
+        """The value as the type reads it."""
         return self._read(sent)
 
 
@@ -83,7 +83,7 @@ def _same(value: Any) -> Any:
 def _column(type_: TypeEngine[Any]) -> _Column:
     try:
         expected = type_.python_type
-    except NotImplementedError:  # of the application, or of one database
+    except NotImplementedError:  # a type of the application's own, or of one database
         return _Processed(type_)
     if expected in PLAIN_TYPES:
         return _Plain(expected, getattr(type_, "scale", None))
@@ -98,7 +98,7 @@ class Key:
         self._columns = [_column(column.type) for column in mapper.primary_key]
 
     def sent(self, identity: Identity) -> Identity:
-        """What travels for an instance's identity.
+        """The key that travels for an instance's identity.
 
         Raises:
             SerializationError: A part of it cannot travel.
@@ -106,11 +106,11 @@ class Key:
         return tuple(map(self._sent, self._columns, identity))
 
     def _sent(self, column: _Column, value: Any) -> Any:
-        if value is None:  # in a key of several columns
+        if value is None:  # allowed in a key of several columns
             return None
         try:
             return column.sent(value)
-        except Exception as e:  # code of the application's types runs inside
+        except Exception as e:  # runs code of the application's types
             raise SerializationError(
                 f"the key of this {self._name} cannot be put on the queue: its column holds "
                 f"{type(value).__qualname__} ({type(e).__name__}); dispatch what the task needs "
@@ -118,7 +118,7 @@ class Key:
             ) from e
 
     def read(self, pk: Any) -> tuple[Identity, Identity]:
-        """What travelled for a row, in the form in which its instances send it, and its identity.
+        """A key that travelled, as instances would send it, and the identity of its row.
 
         Raises:
             InvalidReference: It cannot be a key of this model.
@@ -132,7 +132,7 @@ class Key:
             raise InvalidReference(f"a key in the message is none of {self._name}")
         try:
             both = list(map(_read, self._columns, parts))
-        except Exception as e:  # the same code, given what anybody may have written
+        except Exception as e:  # runs the same code on what anybody may have written
             raise InvalidReference(f"a key in the message cannot be one of {self._name}") from e
         return tuple(sent for sent, _ in both), tuple(value for _, value in both)
 

@@ -1,4 +1,4 @@
-"""Rows for references: one query for all of a model, an instance of its own for each place."""
+"""Fetches rows for references: one query per model, and a separate instance for each place."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from .sessions import close, current_scope
 
 R = TypeVar("R")
 
-#: Bound parameters that one statement may have; 900 for databases not named here.
+#: Maximum number of bound parameters in a statement; 900 for databases not named here.
 _PARAMETER_LIMIT = {"postgresql": 32_000, "mysql": 32_000, "mariadb": 32_000, "mssql": 2_000}
 _OTHER_LIMIT = 900
 
-#: Databases that have no `(a, b) IN ((1, 2), ...)`; their condition is a tree, kept flat enough.
+#: Databases without `(a, b) IN ((1, 2), ...)`; their condition is a tree, kept flat enough.
 _WITHOUT_TUPLES = {"mssql"}
 _LONGEST_TREE = 200
 
@@ -38,11 +38,11 @@ _LONGEST_TREE = 200
 async def fetch_many(refs: Sequence[Ref]) -> list[object | None]:
     """The rows of references to one model, database and options, in their order.
 
-    With `for_update` in the options they are rows of the running task's session. Otherwise the
+    With `for_update` in the options they belong to the running task's session. Otherwise the
     connection has been given back when this returns, and the instances are detached.
 
     Raises:
-        ReferenceUnavailable: The database did not answer, or a lock was not to be had.
+        ReferenceUnavailable: The database did not answer, or a lock could not be had.
         InvalidReference: A key cannot be one of the model, or there is no such shard.
         ConfigurationError: The model has no session factory.
     """
@@ -68,14 +68,14 @@ async def fetch_many(refs: Sequence[Ref]) -> list[object | None]:
 
 
 async def work_in(session: AnySession, work: Callable[..., R], *args: Any) -> R:
-    """Call `work` with the session's synchronous part; the event loop goes on meanwhile."""
+    """Call `work` with the session's synchronous part without blocking the event loop."""
     if isinstance(session, AsyncSession):
         return await session.run_sync(work, *args)
     return await asyncio.to_thread(work, session, *args)
 
 
 def _query(model: type, options: Sequence[Any]) -> Select[Any]:
-    """The query without its condition; by `asynctasq_fetch` listeners that hide rows know it."""
+    """The query without its condition; `asynctasq_fetch` marks it for listeners that hide rows."""
     query: Select[Any] = select(model).execution_options(asynctasq_fetch=True)
     query = query.options(*(o for o in options if isinstance(o, ExecutableOption)))
     for lock in options:
@@ -92,12 +92,12 @@ def _query(model: type, options: Sequence[Any]) -> Select[Any]:
 
 @dataclass(frozen=True, slots=True)
 class _Lookup:
-    """A query for the rows of some keys, to be run in a session.
+    """A query for the rows of some keys, to run in a session.
 
     Attributes:
-        keys: Each as instances send it, and as SQLAlchemy identifies a row; may repeat.
-        query: Without its condition.
-        shard: The identity token of the rows, where the session has several databases.
+        keys: Each as instances send it and as SQLAlchemy identifies a row; may repeat.
+        query: The query without its condition.
+        shard: The identity token of the rows, if the session has several databases.
     """
 
     mapper: Mapper[Any]
@@ -106,7 +106,7 @@ class _Lookup:
     shard: str | None
 
     def own_rows(self, session: Session) -> list[object | None]:
-        """Detached rows, none of which shares anything with another."""
+        """Detached rows that share nothing with each other."""
         rows = self.rows(session)
         session.expunge_all()
         uses = Counter(map(id, rows))
@@ -127,7 +127,7 @@ class _Lookup:
                 found[sent_key(row)] = row
         strange = found.keys() - identities.keys()
         for key in wanted:
-            # Rows that the database wrote otherwise, padded or in another case, are found singly.
+            # The database may store a key padded or in another case: look such rows up one by one.
             if strange and key not in found:
                 for row in self._select(session, dialect, [identities[key]]):
                     found[key] = row
@@ -149,15 +149,15 @@ class _Lookup:
         query = self.query.where(_condition(self.mapper, keys, dialect))
         if self.shard is not None:
             query = query.options(set_shard_id(self.shard))
-        # A query for a model of concrete inheritance brings rows of other tables, which number
-        # theirs independently.
+        # With concrete inheritance the query also returns rows of other tables, whose keys are
+        # numbered independently.
         space = self.mapper.identity_key_from_primary_key(keys[0])[0]
         return [row for row in session.scalars(query).unique() if _space(row) is space]
 
 
 def _space(row: object) -> type:
-    """The class within which the row's key is the only one."""
-    # `instance_state` is what `inspect` finds in the end, at a tenth of its cost.
+    """The class within which the row's key is unique."""
+    # `inspect` would find the same at ten times the cost.
     key = instance_state(row).key
     assert key is not None
     space: type = key[0]
@@ -170,7 +170,7 @@ def _chunk_size(dialect: str, mapper: Mapper[Any]) -> int:
 
 
 def _condition(mapper: Mapper[Any], keys: Sequence[Identity], dialect: str) -> ColumnElement[bool]:
-    # Not the attributes, whose comparisons the application may have changed.
+    # Columns, not attributes: the application may have changed how attributes compare.
     columns: list[ColumnElement[Any]]
     columns = [
         mapper.get_property_by_column(c).class_attribute.expression for c in mapper.primary_key

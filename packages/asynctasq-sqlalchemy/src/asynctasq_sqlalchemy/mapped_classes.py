@@ -1,4 +1,4 @@
-"""Every mapped class of the process, whichever base or registry it belongs to."""
+"""Knows every mapped class of the process, whichever base or registry it belongs to."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _mapped: WeakSet[type] = WeakSet()
 
 
 def watch() -> None:
-    """Remember every class that is mapped from now on, and those mapped already."""
+    """Remember every class mapped from now on, and those mapped already."""
     event.listen(Mapper, "instrument_class", lambda mapper, cls: _mapped.add(cls))
     _find_mapped(object, {id(type)})
 
@@ -22,7 +22,7 @@ def watch() -> None:
 def _find_mapped(cls: type, seen: set[int]) -> None:
     children: list[type] = type.__subclasses__(cls)
     for child in children:
-        # By identity: a metaclass may compare as it likes. One of `typing` warns since Python 3.14.
+        # By identity: metaclasses may define `==`; since Python 3.14 one in `typing` warns.
         if id(child) not in seen:
             seen.add(id(child))
             if is_mapped(child):
@@ -31,18 +31,18 @@ def _find_mapped(cls: type, seen: set[int]) -> None:
 
 
 def mapped_classes() -> list[type]:
-    """Every mapped class that is alive."""
+    """Every mapped class that is still alive."""
     return list(_mapped)
 
 
 def is_mapped(cls: type) -> bool:
-    """Whether SQLAlchemy maps the class itself; an unmapped subclass of a model is none.
+    """Whether SQLAlchemy maps the class itself; an unmapped subclass of a model does not count.
 
-    Whoever names a class in a message gets none of its code run by this, nor its metaclass's.
+    Messages name classes, so this runs no code of the class or its metaclass.
     """
     manager: Any = _DICT_OF_CLASS(cls).get(DEFAULT_MANAGER_ATTR)
     return issubclass(type(manager), ClassManager) and manager.is_mapped
 
 
-#: A metaclass may say otherwise what the `__dict__` of its classes is.
+#: Bypasses metaclasses that redefine `__dict__`.
 _DICT_OF_CLASS: Callable[[type], Mapping[str, Any]] = type.__dict__["__dict__"].__get__

@@ -1,6 +1,6 @@
 """How a row is loaded for a task, declared in the annotation of the task's parameter.
 
-SQLAlchemy's own loader options (`selectinload(User.orders)`) stand beside these in an annotation.
+SQLAlchemy's own loader options (`selectinload(User.orders)`) can stand beside these.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 
 @dataclass(frozen=True, slots=True)
 class ForUpdate:
-    """`SELECT ... FOR UPDATE`, made by `for_update`; arguments as of `Select.with_for_update`.
+    """`SELECT ... FOR UPDATE`, made by `for_update`; takes `Select.with_for_update`'s arguments.
 
     Attributes:
-        in_task_scope: Tells core to fetch the row inside the one task's scope, where the lock is.
+        in_task_scope: Tells core to fetch the row in the task's own scope, which holds the lock.
     """
 
     nowait: bool
@@ -42,16 +42,16 @@ def for_update(
 ) -> ForUpdate:
     """Lock the row in the task's own session: `account: Annotated[Account, for_update()]`.
 
-    The lock is held until the task commits or rolls back `task_session()`, or ends. A lock that is
-    not to be had (`nowait`, a deadlock, the server's lock timeout) postpones the task without using
-    up an attempt. SQLite has no such locks and ignores this.
+    The lock is held until the task commits or rolls back `task_session()`, or ends. If the lock
+    cannot be had (`nowait`, a deadlock, the server's lock timeout), the task is postponed without
+    using up an attempt. SQLite has no such locks and ignores this.
 
     Args:
         nowait: Postpone the task at once instead of waiting for another transaction.
-        skip_locked: Treat a locked row as one that is gone; see the task's `on_missing`.
-        of: The entities or columns whose rows are locked, where a query joins several.
+        skip_locked: Treat a locked row as missing; see the task's `on_missing`.
+        of: The entities or columns whose rows to lock, if the query joins several.
         read: Lock for reading (`FOR SHARE`).
-        key_share: Lock the weaker way that leaves keys free (`FOR NO KEY UPDATE`, PostgreSQL).
+        key_share: Take the weaker lock that leaves keys free (`FOR NO KEY UPDATE`, PostgreSQL).
     """
     return ForUpdate(nowait, skip_locked, of, read, key_share)
 
@@ -59,10 +59,10 @@ def for_update(
 def read_from(session_factory: Any) -> ReadFrom:
     """Load the row from another database: `user: Annotated[User, read_from(ReplicaSession)]`.
 
-    The instance belongs to the task's ordinary session afterwards, so it is written to the model's
-    own database. A replica that lags may not have the row yet: the task then finds it gone.
+    Afterwards the instance belongs to the task's ordinary session, so writes go to the model's own
+    database. A lagging replica may not have the row yet: to the task it is then missing.
 
     Args:
-        session_factory: As `_asynctasq_session_factory` of a model.
+        session_factory: Anything that a model's `_asynctasq_session_factory` may be.
     """
     return ReadFrom(session_factory)

@@ -1,4 +1,4 @@
-"""The tables of core in databases behind engines: statements on open and on own transactions.
+"""Runs core's statements on databases behind engines, in open transactions or in its own.
 
 Owns the form in which each driver takes core's statements.
 """
@@ -28,7 +28,7 @@ def database_of(engine: Engine) -> Database | None:
 
 
 def run(connection: Connection, statement: Statement) -> Sequence[Sequence[Any]]:
-    """Run a statement of core's; gives the rows of a SELECT."""
+    """Run one of core's statements; returns the rows of a SELECT."""
     dialect = connection.dialect
     if dialect.driver == "aiomysql":  # 0.3.2 cannot escape `bytes` with PyMySQL 1.2 and later
         statement = statement.with_literal_bytes()
@@ -39,7 +39,7 @@ def run(connection: Connection, statement: Statement) -> Sequence[Sequence[Any]]
 
 @asynccontextmanager
 async def own_transaction(database: Database) -> AsyncIterator[Run]:
-    """A transaction on a connection from the engine's pool."""
+    """Open a transaction on a connection from the engine's pool."""
     engine: Engine = database.handle
     if engine.dialect.is_async:
         from sqlalchemy.ext.asyncio import AsyncEngine
@@ -66,12 +66,12 @@ async def own_transaction(database: Database) -> AsyncIterator[Run]:
 
 
 def databases() -> Iterator[Database]:
-    """Those behind the session factories of mapped classes, each once."""
+    """The databases behind the session factories of mapped classes, each once."""
     return iter({database: None for _, database in _models_with_databases()})
 
 
 def model_of(name: str) -> type:
-    """A model whose rows are in the database of this name."""
+    """A model whose rows are in the database with this name."""
     return next(model for model, database in _models_with_databases() if database.name == name)
 
 

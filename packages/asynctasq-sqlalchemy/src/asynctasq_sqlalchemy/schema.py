@@ -1,6 +1,6 @@
-"""The tables that asynctasq keeps in the application's database, for its own metadata.
+"""The tables that asynctasq keeps in the application's database, for the application's metadata.
 
-Core owns their form and every statement on them.
+Core owns their columns and every statement on them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sqlalchemy.dialects.mysql import LONGBLOB
 def tables(metadata: MetaData) -> tuple[Table, Table]:
     """Add the tables of the outbox and of atomic tasks, so that `create_all` and Alembic see them.
 
-    They are in the schema in which the database looks first. Called again, it adds nothing.
+    They go into the database's default schema. Calling this again adds nothing.
 
     Returns:
         `asynctasq_outbox` and `asynctasq_done`.

@@ -1,9 +1,10 @@
 """The sessions of one run of a task.
 
-A run has at most one session per session factory, made when it is first needed and closed when the
-run ends, whatever it left undone: nothing is committed for the user. The run's instances belong to
-it; those that could load something more (a relationship, a deferred column) from the start, others
-from the first `task_session()` on, so that a task that needs no session costs none.
+A run has at most one session per session factory. It is made when first needed and closed when the
+run ends; whatever is uncommitted then is lost, as nothing is committed for the user. The run's
+instances belong to it: those that could load more (a relationship, a deferred column) from the
+start, others from the first `task_session()` on, so that a task without need for a session pays for
+none.
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ logger = logging.getLogger(__name__)
 
 
 class TaskScope:
-    """The sessions of one run, as the async context manager that core enters round it.
+    """The sessions of one run; an async context manager that core enters around it.
 
     Args:
         task: The task's name, for the log.
-        instances: What was fetched for this run.
+        instances: The instances fetched for this run.
     """
 
     __slots__ = ("_instances", "_sessions", "_task", "_token")
@@ -75,7 +76,7 @@ class TaskScope:
                 stack.push_async_callback(close, session)
 
     def session(self, factory: Any) -> AnySession:
-        """This run's session of the factory, with the run's instances of its models."""
+        """This run's session from the factory, holding the run's instances of its models."""
         session = self._sessions.get(factory)
         if session is None:
             session = self._sessions[factory] = open_session(factory)
@@ -84,7 +85,7 @@ class TaskScope:
         return session
 
     def only_factory(self) -> Any:
-        """The factory that is meant when no model is named.
+        """The factory to use when no model is named.
 
         Raises:
             ConfigurationError: There is none, or more than one.
@@ -116,7 +117,7 @@ _current: ContextVar[TaskScope | None] = ContextVar("asynctasq_sqlalchemy_scope"
 
 
 def current_scope() -> TaskScope:
-    """The sessions of the task that runs here.
+    """The sessions of the task running here.
 
     Raises:
         ConfigurationError: No task runs here.
@@ -133,16 +134,16 @@ def current_scope() -> TaskScope:
 def task_session(model: type | None = None) -> Any:
     """The session of the running task, to which its instances belong.
 
-    It connects when it is first used. Commit it to keep changes; it is closed when the task ends.
+    It connects on first use. Commit it to keep changes; it is closed when the task ends.
 
     Args:
-        model: A model or base, where models of several session factories are in use.
+        model: A model or base, to choose between several session factories.
 
     Returns:
-        An `AsyncSession`, or a `Session` where the session factory is a synchronous one.
+        An `AsyncSession`, or a `Session` if the session factory is synchronous.
 
     Raises:
-        ConfigurationError: No task runs here, or which session is meant is not clear.
+        ConfigurationError: No task runs here, or it is not clear which session is meant.
     """
     scope = current_scope()
     return scope.session(scope.only_factory() if model is None else factory_of(model))
@@ -150,14 +151,14 @@ def task_session(model: type | None = None) -> Any:
 
 def _may_load_more(instance: object) -> bool:
     state = instance_state(instance)
-    # `state.unloaded` says the same but for what was changed since, and builds three sets.
+    # `state.unloaded` would say nearly the same, but builds three sets.
     return bool(state.mapper.relationships) or not state.manager.keys() <= state.dict.keys()
 
 
 async def close(session: AnySession) -> None:
-    """Give the session's connection back, also when the caller is cancelled meanwhile.
+    """Give the session's connection back, even if the caller is cancelled meanwhile.
 
-    One that was never used only lets go of its instances, without a switch of greenlet or thread.
+    A session that was never used only drops its instances, without switching greenlet or thread.
     """
     if is_unused(sync_part(session)):
         sync_part(session).expunge_all()

@@ -43,7 +43,7 @@ from . import create_worker_session_factory, task_session
 
 
 class Base(DeclarativeBase):
-    """Of the suite's models."""
+    """The base of the suite's models."""
 
 
 class User(Base):
@@ -65,7 +65,7 @@ class Order(Base):
 
 
 class Seat(Base):
-    """A key of two columns, whose attributes have other names."""
+    """Keyed by two columns whose attributes have other names."""
 
     __tablename__ = "suite_seats"
     row: Mapped[str] = mapped_column("seat_row", String(5), primary_key=True)
@@ -74,7 +74,7 @@ class Seat(Base):
 
 
 class Document(Base):
-    """Keyed by a UUID that is there before the row."""
+    """Keyed by a UUID that exists before the row."""
 
     __tablename__ = "suite_documents"
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid.uuid4)
@@ -110,7 +110,7 @@ class Grade(enum.Enum):
 
 
 class Unit(str, enum.Enum):  # noqa: UP042 - whose `str` is not its value, as in older code
-    """Members that are text themselves."""
+    """An enum whose members are text themselves."""
 
     METRE = "m"
 
@@ -123,7 +123,7 @@ class Mark(Base):
 
 
 class Scale(Base):
-    """Keyed by text, for which applications give members of an enum."""
+    """Keyed by text, to which applications assign members of an enum."""
 
     __tablename__ = "suite_scales"
     unit: Mapped[str] = mapped_column(String(10), primary_key=True)
@@ -145,7 +145,7 @@ class Version(TypeDecorator[tuple[int, ...]]):
 
 
 class Release(Base):
-    """Keyed by a value of the application's own."""
+    """Keyed by a type of the application's own."""
 
     __tablename__ = "suite_releases"
     version: Mapped[tuple[int, ...]] = mapped_column(Version(), primary_key=True)
@@ -170,7 +170,7 @@ class _Suite(AdapterSuite):
         return User(name=name)
 
     def seat(self, name: str) -> Seat:
-        """A seat that was not taken yet."""
+        """A seat not taken yet."""
         return Seat(row="A", number=uuid.uuid4().int % 10**6, name=name)
 
     def loadable(self, name: str) -> User:
@@ -217,7 +217,7 @@ class _Suite(AdapterSuite):
 
     @contextmanager
     def outage(self) -> Iterator[None]:
-        """The models have the session factory of a server that does not exist meanwhile."""
+        """Give the models a session factory for a server that does not exist."""
         self.use(create_worker_session_factory(self.nowhere(), class_=self.session_class))
         try:
             yield
@@ -229,7 +229,7 @@ class _Suite(AdapterSuite):
         Base._asynctasq_session_factory = factory
 
     def nowhere(self) -> URL:
-        """Where no database answers."""
+        """A URL at which no database answers."""
         url: URL = self.factory.kw["bind"].url
         if url.get_backend_name() == "sqlite":
             return url.set(database="/nowhere/suite.db")
@@ -259,7 +259,7 @@ class TestSQLAlchemy(_Suite):
     @pytest.fixture(scope="class")
     @classmethod
     def tables(cls, url: URL) -> Iterator[None]:
-        """Once for all tests of a class: creating them for each would take most of the time."""
+        """Created once per class: creating them for each test would take most of the time."""
         asyncio.run(_in_database(url, Base.metadata.create_all))
         yield
         asyncio.run(_in_database(url, Base.metadata.drop_all))
@@ -347,7 +347,7 @@ class TestSynchronousSessions(_Suite):
     @pytest.fixture(scope="class")
     @classmethod
     def tables(cls, url: URL) -> Iterator[None]:
-        """Once for all tests of a class."""
+        """Created once per class."""
         engine = create_engine(url, poolclass=NullPool)
         Base.metadata.create_all(engine)
         yield

@@ -1,4 +1,4 @@
-"""Tortoise ORM instances as arguments of asynctasq tasks; and how a task wants its rows loaded."""
+"""Tortoise ORM instances as arguments of asynctasq tasks, and options for loading their rows."""
 
 from .options import only, prefetch_related, select_for_update, select_related, using
 

@@ -1,7 +1,7 @@
-"""The hooks; each imports what it needs once Tortoise is there, so that this module imports no ORM.
+"""The hooks of asynctasq for Tortoise; they import it only once the application has.
 
-Tortoise does not remember what the hooks ask about (which row an open transaction wrote, which
-instance was deleted, which database a row came from), so recording starts as soon as the
+Tortoise does not remember what the hooks need to know (which rows an open transaction wrote, which
+instances were deleted, which database a row came from), so recording starts as soon as the
 application imports Tortoise.
 """
 
@@ -29,7 +29,7 @@ def _start_recording(_: object) -> None:
 
 @hookimpl
 def is_model(obj: object) -> bool:
-    """Whether the type is one of Tortoise's models."""
+    """Whether it is an instance of a Tortoise model."""
     models = sys.modules.get("tortoise.models")
     base = getattr(models, "Model", None)
     return base is not None and issubclass(type(obj), base)
@@ -37,7 +37,7 @@ def is_model(obj: object) -> bool:
 
 @hookimpl
 def to_ref(obj: Any) -> Ref:
-    """Class, key, and the database where it is not the one that the model is routed to."""
+    """The reference: class and key, and the database if the model is not routed to it."""
     from . import identity
 
     return identity.to_ref(obj)
@@ -45,7 +45,7 @@ def to_ref(obj: Any) -> Ref:
 
 @hookimpl
 async def fetch_many(refs: Sequence[Ref]) -> Sequence[object | None]:
-    """The rows, from the database that the model is written to unless a reference says another."""
+    """The rows, from the database that the model is written to unless a reference names another."""
     from . import loading
 
     return await loading.fetch_many(refs)
@@ -53,7 +53,7 @@ async def fetch_many(refs: Sequence[Ref]) -> Sequence[object | None]:
 
 @hookimpl
 def is_outage(error: Exception) -> bool:
-    """By Tortoise's classes and those of its drivers."""
+    """Decided by the exception classes of Tortoise and its drivers."""
     if "tortoise" not in sys.modules:
         return False
     from . import outages
@@ -63,13 +63,13 @@ def is_outage(error: Exception) -> bool:
 
 @hookimpl
 def option_names() -> Collection[str]:
-    """One option: the arguments of `Tortoise.init`."""
+    """`tortoise_config`: the arguments of `Tortoise.init`."""
     return ["tortoise_config"]
 
 
 @hookimpl
 def configure(options: Mapping[str, Any]) -> None:
-    """Remember `tortoise_config` for the first need."""
+    """Remember `tortoise_config` until it is needed."""
     from . import lifecycle
 
     lifecycle.configure(options.get("tortoise_config"))
@@ -99,7 +99,7 @@ def task_scope() -> AbstractAsyncContextManager[object] | None:
 
 @cache
 def _scope_class() -> type[TaskScope]:
-    """Found once, and not imported for each run."""
+    """Looked up once instead of imported for each run."""
     from .lifecycle import TaskScope
 
     return TaskScope
@@ -107,7 +107,7 @@ def _scope_class() -> type[TaskScope]:
 
 @hookimpl
 def is_pending_write(obj: object) -> bool:
-    """Whether an `in_transaction` block of this context, still open, wrote the row."""
+    """Whether an open `in_transaction` block of this context wrote the row."""
     from . import commits
 
     return commits.is_pending_write(obj)
@@ -123,7 +123,7 @@ def after_commit(obj: object, send: DeferredSend) -> None:
 
 @hookimpl
 def owns_transaction(target: object) -> bool:
-    """Whether the target is what `in_transaction` gave."""
+    """Whether the target is a client from `in_transaction`."""
     if "tortoise" not in sys.modules:
         return False
     from .clients import is_transaction
@@ -133,7 +133,7 @@ def owns_transaction(target: object) -> bool:
 
 @hookimpl
 def open_transaction() -> object | None:
-    """The transaction begun last of those open in this context."""
+    """The most recently begun transaction open in this context."""
     if "tortoise" not in sys.modules:
         return None
     from . import commits
@@ -153,7 +153,7 @@ def databases() -> Iterable[Database]:
 
 @hookimpl
 def own_transaction(database: Database) -> AbstractAsyncContextManager[Run]:
-    """A block of `in_transaction` that is in no other."""
+    """An outermost `in_transaction` block."""
     from . import outbox
 
     return outbox.own_transaction(database)
@@ -163,7 +163,7 @@ def own_transaction(database: Database) -> AbstractAsyncContextManager[Run]:
 def atomic_transaction(
     target: object, refs: Sequence[Ref]
 ) -> AbstractAsyncContextManager[Transaction]:
-    """A block of `in_transaction` round the task."""
+    """An `in_transaction` block around the task."""
     from . import atomic
 
     return atomic.atomic_transaction(target, refs)
@@ -171,7 +171,7 @@ def atomic_transaction(
 
 @hookimpl
 async def check() -> Sequence[Finding]:
-    """Databases, pools, time zone, modules and indexes."""
+    """Checks databases, pools, time zone, modules and indexes."""
     from . import doctor
 
     return await doctor.check()
@@ -179,5 +179,5 @@ async def check() -> Sequence[Finding]:
 
 @hookimpl
 def adapter_suite() -> str:
-    """The suite on SQLite; it needs the extra `testing` of core."""
+    """The suite, which runs on SQLite and needs the extra `testing` of core."""
     return "asynctasq_tortoise.suite:TestTortoise"

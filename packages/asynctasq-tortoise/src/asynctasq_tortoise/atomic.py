@@ -1,4 +1,4 @@
-"""The transaction of an atomic task: a block of `in_transaction` round it."""
+"""The transaction of an atomic task: an `in_transaction` block around it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .outbox import database_of, run
 
 @asynccontextmanager
 async def atomic_transaction(target: object, refs: Sequence[Ref]) -> AsyncIterator[Transaction]:
-    """A transaction in which everything works that this context does on the database."""
+    """Open a transaction that covers everything this context does on the database."""
     await ensure_initialised()
     parent = base_client(_alias(target, refs))
     if (database := database_of(parent)) is None:
@@ -45,8 +45,8 @@ async def atomic_transaction(target: object, refs: Sequence[Ref]) -> AsyncIterat
             followed.is_atomic = True
             yield Transaction(run_in, client, database)
             followed.is_atomic = False
-            # In the block, which then only gives the connection back: its end belongs to this
-            # asyncio task, and the commit must go on if the task is cancelled.
+            # Commit inside the block, which then only gives the connection back: leaving it must
+            # happen in this asyncio task, while the commit must go on if the task is cancelled.
             await uninterrupted(client.commit())
     except Exception as e:
         if (cause := gave_way(e)) is None:
@@ -59,7 +59,7 @@ async def atomic_transaction(target: object, refs: Sequence[Ref]) -> AsyncIterat
 
 @asynccontextmanager
 async def _begun(parent: Any) -> AsyncIterator[Any]:
-    """The block; that it cannot begin is an outage."""
+    """Open the block; a failure to begin counts as an outage."""
     block = parent._in_transaction()
     try:
         client = await block.__aenter__()

@@ -1,9 +1,9 @@
 """Dispatches that wait for the commit of an `in_transaction` block.
 
-Tortoise has no hook for the end of a transaction, and a nested block leaves the outer one as the
-connection of its context. So each transaction client is followed from its beginning: its own
-`commit`, `rollback` and nested blocks are wrapped on the instance. Owns the rule that a transaction
-which nobody followed from its beginning counts as having written every row.
+Tortoise has no hook for the end of a transaction, and a nested block leaves the outer one as its
+context's connection. So each transaction client is followed from its beginning: its `commit`,
+`rollback` and nested blocks are wrapped on the instance. Owns the rule that a transaction not
+followed from its beginning counts as having written every row.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ _MARK = "_asynctasq_transaction"
 
 
 def transaction_of(client: Any) -> OpenTransaction | None:
-    """The transaction that a client works in; `None` outside of one."""
+    """The transaction that a client works in; `None` if it is in none."""
     found: OpenTransaction | None = vars(client).get(_MARK)
     return found
 
 
 def follow(client: Any, is_known_from_start: bool = True) -> OpenTransaction:
-    """Learn of the end of a transaction, and of its nested blocks."""
+    """Follow a transaction: learn of its end and of its nested blocks."""
     transaction = OpenTransaction(is_known_from_start)
     setattr(client, _MARK, transaction)
     _wrap(client, "commit", _ending(transaction, weakref.ref(client)))
     _wrap(client, "rollback", _finally(transaction.undo))
     _wrap_nested_blocks(client, transaction)
-    # A block that fails in a way that Tortoise neither commits nor rolls back.
+    # Covers blocks that fail such that Tortoise neither commits nor rolls back.
     weakref.finalize(client, transaction.undo).atexit = False
     return transaction
 
 
 def _follow_nested(client: Any, transaction: OpenTransaction) -> None:
-    """The same for the client of a nested block, which is a savepoint since 0.22."""
+    """Follow the client of a nested block, which is a savepoint since 0.22."""
     setattr(client, _MARK, transaction)
     level: list[Level] = []
 
@@ -87,7 +87,7 @@ def _ending(transaction: OpenTransaction, known: weakref.ref[Any]) -> Callable[[
                 transaction.undo()
                 raise
             transaction.is_committed = True
-            if not transaction.is_ending:  # by hand, inside the block
+            if not transaction.is_ending:  # committed by hand inside the block
                 await transaction.send()
 
         return commit_and_note
@@ -96,10 +96,10 @@ def _ending(transaction: OpenTransaction, known: weakref.ref[Any]) -> Callable[[
 
 
 async def leave(client: Any, leave_block: Step) -> Any:
-    """Leave the block of a client; what waited for its commit is sent when it has been left.
+    """Leave the block of a client, then send what waited for its commit.
 
-    Not in `commit` itself, at the end of which the connection is still held: an absent broker would
-    keep it from others, and its error would keep Tortoise 0.21 from ever giving it back.
+    Not in `commit` itself, which still holds the connection at its end: an absent broker would keep
+    the connection from others, and its error would stop Tortoise 0.21 from ever giving it back.
     """
     transaction = transaction_of(client)
     if transaction is None:
@@ -151,12 +151,12 @@ def _wrap_nested_blocks(client: Any, transaction: OpenTransaction) -> None:
 
 
 def _open_clients() -> Iterator[tuple[Any, OpenTransaction]]:
-    """Transactions open in this context, one at most for each connection."""
+    """Transactions open in this context, at most one per connection."""
     if not is_initialised():
         return
     for client in sys.modules["tortoise.connection"].connections._get_storage().values():
         if is_transaction(client) and not client._finalized:
-            # Begun before this adapter was loaded: who knows what it wrote.
+            # If it began before this adapter was loaded, nobody knows what it wrote.
             yield client, transaction_of(client) or follow(client, is_known_from_start=False)
 
 
@@ -166,7 +166,7 @@ def is_pending_write(obj: Any) -> bool:
 
 
 def after_commit(obj: Any, send: DeferredSend) -> None:
-    """Send when the transaction of the instance, or this client's own, has committed.
+    """Send once the instance's transaction, or this client's own, has committed.
 
     Raises:
         ConfigurationError: It has already ended.
@@ -183,6 +183,6 @@ def after_commit(obj: Any, send: DeferredSend) -> None:
 
 
 def open_transaction() -> object | None:
-    """The client of the transaction begun last, of those open in this context."""
+    """The client of the most recently begun transaction open in this context."""
     clients = sorted(_open_clients(), key=lambda found: found[1].number)
     return clients[-1][0] if clients else None

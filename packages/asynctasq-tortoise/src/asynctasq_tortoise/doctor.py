@@ -1,4 +1,4 @@
-"""What `asynctasq doctor` looks at: databases, pools, time zone, modules, indexes."""
+"""What `asynctasq doctor` checks: databases, pools, time zone, modules, indexes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from asynctasq import Finding, ReferenceUnavailable
 
 from . import lifecycle
 
-#: Statements that give the server's limit on connections, and how many there are.
+#: Statements that return the server's limit on connections, and how many there are.
 _CONNECTIONS = {
     "postgres": (
         "SELECT current_setting('max_connections')::int AS allowed, "
@@ -25,7 +25,7 @@ _CONNECTIONS = {
 
 
 async def check() -> Sequence[Finding]:
-    """Everything found, the connections that it took closed again."""
+    """All findings; closes the connections that it opened."""
     config = lifecycle.configured()
     if config is None and not lifecycle.is_initialised():
         if "tortoise" not in sys.modules:
@@ -144,7 +144,7 @@ def _models() -> Iterator[Finding]:
 
 
 def _unindexed(model: Any) -> Iterator[str]:
-    """Foreign keys that start no index; MySQL makes one by itself."""
+    """Foreign keys with which no index starts; MySQL creates one by itself."""
     meta = model._meta
     if meta.db.capabilities.dialect == "mysql":
         return

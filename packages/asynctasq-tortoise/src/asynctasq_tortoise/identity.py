@@ -1,4 +1,4 @@
-"""Which row an instance stands for: class, key, database, and whether it exists."""
+"""Finds out which row an instance stands for: class, key, database, and whether it exists."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def to_ref(obj: Any) -> Ref:
     Raises:
         UnsavedModelError: Not inserted yet, or loaded without its key.
         DeletedModelError: Deleted through this instance.
-        SerializationError: The key cannot travel, or the model is one of a migration.
+        SerializationError: The key cannot travel, or the model belongs to a migration.
     """
     pk = getattr(obj, "pk", None)
     model = type(obj)
-    if "_no_comments" in vars(model):  # what Tortoise marks them with
+    if "_no_comments" in vars(model):  # Tortoise marks models of migrations with it
         raise SerializationError(
             f"this {model.__name__} is of a model that Tortoise made up for a migration, which no "
             f"worker has; dispatch an instance of the application's own model"
@@ -41,40 +41,40 @@ def to_ref(obj: Any) -> Ref:
 
 
 def remember_insert(instance: Any) -> None:
-    """Inserted by `bulk_create`, after which Tortoise goes on calling it unsaved."""
+    """Note an insert by `bulk_create`, after which Tortoise still calls the instance unsaved."""
     object.__setattr__(instance, _INSERTED, instance.pk)
 
 
 def forget_insert(instance: Any) -> None:
-    """That was rolled back."""
+    """Forget such an insert, which was rolled back."""
     vars(instance).pop(_INSERTED, None)
 
 
 def _was_inserted(instance: Any, pk: Any) -> bool:
-    """Whether it was under this key; a clone of it has another one."""
+    """Whether it was inserted under this key; a clone of it has another key."""
     return pk is not None and vars(instance).get(_INSERTED) == pk
 
 
 def remember_deletion(instance: Any) -> None:
-    """Its row was deleted; Tortoise goes on calling it saved."""
+    """Note that its row was deleted; Tortoise still calls the instance saved."""
     object.__setattr__(instance, _DELETED, True)
 
 
 def forget_deletion(instance: Any) -> None:
-    """It has a row again: inserted anew, or the deletion was rolled back."""
+    """Forget the deletion: it was inserted again, or the deletion was rolled back."""
     vars(instance).pop(_DELETED, None)
 
 
 def forget_database(instance: Any) -> None:
-    """It was written, which counts for more than where it was read."""
+    """Forget where it was read: it has been written, which counts for more."""
     vars(instance).pop(_DATABASE, None)
 
 
 def remember_database(instances: Iterable[Any], model: Any, db: Any) -> None:
-    """Keep the database of rows that came from another one than the model is routed to.
+    """Remember the database of rows that came from one the model is not routed to.
 
-    A row that a router sent to a replica is one of the model's own: the worker reads it from where
-    it is written.
+    A row that the router read from a replica does not count: the worker reads it from the database
+    that it is written to.
     """
     alias = db.connection_name
     if alias == model._meta.default_connection or alias in _routed(model):

@@ -1,9 +1,8 @@
-"""A key as it travels, and as instances of its model carry it.
+"""Keys as they travel, and as instances of their model hold them.
 
 Owns the rule that a key travels as it would be read back: as the model's field reads what it
-writes, or, where that is no value that travels, such as an enum's member, as it is written. So a
-row has one key, fresh or loaded, whatever was assigned to the attribute and whatever class a driver
-gives.
+writes, or as it is written if what is read cannot travel, such as an enum member. So a row has one
+key, fresh or loaded, whatever was assigned to the attribute and whatever class a driver returns.
 """
 
 from __future__ import annotations
@@ -14,9 +13,9 @@ from asynctasq import PLAIN_TYPES, InvalidReference, Ref, SerializationError, pl
 
 
 def sent(model: Any, key: Any) -> Any:
-    """What travels for a key of the model; raises whatever its field does if nothing can."""
+    """What travels for a key of the model; raises what its field raises if nothing can."""
     field = model._meta.pk
-    # `to_python_value` is also what a model's constructor makes of an argument.
+    # A model's constructor converts its arguments with `to_python_value`, too.
     written = field.to_db_value(field.to_python_value(key), model)
     for form in (field.to_python_value(written), written):
         value = plain_value(form)
@@ -28,14 +27,14 @@ def sent(model: Any, key: Any) -> Any:
 
 
 def key_to_send(model: Any, key: Any) -> Any:
-    """What travels for the key of an instance.
+    """The form in which the key of an instance travels.
 
     Raises:
         SerializationError: It cannot travel.
     """
     try:
         return sent(model, key)
-    except Exception as e:  # code of the application's fields runs inside
+    except Exception as e:  # runs code of the application's fields
         raise SerializationError(
             f"the key of this {model.__name__} cannot be put on the queue: its "
             f"{model._meta.pk_attr} holds {type(key).__qualname__} ({type(e).__name__})"
@@ -43,10 +42,10 @@ def key_to_send(model: Any, key: Any) -> Any:
 
 
 def key_of(model: Any, ref: Ref) -> tuple[Any, Any]:
-    """The key of a reference, in the form in which instances send it and as they carry it.
+    """The key of a reference, as instances would send it and as they hold it.
 
     Raises:
-        InvalidReference: It cannot be a key of the model, so that none makes a query fail.
+        InvalidReference: It cannot be a key of the model, and must not make a query fail.
     """
     try:
         if type(ref.pk) not in PLAIN_TYPES:
@@ -56,7 +55,7 @@ def key_of(model: Any, ref: Ref) -> tuple[Any, Any]:
         is_valid = _is_same(again, ref.pk) and "\x00" not in str(again)
         limits = model._meta.pk.constraints if type(again) is int else {}
         is_valid &= limits.get("ge", again) <= again <= limits.get("le", again)
-    except Exception as e:  # the same code, given what anybody may have written
+    except Exception as e:  # runs the same code on what anybody may have written
         raise _no_key(model, ref) from e
     if not is_valid:
         raise _no_key(model, ref)
@@ -64,7 +63,7 @@ def key_of(model: Any, ref: Ref) -> tuple[Any, Any]:
 
 
 def _is_same(key: Any, pk: Any) -> bool:
-    """Whether nothing was lost or made up between the two."""
+    """Whether the conversion between the two lost nothing and invented nothing."""
     if {type(key), type(pk)} & {bool, bytes}:
         return type(key) is type(pk) and key == pk
     return bool(key == pk) or str(key) == str(pk)

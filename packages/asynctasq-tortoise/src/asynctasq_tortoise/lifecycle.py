@@ -1,9 +1,9 @@
-"""When Tortoise is initialised, and when what was opened is closed.
+"""When Tortoise is initialised, and when its connections are closed.
 
-Owns three rules. One initialisation serves all tasks of a worker process, whoever made it: with
-Tortoise 1.x a context belongs to the asyncio task that made it, so here it becomes the process's.
-Nothing outlives its owner: what a task opened for itself ends with the task, all else with the
-worker. And a forked child leaves the connections that it finds to its parent.
+Owns three rules. One initialisation serves all tasks of a worker process, whoever made it: in
+Tortoise 1.x a context belongs to the asyncio task that made it, so here it is given to the whole
+process. Nothing outlives its owner: what a task opened for itself is closed with the task, and
+everything else with the worker. And a forked child leaves inherited connections to its parent.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _scope: ContextVar[TaskScope | None] = ContextVar("asynctasq_tortoise_scope", de
 
 @dataclass(slots=True)
 class _Process:
-    """What this process was told, and what it opened."""
+    """The configuration of this process, and what it has opened."""
 
     config: Mapping[str, Any] | None = None
     is_worker: bool = False
@@ -48,29 +48,29 @@ def configure(config: object) -> None:
 
 
 def configured() -> Mapping[str, Any] | None:
-    """`tortoise_config` as it was given."""
+    """`tortoise_config` as given."""
     return _process.config
 
 
 def is_initialised() -> bool:
-    """Whether queries made in this context have a configuration."""
+    """Whether queries in this context would find a configuration."""
     tortoise = sys.modules.get("tortoise")
     if tortoise is None or not tortoise.Tortoise._inited:
         return False
     contexts = sys.modules.get("tortoise.context")
-    # A context of 1.x that was closed has no connections and goes on calling itself initialised.
+    # A closed context of 1.x has no connections, yet still calls itself initialised.
     return contexts is None or contexts.get_current_context()._connections is not None
 
 
 async def ensure_initialised() -> None:
-    """Initialise Tortoise if that is for us to do; at most once at a time.
+    """Initialise Tortoise if that is our job; only one call does so at a time.
 
-    Rows for arguments are fetched ahead only with what belongs to the whole process: a task that
+    Rows for arguments are fetched ahead only with a configuration of the whole process: a task that
     initialises Tortoise itself may choose another database than the task before it.
 
     Raises:
-        AdapterNotReady: It is for the task to do.
-        ReferenceUnavailable: It failed; the next call tries again.
+        AdapterNotReady: The task has to initialise Tortoise.
+        ReferenceUnavailable: Initialising failed; the next call tries again.
     """
     is_ahead = _scope.get() is None
     is_for_task = _process.config is None and _process.is_made_by_task
@@ -82,7 +82,7 @@ async def ensure_initialised() -> None:
             "Tortoise.init in the task before the argument is used"
         )
     if _process.initialising is None:
-        # In an asyncio task of its own, so that the context of 1.x stays out of the caller's.
+        # In its own asyncio task, to keep the context of 1.x out of the caller's.
         _process.initialising = asyncio.create_task(_initialise(_process.config))
         _process.initialising.add_done_callback(_initialised)
     await asyncio.shield(_process.initialising)
@@ -108,7 +108,7 @@ def _initialised(task: asyncio.Task[None]) -> None:
 
 
 def _share(context: Any) -> None:
-    """Let every asyncio task see a context of 1.x; 0.x has no contexts."""
+    """Make a context of 1.x visible to every asyncio task; 0.x has no contexts."""
     _process.context = context
     if context is not None and _global_context() is None:
         sys.modules["tortoise.context"].set_global_context(context)
@@ -119,10 +119,10 @@ def _global_context() -> Any:
 
 
 def adopt(context: Any) -> None:
-    """Called after each `Tortoise.init` of the application.
+    """Adopt the context of a `Tortoise.init` in the application; called after each one.
 
-    In a worker, the first one serves the tasks that come after, as `if not Tortoise._inited` in a
-    task expects; another one serves its own task alone.
+    In a worker, the first one also serves later tasks, as `if not Tortoise._inited` in a task
+    expects; any other serves only its own task.
     """
     scope = _scope.get()
     if not _process.is_worker or scope is None:
@@ -135,7 +135,7 @@ def adopt(context: Any) -> None:
 
 
 async def start_worker() -> None:
-    """Initialise from `tortoise_config` ahead of the first task; a failure is logged."""
+    """Initialise from `tortoise_config` before the first task; a failure is logged."""
     _process.is_worker = True
     if _process.config is None:
         return
@@ -162,19 +162,19 @@ async def close() -> None:
     else:
         await Tortoise.close_connections()
         state: Any = Tortoise
-        state._inited = False  # 0.x goes on calling itself initialised
+        state._inited = False  # 0.x still calls itself initialised
     _process.is_to_close = _process.is_made_by_task = False
     _process.context = None
 
 
 async def close_unless_working() -> None:
-    """Close what a command has initialised, on the event loop that used it."""
+    """Close what a command initialised, on the event loop that used it."""
     if not _process.is_worker:
         await close()
 
 
 class TaskScope:
-    """Round one run of a task; costs next to nothing until there is something to close."""
+    """The scope of one run; costs next to nothing until there is something to close."""
 
     __slots__ = ("_stack", "_token")
 
@@ -200,24 +200,24 @@ class TaskScope:
 
     @property
     def stack(self) -> AsyncExitStack:
-        """What ends with the run."""
+        """What to close when the run ends."""
         if self._stack is None:
             self._stack = AsyncExitStack()
         return self._stack
 
 
 def current_scope() -> AsyncExitStack | None:
-    """What ends with the task that runs in this context; `None` outside of a run."""
+    """What to close when the run in this context ends; `None` outside of a run."""
     scope = _scope.get()
     return scope.stack if scope is not None else None
 
 
-#: Clients of the process that this one was forked from: to close them would end its connections.
+#: Clients of the parent process, kept because closing them would end the parent's connections.
 _inherited: list[object] = []
 
 
 def _leave_connections_to_parent() -> None:
-    """After a fork, let the child open connections of its own; 1.x does so with each new loop."""
+    """After a fork, make the child open its own connections; 1.x does so with each new loop."""
     tortoise = sys.modules.get("tortoise")
     if tortoise is None or "tortoise.context" in sys.modules or not tortoise.Tortoise._inited:
         return

@@ -1,4 +1,4 @@
-"""Rows for references: one query for many keys."""
+"""Fetches rows for references: one query for many keys."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from .lifecycle import current_scope, ensure_initialised
 from .options import DatabaseOption, LoadOption
 from .outages import outage
 
-#: Below the smallest limit on parameters of a query among Tortoise's databases (2,100).
+#: Below the smallest parameter limit among Tortoise's databases (2,100).
 CHUNK_SIZE = 2000
 
 
 @cache
 def is_0_21() -> bool:
-    """Whether this is Tortoise 0.21, which writes values into statements and locks no pools."""
+    """Whether this is Tortoise 0.21, which inlines values in statements and locks no pools."""
     return version("tortoise-orm").startswith("0.21.")
 
 
 async def fetch_many(refs: Sequence[Ref]) -> list[object | None]:
-    """The rows in the order asked, each an instance of its own; `None` where a row is gone."""
+    """The rows in the order asked for, each a separate instance; `None` if a row is gone."""
     model: Any = refs[0].model_class()
     await ensure_initialised()
     keys = [key_of(model, ref) for ref in refs]
@@ -43,7 +43,7 @@ async def fetch_many(refs: Sequence[Ref]) -> list[object | None]:
 
 
 async def _rows(model: Any, keys: dict[Any, Any], ref: Ref) -> dict[Any, Any]:
-    """The rows by their keys as they travel, from which `keys` gives those of instances."""
+    """The rows by travelling key; `keys` maps these to the keys that instances hold."""
     loads = [o for o in ref.options if isinstance(o, LoadOption)]
     connection = await _connection(model, ref, any(o.in_task_scope for o in loads))
     is_unescaped = connection.capabilities.dialect == "mysql" and is_0_21()
@@ -56,7 +56,7 @@ async def _rows(model: Any, keys: dict[Any, Any], ref: Ref) -> dict[Any, Any]:
             rows[sent(model, row.pk)] = row
     strange = rows.keys() - keys.keys()
     for key in keys:
-        # Rows that the database gives back otherwise, in another case or rounded, are found singly.
+        # The database may return a key in another case or rounded: look such rows up one by one.
         if strange and key not in rows:
             for row in await _select(model, connection, loads, [keys[key]]):
                 rows[key] = row
@@ -67,7 +67,7 @@ async def _rows(model: Any, keys: dict[Any, Any], ref: Ref) -> dict[Any, Any]:
 def _select(model: Any, connection: Any, loads: Sequence[LoadOption], keys: list[Any]) -> Any:
     from tortoise.queryset import QuerySet
 
-    # Not the model's manager, which may hide rows.
+    # Without the model's manager, which may hide rows.
     query = QuerySet(model).using_db(connection)
     query = query.filter(**{f"{model._meta.pk_attr}__in": keys})
     for option in loads:
@@ -93,7 +93,7 @@ def alias_of(model: Any, ref: Ref | None = None) -> str:
 
     Raises:
         ConfigurationError: Tortoise does not know the model.
-        InvalidReference: The reference names a connection that there is not.
+        InvalidReference: The reference names a connection that does not exist.
     """
     from tortoise.connection import connections
 

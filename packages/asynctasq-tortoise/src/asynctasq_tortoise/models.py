@@ -1,7 +1,7 @@
 """The tables that asynctasq keeps in the application's databases, as Tortoise's models.
 
-List this module in `modules`, or in an app of the configuration, and Tortoise's own means create
-them. Core owns their form and every statement on them; no code uses these models.
+List this module in `modules`, or in an app of the configuration, to have Tortoise create them. Core
+owns their columns and every statement on them; no code uses these models.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from tortoise.models import Model
 
 
 class Outbox(Model):
-    """Calls that a transaction has dispatched and the broker does not have yet."""
+    """Calls that a transaction has dispatched and that the broker does not have yet."""
 
     id = fields.CharField(max_length=64, primary_key=True)
     queue = fields.CharField(max_length=200)

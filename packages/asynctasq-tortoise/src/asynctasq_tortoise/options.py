@@ -2,7 +2,7 @@
 
     async def ship(order: Annotated[Order, prefetch_related("lines"), select_for_update()]): ...
 
-Nothing of it travels; the worker reads it from the task's own signature.
+None of it travels; the worker reads it from the task's own signature.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class LoadOption:
-    """A method of the query, called before the rows are fetched.
+    """A method to call on the query before the rows are fetched.
 
     Attributes:
-        in_task_scope: Whether the rows are fetched for each run alone, inside the scope of the
-            task, and not together with those of other messages.
+        in_task_scope: Whether to fetch the rows separately for each run, inside the task's scope,
+            and not together with those of other messages.
     """
 
     method: str
@@ -27,7 +27,7 @@ class LoadOption:
     in_task_scope: bool = False
 
     def apply(self, query: Any) -> Any:
-        """The query with this option; arguments that are functions are called for each query."""
+        """The query with this option; functions among the arguments are called for each query."""
         args = [arg() if callable(arg) else arg for arg in self.args]
         if self.method == "only":
             args.append(query.model._meta.pk_attr)
@@ -36,28 +36,28 @@ class LoadOption:
 
 @dataclass(frozen=True, slots=True)
 class DatabaseOption:
-    """Fetch from the connection of this alias."""
+    """Fetch through the connection with this alias."""
 
     alias: str
 
 
 def prefetch_related(*relations: str | Callable[[], Any]) -> LoadOption:
-    """Fetch related rows too, with one query for each relation.
+    """Also fetch related rows, with one query per relation.
 
     Args:
-        relations: Names, or functions that return a `Prefetch`; a `Prefetch` itself cannot be made
-            before Tortoise is initialised.
+        relations: Names, or functions that return a `Prefetch`, because a `Prefetch` itself cannot
+            be made before Tortoise is initialised.
     """
     return LoadOption("prefetch_related", relations)
 
 
 def select_related(*relations: str) -> LoadOption:
-    """Fetch rows that foreign keys point to in the same query."""
+    """Fetch the rows that these foreign keys point to in the same query."""
     return LoadOption("select_related", relations)
 
 
 def only(*fields: str) -> LoadOption:
-    """Fetch these fields and the key alone."""
+    """Fetch only these fields and the key."""
     return LoadOption("only", fields)
 
 
@@ -65,11 +65,11 @@ def select_for_update(*, nowait: bool = False, of: tuple[str, ...] = ()) -> Load
     """Lock the row until the task ends, in a transaction that commits if the task succeeds.
 
     What the coroutine does on the same database belongs to that transaction. Databases without row
-    locks (SQLite) give the transaction alone.
+    locks (SQLite) give only the transaction.
 
     Args:
-        nowait: Try again later, without using up an attempt, when the row is already locked.
-        of: Tables to lock, where relations are selected too.
+        nowait: Try again later, without using up an attempt, if the row is already locked.
+        of: Tables to lock, if relations are selected too.
     """
     kwargs = (("nowait", nowait), ("of", of))
     return LoadOption("select_for_update", (), kwargs, in_task_scope=True)

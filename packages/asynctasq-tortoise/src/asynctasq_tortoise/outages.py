@@ -1,7 +1,6 @@
-"""Errors that say nothing about the query: the database could not answer.
+"""Recognises errors that are not about the query: the database could not answer.
 
-Tortoise translates only some of its drivers' errors, so the drivers' own are looked at, by the
-codes that they carry.
+Tortoise translates only some of its drivers' errors, so this checks the codes in the drivers' own.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 
-#: Classes of SQLSTATE: connection, authorisation, resources, intervention of an operator.
+#: Classes of SQLSTATE: connection, authorisation, resources, operator intervention, system error.
 _SQLSTATE_CLASSES = ("08", "28", "53", "57", "58")
 #: Serialization failure, deadlock, lock not available, no such database.
 _SQLSTATES = {"40001", "40P01", "55P03", "3D000"}
@@ -26,7 +25,7 @@ _SQLITE_CODES = {
 
 
 def outage(error: BaseException) -> BaseException | None:
-    """The driver's error that shows an outage, from the error of a query or of connecting."""
+    """The driver's error that shows an outage, found in an error from a query or a connect."""
     from tortoise.exceptions import DBConnectionError
 
     causes = list(_with_causes(error))
@@ -37,9 +36,10 @@ def outage(error: BaseException) -> BaseException | None:
 
 
 def gave_way(error: BaseException) -> BaseException | None:
-    """The driver's error for which the work may be repeated, from whatever code of a task.
+    """The driver's error after which a task's work may be repeated, whatever code raised it.
 
-    Not what another kind of connection raised, nor what the task was about when it raised its own.
+    Ignores errors of other kinds of connections, and errors that the task was handling when it
+    raised its own.
     """
     cause: BaseException | None = error
     while cause is not None:
@@ -51,7 +51,7 @@ def gave_way(error: BaseException) -> BaseException | None:
 
 
 def is_of_a_database(error: Exception) -> bool:
-    """Whether an error that escaped a task shows an outage of a database, and of nothing else."""
+    """Whether an error that escaped a task shows an outage of a database and nothing else."""
     from tortoise.exceptions import DBConnectionError
 
     return isinstance(error, DBConnectionError) or gave_way(error) is not None
@@ -78,7 +78,7 @@ def _is_outage(error: BaseException) -> bool:
     state = getattr(error, "sqlstate", None)
     if state is not None:
         return state in _SQLSTATES or state.startswith(_SQLSTATE_CLASSES)
-    # Without a code no server spoke: the connection or the pool is gone.
+    # Without a code it did not come from a server: the connection or the pool is gone.
     return type(error).__name__ in (
         "InterfaceError",
         "OperationalError",

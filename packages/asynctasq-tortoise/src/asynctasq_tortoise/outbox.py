@@ -1,4 +1,4 @@
-"""Core's statements on Tortoise's clients: in an open transaction, and in one of its own."""
+"""Runs core's statements on Tortoise's clients, in an open transaction or in its own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from asynctasq import Database, Run, Statement
 from . import lifecycle
 from .clients import base_client
 
-#: By Tortoise's backend: the dialect of its SQL, and the style of its driver's parameters.
+#: By Tortoise backend: the dialect of its SQL, and the parameter style of its driver.
 _BACKENDS: dict[str, tuple[Any, str]] = {
     "asyncpg": ("postgresql", "numeric_dollar"),
     "psycopg": ("postgresql", "format"),
@@ -21,7 +21,7 @@ _BACKENDS: dict[str, tuple[Any, str]] = {
 
 
 def databases() -> Iterator[Database]:
-    """Those of Tortoise's configuration."""
+    """The databases in Tortoise's configuration."""
     for alias, engine in _engines().items():
         if (known := _BACKENDS.get(engine.rpartition(".")[2])) is not None:
             yield Database(alias, known[0], alias)
@@ -35,7 +35,7 @@ def database_of(client: Any) -> Database | None:
 
 
 def _engines() -> dict[str, str]:
-    """The backend's module by connection, as it was or is to be initialised."""
+    """The backend's module by connection, whether initialised or only configured."""
     from tortoise.backends.base.config_generator import expand_db_url, generate_config
 
     if lifecycle.is_initialised():
@@ -60,7 +60,7 @@ def _backend(client: Any) -> str:
 
 
 async def run(client: Any, statement: Statement) -> Sequence[Sequence[Any]]:
-    """Run a statement; gives the rows of a SELECT."""
+    """Run a statement; returns the rows of a SELECT."""
     backend = _backend(client)
     if backend == "mysql":  # aiomysql 0.3.2 cannot escape `bytes` with PyMySQL 1.2 and later
         statement = statement.with_literal_bytes()
@@ -76,7 +76,7 @@ async def run(client: Any, statement: Statement) -> Sequence[Sequence[Any]]:
 
 @asynccontextmanager
 async def own_transaction(database: Database) -> AsyncIterator[Run]:
-    """A transaction on a connection of the pool; with SQLite, on the only one when it is free."""
+    """Open a transaction on a pooled connection, or on SQLite's only one when it is free."""
     is_made_here = not lifecycle.is_initialised()
     await lifecycle.ensure_initialised()
     try:

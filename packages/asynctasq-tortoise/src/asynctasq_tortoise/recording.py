@@ -1,7 +1,7 @@
-"""Wrappers round Tortoise's own methods, for what it does not remember.
+"""Wraps Tortoise's own methods to record what it does not remember.
 
-They add nothing to what a method does when it succeeds. Installed once, when the application
-imports Tortoise.
+The wrappers do not change what a successful method does. They are installed once, when the
+application imports Tortoise.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Wrapped = Callable[..., Awaitable[Any]]
 
 
 def install() -> None:
-    """Wrap the methods; needs an imported Tortoise."""
+    """Wrap the methods; Tortoise must be imported."""
     queryset = import_module("tortoise.queryset")
     executor = "tortoise.backends.base.executor"
     wrapt.wrap_function_wrapper(executor, "BaseExecutor.execute_select", _after_select)
@@ -31,7 +31,7 @@ def install() -> None:
     wrapt.wrap_function_wrapper(executor, "BaseExecutor.execute_update", _after_write)
     wrapt.wrap_function_wrapper(executor, "BaseExecutor.execute_delete", _after_delete)
     for query in ("UpdateQuery", "DeleteQuery", "BulkUpdateQuery", "BulkCreateQuery"):
-        # Bulk queries have one or the other, depending on Tortoise's version.
+        # Bulk queries have one or the other, depending on the version of Tortoise.
         members = vars(getattr(queryset, query))
         for name in {"_execute", "_execute_many"} & members.keys():
             wrapt.wrap_function_wrapper(queryset.__name__, f"{query}.{name}", _after_bulk_write)
@@ -93,7 +93,7 @@ async def _after_bulk_write(
 async def _after_insert(
     wrapped: Wrapped, query: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Any:
-    """After `bulk_create`, whose instances have rows if nothing but an error could prevent it."""
+    """Record the instances of a `bulk_create`, unless it may have skipped rows without an error."""
     result = await wrapped(*args, **kwargs)
     if _of(query, "ignore_conflicts") or _of(query, "update_fields"):
         return result
@@ -108,7 +108,7 @@ async def _after_insert(
 
 
 def _of(query: Any, name: str) -> Any:
-    """An attribute of a query, which 0.x calls by its plain name."""
+    """An attribute of a query, whose name has no underscore in 0.x."""
     return getattr(query, f"_{name}" if hasattr(query, f"_{name}") else name)
 
 
@@ -122,7 +122,7 @@ def _on_begin(
 
 
 def _watch_blocks_of_sqlite(module: Any) -> None:
-    """Later versions have a class for them, in a module that is imported when it is used."""
+    """Wrap the class that later versions have for them, in a module imported on first use."""
     if hasattr(module, "SqliteTransactionContext"):
         wrapt.wrap_function_wrapper(module, "SqliteTransactionContext.__aexit__", _on_end)
 
@@ -149,7 +149,7 @@ async def _init(
 async def _unlock_on_failure(
     wrapped: Wrapped, wrapper: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Any:
-    """Tortoise keeps the lock of SQLite's one connection for ever if it cannot be opened."""
+    """Unlock SQLite's one connection if it cannot be opened: Tortoise would lock it for ever."""
     try:
         return await wrapped(*args, **kwargs)
     except BaseException:
@@ -160,7 +160,7 @@ async def _unlock_on_failure(
 async def _connect_once(
     wrapped: Wrapped, user: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Any:
-    """Tortoise 0.21 makes a pool for each of its first users at once, and loses all but one."""
+    """Connect only once: Tortoise 0.21 would make several pools, and lose all but one."""
     is_wrapper = hasattr(user, "client")
     client = user.client if is_wrapper else user.connection._parent
     if not client._pool:

@@ -1,8 +1,8 @@
 """`tortoise_config`, and the arguments that `Tortoise.init` takes.
 
-Tortoise knows pool sizes only as credentials of each connection. Here they may also stand beside
-`db_url`, as `minsize` and `maxsize` or as `connection_config`, and reach every connection that has
-a pool.
+Tortoise takes pool sizes only among the credentials of each connection. Here they may also be given
+beside `db_url`, as `minsize` and `maxsize` or in `connection_config`, and reach every connection
+that has a pool.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from asynctasq import ConfigurationError
 
-#: Names under which pool sizes are known, and the credential that Tortoise's clients read.
+#: Names for pool sizes, and the credential that Tortoise's clients read.
 _POOL_SIZES = {
     "minsize": "minsize",
     "maxsize": "maxsize",
@@ -33,10 +33,10 @@ _KNOWN = {
 
 
 def check_config(config: object) -> Mapping[str, Any]:
-    """`tortoise_config` as it was given, if it can work.
+    """`tortoise_config` as given, if it can work.
 
     Raises:
-        ConfigurationError: Names the key.
+        ConfigurationError: Names the wrong key.
     """
     if not isinstance(config, Mapping):
         raise ConfigurationError(f"tortoise_config must be a dict, not {type(config).__name__}")
@@ -55,10 +55,10 @@ def init_arguments(options: Mapping[str, Any]) -> dict[str, Any]:
     """Keyword arguments for Tortoise's own `init`.
 
     Args:
-        options: Its arguments and pool sizes; or the usual dict with `connections` and `apps`.
+        options: Its arguments and pool sizes, or the usual dict with `connections` and `apps`.
 
     Raises:
-        ConfigurationError: Pool sizes that cannot be, or beside `config_file`.
+        ConfigurationError: Pool sizes are impossible, or given beside `config_file`.
     """
     arguments = {k: v for k, v in options.items() if k not in POOL_ARGUMENTS}
     if "connections" in arguments:
@@ -69,7 +69,7 @@ def init_arguments(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _with_credentials(arguments: dict[str, Any], credentials: dict[str, Any]) -> Any:
-    """Takes the sources out of the arguments and makes one configuration of them."""
+    """Take the sources out of the arguments and merge them into one configuration."""
     from tortoise.backends.base.config_generator import expand_db_url, generate_config
 
     if "config_file" in arguments:
@@ -82,7 +82,7 @@ def _with_credentials(arguments: dict[str, Any], credentials: dict[str, Any]) ->
     connections = {}
     for alias, info in config["connections"].items():
         connection = dict(expand_db_url(info) if isinstance(info, str) else info)
-        # SQLite has no pool, and would take each credential for a PRAGMA.
+        # SQLite has no pool, and would treat each credential as a PRAGMA.
         if not connection["engine"].endswith("sqlite"):
             connection["credentials"] = {**connection["credentials"], **credentials}
         connections[alias] = connection

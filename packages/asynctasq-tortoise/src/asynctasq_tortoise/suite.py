@@ -26,7 +26,7 @@ from . import lifecycle, prefetch_related, select_for_update
 
 
 class Named(Model):
-    """What the suite asks of every model."""
+    """What the suite needs in every model."""
 
     name: Any = fields.TextField(default="")
 
@@ -43,14 +43,14 @@ class User(Named):
 
 
 class Order(Named):
-    """The other one, with a relation."""
+    """The other model, with a relation."""
 
     id = fields.IntField(primary_key=True)
     user: Any = fields.ForeignKeyField("suite.User", related_name="orders", null=True)
 
 
 class Ticket(Named):
-    """Keyed by UUID, which is set before the insert."""
+    """Keyed by a UUID that is set before the insert."""
 
     id = fields.UUIDField(primary_key=True)
 
@@ -62,7 +62,7 @@ class Country(Named):
 
 
 class Event(Named):
-    """Keyed by a large number that the database knows by another name."""
+    """Keyed by a large number whose column has another name."""
 
     number = fields.BigIntField(primary_key=True, source_field="event_number")
 
@@ -87,7 +87,7 @@ class Price(Named):
 
 
 class Hour(Named):
-    """Keyed by a moment."""
+    """Keyed by a date and time."""
 
     at = fields.DatetimeField(primary_key=True)
 
@@ -115,7 +115,7 @@ class Note(Named):
         manager = _Visible()
 
 
-#: Those that refer to others come first.
+#: Models that refer to others come first.
 MODELS: list[type[Model]] = [
     *(Order, Profile, User, Ticket, Country, Event, Note),
     *(Mark, Price, Hour),
@@ -123,7 +123,7 @@ MODELS: list[type[Model]] = [
 
 
 class TestTortoise(AdapterSuite):
-    """On two files of SQLite; a subclass gives the URLs of other databases."""
+    """Runs on two SQLite files; a subclass may give the URLs of other databases."""
 
     adapter = "tortoise"
     other_keys = several_databases = hidden_rows = knows_deleted = stale_instances = True
@@ -134,21 +134,21 @@ class TestTortoise(AdapterSuite):
     @pytest.fixture(scope="class")
     @classmethod
     def urls(cls, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
-        """Of the connections `default` and `other`, whose databases are empty."""
+        """URLs of the connections `default` and `other`, whose databases are empty."""
         folder = tmp_path_factory.mktemp("suite")
         return {name: f"sqlite://{folder}/{name}.db" for name in ("default", "other")}
 
     @pytest.fixture(scope="class")
     @classmethod
     def tables(cls, urls: Mapping[str, str]) -> None:
-        """Once for all tests of a class: creating them for each would take most of the time."""
+        """Created once per class: creating them for each test would take most of the time."""
         for url in urls.values():
             asyncio.run(_create_tables(url))
 
     @pytest_asyncio.fixture
     async def database(self, urls: Mapping[str, str], tables: None) -> AsyncIterator[None]:
         """All tables in both databases, without rows."""
-        EXECUTOR_CACHE.clear()  # keyed by alias and table, whatever the dialect
+        EXECUTOR_CACHE.clear()  # its keys are alias and table, without the dialect
         apps = {"suite": {"models": [__name__], "default_connection": "default"}}
         self._config = {"connections": dict(urls), "apps": apps}
         await self.set_up()
@@ -159,17 +159,17 @@ class TestTortoise(AdapterSuite):
         await self.forget_setup()
 
     async def set_up(self) -> None:
-        """As a task does it."""
+        """Initialise Tortoise as a task does."""
         if not Tortoise._inited:
             await Tortoise.init(config=self._config)
 
     async def forget_setup(self) -> None:
-        """Close, and let nothing of it be seen."""
+        """Close Tortoise and remove all traces of it."""
         await Tortoise.close_connections()
         _forget()
 
     async def disconnect(self) -> None:
-        """What a test of lazy instances left to the worker."""
+        """Close what a test of lazy instances left to the worker."""
         await lifecycle.stop_worker()
 
     async def save(self, name: str) -> User:
@@ -177,7 +177,7 @@ class TestTortoise(AdapterSuite):
         return await User.create(name=name)
 
     async def save_changes(self, row: Any) -> None:
-        """In the transaction of this context."""
+        """Saves in the transaction of this context."""
         await row.save()
 
     async def save_other(self, name: str) -> Order:
@@ -185,23 +185,23 @@ class TestTortoise(AdapterSuite):
         return await Order.create(name=name)
 
     def new(self, name: str) -> User:
-        """Not inserted."""
+        """A user that is not inserted."""
         return User(name=name)
 
     async def rename(self, row: Any, name: str) -> None:
-        """By a query."""
+        """Renames with a query."""
         await type(row).filter(pk=row.pk).update(name=name)
 
     async def delete(self, row: Any) -> None:
-        """Through the instance."""
+        """Deletes through the instance."""
         await row.delete()
 
     def statements(self) -> AbstractContextManager[list[str]]:
-        """Tortoise's clients log each."""
+        """Read from the log of Tortoise's clients."""
         return logged("tortoise.db_client")
 
     async def save_with_other_keys(self) -> list[Any]:
-        """Of every other type of field, and the key of another row."""
+        """Rows with keys of every other field type, and one keyed by another row."""
         return [
             await Ticket.create(name="Ada"),
             await Country.create(code="ÅX-1", name="Åland"),
@@ -213,23 +213,23 @@ class TestTortoise(AdapterSuite):
         ]
 
     async def save_elsewhere(self, name: str) -> User:
-        """In the connection `other`."""
+        """A user saved through the connection `other`."""
         return await User.create(using_db=tortoise.connections.get("other"), name=name)
 
     async def save_hidden(self, name: str) -> Any:
-        """Not among `Note.all()`."""
+        """A note that `Note.all()` does not return."""
         return await Note.create(name=name, is_hidden=True)
 
     async def stale(self, row: Any) -> Any:
-        """Loaded with nothing but its key."""
+        """The user loaded with nothing but its key."""
         return await User.all().only("id").get(id=row.id)
 
     def transaction(self) -> Any:
-        """On the default connection."""
+        """A transaction on the default connection."""
         return in_transaction("default")
 
     async def read(self, transaction: Any, row: Any) -> User:
-        """By the connection of the context."""
+        """Reads through the connection of the context."""
         return await User.get(id=row.id)
 
     async def save_loadable(self, name: str) -> User:
@@ -239,20 +239,20 @@ class TestTortoise(AdapterSuite):
         return user
 
     def loading(self) -> Sequence[Any]:
-        """Orders with the user."""
+        """Prefetches the user's orders."""
         return [prefetch_related("orders")]
 
     def loaded(self, row: Any) -> list[str]:
-        """Without a query: one would have to be awaited."""
+        """Names of orders, without a query, which would have to be awaited."""
         return [order.name for order in row.orders]
 
     def lock(self) -> Sequence[Any]:
-        """On SQLite the transaction alone."""
+        """A row lock; on SQLite only the transaction."""
         return [select_for_update()]
 
     @asynccontextmanager
     async def outage(self) -> AsyncIterator[None]:
-        """The client looks for its database where none is."""
+        """Make the client look for its database where there is none."""
         client: Any = tortoise.connections.get("default")
         name, nowhere = ("port", 1) if hasattr(client, "port") else ("filename", "/nowhere/x.db")
         before = getattr(client, name)
@@ -280,7 +280,7 @@ async def _create_tables(url: str) -> None:
 
 
 def _forget() -> None:
-    """Let Tortoise look as if it had never been initialised."""
+    """Make Tortoise look as if it had never been initialised."""
     if contexts := sys.modules.get("tortoise.context"):
         contexts._current_context.set(None)
         return

@@ -23,17 +23,17 @@ def unique_of(call: Call[Any], options: TaskOptions) -> Unique | None:
 
 
 def policy_of(call: Call[Any], options: TaskOptions, adapters: Adapters) -> Policy | None:
-    """What the message of a call asks for.
+    """What the message of a call asks of the broker.
 
     Raises:
-        ConfigurationError: It is for another queue than its task's, or its keys cannot be.
-        SerializationError: A value that makes a key cannot travel.
+        ConfigurationError: It is for another queue than its task's, or a key is impossible.
+        SerializationError: A value in a key cannot travel.
     """
     task, unique, limit, rate = call.task, unique_of(call, options), options.limit, options.rate
     declared = [policy for policy in (unique, limit, rate) if policy is not None]
     if not declared:
         return None
-    if task.cls is not None:  # what its decorators have made of its `__init__` is known only now
+    if task.cls is not None:  # its decorators may have changed its `__init__` since the declaration
         check_policies(task, declared)
     if (limit or rate) and call.queue not in (None, options.queue):
         raise ConfigurationError(

@@ -1,7 +1,7 @@
-"""Keys: text that is the same for the same values, and for no others, in every process.
+"""Keys: text that in every process is the same for the same values, and different for others.
 
-A key shows people what it stands for and ends with a digest of what it was made of, as the values
-would travel: a model instance as its reference, 1 apart from "1", sets and dicts in one order.
+A key shows people what it stands for, and ends with a digest of its values in the form in which
+they travel: a model instance as its reference, 1 distinct from "1", sets and dicts in one order.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _LONGEST_TEXT = 40
 
 @dataclass(frozen=True, slots=True)
 class KeyArguments:
-    """The arguments of a call by the names of its parameters, defaults filled in."""
+    """The arguments of a call by parameter name, with defaults filled in."""
 
     call: Call[Any]
     adapters: Adapters
@@ -37,7 +37,7 @@ class KeyArguments:
         return bound.arguments
 
     def value(self, name: str) -> Any:
-        """One of them; binding all of them is dear."""
+        """One of them; avoids binding them all, which is expensive."""
         call = self.call
         positional = call.task.parameter_names
         if name in positional and (i := positional.index(name)) < len(call.args):
@@ -48,10 +48,10 @@ class KeyArguments:
         """The key of a policy.
 
         Args:
-            scope: Apart from the keys of others: the task's name, or that of what tasks share.
+            scope: Keeps it apart from other keys: the task's name, or a name that tasks share.
 
         Raises:
-            SerializationError: A value of which it is made cannot travel.
+            SerializationError: A value in the key cannot travel.
         """
         parts = self._parts(policy)
         if not parts:
@@ -61,7 +61,7 @@ class KeyArguments:
         for name, value in parts.items():
             packed = self._packed(name, value)
             if type(value) in _PLAIN and packed[0] not in _EXTENSIONS:
-                digest.update(msgpack.packb([name, packed]))  # there is one way to write it
+                digest.update(msgpack.packb([name, packed]))  # unambiguous
                 texts.append(f"{name}={_shortened(str(value))}")
                 continue
             digest.update(msgpack.packb([name, canonical(packed)]))
@@ -79,7 +79,7 @@ class KeyArguments:
 
 
 def canonical(packed: bytes) -> bytes:
-    """The same bytes for the same value, in whatever order its sets and dicts are."""
+    """Bytes that are the same for the same value, whatever the order of its sets and dicts."""
     return _repacked(_unpack(packed))
 
 
@@ -116,13 +116,13 @@ def _unpack(packed: bytes) -> Any:
 
 
 def _joined(kind: bytes, parts: Any) -> bytes:
-    """Parts with their lengths, so that no two lists of them look the same."""
+    """Pack parts with their lengths, so that different lists never pack to the same bytes."""
     packed: bytes = msgpack.packb([kind, *parts])
     return packed
 
 
 def shown(value: Any, packed: bytes) -> str:
-    """What people see of a value: `Order#5` for a row, nothing long."""
+    """A value as people see it: `Order#5` for a row, and never long."""
     head = _unpack(packed)
     if isinstance(head, msgpack.ExtType) and head.code == REF:
         return _row(_unpack(head.data))
@@ -136,7 +136,7 @@ def _shortened(text: str) -> str:
 
 _PLAIN = (str, int, float, bool, type(None))
 
-#: First bytes of what msgpack has for values of kinds that it does not know.
+#: First bytes of msgpack's extension types.
 _EXTENSIONS = frozenset((0xC7, 0xC8, 0xC9, 0xD4, 0xD5, 0xD6, 0xD7, 0xD8))
 
 

@@ -8,6 +8,6 @@ from .keys import KeyArguments
 
 
 def limit_key(limit: Limit, arguments: KeyArguments) -> LimitKey:
-    """What the broker is asked for."""
+    """The limit as the broker takes it."""
     key = arguments.key(limit.name or arguments.call.task.name, limit)
     return LimitKey(key, limit.most)

@@ -1,8 +1,8 @@
-"""Pauses of tasks: what is written down of one, and which calls it is for.
+"""Pauses of tasks: how one is stored, and which calls it holds back.
 
-A broker holds a queue back by itself. It knows nothing of tasks and arguments, so it is workers who
-judge by these what they have taken, and park it. An argument is compared by what people see of it,
-`Order#5` for a row: read from the bytes, nothing is built or fetched.
+A broker can hold back a whole queue by itself. It knows nothing about tasks and arguments, so
+workers check these in what they have taken, and park it. An argument is compared by the text that
+people see, `Order#5` for a row: it is read from the bytes, and nothing is built or fetched.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..wire.describing import text_of, texts_by_name
 from ..wire.encoding import encode_value
 from ..wire.message import Message
 
-#: A pause is a value of the broker, for which some kilobytes are much.
+#: Maximum size of a pause, which is stored as one of the broker's values.
 _LONGEST_BYTES = 64 * 1024
 
 
@@ -29,9 +29,9 @@ class Pause:
     """What is held back, since when, and by whom.
 
     Attributes:
-        queue: Where.
-        task: The name of the task whose calls are held back; empty where the whole queue is.
-        where: Only calls with these arguments: the text of each by its parameter's name.
+        queue: The queue in which calls are held back.
+        task: The name of the task whose calls are held back; empty for the whole queue.
+        where: Only calls with these arguments, as text by parameter name.
         since: Unix time in seconds.
         by: Who paused it.
     """
@@ -44,7 +44,7 @@ class Pause:
 
     @property
     def name(self) -> str:
-        """Its name for the broker: the same for whoever means the same."""
+        """Its name for the broker: equal pauses have equal names."""
         return " ".join([self.task, *(f"{k}={v}" for k, v in sorted(self.where.items()))])
 
     @property
@@ -60,7 +60,7 @@ class Pause:
 
     @classmethod
     def decode(cls, queue: str, value: bytes) -> Pause | None:
-        """The pause in these bytes, which anybody may have written; `None` if there is none."""
+        """The pause in these bytes, which anybody may have written; `None` if they hold none."""
         try:
             kept = json.loads(value if len(value) <= _LONGEST_BYTES else b"")
             pause = cls(queue, kept["task"], kept["where"], kept["since"], kept["by"])
@@ -71,7 +71,7 @@ class Pause:
         return pause if is_sound and isinstance(pause.since, int | float) else None
 
     def is_for(self, message: Message, adapters: Adapters) -> bool:
-        """Whether it holds a message of its queue back."""
+        """Whether it holds back a message of its queue."""
         if message.task != self.task:
             return False
         if not self.where:
@@ -100,7 +100,7 @@ def _default(task: Task[..., Any] | None, name: str, adapters: Adapters) -> str 
 
 
 def text_for(value: object, name: str, adapters: Adapters) -> str:
-    """What stands for an argument in a pause; text stands for itself.
+    """The text for an argument in a pause; text stands for itself.
 
     Raises:
         SerializationError: The value cannot travel.
@@ -111,7 +111,7 @@ def text_for(value: object, name: str, adapters: Adapters) -> str:
 
 
 def check_where(task: Task[..., Any], where: Mapping[str, object]) -> None:
-    """Check that a task can be called with such arguments.
+    """Check that the task has these parameters.
 
     Raises:
         ConfigurationError: It has no such parameter.

@@ -8,6 +8,6 @@ from .keys import KeyArguments
 
 
 def rate_key(rate: Rate, arguments: KeyArguments) -> RateKey:
-    """What the broker is asked for."""
+    """The rate as the broker takes it."""
     key = arguments.key(rate.name or arguments.call.task.name, rate)
     return RateKey(key, rate.seconds / rate.count, rate.burst)

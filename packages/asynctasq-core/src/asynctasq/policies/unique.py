@@ -11,7 +11,7 @@ from .keys import KeyArguments
 
 
 def unique_key(unique: Unique, arguments: KeyArguments) -> UniqueKey:
-    """What the broker is asked for."""
+    """The unique key as the broker takes it."""
     if unique.by is None:
         unique = replace(unique, by=tuple(arguments.values))
     key = arguments.key(arguments.call.task.name, unique)

@@ -1,1 +1,1 @@
-"""From a call to bytes in the broker, now or once a transaction has committed."""
+"""Turns calls into bytes in the broker, now or once a transaction has committed."""

@@ -1,7 +1,7 @@
-"""Telling batches how their calls ended.
+"""Tells batches how their calls ended.
 
-Owns the rule that a batch's calls are counted exactly: reports are gathered while one is under way
-and written together, by comparing with what was read, and repeating a report adds nothing.
+Owns the rule that a batch counts its calls exactly: reports that arrive while one is being written
+are gathered and written together by compare-and-set, and a repeated report adds nothing.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ class _Report:
 
 @dataclass(slots=True)
 class _Pending:
-    """Reports to one batch that are not written yet, and the task that writes them."""
+    """Unwritten reports to one batch, and the asyncio task that writes them."""
 
     reports: list[_Report] = field(default_factory=list)
     writing: asyncio.Task[None] | None = None
 
 
 class BatchReports:
-    """What is reported on one event loop to batches: by a worker's runs, and by who cancels."""
+    """Reports to batches on one event loop, from a worker's runs and from cancellations."""
 
     def __init__(self, config: Config, adapters: Adapters, broker: Broker) -> None:
         self._config, self._adapters = config, adapters
@@ -61,12 +61,12 @@ class BatchReports:
         self._failed: set[_Key] = set()
 
     async def report(self, place: BatchPlace, *, is_done: bool, result: bytes | None) -> None:
-        """Report that a call of a batch has ended; returns once that is kept.
+        """Report that a call of a batch has ended; returns once the broker has kept that.
 
-        What cannot be reported, since the batch is gone or damaged, is logged.
+        If the batch is gone or damaged, this is logged.
 
         Args:
-            result: What it returned, encoded, if the batch hands that on.
+            result: The call's encoded return value, if the batch hands it on.
         """
         loop = asyncio.get_running_loop()
         key = (place.queue, place.id)
@@ -75,7 +75,7 @@ class BatchReports:
         pending.reports.append(report)
         if pending.writing is None:
             pending.writing = loop.create_task(self._write(key, pending))
-        # Whoever is cancelled here lets go of the call, which is reported again by the next run.
+        # If this is cancelled, the call goes back, and its next run reports again.
         await report.written
 
     async def _write(self, key: _Key, pending: _Pending) -> None:
@@ -99,7 +99,7 @@ class BatchReports:
                 logger.warning("broker unavailable, retrying", extra=fields)
                 await asyncio.sleep(backoff.next())
             except Exception:
-                # Whatever it is, the calls have ended, and go no better for being run again.
+                # The calls have ended whatever went wrong here; running them again would not help.
                 fields = {"batch": key[1], "calls": str(len(reports))}
                 logger.exception("calls of a batch could not be counted", extra=fields)
                 return
@@ -150,7 +150,7 @@ class BatchReports:
     async def _follow(
         self, key: _Key, spec: BatchSpec, link: ChainLink | None, origin: str
     ) -> None:
-        """Put what is called when the batch has ended, or failed, unless somebody has."""
+        """Put the call that follows the batch's end or failure, unless somebody has."""
         if link is None:
             return
         config, broker = self._config, self._remembering()
@@ -191,7 +191,7 @@ class BatchReports:
         )
 
     async def _results(self, key: _Key, spec: BatchSpec) -> bytes:
-        """An encoded list of what the calls returned, in their order."""
+        """An encoded list of what the calls returned, in the order of the calls."""
         queue, batch_id = key
         found: Mapping[str, bytes] = await self._remembering().values(queue, f"{RESULTS}{batch_id}")
         head: bytes = msgpack.Packer().pack_array_header(spec.total)

@@ -1,7 +1,7 @@
-"""What the broker keeps of a batch: what it is, and how far it has come.
+"""What the broker stores about a batch: its specification and its progress.
 
-Owns the rule that each call of a batch counts once, however often it is reported: what is kept is
-which of them have ended, not how many.
+Owns the rule that each call of a batch counts once, however often it is reported: the broker stores
+which calls have ended, not how many.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from ..errors import InvalidMessage
 from ..wire.flow import BatchPlace, ChainLink, Flow, decode
 from ..wire.message import sign, verify
 
-#: Kinds of the values: what a batch is, how far it has come, and what its calls returned.
+#: Kinds of values: a batch's specification, its progress, and its calls' results.
 BATCH, COUNTS, RESULTS = "batch", "batch-counts", "batch-results:"
 
-#: How long a batch is kept that nobody has run anything of, and one that is done.
+#: How long to keep a batch of which nothing has run, and one that is done.
 UNTOUCHED_SECONDS, DONE_SECONDS = 30 * 86400.0, 7 * 86400.0
 
 _PURPOSE = b"asynctasq-batch"
@@ -27,13 +27,13 @@ _LIMITS = {"max_array_len": 1000, "max_map_len": 1000, "max_ext_len": 0}
 
 @dataclass(frozen=True, slots=True)
 class BatchSpec:
-    """What a batch is; written once.
+    """A batch's specification; written once.
 
     Attributes:
-        total: How many calls there are.
-        then: What is called when all are done; with `takes_result`, with a list of what they
-            returned.
-        catch: What is called when the first has failed for good.
+        total: How many calls the batch has.
+        then: The call to make when all are done; with `takes_result`, it gets a list of their
+            results.
+        catch: The call to make when the first one has failed for good.
         place: Where the batch stands in another.
     """
 
@@ -80,9 +80,9 @@ class BatchCounts:
     failed: int = 0
 
     def after(self, ended: Iterable[tuple[int, bool]]) -> BatchCounts:
-        """The same after some have ended: each by its index, and whether it is done.
+        """The counts after more calls have ended, each given by its index and whether it is done.
 
-        One that failed may be done later, when it was retried; but not the other way round.
+        A failed call may be done later, after a retry, but not the other way round.
         """
         done = failed = 0
         for index, is_done in ended:
@@ -108,10 +108,10 @@ class BatchCounts:
 def decode_counts(
     value: bytes | None, batch_id: str, total: int, keys: Sequence[bytes]
 ) -> BatchCounts:
-    """How far a batch has come; nowhere where nothing is kept.
+    """A batch's progress; none yet if nothing is stored.
 
     Raises:
-        BadSignature: Unsigned, or signed with another key.
+        BadSignature: It is unsigned, or signed with another key.
         InvalidMessage: It is damaged, or of another batch.
     """
     if value is None:

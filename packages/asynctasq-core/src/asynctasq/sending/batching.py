@@ -1,4 +1,4 @@
-"""Round trips shared by what is dispatched at the same time on one event loop."""
+"""Shares round trips among calls dispatched at the same time on one event loop."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ..errors import BrokerError, BrokerUnavailable
 from ..events import Dispatched, wanted
 from .telling import tell_dispatched
 
-#: How much goes out at a time: making a round trip of it holds the event loop for some
-#: milliseconds, and so does what it is for the broker.
+#: Limits of one round trip: preparing this much blocks the event loop for some milliseconds, and
+#: keeps the broker busy for as long.
 _MOST_MESSAGES, _MOST_BYTES = 500, 4 * 1024 * 1024
 
 
@@ -23,7 +23,7 @@ class _Put:
     """Messages on their way, and the future that their caller awaits.
 
     Attributes:
-        deadline: When its caller times out, by the clock of the event loop.
+        deadline: When its caller times out, by the event loop's clock.
     """
 
     messages: Sequence[Outgoing]
@@ -33,10 +33,10 @@ class _Put:
 
 @dataclass(slots=True)
 class Batcher:
-    """Collects what is put while a round trip is under way, and sends it in the next one.
+    """Collects messages put while a round trip is under way, and sends them in the next one.
 
-    Belongs to one event loop. What is put in one iteration of the loop goes out together. A round
-    trip is bounded by the broker; what waits for one has its time from when it was put.
+    Belongs to one event loop. Messages put in one iteration of the loop go out together. The broker
+    bounds the time of a round trip; for a message waiting for one, time counts from its `put`.
     """
 
     broker: Broker
@@ -48,9 +48,9 @@ class Batcher:
     def put(self, messages: Sequence[Outgoing]) -> asyncio.Future[Mapping[str, str] | None]:
         """Hand over messages; the future is done when the broker has them.
 
-        Its result is that of `Sending.put`, for all messages of the round trip. It raises
-        `BrokerUnavailable` after `Broker.timeout_seconds`; messages that still wait for another
-        round trip are not sent then.
+        Its result is that of `Sending.put` for all messages of the round trip. It raises
+        `BrokerUnavailable` after `Broker.timeout_seconds`; messages still waiting for a round trip
+        are then not sent.
         """
         loop = asyncio.get_running_loop()
         put = _Put(messages, loop.create_future(), inf)
@@ -88,11 +88,11 @@ class Batcher:
         except BaseException as e:  # noqa: BLE001 - re-raised to each caller
             error = e
         if len(batch) > 1 and isinstance(error, BrokerError) and not _concerns_all(error):
-            for part in batch:  # one is to blame; what the broker has is left as it is
+            for part in batch:  # one of them is to blame; putting what the broker has is harmless
                 await self._send([part])
             return
         for put in batch:
-            if put.future.done():  # its caller was cancelled, or has timed out
+            if put.future.done():  # its caller was cancelled or has timed out
                 continue
             if error is None:
                 put.future.set_result(refused)
@@ -102,7 +102,7 @@ class Batcher:
             raise error
 
     async def _put_many(self, messages: Sequence[Outgoing]) -> Mapping[str, str] | None:
-        """Send messages, very many of them in several round trips."""
+        """Send messages, in several round trips if there are very many."""
         refused: Mapping[str, str] | None = None
         for portion in _portions(messages):
             found = await self.broker.put(portion)
@@ -111,11 +111,11 @@ class Batcher:
             if found:
                 refused = {**(refused or {}), **found}
             if len(portion) < len(messages):
-                await asyncio.sleep(0)  # not every broker waits for anything
+                await asyncio.sleep(0)  # some brokers never yield to the loop themselves
         return refused
 
     def _expire(self) -> None:
-        """Time out those that are overdue; what was not sent yet will not be sent."""
+        """Time out callers that are overdue; their unsent messages will not be sent."""
         loop = asyncio.get_running_loop()
         now = loop.time()
         puts = [put for put in (*self._under_way, *self._waiting) if not put.future.done()]
@@ -134,7 +134,7 @@ def _portions(messages: Sequence[Outgoing]) -> Iterator[Sequence[Outgoing]]:
 
 
 def _halved(messages: Sequence[Outgoing]) -> Iterator[Sequence[Outgoing]]:
-    """The messages in parts that are not too large, unless one alone is."""
+    """The messages in parts within the size limit; a larger single message is its own part."""
     if len(messages) == 1 or sum(map(len, map(_BODY, messages))) <= _MOST_BYTES:
         yield messages
     else:
@@ -147,5 +147,5 @@ _BODY = attrgetter("body")
 
 
 def _concerns_all(error: BrokerError) -> bool:
-    """Whether each message of the round trip would have met with it alone, too."""
+    """Whether every message of the round trip would have failed the same way on its own."""
     return isinstance(error, BrokerUnavailable)

@@ -1,4 +1,4 @@
-"""Dispatches that wait for a transaction: which one, and what its end does to them.
+"""Dispatches that wait for a transaction: which one, and what happens to them at its end.
 
 Owns the rule that a call whose row is not committed yet is not sent before the commit, and not at
 all after a rollback.
@@ -33,11 +33,11 @@ Registration = Callable[[DeferredSend], None]
 
 @dataclass(slots=True)
 class Atomic:
-    """The transaction of the atomic task that runs in this context: its dispatches are part of it.
+    """The transaction of this context's atomic task, which its dispatches are part of.
 
     Attributes:
         target: What the adapter's `after_commit` takes for it.
-        is_open: Not any more for what the task has left running behind it.
+        is_open: Whether it is still open; code that the task left running may outlive it.
     """
 
     adapter: Adapter
@@ -49,14 +49,14 @@ _atomic: ContextVar[Atomic | None] = ContextVar("asynctasq_atomic", default=None
 
 
 def open_atomic() -> Atomic | None:
-    """The open transaction of the atomic task that runs here."""
+    """The open transaction of the atomic task running here; `None` if there is none."""
     atomic = _atomic.get()
     return atomic if atomic is not None and atomic.is_open else None
 
 
 @contextmanager
 def dispatching_in(atomic: Atomic) -> Iterator[None]:
-    """Let all that is dispatched here wait for this transaction."""
+    """Make everything dispatched here wait for this transaction."""
     token = _atomic.set(atomic)
     try:
         yield
@@ -68,11 +68,11 @@ def dispatching_in(atomic: Atomic) -> Iterator[None]:
 def what_to_wait_for(
     wait_for: object, models: Sequence[tuple[Any, object]], adapters: Adapters
 ) -> Registration | None:
-    """What registers a send with the open transactions that the call depends on.
+    """A function that registers a send with the open transactions that the call depends on.
 
     Args:
-        wait_for: What `.on_commit` was given; `None` if it was not called.
-        models: The call's model instances, each behind its adapter.
+        wait_for: The target given to `.on_commit`; `None` if it was not called.
+        models: The call's model instances, each preceded by its adapter.
     """
     if wait_for is not None and wait_for is not True:
         return _given_transaction(wait_for, adapters)
@@ -80,7 +80,7 @@ def what_to_wait_for(
         _after_commit(adapter, obj)
         for adapter, obj in models
         if adapter.is_pending_write is not None
-        and unfetched_reference(obj) is None  # nothing was written through it
+        and unfetched_reference(obj) is None  # nothing was written through a lazy instance
         and adapter.is_pending_write(obj)
     ]
     if (atomic := open_atomic()) is not None:
@@ -113,7 +113,7 @@ def _after_commit(adapter: Adapter, obj: object) -> Registration:
 
 
 def _after_all(registrations: Sequence[Registration]) -> Registration:
-    """One registration for several: instances may have been written in several transactions."""
+    """Combine several registrations: instances may have been written in several transactions."""
 
     def register(send: DeferredSend) -> None:
         shares = _Shares(cast(Deferred, send), len(registrations))
@@ -148,7 +148,7 @@ class _Shares:
         await send_together_async([self])
 
     def claim(self) -> Deferred | None:
-        """As `Deferred.claim`, once for each transaction."""
+        """Like `Deferred.claim`, but called once for each transaction."""
         self.missing -= 1
         return self.send.claim() if self.missing == 0 else None
 
@@ -162,12 +162,12 @@ class Deferred:
     """The `DeferredSend` of one dispatch.
 
     Attributes:
-        outbox: Where its transaction may keep it, if the application has one.
-        joining: Puts it in its transaction, if the broker is one that can.
+        outbox: Where its transaction can keep it, if the application has an outbox.
+        joining: Puts it inside its transaction, if the broker can do that.
         state: `"waiting"`, then `"dropped"`, `"cancelled"` or `"sending"`, and after that `"sent"`
-            or `"failed"` (the broker may have it all the same), `"kept"` in the outbox, or
-            `"doubtful"`: kept or put by a transaction whose end is not known; the handle shows it.
-        learn: Told the id of the call that stands for it, where its unique key was taken.
+            or `"failed"` (the broker may have it anyway), `"kept"` in the outbox, or `"doubtful"`:
+            kept or put by a transaction whose end is unknown. The handle shows it.
+        learn: Called with the id of the call that stands for it, if its unique key was taken.
     """
 
     connections: Connections
@@ -186,19 +186,19 @@ class Deferred:
         await send_together_async([self])
 
     def claim(self) -> Deferred | None:
-        """Begin to send; `None` if it was dropped, cancelled or sent already."""
+        """Claim the right to send; `None` if it was already dropped, cancelled or sent."""
         return self if self._became("sending") else None
 
     def drop(self) -> None:
-        """Forget it."""
+        """Discard the send."""
         self._became("dropped")
 
     def cancel(self) -> bool:
-        """Forget it, since whoever dispatched it says so; whether it was still waiting."""
+        """Discard it because its sender cancelled it; return whether it was still waiting."""
         return self._became("cancelled")
 
     def _became(self, state: str) -> bool:
-        """Stop waiting, which only the first of all threads does."""
+        """Leave the waiting state; return whether this call was the first to do so."""
         with self._lock:
             is_first = self.state == "waiting"
             self.state = state if is_first else self.state
@@ -206,13 +206,13 @@ class Deferred:
 
 
 def send_together(sends: Iterable[DeferredSend]) -> None:
-    """Send all that a committed transaction held back: in order, in one round trip.
+    """Send everything that a committed transaction held back: in order, in one round trip.
 
-    For synchronous code; blocks until the broker has them, for no longer than its `timeout`. What
-    the broker refuses keeps back no other.
+    For synchronous code; blocks until the broker has them, at most for its `timeout` in seconds. A
+    message that the broker refuses does not keep the others back.
 
     Raises:
-        BrokerError: Some were not sent; the first error, once all have been tried.
+        BrokerError: Some were not sent; the first error, raised once all have been tried.
     """
     claimed, others = _claimed(sends)
     errors: list[Exception] = []
@@ -228,7 +228,7 @@ def send_together(sends: Iterable[DeferredSend]) -> None:
 
 
 async def send_together_async(sends: Iterable[DeferredSend]) -> None:
-    """`send_together` for a running event loop."""
+    """Like `send_together`, for a running event loop."""
     claimed, others = _claimed(sends)
     errors: list[Exception] = []
     for send in others:
@@ -242,7 +242,7 @@ async def send_together_async(sends: Iterable[DeferredSend]) -> None:
 
 
 def _claimed(sends: Iterable[DeferredSend]) -> tuple[list[Deferred], list[DeferredSend]]:
-    """Those that go out together, and somebody's own, which send for themselves."""
+    """Claim our own sends, which go out together; return them, and other kinds of sends."""
     claimed: list[Deferred] = []
     others: list[DeferredSend] = []
     for send in sends:
@@ -261,14 +261,14 @@ async def _send_all(claimed: list[Deferred]) -> list[Exception]:
 
 
 def learn(batch: Iterable[Deferred], standing: Mapping[str, str]) -> None:
-    """Tell those whose unique keys were taken what stands for them."""
+    """Tell sends whose unique keys were taken which calls stand for them."""
     for deferred in batch:
         if (existing := standing.get(deferred.outgoing.id)) and deferred.learn is not None:
             deferred.learn(existing)
 
 
 async def _send(connections: Connections, batch: list[Deferred]) -> list[Exception]:
-    """Send, and return what stood in the way."""
+    """Send a batch; return the errors."""
     state = "failed"
     try:
         learn(batch, await connections.put_resolved([deferred.outgoing for deferred in batch]))
@@ -278,7 +278,7 @@ async def _send(connections: Connections, batch: list[Deferred]) -> list[Excepti
     except BrokerError as e:
         if len(batch) == 1:
             return [e]
-        # The server refuses one of them, and perhaps no other.
+        # Perhaps the server refuses only one of them, so send each alone.
         return [e for deferred in batch for e in await _send(connections, [deferred])]
     finally:
         for deferred in batch:
@@ -289,11 +289,11 @@ async def _send(connections: Connections, batch: list[Deferred]) -> list[Excepti
 
 @dataclass(slots=True)
 class _Put:
-    """What a transaction has put into the broker's tables.
+    """The messages that a transaction has put into the broker's tables.
 
     Attributes:
-        refused: By id, those that were not added, as `Sending.put` gives them.
-        standing: By id, what stands for them.
+        refused: The messages that were not added, as returned by `Sending.put`.
+        standing: For each of those, by id, the call that stands for it.
     """
 
     joining: Joining
@@ -316,18 +316,18 @@ class _Put:
 
 
 class DeferredSends:
-    """What one transaction holds back, for an adapter's `after_commit`.
+    """The sends that one transaction holds back, for an adapter's `after_commit`.
 
-    Keeps the order of the dispatches, and knows savepoints: one that is released leaves its sends
-    to the transaction, one that is rolled back takes them along. Not for several threads at once.
+    Keeps the order of the dispatches, and knows savepoints: a released one leaves its sends to the
+    transaction, one that is rolled back drops them. Not for several threads at once.
 
     An adapter that can run statements in its transactions awaits `keep_async`, or calls `keep`,
-    just before each commit. With an outbox, or where the broker's tables are in the same database,
-    what waits is a part of the transaction then, and `send` neither fails nor waits.
+    just before each commit. With an outbox, or if the broker's tables are in the same database,
+    whatever waits then becomes part of the transaction, and `send` neither fails nor waits.
 
     Args:
-        adapter: The adapter's name, as its entry point gives it.
-        database: The transaction's, where the adapter can run statements in it.
+        adapter: The name of the adapter's entry point.
+        database: The transaction's database, if the adapter can run statements in it.
     """
 
     def __init__(self, adapter: str = "", database: Database | None = None) -> None:
@@ -359,27 +359,27 @@ class DeferredSends:
             send.drop()
 
     def drop(self) -> None:
-        """Drop everything: the transaction was rolled back, or how it ended is not known."""
+        """Drop everything: the transaction was rolled back, or its end is unknown."""
         self.roll_back_to(0)
         kept, self._kept = self._kept, []
         put, self._put = self._put, []
-        # A commit whose answer was lost looks like one that failed.
+        # A commit whose answer was lost looks like a failed one.
         for deferred in (*kept, *(deferred for one in put for deferred in one.deferred)):
             deferred.state = "doubtful"
 
     def keep(self, run: Callable[[Statement], Sequence[Sequence[Any]]]) -> None:
-        """Make what is held back a part of the transaction, where that can be.
+        """Make what is held back part of the transaction, if possible.
 
         For synchronous code, just before the commit.
 
         Args:
-            run: Runs a statement in the transaction, and gives the rows of a SELECT.
+            run: Runs a statement in the transaction and returns a SELECT's rows.
         """
         if self._database is not None and self._sends:
             finished(self._keep(without_waiting(run), wait_blocking))
 
     async def keep_async(self, run: Run) -> None:
-        """`keep` on an event loop."""
+        """Like `keep`, on an event loop."""
         if self._database is not None and self._sends:
             await self._keep(run, None)
 
@@ -399,7 +399,7 @@ class DeferredSends:
                 await run(statement)
 
     def _claim(self, is_wanted: Callable[[Deferred | _Shares], bool]) -> list[Deferred]:
-        """Take those that are held back and wanted; others stay."""
+        """Claim the wanted sends that are held back; the others stay."""
         sends, self._sends = self._sends, []
         claimed: list[Deferred] = []
         for send in sends:
@@ -410,7 +410,7 @@ class DeferredSends:
         return claimed
 
     def send(self) -> None:
-        """Send everything after the commit, as `send_together`."""
+        """Send everything after the commit, as `send_together` does."""
         for put in self._committed():
             put.joining.tell_put_blocking(put.messages)
         self._send_kept()
@@ -418,7 +418,7 @@ class DeferredSends:
             send_together(sends)
 
     async def send_async(self) -> None:
-        """Send everything after the commit, as `send_together_async`."""
+        """Send everything after the commit, as `send_together_async` does."""
         for put in self._committed():
             put.joining.tell_put(put.messages)
         self._send_kept()
@@ -426,7 +426,7 @@ class DeferredSends:
             await send_together_async(sends)
 
     def _committed(self) -> list[_Put]:
-        """What the transaction has put, now that the broker has it."""
+        """The messages that the transaction has put, now that the broker has them."""
         puts, self._put = self._put, []
         for put in puts:
             put.note_committed()
@@ -443,6 +443,6 @@ class DeferredSends:
             )
 
     def _taken(self) -> list[DeferredSend]:
-        # Emptied first: an ORM may end a transaction twice where its commit's callback raises.
+        # Empty it first: an ORM may end a transaction twice if its commit callback raises.
         sends, self._sends = self._sends, []
         return sends

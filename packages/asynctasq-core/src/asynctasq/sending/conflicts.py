@@ -1,8 +1,8 @@
-"""What becomes of messages whose unique key was taken when they came to the broker.
+"""Resolves conflicts: messages whose unique key was taken when they reached the broker.
 
-Such a message was not added; the call that has the key stands for it. With `replaces`, that call
-gets the new message's body, due time and policy, if no worker has taken it yet. It may be taken,
-done or dead meanwhile, and then the new message is one of its own: never two, and never none.
+Such a message was not added; the call that holds the key stands for it. With `replaces`, that call
+gets the new message's body, due time and policy, if no worker has taken it yet. If it was taken,
+done or dead by then, the new message is added by itself: there are never two, and never none.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from ..brokers import Outgoing
 from ..wire.message import Message
 
 Put = Callable[[Sequence[Outgoing]], Awaitable[Mapping[str, str] | None]]
-"""Puts messages and says which keys were taken, as `Sending.put`."""
+"""Puts messages and returns which keys were taken, like `Sending.put`."""
 
 
 async def resolve(
     put: Put, keys: Sequence[bytes], messages: Sequence[Outgoing], conflicts: Mapping[str, str]
 ) -> dict[str, str]:
-    """Do what the messages ask for where their keys were taken.
+    """Do what the messages ask for if their keys were taken.
 
     Args:
-        keys: The signing keys, for a message that changes its id.
-        conflicts: What a put of these messages, perhaps among others, has answered.
+        keys: The signing keys, for a message whose id changes.
+        conflicts: What a put of these messages, perhaps among others, has returned.
 
     Returns:
-        By the id of a message that was not added, the id of the call that stands for it.
+        For each message that was not added, by its id, the id of the call that stands for it.
 
     Raises:
-        BrokerUnavailable: Some are not known to be replaced.
+        BrokerUnavailable: Some messages may not have been replaced.
     """
     standing: dict[str, str] = {}
     for message in messages:
@@ -48,12 +48,12 @@ def _replaces(message: Outgoing) -> bool:
 
 
 async def _replace(put: Put, keys: Sequence[bytes], message: Outgoing, existing: str) -> str:
-    """Put the message in the place of the one that has its key; the id that it has then."""
+    """Put the message in place of the key's holder; return the id that it ends up with."""
     while True:
         holder = await _holder(put, _under_id(message, existing, keys))
         if holder is None:
             return existing
-        if holder == existing:  # taken by a worker, or over: then the new one may be added
+        if holder == existing:  # taken by a worker, or ended: perhaps the new one can be added now
             holder = await _holder(put, message)
             if holder is None or holder == existing:
                 return holder or message.id
@@ -65,6 +65,6 @@ async def _holder(put: Put, message: Outgoing) -> str | None:
 
 
 def _under_id(message: Outgoing, message_id: str, keys: Sequence[bytes]) -> Outgoing:
-    """The same call as a message with another id, which is part of its signed body."""
+    """The same call under another id, which is part of the signed body."""
     body = replace(Message.decode(message.body, keys), id=message_id).encode(keys)
     return replace(message, id=message_id, body=body)

@@ -1,4 +1,4 @@
-"""The broker connections of each event loop of an application.
+"""An application's broker connections, one set for each event loop.
 
 Owns the rule that a connection lives no longer than the loop that it belongs to.
 """
@@ -27,14 +27,15 @@ class _Open:
 
 
 class Connections:
-    """One broker for each event loop that asks for it.
+    """One broker for each event loop that asks for one.
 
     Args:
         open_broker: Makes a broker that is not connected yet.
         keys: The signing keys.
 
     Attributes:
-        before_closing: Uses the connections of the running event loop for the last time.
+        before_closing: Awaited before the running event loop's connections are closed, to use them
+            one last time.
     """
 
     def __init__(self, open_broker: Callable[[], Broker], keys: Sequence[bytes] = ()) -> None:
@@ -48,18 +49,18 @@ class Connections:
         return self._of_this_loop().broker
 
     def put(self, messages: Sequence[Outgoing]) -> asyncio.Future[Mapping[str, str] | None]:
-        """Put messages in a round trip shared with others of this loop, which may conflict.
+        """Put messages, sharing a round trip with others from this loop; returns their conflicts.
 
         Raises:
-            BrokerUnavailable: From the future, as `Broker.put`.
+            BrokerUnavailable: From the future, as in `Broker.put`.
         """
         return self._of_this_loop().batcher.put(messages)
 
     async def put_resolved(self, messages: Sequence[Outgoing]) -> Mapping[str, str]:
-        """Put messages; by the ids of those whose unique keys were taken, what stands for them.
+        """Put messages; map the ids of those whose keys were taken to the calls standing for them.
 
         Raises:
-            BrokerUnavailable: As `Broker.put`.
+            BrokerUnavailable: As in `Broker.put`.
         """
         conflicts = await self.put(messages)
         return await self.resolve(messages, conflicts) if conflicts else {}
@@ -71,7 +72,7 @@ class Connections:
         return await resolve(self.put, self._keys, messages, conflicts)
 
     def put_blocking(self, messages: Sequence[Outgoing]) -> Mapping[str, str]:
-        """`put_resolved` for synchronous code, in any thread."""
+        """Like `put_resolved`, for synchronous code in any thread."""
         conflicts = portal.wait_for(lambda: self.put(messages))
         return portal.run(self.resolve(messages, conflicts)) if conflicts else {}
 
@@ -96,9 +97,9 @@ class Connections:
         return opened
 
     def _forget_closed_loops(self) -> None:
-        """Let go of loops that ended without their `shutdown_asyncgens`.
+        """Drop loops that ended without `shutdown_asyncgens`.
 
-        A weak dictionary would not: the generator's hooks hold the loop.
+        A weak dictionary would not do so: the generator's hooks refer to the loop.
         """
         for loop in [loop for loop in list(self._open) if loop.is_closed()]:
             self._open.pop(loop, None)

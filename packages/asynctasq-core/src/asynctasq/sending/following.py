@@ -1,7 +1,7 @@
-"""Calls that follow others: what travels of them, and how each is put once.
+"""Calls that follow others: how they travel, and how each is put only once.
 
-Owns the rule that of all who make the same call that follows, one adds it: it is put in the same
-step as a note under its id, which stays for as long as the call before may come again.
+Owns the rule that however many runs try to put the same following call, one succeeds: the call is
+put in one step with a note under its id, and the note stays while the call before may come again.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from ..wire.flow import ChainLink, Flow, following_id
 from ..wire.message import Message
 from .telling import tell_dispatched
 
-#: The kind of the notes; how long one is kept once nothing but a run that has lost its lease can
-#: look for it.
+#: The kind of these notes, and how long one is kept once only a run that has lost its lease can
+#: still look for it.
 _PUT, NOTE_SECONDS = "followed", 600.0
 
 
-#: An encoded `None`: what follows a call that was skipped gets that.
+#: An encoded `None`, which the call after a skipped one gets as its result.
 NONE = b"\xc0"
 
 
 def check_policies_of_link(call: Call[Any], policies: Sequence[Any]) -> None:
-    """Refuse a policy whose key needs the result of the call before.
+    """Refuse a policy whose key needs the result of the preceding call.
 
     Raises:
         ConfigurationError: Names the task.
@@ -53,14 +53,14 @@ def next_call(
     keys: Sequence[bytes],
     most: int,
 ) -> Outgoing:
-    """The call that follows a message's.
+    """The call that follows a message's call.
 
     Args:
-        result: What that returned, encoded.
+        result: What that call returned, encoded.
         most: `max_payload_bytes`.
 
     Raises:
-        PayloadTooLarge: With the result it is too large.
+        PayloadTooLarge: It is too large once it holds the result.
     """
     link, rest = flow.then[0], flow.then[1:]
     after = Flow(rest, (message.queue, message.id), flow.place)
@@ -77,7 +77,7 @@ def link_message(
     keys: Sequence[bytes],
     most: int,
 ) -> Outgoing:
-    """The message of a call that was described before.
+    """The message of a call that a link describes.
 
     Raises:
         PayloadTooLarge: It is larger than `most`.
@@ -98,10 +98,10 @@ def link_message(
 
 
 async def put_once(broker: Remembering, outgoing: Outgoing) -> None:
-    """Put a call that follows, unless somebody has done so.
+    """Put a following call, unless somebody has done so already.
 
     Raises:
-        BrokerUnavailable: Not known to be put; call again.
+        BrokerUnavailable: It may not have been put; call again.
     """
     added = await broker.replace_value(
         outgoing.queue, _PUT, outgoing.id, b"", expected=None, messages=(outgoing,)
@@ -111,17 +111,17 @@ async def put_once(broker: Remembering, outgoing: Outgoing) -> None:
 
 
 async def forget_put(broker: Remembering, queue: str, message_id: str, seconds: float) -> None:
-    """Let the note of a call that was put go after a while."""
+    """Let the note about a call that was put expire."""
     await broker.set_value(queue, _PUT, message_id, b"", ttl_seconds=seconds)
 
 
 def packed_policy(policy: Policy | None) -> Sequence[Any] | None:
-    """A policy as `policy_in` reads it."""
+    """A policy in the form that `policy_in` reads."""
     return None if policy is None else astuple(policy)
 
 
 def policy_in(parts: Sequence[Any] | None) -> Policy | None:
-    """A policy that has travelled.
+    """The policy in `packed_policy`'s form.
 
     Raises:
         InvalidMessage: It is damaged.

@@ -28,16 +28,16 @@ from .status import TaskStatus, recorded
 R = TypeVar("R")
 
 
-#: How long one call of the broker may wait for a result: the first; those after it; and while the
-#: call waits for a commit, whose rollback no broker tells.
+#: How long one request to the broker may wait for a result: the first, later ones, and one while
+#: the call still waits for a commit, as no broker reports a rollback.
 _FIRST_SECONDS, _LONGEST_SECONDS, _UNCOMMITTED_SECONDS = 1.0, 60.0, 0.25
 
-#: How often a call looks whether those before it go on, whose end wakes nobody.
+#: How often to check whether the calls before this one go on, since their end wakes nobody.
 _PARENT_SECONDS = 1.0
 
 _STOPPED = "the chain stopped at"
 
-#: States of a call after which none comes that follows it.
+#: States that stop the chain: no call follows one that ended so.
 _STOPPED_BY = frozenset({TaskStatus.DEAD, TaskStatus.CANCELLED, TaskStatus.DROPPED})
 
 _DEFERRED = {
@@ -47,12 +47,12 @@ _DEFERRED = {
     "cancelled": TaskStatus.CANCELLED,
 }
 
-#: States of a call that may still tell its progress.
+#: States of a call that may still report progress.
 _UNDER_WAY = frozenset(
     {TaskStatus.UNCOMMITTED, TaskStatus.WAITING, TaskStatus.DELAYED, TaskStatus.RUNNING}
 )
 
-#: Between two looks of `watch`, unless the call ends.
+#: Time between two looks of `watch`, unless the call ends earlier.
 _WATCH_SECONDS = 0.25
 
 
@@ -66,14 +66,14 @@ class TaskHandle(Generic[R]):
         task: The task, which knows the types of its result.
         result_ttl: Seconds that the result is kept; `None` for a task that keeps none.
         outbox: The application's, if it has one.
-        status_ttl: Seconds that a call without a result is known to have ended.
-        is_existing: Whether it stands for a call that was there before, as its unique key was
-            taken; after a commit it is known once the call was sent.
+        status_ttl: Seconds that the end of a call without a result is remembered.
+        is_existing: Whether it stands for an earlier call because the unique key was taken; if the
+            call waited for a commit, this is known once it has been sent.
         was_sent_here: Whether this handle is what `dispatch` returned.
-        shows_arguments: Whether `info` says with which arguments it was called.
-        parent: Of the call that this one follows; `None` if it follows none that is known here.
-        children: Of the calls that follow this one, as far as they are known here.
-        told_when_cancelled: Called when the call was removed before it ran: its batch is told.
+        shows_arguments: Whether `info` includes the call's arguments.
+        parent: Handle of the call that this one follows; `None` if none is known here.
+        children: Handles of the calls that follow this one, as far as they are known here.
+        told_when_cancelled: Called when the call was removed before it ran, to tell its batch.
     """
 
     id: str
@@ -120,7 +120,7 @@ class TaskHandle(Generic[R]):
             is_held = await self.outbox.holds(self.id)
             if is_held:
                 return TaskStatus.UNCOMMITTED
-            if (found := await self._told_by_broker()) is not None:  # sent between the two looks
+            if (found := await self._told_by_broker()) is not None:  # sent between the two checks
                 return found
             if is_held is None:
                 return TaskStatus.UNKNOWN
@@ -140,7 +140,7 @@ class TaskHandle(Generic[R]):
         return None
 
     async def _status_by_parent(self, parent: TaskHandle[Any]) -> TaskStatus:
-        """Where a call is that its queue does not hold: before its time, or after it."""
+        """Where a call is that its queue does not hold: not put yet, or gone already."""
         status = await parent.status()
         if status in _UNDER_WAY:
             return TaskStatus.WAITING
@@ -158,10 +158,10 @@ class TaskHandle(Generic[R]):
         return portal.run(self.status())
 
     async def info(self) -> CallInfo:
-        """All that is known of the call: state, attempt, times, worker, error, progress.
+        """Everything known about the call: state, attempt, times, worker, error, progress.
 
-        Of a call whose chain has stopped before it: where that was, and why. Reads the queue only:
-        no argument is built, and no row fetched.
+        If the chain stopped before this call, it says where and why. Reads only the queue: builds
+        no argument and fetches no row.
 
         Raises:
             ConfigurationError: The broker cannot say.
@@ -187,32 +187,32 @@ class TaskHandle(Generic[R]):
         return portal.run(self.info())
 
     def _sending(self) -> str:
-        """How far a dispatch that waited for a commit has come."""
+        """The state of a dispatch that waited for a commit; `sent` if it did not."""
         return "sent" if self._deferred is None else self._deferred.state
 
     async def result(self, timeout: float | None = None) -> R:
-        """What the task returned, waiting for it; an error of the task is raised again here.
+        """Wait for the task and return what it returned, or raise the error that it raised.
 
-        The error's `__cause__` shows the worker's traceback. Its class is used if it is loaded in
-        this process and has no `__new__` of its own; otherwise `TaskFailed` is raised. Model
-        instances in the result are fetched anew, loaded as the annotation of the result says.
+        The error's `__cause__` shows the worker's traceback. Its own class is used if this process
+        has loaded it and it has no `__new__` of its own; otherwise `TaskFailed` is raised. Model
+        instances in the result are fetched afresh, loaded as the result's annotation says.
 
         Args:
             timeout: Seconds to wait; `None` for as long as it takes.
 
         Raises:
             ResultNotKept: The task has no `result_ttl`.
-            ResultTimeout: It has not finished in time; without a `timeout`, its queue no longer
+            ResultTimeout: It did not finish in time; without a `timeout`, its queue no longer
                 holds it and its result has expired.
             TaskCancelled: It was cancelled.
             ChainStopped: A call that it follows has failed for good.
             DispatchDropped: Its transaction was rolled back, or it could not be sent afterwards.
-            TaskFailed: It failed with an error that cannot be raised again here, or what is stored
-                is damaged.
-            BadSignature: What is stored was not signed for this call.
+            TaskFailed: It failed with an error that cannot be raised again here, or the stored
+                result is damaged.
+            BadSignature: The stored result was not signed for this call.
             BrokerUnavailable: The broker cannot be reached.
-            ReferenceGone: A row in the result was deleted meanwhile.
-            ReferenceUnavailable: The database cannot give the rows in the result.
+            ReferenceGone: A row in the result has been deleted.
+            ReferenceUnavailable: The database cannot return the rows in the result.
             InvalidReference: The result holds an instance of a model that is not loaded here.
         """
         if self.result_ttl is None:
@@ -258,7 +258,7 @@ class TaskHandle(Generic[R]):
             step = _LONGEST_SECONDS if self.parent is None else _PARENT_SECONDS
 
     async def _raise_if_stopped(self) -> None:
-        """Raise what stopped the chain before this call, if something did."""
+        """Raise the reason if the chain stopped before this call."""
         status = await self.status()
         if status not in _STOPPED_BY:
             return
@@ -275,21 +275,21 @@ class TaskHandle(Generic[R]):
         raise ChainStopped(f"{self._name}: {_STOPPED} {where._name}: {error}")
 
     async def _is_unknown(self, timeout: float | None) -> bool:
-        """Whether nothing holds the call; not asked of one that may be sent in time."""
+        """Whether nothing holds the call; `False` for one that may still be sent in time."""
         if self.parent is not None:
             ended = (TaskStatus.ENDED, TaskStatus.UNKNOWN)
             return timeout is None and await self.status() in ended
         is_failed = self._sending() == "failed"
         if timeout is not None and not is_failed:
             return False
-        # The outbox first, since what leaves it is in the queue by then.
+        # The outbox first: a call that has left it is in the queue.
         outbox = None if is_failed else self.outbox
         if outbox is not None and await outbox.holds(self.id) is not False:
             return False
         return await self._connections.broker().state(self.queue, self.id) is None
 
     async def _stored_last(self) -> bytes:
-        """The result of a call that the queue does not hold (they change places in one step)."""
+        """The result of a call that has left the queue; both happen in one step."""
         stored = await self._connections.broker().result(self.queue, self.id, 0)
         if stored is not None:
             return stored
@@ -299,7 +299,7 @@ class TaskHandle(Generic[R]):
         raise ResultTimeout(f"{call}: its queue does not hold it, and its result has expired")
 
     def _is_committed(self) -> bool:
-        """Whether no transaction's end is awaited; raises if it was a rollback."""
+        """Whether the call no longer waits for a commit; raises after a rollback."""
         state = self._sending()
         if state == "dropped":
             raise DispatchDropped(f"{self._name}: its transaction was rolled back")
@@ -308,21 +308,21 @@ class TaskHandle(Generic[R]):
         return state in ("sent", "kept", "failed", "doubtful")
 
     async def cancel(self, *, running: bool = False) -> bool:
-        """Remove the call if it has not started; with it goes what follows it.
+        """Remove the call if it has not started, along with the calls that follow it.
 
-        Of a call whose turn in its chain has not come, the one before it is removed.
+        If its turn in a chain has not come yet, the call before it is removed.
 
         Args:
-            running: Also end it if it runs: within a second its worker cancels the coroutine,
-                interrupts the thread or kills the processes. `status` is `CANCELLED` once that has
+            running: Also end it if it is running: within a second its worker cancels the coroutine,
+                interrupts the thread or kills the processes. `status` is `CANCELLED` once it has
                 ended; what the task had finished by then stands.
 
         Returns:
-            Whether it was removed, or runs and is told to end; `False` when it is being sent after
-            a commit, finished or dead, and without `running` when it runs.
+            Whether it was removed, or is running and was told to end; `False` if it is being sent
+            after a commit, has finished or is dead, and without `running` if it is running.
 
         Raises:
-            ConfigurationError: With `running`: the broker cannot reach calls that run.
+            ConfigurationError: With `running`: the broker cannot reach running calls.
         """
         if self._deferred is not None and self._deferred.cancel():
             return True
@@ -347,7 +347,7 @@ class TaskHandle(Generic[R]):
         return portal.run(self.cancel(running=running))
 
     async def progress(self) -> Progress | None:
-        """How far the call has come, as its task last told; `None` if it did not.
+        """The progress that the task last reported; `None` if it reported none.
 
         Raises:
             BrokerUnavailable: The broker cannot be reached.
@@ -363,10 +363,10 @@ class TaskHandle(Generic[R]):
         return portal.run(self.progress())
 
     async def watch(self) -> AsyncIterator[Progress]:
-        """Each progress that the task tells from now on, and the last one before, until it ends.
+        """Iterate over the task's progress, from its latest report on, until the call ends.
 
-        Ends when the call is not under way any more, however it ended; at once where the task keeps
-        its result or status, else within half a second.
+        Ends when the call does, however it ends: at once if the task keeps its result or status,
+        otherwise within half a second.
 
         Raises:
             BrokerUnavailable: The broker cannot be reached.
@@ -381,11 +381,11 @@ class TaskHandle(Generic[R]):
             last = found
 
     def stand_for(self, existing_id: str) -> None:
-        """Be the handle of a call that was there before."""
+        """Become the handle of a call that was there before."""
         self.id, self.is_existing = existing_id, True
 
     def drop(self) -> None:
-        """Do not send, if it still waits for a commit: its dispatch failed after all."""
+        """Do not send the call if it still waits for a commit: its dispatch failed after all."""
         if self._deferred is not None:
             self._deferred.drop()
 

@@ -1,7 +1,7 @@
-"""Doing the broker's work inside transactions of the application, where the database is its own.
+"""Does the broker's work inside the application's transactions, if the database is the broker's.
 
-Owns the rule that it is asked of the servers, and not told by addresses, whether a database of the
-application is the broker's: one is reached in many ways, and another by the same name.
+Owns the rule that the servers themselves say whether two databases are the same. Addresses cannot:
+one database has many addresses, and different ones can go by the same name.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: Waits for the broker: on the event loop, or in synchronous code.
+#: Waits for the broker, on the event loop or in synchronous code.
 Wait = Callable[[Coroutine[Any, Any, Any]], Awaitable[Any]]
 
-#: After so long a database is asked again that was not the broker's, or of which the broker, being
-#: away, did not say whether it is.
+#: How long to believe that a database is not the broker's, or that nobody knows because the broker
+#: is away, before asking again.
 _AGAIN_SECONDS = 10.0
 
 
 class Joining:
-    """What a `Transactional` broker does in transactions of one application.
+    """What a `Transactional` broker does in the transactions of one application.
 
     Args:
-        broker: Makes the statements; never connected.
-        connections: To the broker.
+        broker: Builds the statements; never connects.
+        connections: The connections to the broker.
         keys: The signing keys.
     """
 
@@ -51,9 +51,9 @@ class Joining:
     async def can_join(
         self, adapter: str, database: Database, run: Run, wait: Wait | None = None
     ) -> bool:
-        """Whether the transaction that `run` runs statements in is on the broker's database.
+        """Whether the transaction behind `run` is on the broker's database.
 
-        Costs a statement, and a question to the broker, the first time.
+        The first time this costs a statement and a question to the broker.
 
         Args:
             adapter: The adapter's name.
@@ -86,7 +86,7 @@ class Joining:
         return await self._connected().is_here(answer)
 
     async def holds(self, queue: str, message_id: str) -> bool:
-        """Whether the queue holds a message, in whatever state.
+        """Whether the queue holds a message, in any state.
 
         Raises:
             BrokerUnavailable: The server cannot be reached.
@@ -99,7 +99,8 @@ class Joining:
         """Put messages in the transaction.
 
         Returns:
-            Those whose unique keys were taken, by id: as `Sending.put`, and what stands for them.
+            Two mappings by id, for messages whose unique keys were taken: what `Sending.put`
+            returns for them, and the calls that stand for them.
         """
 
         async def put(messages: Sequence[Outgoing]) -> _Refused:
@@ -111,17 +112,17 @@ class Joining:
         return refused, standing
 
     def settling(self, outcome: Outcome) -> Statement:
-        """As `Transactional.settling`."""
+        """See `Transactional.settling`."""
         return self._broker.settling(outcome)
 
     # --- after the commit ---------------------------------------------------------------
 
     def tell_put(self, messages: Sequence[Outgoing]) -> None:
-        """Wake who waits for them; on the event loop."""
+        """Wake workers that wait for these messages; call on the event loop."""
         self._connected().tell_put(messages)
 
     def tell_put_blocking(self, messages: Sequence[Outgoing]) -> None:
-        """`tell_put` for synchronous code, which waits for nothing."""
+        """`tell_put` for synchronous code; does not wait."""
 
         async def tell() -> None:
             self.tell_put(messages)
@@ -129,7 +130,7 @@ class Joining:
         portal.submit(tell())
 
     def tell_settled(self, outcome: Outcome) -> None:
-        """Wake who waits for the end of a call; on the event loop."""
+        """Wake whoever waits for a call to end; call on the event loop."""
         self._connected().tell_settled(outcome)
 
     def _connected(self) -> Transactional:
@@ -146,12 +147,12 @@ async def _await(question: Coroutine[Any, Any, T]) -> T:
 
 
 async def wait_blocking(question: Coroutine[Any, Any, T]) -> T:
-    """Wait for the broker in synchronous code: never lets an event loop run meanwhile."""
+    """Wait for the broker in synchronous code, without letting this thread's event loop run."""
     return portal.run(question)
 
 
 def without_waiting(run: Callable[[Statement], Sequence[Sequence[Any]]]) -> Run:
-    """A function that runs statements, as one that is awaited and does not wait."""
+    """Wrap a blocking function that runs statements as an awaitable one that never waits."""
 
     async def awaited(statement: Statement) -> Sequence[Sequence[Any]]:
         return run(statement)
@@ -160,7 +161,7 @@ def without_waiting(run: Callable[[Statement], Sequence[Sequence[Any]]]) -> Run:
 
 
 def finished(coroutine: Coroutine[Any, Any, T]) -> T:
-    """The result of a coroutine that waits for nothing."""
+    """The result of a coroutine that never waits."""
     try:
         coroutine.send(None)
     except StopIteration as e:

@@ -1,4 +1,4 @@
-"""What a worker wrote of a call that it gave up, as the broker keeps it with the dead letter."""
+"""Reads what a worker stored with a dead letter about the call that it gave up."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Fate:
-    """Why a call was given up; empty where somebody else has written it."""
+    """Why a call was given up; fields that no worker has written are empty."""
 
     task: str
     reason: str
@@ -23,7 +23,7 @@ class Fate:
 
 
 def read(packed: bytes) -> Fate:
-    """What is kept with a dead letter."""
+    """Decode what is stored with a dead letter."""
     info = _info(packed)
     return Fate(
         task=_of(str, info.get("task"), ""),
@@ -36,13 +36,13 @@ def read(packed: bytes) -> Fate:
 
 
 def _of(cls: type[T], value: object, default: T) -> T:
-    """The value if it is what a worker writes; others may have written to the store."""
+    """The value if it has the type that a worker writes; the store is untrusted."""
     return value if isinstance(value, cls) else default
 
 
 def _info(packed: bytes) -> dict[str, Any]:
     try:
-        # Flat, so that no header of damaged bytes claims memory for nothing.
+        # It is flat, so forbid arrays: damaged bytes could claim memory through a false header.
         info = msgpack.unpackb(packed, max_array_len=0)
     except (ValueError, TypeError, msgpack.UnpackException):
         return {}

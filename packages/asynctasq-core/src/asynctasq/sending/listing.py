@@ -1,4 +1,4 @@
-"""Calls as their queues hold them, for people: read from bytes alone.
+"""Calls in their queues, shown to people from the bytes alone.
 
 Owns the rule that looking at calls builds no argument, fetches no row and imports nothing.
 """
@@ -28,10 +28,10 @@ from .status import TaskStatus, recorded
 #: States in which a call can be listed.
 ListedState = Literal["running", "waiting", "delayed"]
 
-#: Most messages of a page of the broker, and of those that one call of `calls` looks at.
+#: Maximum number of messages in a broker's page, and of messages that one `calls` looks at.
 _AT_ONCE, _MOST_SEEN = 100, 2000
 
-#: Most parts of queues that one call of `calls` asks for: each may hold a call or two.
+#: Maximum number of queue states that one `calls` asks for: each may hold only a call or two.
 _MOST_ASKED = 100
 
 
@@ -41,24 +41,24 @@ class CallInfo:
 
     Attributes:
         state: Where it is.
-        task: The task's name; empty when the message could not be read, or is not held any more.
-        arguments: As text, shortened, instances by class and key: `order=Order#5`. Empty where
+        task: The task's name; empty if the message cannot be read or is no longer held.
+        arguments: As shortened text, instances by class and key: `order=Order#5`. Empty if
             `show_arguments` is off or the message cannot be read.
-        attempt: 1 for the first run and before it; of a dead call, how often it was run.
+        attempt: 1 until the first run has ended; for a dead call, how often it ran.
         deliveries: How often it was handed to a worker since its last attempt was counted.
-        enqueued_at: Unix time in seconds of its dispatch; `None` where that is not known.
-        due: Unix time in seconds before which it does not run, while it is delayed; `None` while it
-            waits for the end of a pause.
-        died_at: Unix time in seconds at which it was given up, of a dead one.
+        enqueued_at: When it was dispatched, Unix time in seconds; `None` if unknown.
+        due: While it is delayed, the Unix time in seconds before which it does not run; `None`
+            while a pause holds it back.
+        died_at: When a dead call was given up, Unix time in seconds.
         worker: The id of the worker that runs it.
         payload_bytes: Size of the message.
         parent: Queue and id of the call that it follows.
-        place: Where it stands in a batch.
-        reason: Why it was given up, of a dead one.
-        error: The type and text of the error that it failed with, of a dead one.
-        traceback: Of that error.
-        references: The arguments that are model instances; none where `arguments` is empty.
-        progress: How far it has come, as it last told; only from `TaskHandle.info`.
+        place: Its place in a batch.
+        reason: Why a dead call was given up.
+        error: The type and text of the error that a dead call failed with.
+        traceback: The traceback of that error.
+        references: The arguments that are model instances; none if `arguments` is empty.
+        progress: The progress it last reported; only from `TaskHandle.info`.
         checkpoint_bytes: Size of its checkpoint; only from `TaskHandle.info`.
     """
 
@@ -86,10 +86,10 @@ class CallInfo:
 
 @dataclass(frozen=True, slots=True)
 class CallPage:
-    """A part of the calls that there are.
+    """One page of the calls that there are.
 
     Attributes:
-        after: Where the next page begins; `None` at the end.
+        after: Where the next page begins; `None` on the last page.
     """
 
     calls: list[CallInfo]
@@ -98,7 +98,7 @@ class CallPage:
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """Reads what queues hold.
+    """Reads the calls that queues hold.
 
     Args:
         keys: The signing keys.
@@ -109,7 +109,7 @@ class Reader:
     shows_arguments: bool
 
     def held(self, held: HeldMessage) -> CallInfo:
-        """A call that waits, is delayed or runs."""
+        """A waiting, delayed or running call."""
         info = self._read(held.queue, held.id, held.body, TaskStatus(held.state))
         return replace(info, deliveries=held.deliveries, due=held.due, worker=held.worker)
 
@@ -128,7 +128,7 @@ class Reader:
         )
 
     def ended(self, queue: str, message_id: str, stored: bytes) -> CallInfo:
-        """A call of which nothing but what it left is kept."""
+        """A call that is gone, from the result or record that it left."""
         content = read_result(stored, self.keys, message_id, message_id)
         info = CallInfo(message_id, queue, recorded(content))
         if "error" not in content:
@@ -138,7 +138,7 @@ class Reader:
         return replace(info, error=error, traceback=trace)
 
     def arguments(self, message: Message) -> str:
-        """The arguments as text, by name where the task is known."""
+        """The arguments as text, by name if the task is known."""
         return described(message.payload, _names(message)) if self.shows_arguments else ""
 
     def references(self, message: Message) -> tuple[Reference, ...]:
@@ -170,10 +170,10 @@ def _names(message: Message) -> Sequence[str]:
 
 
 def listing(broker: Broker) -> Listing:
-    """The broker as one that lists.
+    """The broker, typed as one that can list what it holds.
 
     Raises:
-        ConfigurationError: It does not.
+        ConfigurationError: It cannot.
     """
     if not isinstance(broker, Listing):
         raise ConfigurationError(f"{broker.describe()} cannot list the calls that it holds")
@@ -182,12 +182,12 @@ def listing(broker: Broker) -> Listing:
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """Which calls are meant.
+    """Which calls to list.
 
     Attributes:
-        states: In the order in which they are listed.
-        queue: Only of this queue.
-        task: Only of this task, or of tasks of this pattern.
+        states: In the order in which to list them.
+        queue: Only calls in this queue.
+        task: Only calls of this task, or of tasks that match this pattern.
     """
 
     states: Sequence[ListedState]
@@ -195,15 +195,15 @@ class Chosen:
     task: str | None = None
 
     def fits(self, info: CallInfo) -> bool:
-        """Whether its task is one of those."""
+        """Whether the call's task matches."""
         return self.task is None or fnmatchcase(info.task, self.task)
 
 
 def states_of(state: str | None) -> Sequence[ListedState]:
-    """The state, or all in which a call can be listed.
+    """The given state, or all states in which a call can be listed.
 
     Raises:
-        ValueError: It is none of them.
+        ValueError: There is no such state.
     """
     states: tuple[ListedState, ...] = get_args(ListedState)
     if state is None:
@@ -217,16 +217,16 @@ def states_of(state: str | None) -> Sequence[ListedState]:
 async def page_of(
     broker: Broker, reader: Reader, chosen: Chosen, limit: int, after: str | None
 ) -> CallPage:
-    """A page of the calls meant: up to so many, of a bounded number of messages.
+    """A page of up to `limit` chosen calls, found among a bounded number of messages.
 
     Raises:
-        ConfigurationError: The broker does not list.
-        ValueError: `after` is no place in the list.
+        ConfigurationError: The broker cannot list what it holds.
+        ValueError: `after` is not a place in the list.
     """
     lists = listing(broker)
     stats = [s for s in await broker.stats() if chosen.queue in (None, s.name)]
     stats.sort(key=attrgetter("name"))
-    # Of a thousand queues most are empty, and asking each would take as many round trips.
+    # Of a thousand queues most are empty, and asking them all would take a thousand round trips.
     places = [(state, s.name) for state in chosen.states for s in stats if getattr(s, state)]
     place = None
     if after is not None:
@@ -260,7 +260,7 @@ async def _some(
     most: int,
     after: str | None,
 ) -> tuple[HeldPage, list[CallInfo]]:
-    """A page of the broker, with up to so many calls of it that are meant."""
+    """A page of the broker, with up to `most` of its calls that were chosen."""
     state, queue = place
     wanted = min(most, _AT_ONCE) if chosen.task is None else _AT_ONCE
     while True:
@@ -269,7 +269,7 @@ async def _some(
         fitting = [i for i, info in enumerate(infos) if chosen.fits(info)]
         if len(fitting) <= most:
             return page, [infos[i] for i in fitting]
-        wanted = fitting[most - 1] + 1  # for a page ends only where the broker says
+        wanted = fitting[most - 1] + 1  # only the broker can say where a page may end
 
 
 def _parsed(
@@ -286,12 +286,12 @@ def _parsed(
 async def find(
     broker: Broker, reader: Reader, message_id: str, queues: Sequence[str]
 ) -> CallInfo | None:
-    """The call of this id, with its progress, if one of these queues has it or what it left.
+    """The call with this id and its progress, if one of these queues holds it or its result.
 
     Raises:
-        ConfigurationError: The broker does not list.
-        BadSignature: What it left was not signed for this call.
-        TaskFailed: What it left is damaged.
+        ConfigurationError: The broker cannot list what it holds.
+        BadSignature: The result was not signed for this call.
+        TaskFailed: The result is damaged.
     """
     lists = listing(broker)
     for queue in queues:

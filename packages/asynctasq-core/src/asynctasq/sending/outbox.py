@@ -1,7 +1,7 @@
-"""The outbox: what a transaction dispatched is a row of it, until the broker has the message.
+"""The outbox: holds each message that a transaction dispatched as a row, until the broker has it.
 
-Owns the rule that a commit neither fails nor waits because the broker is away. What this process
-cannot send, or does not live to send, the relay of the workers sends (`services.relay`).
+Owns the rule that a commit neither fails nor waits because the broker is away. Whatever this
+process cannot send, or does not live to send, the workers' relay sends (`services.relay`).
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from .portal import portal
 
 logger = logging.getLogger(__name__)
 
-#: Rows are deleted so long after their messages were sent, many at once.
+#: Rows are deleted this long after their messages were sent, to delete many at once.
 DELETE_AFTER_SECONDS = 0.05
 
-#: How long the end of an event loop, or of the program, may wait for what was not sent or not
-#: deleted yet: what is not deleted is sent again.
+#: How long the end of an event loop, or of the program, may wait to send and delete what is left;
+#: rows that are not deleted are sent again.
 LAST_SECONDS = 2.0
 
 #: An adapter's name and one of its databases.
 Place = tuple[str, Database]
 
-#: Told what stands for the messages whose unique keys were taken.
+#: Called with the calls that stand for messages whose unique keys were taken.
 Learn = Callable[[Mapping[str, str]], None]
 
 _Unsent = tuple[Place, Sequence[Outgoing], Learn]
@@ -44,7 +44,7 @@ _Unsent = tuple[Place, Sequence[Outgoing], Learn]
 
 @dataclass(slots=True)
 class _Backlog:
-    """What one event loop has to do for transactions that have committed."""
+    """What one event loop still has to do for committed transactions."""
 
     unsent: list[_Unsent] = field(default_factory=list)
     undeleted: dict[Place, list[str]] = field(default_factory=dict)
@@ -52,17 +52,17 @@ class _Backlog:
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
-        self.tasks.add(task)  # the loop holds it weakly
+        self.tasks.add(task)  # the loop itself keeps only a weak reference
         task.add_done_callback(self.tasks.discard)
 
 
 class Outbox:
-    """What sends messages that have rows in databases of the application, and deletes the rows.
+    """Sends messages that have rows in the application's databases, and deletes the rows.
 
     Args:
-        adapters: Those that know the databases.
-        connections: To the broker.
-        joining: Gives what knows which databases are the broker's, if it is one that can be.
+        adapters: The adapters, which know the databases.
+        connections: Connections to the broker.
+        joining: Gives the object that knows which databases are the broker's own, if any can be.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Outbox:
         connections.before_closing = self.flush
 
     def insertion(self, messages: Sequence[Outgoing]) -> Iterator[Statement]:
-        """What a transaction has to run before its commit."""
+        """The statements that a transaction must run before its commit."""
         return tables.insertion(messages)
 
     # --- after the commit ---------------------------------------------------------------
@@ -89,7 +89,7 @@ class Outbox:
     def send_soon(
         self, adapter: str, database: Database, messages: Sequence[Outgoing], learn: Learn
     ) -> None:
-        """Send messages whose transaction has committed; waits for nothing and raises nothing."""
+        """Send messages whose transaction has committed; never waits or raises."""
         unsent = ((adapter, database), messages, learn)
         try:
             asyncio.get_running_loop()
@@ -109,7 +109,7 @@ class Outbox:
             for closed in [other for other in list(self._backlogs) if other.is_closed()]:
                 del self._backlogs[closed]
             backlog = self._backlogs[loop] = _Backlog()
-        self._connections.broker()  # from now on the end of the loop flushes
+        self._connections.broker()  # from now on, the end of the loop flushes
         backlog.unsent.append(unsent)
         backlog.start(self._send(backlog, unsent))
 
@@ -123,7 +123,7 @@ class Outbox:
             if not backlog.undeleted:
                 backlog.start(self._delete_later(backlog))
             _note_sent(backlog, place, messages)
-        backlog.unsent.remove(unsent)  # not when cancelled: it is flushed then
+        backlog.unsent.remove(unsent)  # not if cancelled, since `flush` then sends it
 
     async def _delete_later(self, backlog: _Backlog) -> None:
         await asyncio.sleep(DELETE_AFTER_SECONDS)
@@ -137,17 +137,17 @@ class Outbox:
                     for part in tables.portions(ids, len):
                         await run(tables.deletion(part))
             except asyncio.CancelledError:
-                backlog.undeleted = undeleted  # it is flushed
+                backlog.undeleted = undeleted  # `flush` deletes them
                 raise
             except Exception:
-                # The relay finds the broker to have the messages, or sends them once more.
+                # The relay finds that the broker has the messages, or sends them again.
                 fields = {"rows": len(ids), "database": database.name}
                 logger.exception("rows of the outbox could not be deleted", extra=fields)
 
     # --- the end of a loop, and of the program ------------------------------------------
 
     async def flush(self) -> None:
-        """Send and delete what the running event loop has not yet, within a bounded time."""
+        """Send and delete what the running event loop has left, within a bounded time."""
         backlog = self._backlogs.pop(asyncio.get_running_loop(), None)
         if backlog is None:
             return
@@ -168,36 +168,36 @@ class Outbox:
             _warn(e, count)
 
     def _flush_at_exit(self) -> None:
-        """Let a synchronous program wait for the portal's backlog before it ends."""
+        """Make a synchronous program wait for the portal's backlog before it ends."""
         if not self._is_flushed_at_exit:
             self._is_flushed_at_exit = True
-            # Before `concurrent.futures` refuses work, which adapters give it: that is earlier
-            # than what `atexit` calls.
+            # Adapters use `concurrent.futures`, which refuses work earlier than `atexit` callbacks
+            # run, so register with `threading`.
             register = getattr(threading, "_register_atexit", atexit.register)
             register(lambda: portal.run_if_started(self.flush(), wait=True))
 
     # --- databases ----------------------------------------------------------------------
 
     def databases(self) -> Iterator[tuple[Adapter, Database]]:
-        """Every database that may hold an outbox, with its adapter."""
+        """All databases that may hold an outbox, each with its adapter."""
         for adapter in self._adapters.with_hook("databases"):
             for database in adapter.databases():  # type: ignore[misc]
                 yield adapter, database
 
     def transaction(self, adapter: Adapter, database: Database) -> AbstractAsyncContextManager[Run]:
-        """A transaction of its own in a database."""
+        """A separate transaction in a database."""
         assert adapter.own_transaction is not None
         return adapter.own_transaction(database)
 
     async def in_each_database(
         self, work: Callable[[Adapter, Database], Awaitable[None]], what: str
     ) -> None:
-        """Do something in each database; one that fails keeps back no other.
+        """Do something in each database; a failure in one does not keep the others back.
 
-        Its failure is logged once, until it succeeds again; only the broker's goes to the caller.
+        A failure is logged once until it succeeds again; only the broker's errors are raised.
 
         Args:
-            what: What cannot be done then, for the log.
+            what: What failed, for the log.
         """
         for adapter, database in self.databases():
             key = (what, adapter.name, database.name)
@@ -214,7 +214,7 @@ class Outbox:
                 self._failing.discard(key)
 
     async def holds(self, message_id: str) -> bool | None:
-        """Whether a message is in the outbox of some database; `None` where one does not say."""
+        """Whether a message is in some database's outbox; `None` if a database does not answer."""
         answers: list[bool] = []
 
         async def ask(adapter: Adapter, database: Database) -> None:
@@ -228,9 +228,9 @@ class Outbox:
         return False if len(answers) == len(places - self._without_tables) else None
 
     async def needs_no_tables(self, adapter: Adapter, database: Database) -> bool:
-        """Whether a database has no tables of core's, and need not: it is the broker's own.
+        """Whether a database lacks core's tables and may, since it is the broker's own.
 
-        Tables that it has are of a time when it was not.
+        If it has the tables, they are from a time when it was not.
         """
         joining, place = self._joining(), (adapter.name, database)
         if joining is None or place in self._without_tables:

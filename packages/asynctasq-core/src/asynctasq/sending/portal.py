@@ -1,4 +1,4 @@
-"""The event loop on which synchronous code talks to the broker."""
+"""The event loop through which synchronous code talks to the broker."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ R = TypeVar("R")
 
 
 class Portal:
-    """An event loop in a thread of its own, started at first use.
+    """An event loop in its own thread, started on first use.
 
-    One for the whole process, so that the dispatches of all threads share a connection and round
-    trips. Made anew in a forked child, which inherits no thread.
+    The whole process has one, so that dispatches from all threads share a connection and round
+    trips. A forked child, which inherits no thread, starts another.
     """
 
     def __init__(self) -> None:
@@ -25,20 +25,20 @@ class Portal:
         self._pid = 0
 
     def run(self, coroutine: Coroutine[Any, Any, R]) -> R:
-        """Run a coroutine on the loop and wait for its end; in any thread but the loop's own."""
+        """Run a coroutine on the loop and wait for it; call from any thread but the loop's own."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._started()).result()
 
     def wait_for(self, begin: Callable[[], asyncio.Future[R]]) -> R:
-        """Let the loop call `begin` and wait for the future that it gives; in any other thread.
+        """Let the loop call `begin`, and wait for the future that it returns; from another thread.
 
-        Unlike `run` this makes no asyncio task, which costs as much as the rest of it.
+        Unlike `run`, this makes no asyncio task, which would double its cost.
         """
         answer: futures.Future[R] = futures.Future()
 
         def hand_over(future: asyncio.Future[R]) -> None:
             error = None if future.cancelled() else future.exception()
             if future.cancelled() or isinstance(error, asyncio.CancelledError):
-                answer.cancel()  # this thread has no asyncio task that could be cancelled
+                answer.cancel()  # the waiting thread has no asyncio task to cancel
             elif error is not None:
                 answer.set_exception(error)
             else:
@@ -54,11 +54,11 @@ class Portal:
         return answer.result()
 
     def submit(self, coroutine: Coroutine[Any, Any, object]) -> None:
-        """Run a coroutine on the loop without waiting."""
+        """Run a coroutine on the loop without waiting for it."""
         asyncio.run_coroutine_threadsafe(coroutine, self._started())
 
     def run_if_started(self, coroutine: Coroutine[Any, Any, object], *, wait: bool = False) -> None:
-        """Run a coroutine on the loop; not at all if this process has no loop."""
+        """Run a coroutine on the loop, but only if this process has started one."""
         if self._loop is None or self._pid != os.getpid():
             coroutine.close()
             return

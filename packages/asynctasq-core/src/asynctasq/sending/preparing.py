@@ -1,4 +1,4 @@
-"""Preparing a call: from its arguments to a message, and what its sending has to wait for."""
+"""Prepares a call: encodes it as a message and finds out what sending it must wait for."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .schedule_values import Template
 
 @dataclass(slots=True)
 class Prepared:
-    """A call as bytes, and what its dispatch has to wait for."""
+    """An encoded call, and what its dispatch must wait for."""
 
     outgoing: Outgoing
     options: TaskOptions
@@ -31,12 +31,12 @@ class Prepared:
 
 
 def prepare(call: Call[Any], config: Config, adapters: Adapters) -> Prepared:
-    """Encode a call and find the transaction that it has to wait for.
+    """Encode a call and find the transaction that it must wait for.
 
     Raises:
         SerializationError: An argument cannot travel.
         PayloadTooLarge: The message is larger than `max_payload_bytes`.
-        ConfigurationError: A policy cannot be for this call.
+        ConfigurationError: A policy does not suit this call.
     """
     task = call.task
     options = call.options(config.task_defaults)
@@ -73,11 +73,11 @@ def prepare(call: Call[Any], config: Config, adapters: Adapters) -> Prepared:
 def chain_link(
     link: Following, config: Config, adapters: Adapters
 ) -> tuple[ChainLink, list[tuple[Any, object]]]:
-    """What travels of a call that follows another, and the model instances among its arguments.
+    """Encode a call that follows another; also return the model instances in its arguments.
 
     Raises:
         SerializationError: An argument cannot travel.
-        ConfigurationError: A policy cannot be for this call.
+        ConfigurationError: A policy does not suit this call.
     """
     call = link.call
     options = call.options(config.task_defaults)
@@ -119,7 +119,7 @@ def _encoded(call: Call[Any], adapters: Adapters) -> Encoded:
 def _flow(
     call: Call[Any], config: Config, adapters: Adapters
 ) -> tuple[bytes, list[tuple[Any, object]]]:
-    """What comes after a call and what it is part of; with the model instances in that."""
+    """Encode the calls that follow and the place in a batch; also return their model instances."""
     if len(call.following) > MOST_LINKS:
         raise ValueError(f"call of {call.task.name}: more than {MOST_LINKS} calls follow")
     made = [chain_link(link, config, adapters) for link in call.following]
@@ -128,11 +128,11 @@ def _flow(
 
 
 def prepare_template(call: Call[Any], config: Config, adapters: Adapters) -> Template:
-    """Encode a call that a schedule is to make again and again.
+    """Encode a call that a schedule will make repeatedly.
 
     Raises:
-        ValueError: It has a time of its own, or an argument that is not committed yet.
-        SerializationError: As from `prepare`.
+        ValueError: It has its own due time, calls that follow it, or an uncommitted argument.
+        SerializationError: As in `prepare`.
     """
     if call.due is not None:
         raise ValueError(f"call of {call.task.name}: a schedule says when, not delay() or at()")
@@ -164,7 +164,7 @@ def _with_headers(message: Message, queue: str, adapters: Adapters) -> dict[str,
 
 
 def _with_adapters_that_failed(error: SerializationError, adapters: Adapters) -> SerializationError:
-    """The error; where nobody knows the value's type, with those who perhaps would have."""
+    """The error; for a value of unknown type, with the adapters that failed to load."""
     failures = adapters.failures()
     if type(error) is not SerializationError or not failures:
         return error

@@ -1,4 +1,4 @@
-"""How far a running call has come, as it tells and others read it."""
+"""How far a running call has come, as it reports and others read."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Progress:
 
     Attributes:
         done: How much is done.
-        total: Of how much; `None` where that is not known.
-        note: What it does now.
+        total: How much there is to do; `None` if unknown.
+        note: What the call is doing now.
     """
 
     done: float
@@ -32,7 +32,7 @@ class Progress:
 
     @property
     def fraction(self) -> float | None:
-        """The part that is done, from 0 to 1; `None` where it is not known."""
+        """The fraction that is done, from 0 to 1; `None` if unknown."""
         return None if not self.total else min(max(self.done / self.total, 0.0), 1.0)
 
     def encode(self) -> bytes:
@@ -42,7 +42,7 @@ class Progress:
 
 
 def decode(value: bytes) -> Progress | None:
-    """What was told; `None` if the broker holds something else there."""
+    """The reported progress; `None` if the broker holds something else there."""
     try:
         done, total, note = msgpack.unpackb(value)
     except (ValueError, TypeError, msgpack.UnpackException):

@@ -1,7 +1,7 @@
-"""A schedule as it is kept in the broker, and the messages that its ticks make.
+"""A schedule as stored in the broker, and the messages that its ticks make.
 
-Owns the rule that the last tick made only grows, whatever the clock says, and that the id of a
-tick's message follows from the schedule's name and the tick.
+Owns two rules: the last tick made only grows, whatever the clock says; and the id of a tick's
+message is derived from the schedule's name and the tick.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from ..wire.message import Message, new_id, sign, verify
 _VERSION = 1
 _PURPOSE = b"asynctasq-sched"
 
-#: A tick made later than this was missed: no worker was there for it.
+#: A tick made later than this counts as missed: no worker was there for it.
 _LATE_MS = 60_000
 
-#: How many ticks one step makes at most.
+#: Maximum number of ticks that one step makes.
 _MOST_AT_ONCE = 100
 
 _LIMITS = {"max_array_len": 64, "max_map_len": 1000, "max_ext_len": 0}
@@ -37,8 +37,8 @@ class Template:
 
     Attributes:
         payload: The encoded arguments.
-        options, headers: As of `Message`.
-        priority, policy: As of `Outgoing`.
+        options, headers: As in `Message`.
+        priority, policy: As in `Outgoing`.
     """
 
     queue: str
@@ -50,7 +50,7 @@ class Template:
     policy: Policy | None = None
 
     def message(self, message_id: str, at_ms: int, keys: Sequence[bytes]) -> Outgoing:
-        """One call of it."""
+        """The message for one call."""
         message = Message(
             message_id,
             self.task,
@@ -68,7 +68,7 @@ class Definition:
     """What is called, and when.
 
     Attributes:
-        is_declared: Whether a task declares it, so that it goes away with the code.
+        is_declared: Whether a task declares it, so that it disappears with the code.
     """
 
     template: Template
@@ -82,9 +82,11 @@ class Scheduled:
     """A schedule and how far it has come.
 
     Attributes:
-        last: The last tick made or passed over; before the first, when it was scheduled.
-        origin: Of a declared one, what stands for the code that declares it.
-        since: Of a declared one, when the process that declared it started.
+        last: The last tick made or skipped; before the first one, when it was scheduled. In
+            milliseconds since 1970.
+        origin: For a declared schedule, a digest of the declaring code's schedules.
+        since: For a declared schedule, when the declaring process started, in milliseconds since
+            1970.
     """
 
     name: str
@@ -96,7 +98,7 @@ class Scheduled:
 
     @property
     def next(self) -> int | None:
-        """The next tick to make; `None` while it is paused, and when there is none."""
+        """The next tick to make; `None` if it is paused or has none left."""
         return None if self.is_paused else self.definition.timetable.next_after(self.last)
 
     @property
@@ -105,7 +107,7 @@ class Scheduled:
         return self.definition.timetable.next_after(self.last) is None
 
     def due(self, now: int) -> tuple[list[int], Scheduled]:
-        """The ticks that are to be made now, and the schedule after them; at most some of many."""
+        """The ticks to make now, up to a maximum, and the schedule after them."""
         table, catch_up = self.definition.timetable, self.definition.catch_up
         tick = self.next
         if tick is None or tick > now:
@@ -126,11 +128,11 @@ class Scheduled:
         return [template.message(tick_id(self.name, tick), tick, keys) for tick in ticks]
 
     def call_now(self, now: int, keys: Sequence[bytes]) -> Outgoing:
-        """A call besides those of its ticks."""
+        """An extra call, besides those of its ticks."""
         return self.definition.template.message(new_id(), now, keys)
 
     def following(self, before: Scheduled | None) -> Scheduled:
-        """This schedule in place of another of its name: no tick comes again."""
+        """This schedule as the successor of one with its name, so that no tick is repeated."""
         if before is None:
             return self
         table = self.definition.timetable
@@ -176,8 +178,8 @@ def decode(value: bytes, name: str, queue: str, keys: Sequence[bytes]) -> Schedu
     """The schedule in these bytes.
 
     Raises:
-        BadSignature: Unsigned, or signed with another key.
-        InvalidMessage: Anything else that is not the schedule of this name and queue.
+        BadSignature: It is unsigned, or signed with another key.
+        InvalidMessage: It is anything else than the schedule of this name and queue.
     """
     packed = verify(value, keys, _PURPOSE)
     try:

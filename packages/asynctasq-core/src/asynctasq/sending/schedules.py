@@ -1,10 +1,10 @@
-"""The schedules that a broker keeps: put, changed, taken away, and their ticks made.
+"""Stores schedules in the broker: puts, changes and removes them, and makes their ticks.
 
-Owns the rule that each change is a compare-and-set of the schedule's one value, so that a tick and
-a change, or the same tick of two leaders, cannot both be made of what the other has replaced.
+Owns the rule that each change is a compare-and-set of the schedule's single value, so that of a
+tick and a change, or of the same tick made by two leaders, only one can succeed.
 
 A schedule's value belongs to the queue of its calls, so that a tick and its message are one step.
-An index says which queue that is; a value that the index does not name is not there.
+An index tells which queue that is; a value that the index does not name does not count.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from .schedule_values import Scheduled, decode
 
 logger = logging.getLogger(__name__)
 
-#: The queue that the index and what else belongs to no schedule is kept under.
+#: The queue that holds the index and whatever else belongs to no single schedule.
 _QUEUE = "default"
 _INDEX, _SCHEDULE, _CHANGED = "schedules", "schedule", "schedules-changed"
 _DECLARED, _DECLARED_LATELY = "schedules-declared", "schedules-declared-lately"
 
-#: How long a schedule that no code declares any more is kept, with how far it has come.
+#: How long to keep a schedule, with its progress, after the last code that declares it is gone.
 _FORGET_SECONDS = 7 * 86_400.0
 
-#: Bytes that tell two puts of a name from each other, before the queue's name in the index.
+#: Random bytes before the queue's name in the index, which tell two puts of a name apart.
 _MARK_BYTES = 8
 
 
@@ -39,7 +39,7 @@ class Kept:
     """A schedule as it was read.
 
     Attributes:
-        place: What the index says of it.
+        place: Its entry in the index.
         value: Its bytes.
     """
 
@@ -49,14 +49,14 @@ class Kept:
 
 
 class Schedules:
-    """What a broker keeps of schedules.
+    """The schedules in a broker.
 
     Args:
-        broker: One that remembers.
+        broker: A broker that is `Remembering`.
         keys: The application's signing keys.
 
     Raises:
-        ConfigurationError: The broker does not remember.
+        ConfigurationError: The broker is not `Remembering`.
     """
 
     def __init__(self, broker: Broker, keys: Sequence[bytes]) -> None:
@@ -72,7 +72,7 @@ class Schedules:
         return await self._broker.value(_QUEUE, _CHANGED, "")
 
     async def all(self, known: Mapping[str, Kept]) -> dict[str, Kept]:
-        """All schedules by name; those that are as `known` are not decoded again."""
+        """All schedules by name; those unchanged since `known` are not decoded again."""
         index = await self._broker.values(_QUEUE, _INDEX)
         queues = {_queue(place) for place in index.values()}
         values = {queue: await self._broker.values(queue, _SCHEDULE) for queue in queues}
@@ -102,11 +102,11 @@ class Schedules:
     # --- changing -----------------------------------------------------------------------
 
     async def put(self, scheduled: Scheduled) -> None:
-        """Keep a schedule, in place of another of its name."""
+        """Store a schedule, replacing one of the same name."""
         name, queue = scheduled.name, scheduled.definition.template.queue
         place = await self._broker.value(_QUEUE, _INDEX, name)
         if place is not None and _queue(place) != queue:
-            # First of all no tick can be made where it was.
+            # First make sure that no tick can be made in the old queue.
             before = await self._take_away(name, place)
             scheduled = scheduled.following(before)
         place = os.urandom(_MARK_BYTES) + queue.encode()
@@ -122,7 +122,7 @@ class Schedules:
         await self._tell()
 
     async def remove(self, name: str) -> bool:
-        """Forget a schedule; returns whether there was one."""
+        """Remove a schedule; return whether there was one."""
         place = await self._broker.value(_QUEUE, _INDEX, name)
         if place is None:
             return False
@@ -132,7 +132,7 @@ class Schedules:
         return before is not None
 
     async def change(self, name: str, change: Callable[[Scheduled], Scheduled]) -> bool:
-        """Replace a schedule by what is made of it; returns whether there was one."""
+        """Apply a change to a schedule; return whether there was one."""
         while (kept := await self.get(name)) is not None:
             if await self._replace(kept, change(kept.scheduled), ()):
                 await self._tell()
@@ -148,7 +148,7 @@ class Schedules:
         return None
 
     async def forget(self, name: str, place: bytes) -> None:
-        """Delete what the index says, unless the schedule was put again meanwhile."""
+        """Delete the index entry, unless the schedule was put again meanwhile."""
         await self._broker.replace_value(_QUEUE, _INDEX, name, None, expected=place)
 
     async def _tell(self) -> None:
@@ -157,10 +157,10 @@ class Schedules:
     # --- ticking ------------------------------------------------------------------------
 
     async def advance(self, kept: Kept, after: Scheduled, ticks: Sequence[int]) -> Kept | None:
-        """Make ticks, and the schedule what it is after them, in one step.
+        """Make ticks and advance the schedule, in one step.
 
         Returns:
-            What is kept now; `None` if nothing was changed, since the schedule is another now.
+            The stored schedule; `None` if nothing was changed because it had changed meanwhile.
         """
         messages = after.messages(ticks, self._keys)
         if not await self._replace(kept, after, messages):

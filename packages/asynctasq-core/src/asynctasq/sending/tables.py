@@ -1,7 +1,7 @@
-"""The tables that core keeps in databases of the application, and every statement on them.
+"""The tables that core keeps in the application's databases, and every statement on them.
 
-Owns their form. Each adapter offers the same tables by its ORM's own means, so that migrations see
-them; `creation` is for everyone else.
+Owns their columns. Each adapter declares the same tables in its ORM's own way, so that migrations
+see them; `creation` is for everyone else.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ OUTBOX, DONE = "asynctasq_outbox", "asynctasq_done"
 
 T = TypeVar("T")
 
-#: Rows of one statement: six parameters each stay below SQLite's limit of 32,766. Their messages
-#: together stay below what servers take at once: 16 MiB in MariaDB, where drivers may double them.
+#: Rows per statement: with six parameters each they stay below SQLite's limit of 32,766. Their
+#: messages together stay below what servers accept: 16 MiB in MariaDB, where drivers may double
+#: them.
 ROWS_AT_ONCE = 1000
 BYTES_AT_ONCE = 4 * 1024 * 1024
 
@@ -34,7 +35,7 @@ _TYPES: dict[Dialect, dict[str, str]] = {
 
 
 def creation(dialect: Dialect) -> list[Statement]:
-    """What creates the tables that are missing."""
+    """Statements that create missing tables."""
     types = _TYPES[dialect]
     outbox = (
         f"id varchar(64) NOT NULL PRIMARY KEY, queue varchar(200) NOT NULL, "
@@ -47,7 +48,7 @@ def creation(dialect: Dialect) -> list[Statement]:
     )
     index = f"{DONE}_done_at"
     tables = {OUTBOX: outbox, DONE: done}
-    if dialect == "mysql":  # whose CREATE INDEX cannot pass over one that is there
+    if dialect == "mysql":  # its CREATE INDEX has no IF NOT EXISTS
         tables[DONE] += f", INDEX {index} (done_at)"
     statements = [f"CREATE TABLE IF NOT EXISTS {n} ({c})" for n, c in tables.items()]
     if dialect != "mysql":
@@ -56,16 +57,16 @@ def creation(dialect: Dialect) -> list[Statement]:
 
 
 def presence(table: str) -> Statement:
-    """What fails where a table, or a column of it, is missing."""
+    """A statement that fails if a table, or one of its columns, is missing."""
     columns = {OUTBOX: _COLUMNS, DONE: ("id", "result", "done_at")}[table]
     return Statement(f"SELECT {', '.join(columns)} FROM {table} WHERE id = ''")
 
 
 def portions(items: Iterable[T], size: Callable[[T], int]) -> Iterator[list[T]]:
-    """Items in as few lists as one statement each may take, by number and by bytes.
+    """Split items into as few lists as possible, each small enough in rows and bytes to send.
 
     Args:
-        size: Of an item, in bytes.
+        size: Gives the size of an item in bytes.
     """
     portion: list[T] = []
     total = 0
@@ -83,13 +84,13 @@ def portions(items: Iterable[T], size: Callable[[T], int]) -> Iterator[list[T]]:
 
 
 def insertion(messages: Sequence[Outgoing]) -> Iterator[Statement]:
-    """What keeps messages, in as few statements as drivers and servers allow."""
+    """Statements that keep messages, as few as drivers and servers allow."""
     for rows in portions(messages, lambda m: len(m.body)):
         places: list[str] = []
         parameters: list[Parameter] = []
         for m in rows:
             if m.due is None and m.policy is None and not m.priority:
-                # As nearly all are. Of a thousand rows, parameters are most of what drivers do.
+                # Nearly every row is like this, and parameters are most of a driver's work.
                 places.append("(?, ?, ?, NULL, 0, NULL)")
                 parameters += (m.id, m.queue, m.body)
             else:
@@ -101,7 +102,7 @@ def insertion(messages: Sequence[Outgoing]) -> Iterator[Statement]:
 
 
 def selection(ids: Sequence[str], dialect: Dialect) -> Statement:
-    """These messages, locked against other relays where the database can pass over locked rows."""
+    """These messages, locked against other relays if the database can skip locked rows."""
     places = ", ".join("?" * len(ids))
     lock = "" if dialect == "sqlite" else " FOR UPDATE SKIP LOCKED"
     return Statement(
@@ -110,7 +111,7 @@ def selection(ids: Sequence[str], dialect: Dialect) -> Statement:
 
 
 def oldest(after: str) -> Statement:
-    """Of messages after an id, those with the lowest ids, in order: id and size in bytes."""
+    """Id and size in bytes of the first messages after an id, in order of their ids."""
     return Statement(
         f"SELECT id, length(body) FROM {OUTBOX} WHERE id > ? ORDER BY id LIMIT {ROWS_AT_ONCE}",
         (after,),
@@ -118,25 +119,25 @@ def oldest(after: str) -> Statement:
 
 
 def count_and_oldest() -> Statement:
-    """How many messages there are, and the id of the oldest, whose time it begins with."""
+    """The number of messages, and the id of the oldest, which begins with its time."""
     return Statement(f"SELECT count(*), min(id) FROM {OUTBOX}")
 
 
 def dispatched_at(message_id: str) -> float:
-    """Unix time of a message's dispatch, with which its id begins."""
+    """Unix time of a message's dispatch, read from the start of its id."""
     try:
         return int(message_id[:12], 16) / 1000
-    except ValueError:  # not one of ours
+    except ValueError:  # not one of our ids
         return 0.0
 
 
 def holding(message_id: str) -> Statement:
-    """A row if the message is there."""
+    """Selects a row if the message is there."""
     return Statement(f"SELECT id FROM {OUTBOX} WHERE id = ?", (message_id,))
 
 
 def deletion(ids: Sequence[str]) -> Statement:
-    """What deletes messages that the broker has."""
+    """Deletes messages that the broker has."""
     return Statement(f"DELETE FROM {OUTBOX} WHERE id IN ({', '.join('?' * len(ids))})", ids)
 
 
@@ -165,27 +166,27 @@ def _unpacked(packed: Any) -> Policy | None:
 
 
 def done(message_id: str, now: float) -> Statement:
-    """What says that a call is done; fails where another run said it first."""
+    """Marks a call as done; fails if another run was first."""
     return Statement(f"INSERT INTO {DONE} (id, done_at) VALUES (?, ?)", (message_id, now))
 
 
 def with_result(message_id: str, result: bytes) -> Statement:
-    """What keeps the result of a call that is done."""
+    """Keeps the result of a call that is done."""
     return Statement(f"UPDATE {DONE} SET result = ? WHERE id = ?", (result, message_id))
 
 
 def done_result(message_id: str) -> Statement:
-    """A row with the result of a call, if it is done."""
+    """Selects a row with the result of a call, if it is done."""
     return Statement(f"SELECT result FROM {DONE} WHERE id = ?", (message_id,))
 
 
 def done_before(moment: float) -> Statement:
-    """Ids of some of the calls that were done before a Unix time, the oldest."""
+    """Selects ids of the oldest calls that were done before a Unix time."""
     return Statement(
         f"SELECT id FROM {DONE} WHERE done_at < ? ORDER BY done_at LIMIT {ROWS_AT_ONCE}", (moment,)
     )
 
 
 def forgetting(ids: Sequence[str]) -> Statement:
-    """What forgets that calls are done."""
+    """Forgets that calls are done."""
     return Statement(f"DELETE FROM {DONE} WHERE id IN ({', '.join('?' * len(ids))})", ids)

@@ -1,7 +1,7 @@
-"""Telling of calls that the broker has.
+"""Emits `Dispatched` events for calls that the broker has accepted.
 
-Owns the rule that a call is told of when it is in its queue and not before: what waits for a
-commit, or for a broker that is away, has not been dispatched.
+Owns the rule that the event comes when a call is in its queue and not before: a call that waits for
+a commit, or for a broker that is away, has not been dispatched.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from ..wire.message import Message
 
 
 def tell_dispatched(messages: Iterable[Outgoing], refused: Mapping[str, str] | None = None) -> None:
-    """Tell of messages that the broker has taken, if anybody listens.
+    """Emit events for messages that the broker has accepted, if anyone listens.
 
     Args:
-        refused: What `put` returned: those that were not added.
+        refused: What `put` returned: the messages that were not added.
     """
     if Dispatched in wanted:
         for outgoing in messages:
@@ -28,8 +28,8 @@ def tell_dispatched(messages: Iterable[Outgoing], refused: Mapping[str, str] | N
 
 def _dispatched(outgoing: Outgoing) -> Dispatched:
     try:
-        # Its signature is whoever runs it to verify; the outbox holds what this process did not
-        # write.
+        # Without keys: whoever runs the message verifies its signature, and the outbox may hold
+        # messages that this process did not write.
         message = Message.decode(outgoing.body)
     except MessageError:
         message = Message(outgoing.id, "", b"", 0.0)

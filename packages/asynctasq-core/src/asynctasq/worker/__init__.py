@@ -1,1 +1,1 @@
-"""From bytes in the broker to a run and its outcome."""
+"""Turns bytes from the broker into runs, and runs into outcomes."""

@@ -1,12 +1,12 @@
-"""Atomic tasks: one transaction for what a task writes and dispatches, and for that it is done.
+"""Atomic tasks: one transaction for what a task writes and dispatches, and for the mark "done".
 
-Owns the rule that of all runs of a call one commits: the row which says that the call is done has
-its id as a key. A run that failed looks for that row before anything else is made of it, since its
-own commit may have succeeded without an answer, or another run's may have.
+Owns the rule that only one run of a call ever commits: the row that marks the call done has the
+call's id as its key. A run that failed first looks for that row, because its own commit may have
+succeeded without an answer, or another run may have committed.
 
-In the broker's own database the delivery is settled in the transaction, and no such row is needed:
-of all runs one has the lease, and a message that is done is not there any more. Not so for a call
-that is part of a batch, of which its end has to be told as well.
+In the broker's own database the transaction settles the delivery instead, and no row is needed:
+only one run holds the lease, and a finished message is gone. Calls in a batch still use the row,
+because their batch has to be told of their end as well.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ logger = logging.getLogger(__name__)
 
 R = TypeVar("R")
 
-#: How long a database may take to say whether a call is done whose run has failed.
+#: Seconds a database may take to say whether a call whose run failed is done after all.
 LOOK_SECONDS = 10.0
 
-_unanswered: set[asyncio.Task[Any]] = set()  # an event loop holds its tasks weakly
+_unanswered: set[asyncio.Task[Any]] = set()  # the event loop keeps only weak references
 
 
 class Decided(Exception):
-    """Rolls a run back whose verdict is known."""
+    """Rolls back a run whose verdict is known already."""
 
     def __init__(self, verdict: Verdict) -> None:
         super().__init__(verdict.word)
@@ -67,9 +67,9 @@ class AtomicRun:
     """A run of an atomic task in its open transaction.
 
     Attributes:
-        joining: Settles the delivery in the transaction, if that is on the broker's database.
-        verdict: What the run comes to if its transaction commits.
-        following: The call that follows then, which is in the outbox, or put in the transaction.
+        joining: Settles the delivery in the transaction; only on the broker's own database.
+        verdict: The verdict on the run if its transaction commits.
+        following: The call that follows in that case, kept in the outbox or put in the transaction.
     """
 
     config: Config
@@ -83,15 +83,15 @@ class AtomicRun:
 
     @property
     def is_settling(self) -> bool:
-        """Whether the delivery is settled by now, if the transaction commits."""
+        """Whether a commit of the transaction would now settle the delivery."""
         return self.joining is not None and self.verdict is not None
 
     async def look(self) -> None:
-        """Look whether the call is done.
+        """Check whether the call is done already.
 
         Raises:
             Decided: It is.
-            ConfigurationError: The table that says so cannot be read.
+            ConfigurationError: The table of finished calls cannot be read.
         """
         try:
             verdict = await _done(self.job, self.transaction.run)
@@ -106,7 +106,7 @@ class AtomicRun:
             raise Decided(verdict)
 
     async def end(self, value: object) -> None:
-        """Say in the transaction that the call is done, and what it returned.
+        """Record in the transaction that the call is done, and what it returned.
 
         Raises:
             Decided: The value cannot be kept.
@@ -115,7 +115,7 @@ class AtomicRun:
             await self._settle(self.joining, value)
             return
         run, message_id = self.transaction.run, self.job.message.id
-        # First, since it gives new rows their keys, which the value may hold.
+        # First: this flushes new rows, so that those in the value have their keys.
         await run(tables.done(message_id, time()))
         verdict = outcomes.succeeded(self.config, self.adapters, self.job, value)
         if verdict.word != "succeeded":
@@ -132,11 +132,11 @@ class AtomicRun:
         """Settle the delivery in the transaction.
 
         Raises:
-            Decided: The value cannot be kept; or the lease was lost, so that another runs the call.
+            Decided: The value cannot be kept, or the lease was lost and another run has the call.
         """
         run, job = self.transaction.run, self.job
         if job.options.result_ttl is not None or job.flow.then:
-            # Gives new rows, which the value may hold, their keys.
+            # Any statement flushes new rows, so that those in the value have their keys.
             await run(Statement("SELECT 1"))
         verdict = outcomes.succeeded(self.config, self.adapters, job, value)
         if verdict.word != "succeeded":
@@ -149,7 +149,7 @@ class AtomicRun:
         self.verdict = verdict
 
     def note_committed(self) -> None:
-        """The transaction has committed, which has settled the delivery."""
+        """Note that the transaction has committed and so has settled the delivery."""
         if self.joining is None or self.verdict is None:
             return
         self.verdict.is_settled = True
@@ -188,10 +188,10 @@ async def atomic_run(
     wanted: Wanted | None,
     joining: Joining | None,
 ) -> AsyncIterator[AtomicRun]:
-    """The transaction of one run, committed at the end.
+    """Open the transaction of one run; commits at the end.
 
     Args:
-        joining: Knows whether its database is the broker's, if the broker is one that can be.
+        joining: Tells whether the database is the broker's; `None` for brokers outside databases.
 
     Raises:
         Decided: The call is done.
@@ -217,10 +217,10 @@ async def atomic_run(
 async def executed(
     adapters: Adapters, task: Task[Any, Any], target: object, arguments: Iterable[object]
 ) -> AsyncIterator[None]:
-    """The transaction of a call that is run without a queue, so that nothing says that it is done.
+    """Open the transaction of a call that runs without a queue, so that nothing marks it done.
 
     Args:
-        arguments: Of the call.
+        arguments: The call's arguments.
     """
     refs = list(_references(adapters, arguments))
     adapter, begin = _begin(adapters, task, target, refs)
@@ -239,7 +239,7 @@ def _references(adapters: Adapters, arguments: Iterable[object]) -> Iterator[Ref
 async def verdict_if_done(
     config: Config, adapters: Adapters, job: Job, error: BaseException, joining: Joining | None
 ) -> Verdict | None:
-    """What the run of an atomic task that raised has come to, if the error does not decide it."""
+    """The verdict on an atomic run that raised; `None` if the error itself has to decide."""
     if isinstance(error, Decided):
         return error.verdict
     if job.atomic is not None and job.atomic.joining is not None:
@@ -247,11 +247,11 @@ async def verdict_if_done(
             return None
         return await _verdict_if_settled(config, adapters, job, job.atomic.joining)
     if isinstance(error, ReferenceUnavailable):
-        return None  # it is run again, and looks then
+        return None  # the next run looks
     if job.atomic is None:
         if isinstance(error, ConfigurationError):
             return None
-        # A row is gone, for example: a run that is done may have deleted it.
+        # A row is missing, for example: an earlier run may have committed and deleted it.
         return await verdict_if_done_anywhere(config, adapters, job, joining)
     place = (job.atomic.adapter, job.atomic.transaction.database)
     return await _looked_up(config, adapters, job, [place], joining)
@@ -260,7 +260,7 @@ async def verdict_if_done(
 async def verdict_if_done_anywhere(
     config: Config, adapters: Adapters, job: Job, joining: Joining | None
 ) -> Verdict | None:
-    """The same where only the databases know: for a run in a process that is gone, for example."""
+    """As `verdict_if_done` where only databases can know: the run's process died, for example."""
     if joining is not None:
         settled = await _verdict_if_settled(config, adapters, job, joining)
         if settled is not None:
@@ -274,7 +274,7 @@ async def verdict_if_done_anywhere(
 async def _verdict_if_settled(
     config: Config, adapters: Adapters, job: Job, joining: Joining
 ) -> Verdict | None:
-    """The verdict if the queue does not hold the message, which none but its own run settles."""
+    """The verdict if the queue no longer holds the message: only its own run settles it."""
     try:
         if await joining.holds(job.delivery.queue, job.delivery.id):
             return None
@@ -285,9 +285,9 @@ async def _verdict_if_settled(
 
 
 def _unknown(config: Config, adapters: Adapters, job: Job, who: str, error: Exception) -> Verdict:
-    """The verdict where it is not known whether the call is done.
+    """The verdict when nobody can say whether the call is done.
 
-    To retry it would use up an attempt for what may be done; to wait costs nothing.
+    A retry would spend an attempt on a call that may be done; waiting costs nothing.
     """
     fields = {"id": job.message.id}
     logger.error("it is not known whether a call is done", extra=fields, exc_info=error)
@@ -304,7 +304,7 @@ async def _looked_up(
     joining: Joining | None,
 ) -> Verdict | None:
     for adapter, database in places:
-        may_lack_tables = len(places) > 1  # of several databases, some may
+        may_lack_tables = len(places) > 1  # not every database needs the tables
         try:
             if joining is not None:
                 may_lack_tables |= await _in_time(_can_join(joining, adapter, database))
@@ -332,9 +332,9 @@ async def _can_join(joining: Joining, adapter: Adapter, database: Database) -> b
 
 
 async def _in_time(asking: Coroutine[Any, Any, R]) -> R:
-    """Wait for an answer, but for no longer than that; also not for the end of who asks.
+    """Wait up to `LOOK_SECONDS` for an answer, without waiting for the cancelled question to end.
 
-    That one may be in a thread, which ends when the database answers. Until then its run has a
+    The question may sit in a thread until the database answers. Meanwhile the run already has its
     verdict, and its slot is free.
     """
     task = asyncio.ensure_future(asking)
@@ -353,7 +353,7 @@ async def _in_time(asking: Coroutine[Any, Any, R]) -> R:
 def _forget(task: asyncio.Task[Any]) -> None:
     _unanswered.discard(task)
     if not task.cancelled():
-        task.exception()  # taken, so that nobody is told: it has been said that it is not known
+        task.exception()  # retrieved so that asyncio does not log it; the silence was logged
 
 
 async def _done(job: Job, run: Run) -> Verdict | None:
@@ -386,7 +386,7 @@ def _adapter_of(
     """The adapter that begins the transaction.
 
     Args:
-        orms: The adapters of the task's model instances.
+        orms: Names of the adapters that own the task's model instances.
     """
     able = adapters.with_hook("atomic_transaction")
     if isinstance(target, type):
@@ -412,7 +412,7 @@ def _shown(target: object) -> str:
 
 
 def check_atomic_tasks(config: Config, adapters: Adapters, tasks: Iterable[Task[Any, Any]]) -> None:
-    """Refuse atomic tasks that no installed adapter can run, once every module has been imported.
+    """Refuse atomic tasks that no installed adapter can run; call once all modules are imported.
 
     Raises:
         ConfigurationError: Names the task.

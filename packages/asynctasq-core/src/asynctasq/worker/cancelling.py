@@ -1,6 +1,6 @@
-"""Ending runs whose calls have been cancelled.
+"""Ends runs whose calls have been cancelled.
 
-Owns the rule that only runs which last cost a look at the broker.
+Owns the rule that only runs that last a while cost a look at the broker.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from .slots import Slots
 
 logger = logging.getLogger(__name__)
 
-#: Between two looks; what begins and ends between them is not looked for.
+#: Time between two looks; runs that begin and end in between are not checked.
 LOOK_SECONDS = 0.3
 
 
 async def end_cancelled(broker: Broker, slots: Slots) -> None:
-    """Look again and again whether what runs is cancelled, and end it."""
+    """Check repeatedly whether running calls are cancelled, and end those that are."""
     if not isinstance(broker, Remembering):
         return
     before: frozenset[Key] = frozenset()
@@ -42,6 +42,6 @@ async def end_cancelled(broker: Broker, slots: Slots) -> None:
 
 
 async def _cancelled(broker: Remembering, lasting: frozenset[Key]) -> list[Key]:
-    """Those of these calls that are cancelled."""
+    """The cancelled ones among these calls."""
     names = {queue: await broker.values(queue, CANCELLED) for queue in {q for q, _ in lasting}}
     return [(queue, id_) for queue, id_ in lasting if id_ in names[queue]]

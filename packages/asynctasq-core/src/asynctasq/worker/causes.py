@@ -1,4 +1,4 @@
-"""What an error says that escaped a run: its parts, and whether it is the run's own."""
+"""Analyses an error that escaped a run: its parts, and whether it is the run's own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ..errors import RemoteTraceback
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:
-    """The errors of a group, as a `TaskGroup` raises it; or the error itself."""
+    """The errors in a group, such as a `TaskGroup` raises, or the error itself."""
     if isinstance(error, BaseExceptionGroup):
         for part in error.exceptions:
             yield from leaves(part)
@@ -17,5 +17,8 @@ def leaves(error: BaseException) -> Iterator[BaseException]:
 
 
 def is_another_tasks(error: BaseException) -> bool:
-    """Whether `TaskHandle.result` raised it in this task: it says nothing of this one's message."""
+    """Whether it is another task's error, raised here by `TaskHandle.result`.
+
+    Such an error says nothing about this task's message.
+    """
     return isinstance(error.__cause__, RemoteTraceback)

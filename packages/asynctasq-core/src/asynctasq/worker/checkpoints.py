@@ -1,7 +1,7 @@
-"""What a long run leaves for the next one of its call, and whether it should end early.
+"""Checkpoints: what a long run leaves for the next run of its call, and when to end early.
 
-Owns the rule that a checkpoint costs a call that has none nothing: it is looked for only where a
-run may have left one.
+Owns the rule that calls without checkpoints pay nothing: a worker looks for one only where an
+earlier run may have left it.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-#: How long a checkpoint waits for the next run of its call, and the largest.
+#: How long a checkpoint is kept for the next run of its call, and its maximum size.
 KEPT_SECONDS, MOST_BYTES = 7 * 86400.0, 64 * 1024
 
-#: Between two checkpoints that `resumable` leaves.
+#: Minimum time between two checkpoints that `resumable` leaves.
 _SECONDS = 1.0
 
 
@@ -36,11 +36,11 @@ async def checkpoint(value: object) -> None:
     """Keep a small value for the next run of this call, if this one does not finish.
 
     After a crash, a deploy, a retry or a `Snooze`, and when a dead letter is retried within a week,
-    `current_message().checkpoint` has it; it is forgotten when the call is done. What the run does
-    after its last checkpoint is done again. Does nothing in `Call.execute`.
+    `current_message().checkpoint` holds it; it is deleted when the call is done. Whatever the run
+    did after its last checkpoint is done again. Does nothing in `Call.execute`.
 
     Args:
-        value: Anything that can be an argument, but no model instance: up to 64 KiB.
+        value: Anything that can be an argument except model instances, up to 64 KiB.
 
     Raises:
         LookupError: No task is running here.
@@ -70,10 +70,11 @@ def checkpoint_sync(value: object) -> None:
 
 
 def is_stopping() -> bool:
-    """Whether the worker that runs this task stops, so that a long task should end early.
+    """Whether the worker running this task is stopping, so that a long task should end early.
 
-    It then leaves a `checkpoint` and raises `Stopped`: the call is given back, without using up an
-    attempt, and goes on in another worker. False in `Call.execute` and with `process=True`.
+    The task should then leave a `checkpoint` and raise `Stopped`: the call goes back to its queue
+    without using up an attempt, and continues in another worker. Always false in `Call.execute` and
+    with `process=True`.
 
     Raises:
         LookupError: No task is running here.
@@ -86,19 +87,19 @@ async def resumable(
     *,
     key: Callable[[T], Any],
 ) -> AsyncIterator[T]:
-    """Iterate over items in the order of their keys, and in the next run of the call go on there.
+    """Iterate over items in the order of their keys; the call's next run continues where this ends.
 
-    Leaves a checkpoint of the last item that was finished, at most every second and when the worker
-    stops; then it ends the run by raising `Stopped`. An item is finished when the next is asked
-    for.
+    Leaves a checkpoint after the last finished item, at most once a second, and again when the
+    worker stops; in that case it ends the run by raising `Stopped`. An item is finished when the
+    next one is asked for.
 
     Args:
-        items: In the order of their keys, for those up to the checkpoint are passed over; or what
-            gives them from a key on, such as a function that makes a query: `None` for the start.
-        key: Of an item; anything that can be a checkpoint.
+        items: The items, ordered by key, as those up to the checkpoint are skipped; or a function
+            that returns the items after a key (`None`: from the start), such as a query.
+        key: Returns an item's key; it may be anything that can be a checkpoint.
 
     Raises:
-        Stopped: The worker stops.
+        Stopped: The worker is stopping.
         LookupError: No task is running here.
     """
     job = _job()
@@ -136,15 +137,15 @@ def _job() -> Job:
 
 
 def may_have_checkpoint(job: Job) -> bool:
-    """Whether a run before this one may have left a checkpoint.
+    """Whether an earlier run may have left a checkpoint.
 
-    One that ended has said so in the message; one that died could not.
+    A run that ended says so in the message; a run that died could not.
     """
     return job.delivery.deliveries > 1 or job.message.resumed > 0
 
 
 async def load_checkpoint(job: Job, broker: Broker, config: Config) -> None:
-    """Give a run what the one before has left.
+    """Give a run the checkpoint that the previous run left, if any.
 
     Raises:
         BrokerUnavailable: The broker cannot be reached.

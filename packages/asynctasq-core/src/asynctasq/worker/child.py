@@ -1,7 +1,7 @@
-"""The life of a child process of `processes`: greet, then serve one call after the other.
+"""The life of a child process of `processes`: greet, then serve one call after another.
 
 Owns the rule that a call does not outlive the process that asked for it: whatever ends the parent,
-the child ends at once, and with it what the call has started.
+the child ends at once, along with everything that the call has started.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ import msgpack
 from . import signals
 from .child_logs import relay
 
-#: Before each message: its kind and its length in bytes.
+#: The header of each message: its kind and its length in bytes.
 FRAME = struct.Struct("!cQ")
 
-#: Kinds: a call from the parent; an answer, and a log record, to it.
+#: Kinds of messages: a call from the parent; an answer or a log record to it.
 CALL, ANSWER, LOG = b"c", b"a", b"l"
 
-#: What a child without a call has left to finish once its parent is gone or has closed the pool.
+#: How long a child without a call may take to finish once its parent is gone or closed the pool.
 PARTING_SECONDS = 1.0
 
-#: How often a parent is looked for where its end cannot be waited for.
+#: How often to check for the parent on systems where its end cannot be awaited.
 _PARENT_SECONDS = 0.5
 
 
@@ -56,7 +56,7 @@ class _Connection:
         self.is_busy = False
 
     def send(self, kind: bytes, body: bytes) -> bool:
-        """Whether the parent is still there; what a call has forked says nothing here."""
+        """Send; return whether the parent is still there. A fork made by a call sends nothing."""
         if os.getpid() != self._pid:
             return True
         with self._sending:
@@ -68,7 +68,7 @@ class _Connection:
 
     def receive(self) -> None:
         """Pass on what arrives, until the parent is gone or lets this process end."""
-        # A parent that is killed with a reply unread resets the connection instead of closing it.
+        # If the parent is killed before reading a reply, the connection is reset, not closed.
         with contextlib.suppress(OSError), self._socket.makefile("rb") as stream:
             while (body := _body(stream)) is not None:
                 self.is_busy = True
@@ -76,12 +76,12 @@ class _Connection:
         self.leave()
 
     def follow(self, parent: int) -> None:
-        """Leave with the parent; a fork of it may hold the socket's other end open."""
+        """Leave when the parent ends; a fork of it may hold the socket's other end open."""
         _until_ended(parent)
         self.leave()
 
     def leave(self) -> NoReturn:
-        """End this process: at once if it serves a call, which nobody waits for any more."""
+        """End this process; at once if it serves a call, since no one waits for that any more."""
         if self.is_busy:
             os.killpg(os.getpgrp(), signal.SIGKILL)
         self.calls.put(None)
@@ -90,10 +90,11 @@ class _Connection:
 
 
 def serve(fd: int, parent: int) -> None:
-    """Serve the calls that come by an inherited socket.
+    """Serve the calls that arrive on an inherited socket, until the parent ends.
 
     Args:
-        parent: The process that started this one, for as long as it lives.
+        fd: The socket's file descriptor.
+        parent: The id of the process that started this one.
     """
     signals.handle(_left_to_the_parent, _left_to_the_parent)
     connection = _Connection(fd)
@@ -121,9 +122,9 @@ def _introduced(greeting: bytes, connection: _Connection) -> Callable[[bytes], b
 
 
 def _left_to_the_parent(number: int, frame: FrameType | None) -> None:
-    """Nothing: a service manager signals every process, but the worker ends its own children.
+    """Ignore the signal: service managers signal every process, but the worker ends its children.
 
-    A function and not SIG_IGN, which programs that a task starts would inherit.
+    This is a function, not SIG_IGN, which programs started by a task would inherit.
     """
 
 
@@ -133,7 +134,7 @@ def _until_ended(parent: int) -> None:
             fd = os.pidfd_open(parent)
         except ProcessLookupError:
             return
-        if os.getppid() == parent:  # else it ended before, and another has its number
+        if os.getppid() == parent:  # otherwise it has ended, and another process has its id
             ending = select.poll()
             ending.register(fd, select.POLLIN)
             ending.poll()

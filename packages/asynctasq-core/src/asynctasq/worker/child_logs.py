@@ -1,8 +1,8 @@
 """Log records of child processes, which their worker logs as its own.
 
-Owns the rule that a `process=True` task logs as all others do: an application that configures
-logging when it is imported has done so in the child too; for any other, records travel to the
-worker, and go where its own go.
+Owns the rule that a `process=True` task logs like any other. If the application configures logging
+on import, it has done so in the child, too; otherwise records travel to the worker and go where its
+own records go.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import msgpack
 
 from ..tasks.log_filter import TaskLogFilter
 
-#: What of a record does not travel, as it may hold anything.
+#: Fields of a record that do not travel, since they may hold anything.
 _LEFT_OUT = frozenset({"args", "exc_info", "msg", "message", "stack_info"})
 
 
@@ -41,10 +41,10 @@ class LogRelay(logging.Handler):
 
 
 def relay(level: int, send: Callable[[bytes], object]) -> None:
-    """In a child whose application configured no logging: send records to the worker.
+    """In a child whose application has not configured logging: send records to the worker.
 
     Args:
-        level: The worker's.
+        level: The worker's log level.
     """
     root = logging.getLogger()
     if not root.handlers:

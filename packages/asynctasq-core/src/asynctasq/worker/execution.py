@@ -1,8 +1,8 @@
-"""Running one call: in the scope of its adapters, on the event loop or in a thread.
+"""Runs one call inside its adapters' scopes, on the event loop or in a thread.
 
-Owns the order of things round a run: scopes are entered, rows that want the scope are fetched, the
-arguments are decoded with their instances, the task runs, all within one deadline, and whatever
-happens becomes one verdict.
+Owns the order of steps around a run: enter scopes, fetch rows that need the scope, decode the
+arguments with their instances, run the task; all within one deadline. Whatever happens becomes one
+verdict.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ logger = logging.getLogger(__name__)
 
 
 def wanted_by(job: Job) -> Wanted | None:
-    """The references of the job's arguments; `None` when there are none.
+    """The references in the job's arguments; `None` if there are none.
 
     Raises:
         InvalidMessage: The payload is damaged.
-        InvalidReference: One of them is none.
+        InvalidReference: One of the references is malformed.
     """
     payload = job.message.payload
     if not holds_references(payload):
@@ -68,7 +68,7 @@ def wanted_by(job: Job) -> Wanted | None:
 
 
 def _choose(annotations: Annotations, named: Sequence[tuple[str, list[Ref]]]) -> None:
-    """Find what the annotations inside a parameter's say of each class in it."""
+    """Find out what a parameter's nested annotations say about each class in it."""
     for name, refs in named:
         if name in annotations.parts:
             for path in {ref.model for ref in refs}:
@@ -86,7 +86,7 @@ class Runner:
         joining: Settles atomic tasks in their transactions, if the broker can be in their database.
 
     Attributes:
-        scoped: The adapters that put a scope round each run.
+        scoped: The adapters that put a scope around each run.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Runner:
     async def run(
         self, job: Job, wanted: Wanted | None = None, fetched: Fetched | None = None
     ) -> Verdict:
-        """Run a job whose rows, if it has any, were fetched; raises nothing unless cancelled."""
+        """Run a job whose rows, if any, have been fetched; raises nothing unless cancelled."""
         current_run.set(job)
         try:
             if job.deadline is not None:
@@ -115,7 +115,7 @@ class Runner:
             else:
                 value = await self._call_in_scope(job, wanted, fetched)
         except BaseException as e:
-            # User code: its SystemExit must not stop a worker, nor a CancelledError of its own.
+            # User code's own SystemExit or CancelledError must not stop a worker.
             if isinstance(e, asyncio.CancelledError) and is_being_cancelled():
                 raise
             return await self._failed(job, e)
@@ -175,7 +175,7 @@ class Runner:
         from ..adapters.lazy import drive
 
         async def call() -> Any:
-            # Decoding inside: a set of lazy objects hashes them, which fetches them.
+            # Decode inside `drive`: building a set of lazy objects hashes and so fetches them.
             return await self._call(job, instances, fetched)
 
         return await drive(call())
@@ -192,7 +192,7 @@ class Runner:
     def _call(
         self, job: Job, instances: Sequence[object], fetched: Fetched | None = None
     ) -> Awaitable[Any]:
-        """Decode the arguments and start the task; one coroutine less than if this were one."""
+        """Decode the arguments and start the task; not a coroutine itself, which saves one."""
         task, known = job.task, job.task.annotations.types
         if job.arguments is not None:
             args, kwargs = job.arguments.with_instances(known, instances)
@@ -262,7 +262,7 @@ class Runner:
         return outcomes.cancelled(self.config, job)
 
     async def _ask(self, job: Job, hook: str, error: BaseException, default: Any) -> Any:
-        """Call a hook of a class-based task; its own failure is logged and changes nothing."""
+        """Call a hook of a class-based task; a failure in it is logged and changes nothing."""
         try:
             method = getattr(job.instance, hook)
             if job.task.is_async:
@@ -277,7 +277,7 @@ class Runner:
 
 
 def _let_end(job: Job, limit: asyncio.Timeout | None) -> None:
-    """What has ended is not cancelled any more, nor is the end of its scope or its commit."""
+    """Lift the deadline: the task has ended, so do not cancel leaving its scope or its commit."""
     if limit is not None:
         if not limit.expired():
             limit.reschedule(None)
@@ -285,9 +285,9 @@ def _let_end(job: Job, limit: asyncio.Timeout | None) -> None:
 
 
 def _note_overrun(job: Job) -> None:
-    """Say that a task ended after its deadline: it blocked the loop, or swallowed its cancellation.
+    """Warn if a task ended after its deadline: it blocked the loop or ignored its cancellation.
 
-    Its outcome stands, for to fail it now would only do it twice.
+    Its outcome stands, since failing it now would only do the work twice.
     """
     assert job.deadline is not None
     over = asyncio.get_running_loop().time() - job.deadline
@@ -300,7 +300,7 @@ def _note_overrun(job: Job) -> None:
 
 
 async def execute_call(call: Call[Any]) -> Any:
-    """Run a call here and now: its arguments as they are, its scopes as in a worker."""
+    """Run a call here and now, with its arguments as they are and scopes as in a worker."""
     app, task = current(), call.task
     message = Message(new_id(), task.name, b"", time(), headers=call.headers or {})
     delivery = Delivery("", message.id, b"", 1, None)

@@ -1,7 +1,7 @@
 """What comes before and after a run: its checkpoint, the next call of its chain, its batch.
 
-Owns the order: what follows is put, and the batch told, before the call's own outcome is settled.
-A worker killed in between leaves the call to be run again, and whoever does finds these done.
+Owns the order: the next call is put and the batch told before the call's own outcome is settled.
+If a worker is killed in between, the call runs again, and that run finds these steps done.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ logger = logging.getLogger(__name__)
 
 
 class Followers:
-    """Sees to what comes after the runs of one worker.
+    """Handles what comes after the runs of one worker.
 
-    What follows an atomic task is put by its own transaction.
+    An atomic task's transaction puts the call that follows itself.
 
     Args:
-        broker: Of the worker's event loop.
+        broker: The broker of the worker's event loop.
         outbox: Sends what an atomic task's transaction put into it.
     """
 
@@ -48,10 +48,10 @@ class Followers:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def see_to(self, job: Job, verdict: Verdict) -> Verdict:
-        """Put what follows a call that has ended, and tell its batch; waits for the broker.
+        """Put the next call after one that ended, and tell its batch; waits for the broker.
 
         Returns:
-            What the call has come to: dead, if what follows cannot be put.
+            The call's verdict: dead if the next call cannot be put.
         """
         if job.options.atomic:
             self._send_what_is_kept(job, verdict)
@@ -65,14 +65,14 @@ class Followers:
         return verdict
 
     def _send_what_is_kept(self, job: Job, verdict: Verdict) -> None:
-        """Send what follows an atomic task, which its transaction has put into the outbox."""
+        """Send the call after an atomic task, which the task's transaction put into the outbox."""
         run = job.atomic
         if run is not None and run.following is not None and verdict is run.verdict:
             database = run.transaction.database
             self._outbox.send_soon(run.adapter.name, database, (run.following,), lambda _: None)
 
     async def tell_batch(self, flow: Flow, verdict: Verdict) -> None:
-        """Tell the batch that a call is part of, if it is, how the call ended."""
+        """Tell the call's batch, if it is part of one, how the call ended."""
         if flow.place is None:
             return
         is_done = verdict.word in ("succeeded", "skipped")
@@ -95,13 +95,16 @@ class Followers:
         job.has_put = True
 
     async def load_checkpoint(self, job: Job) -> None:
-        """Give a run what the one before has left; waits for the broker."""
+        """Give a run the checkpoint of the previous run; waits for the broker."""
         await until_reached(lambda: load_checkpoint(job, self._broker, self._config))
 
     def settled(self, job: Job) -> None:
-        """The call is done and settled: only a run that has lost its lease may still come."""
+        """Clean up after a call that is done and settled.
+
+        From here on only a run that has lost its lease can still look for what it left.
+        """
         task = asyncio.get_running_loop().create_task(self._let_go(job))
-        self._tasks.add(task)  # the loop holds it weakly
+        self._tasks.add(task)  # the event loop keeps only a weak reference
         task.add_done_callback(self._tasks.discard)
 
     async def _let_go(self, job: Job) -> None:
@@ -117,13 +120,13 @@ class Followers:
             logger.warning("what a call has left in the broker stays there: %s", e)
 
     async def finish(self) -> None:
-        """Wait for what is still to be written."""
+        """Wait for writes that are under way."""
         if self._tasks:
             await asyncio.wait(self._tasks)
 
 
 def flow_of(body: bytes, config: Config) -> Flow:
-    """The flow of a message that is not run here; none if it cannot be read."""
+    """The flow of a message that is not run here; `NO_FLOW` if it cannot be read."""
     try:
         message = Message.decode(body, config.signing_key, config.max_payload_bytes)
         return decode(message.flow)
@@ -132,10 +135,10 @@ def flow_of(body: bytes, config: Config) -> Flow:
 
 
 def remembering(broker: Broker) -> Remembering:
-    """The broker, as one that keeps values; a dispatch that needs it has asked before.
+    """The broker, typed as one that keeps values; dispatch has checked this already.
 
     Raises:
-        BrokerError: It does not, so that the call was sent by way of another.
+        BrokerError: It keeps none, so the call must have been sent through another broker.
     """
     if not isinstance(broker, Remembering):
         raise BrokerError(f"{broker.describe()} cannot keep what follows calls")
@@ -143,7 +146,7 @@ def remembering(broker: Broker) -> Remembering:
 
 
 async def until_reached(step: Callable[[], Awaitable[T]]) -> T:
-    """Do something that may be repeated until the broker can be reached."""
+    """Repeat an idempotent step until the broker can be reached."""
     backoff = Backoff()
     while True:
         try:

@@ -1,6 +1,6 @@
 """Jobs: deliveries that have been recognised as calls of registered tasks.
 
-Owns the rule that bytes from a queue run nothing but what the application registered.
+Owns the rule that bytes from a queue can only run what the application registered.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..wire.message import Message
 if TYPE_CHECKING:
     from .atomic import AtomicRun
 
-#: What a call may override; anything else in a message's options was not written by a `Call`.
+#: Options that a call may override; a `Call` never writes any others into a message.
 OVERRIDABLE = frozenset({"max_attempts", "retry_delay", "timeout"})
 
 #: A message's queue and id.
@@ -40,19 +40,19 @@ class Job(Run):
     """A delivery that has been recognised as a call of a registered task, and its run.
 
     Attributes:
-        deadline: When its `timeout` is over, by the clock of the event loop.
+        deadline: When its `timeout` ends, by the event loop's clock.
         slot_since: When it got its slot, by `perf_counter`.
-        arguments: Its arguments, where they hold references.
+        arguments: Its arguments, if they hold references.
         instance: The instance of a class-based task, once its `__init__` has run.
-        has_begun: Whether the task's own code runs, or has: what it raises is its own.
+        has_begun: Whether the task's own code has started, so that what it raises is its own.
         atomic: The run of an atomic task, once its transaction has begun.
         is_cancelled: Whether somebody cancelled the call while it ran.
-        progress_at: When it last told how far it has come, by `monotonic`.
-        flow: What comes after it, and what it is part of.
-        is_stopping: Whether its worker stops.
-        has_checkpoint: Whether this run or one before has left a checkpoint.
-        has_put: Whether the next call of its chain was put, with a note that it was.
-        has_followed: Whether that is being seen to, as it has ended.
+        progress_at: When it last reported progress, by `monotonic`.
+        flow: What follows it, and the batch it is part of.
+        is_stopping: Whether its worker is stopping.
+        has_checkpoint: Whether this run or an earlier one left a checkpoint.
+        has_put: Whether the next call of its chain was put, along with a note saying so.
+        has_followed: Whether it has ended and what follows it is being handled.
     """
 
     message: Message
@@ -83,7 +83,7 @@ def recognise(delivery: Delivery, config: Config) -> Job:
     """The registered task that a delivery calls.
 
     Raises:
-        MessageError: The bytes are no message that may be run here.
+        MessageError: The bytes are not a message that may run here.
     """
     message = Message.decode(delivery.body, config.signing_key, config.max_payload_bytes)
     if message.id != delivery.id:
@@ -115,7 +115,7 @@ def _options(task: Task[Any, Any], message: Message, defaults: Mapping[str, Any]
 
 
 def task_name(delivery: Delivery, config: Config) -> str:
-    """The task's name for a message that is not run; empty if the bytes say none."""
+    """The task's name in a message that is not run; empty if the bytes give none."""
     try:
         return Message.decode(delivery.body, config.signing_key).task
     except MessageError:
@@ -123,10 +123,10 @@ def task_name(delivery: Delivery, config: Config) -> str:
 
 
 def declared_queues(defaults: Mapping[str, Any], adapters: Adapters) -> tuple[str, ...]:
-    """`default`, and those that registered tasks or adapters name, in alphabetical order.
+    """`default`, then the queues that registered tasks and adapters name, alphabetically.
 
     Raises:
-        ConfigurationError: An adapter names what cannot be a queue.
+        ConfigurationError: An adapter gives a name that no queue can have.
     """
     named = {task.options(defaults).queue for task in registry.values()}
     for adapter in adapters.with_hook("queue_names"):

@@ -1,7 +1,6 @@
-"""Renewing leases from a thread of their own, so that a blocked event loop does not lose them.
+"""Renews leases from a separate thread, so that a blocked event loop does not lose them.
 
-Owns the promise that an outage of the broker which is shorter than the lease less a second loses
-none.
+Owns the promise that a broker outage shorter than the lease minus a second loses no lease.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ from ..errors import BrokerError
 logger = logging.getLogger(__name__)
 
 
-#: Seconds between renewals at most, and between tries while the broker is away. Together with the
-#: time that the broker needs for one they stay below the second that an outage has to be shorter.
+#: Maximum time between renewals, and between attempts while the broker is away. Together with the
+#: time that a renewal takes, they stay below the second in the promise above.
 INTERVAL_SECONDS, AGAIN_SECONDS = 0.5, 0.2
 
 
@@ -26,9 +25,9 @@ class LeaseKeeper:
     """A thread that renews what a worker holds, at least three times per lease.
 
     Args:
-        consumer: Whose leases.
+        consumer: The consumer that holds the leases.
         lease_seconds: How long a lease lasts.
-        held: The deliveries held at the moment; called in the thread.
+        held: Gives the deliveries held right now; called in the thread.
         lost: Called in the thread with deliveries whose lease was lost.
 
     Attributes:
@@ -56,7 +55,7 @@ class LeaseKeeper:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread; waits for a renewal that is under way."""
+        """End the thread, after a renewal that is under way."""
         self._stopping.set()
         self._thread.join()
 
@@ -72,7 +71,7 @@ class LeaseKeeper:
                 wait = backoff.next()
 
     def _has_renewed(self) -> bool:
-        """Renew once; of failures in a row the first is logged."""
+        """Renew once; of several failures in a row, log only the first."""
         try:
             lost = self._consumer.renew(self._held())
         except BrokerError as e:
@@ -80,7 +79,7 @@ class LeaseKeeper:
                 logger.warning("could not renew leases: %s", e)
             self._is_failing = True
             return False
-        except Exception:  # supervised: this thread must outlive whatever happens to it once
+        except Exception:  # this thread must survive any single failure
             if not self._is_failing:
                 logger.exception("renewing leases failed")
             self._is_failing = True

@@ -1,7 +1,7 @@
-"""Noticing that a task blocks the event loop, from a thread that still runs then.
+"""Notices that a task blocks the event loop, from a thread that still runs then.
 
-While the loop is blocked no other task goes on, no `timeout` ends anything and no message is taken.
-Owns that this is said, once, with the place in the code that blocks it.
+While the loop is blocked, no other task makes progress, no `timeout` takes effect and no message is
+taken. Owns the rule that this is logged once, with the place in the code that blocks the loop.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
-#: A loop that does not answer for so long is blocked.
+#: A loop that does not answer for this long counts as blocked.
 BLOCKED_SECONDS = 5.0
 
-#: How often it is asked.
+#: How often to ask it.
 INTERVAL_SECONDS = 1.0
 
-#: How much of the stack is logged; the innermost calls are what matters.
+#: How many frames to log; the innermost calls are what matters.
 _FRAMES = 15
 
 
@@ -30,7 +30,7 @@ class LoopWatch:
     """A thread that watches the running event loop.
 
     Args:
-        fields_of: What a log record says of the asyncio task that blocks it; called in the thread.
+        fields_of: Gives log fields for the asyncio task that blocks it; called in the thread.
         note: Called in the thread when the loop is blocked, and when it answers again.
     """
 
@@ -80,7 +80,7 @@ class LoopWatch:
 
 
 def ask(loop: asyncio.AbstractEventLoop) -> threading.Event | None:
-    """An event that the loop sets when it gets to it; `None` if it is closed."""
+    """An event that the loop sets as soon as it can; `None` if the loop is closed."""
     answered = threading.Event()
     try:
         loop.call_soon_threadsafe(answered.set)

@@ -1,7 +1,7 @@
-"""Names that the workers do not know yet, for people to see while the messages wait.
+"""Shows people the names that workers do not know yet, while the messages wait.
 
-Each worker notes with the queue what it has put off for that, for a little longer than until the
-message is tried again: what is known meanwhile is forgotten by itself.
+Each worker notes, with the queue, what it has put off for that reason. A note lasts a little longer
+than the time until the message is tried again, so it expires once the name is known.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ logger = logging.getLogger(__name__)
 _KIND = "not-yet-known"
 _NOTE_SECONDS = 6 * LONGEST_POSTPONEMENT_SECONDS
 
-#: How many names a worker notes at once, and how long they and their errors may be: anybody may
-#: have written them.
+#: Maximum number of names noted at once, and maximum length of names and errors, which are
+#: untrusted.
 _MOST, _LONGEST_NAME, _LONGEST_ERROR = 100, 200, 500
 
 
@@ -36,7 +36,7 @@ class NotYetKnownTask:
 
     Attributes:
         error: What a worker did not know.
-        seen_at: When one was put off last, in Unix time.
+        seen_at: When a call was last put off; Unix time in seconds.
     """
 
     queue: str
@@ -46,7 +46,7 @@ class NotYetKnownTask:
 
 
 class NotYetKnownTasks:
-    """What one worker has put off, on its way to the broker."""
+    """What one worker has put off but not yet reported to the broker."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -54,14 +54,14 @@ class NotYetKnownTasks:
         self._wake = asyncio.Event()
 
     def note(self, delivery: Delivery, error: BaseException) -> None:
-        """A delivery was put off for this."""
+        """Note that a delivery was put off because of this error."""
         key = (delivery.queue, task_name(delivery, self._config)[:_LONGEST_NAME])
         if key in self._noted or len(self._noted) < _MOST:
             self._noted[key] = f"{type(error).__name__}: {error}"[:_LONGEST_ERROR]
             self._wake.set()
 
     async def run(self, broker: Broker) -> None:
-        """Tell the broker of what is noted, until cancelled."""
+        """Report notes to the broker until cancelled."""
         if not isinstance(broker, Remembering):
             return
         while True:
@@ -77,7 +77,7 @@ class NotYetKnownTasks:
 
 
 async def not_yet_known(broker: Broker, queues: Sequence[str]) -> list[NotYetKnownTask]:
-    """What waits in these queues for a worker that knows it, by queue and task."""
+    """The calls in these queues that wait for a worker that knows them, by queue and task."""
     if not isinstance(broker, Remembering):
         return []
     found = []
@@ -89,7 +89,7 @@ async def not_yet_known(broker: Broker, queues: Sequence[str]) -> list[NotYetKno
 
 
 def _read(value: bytes) -> tuple[str, float]:
-    """The error and the time in a note, which anybody may have written."""
+    """The error and the time in a note, which is untrusted."""
     try:
         kept = json.loads(value)
         return str(kept["error"])[:_LONGEST_ERROR], float(kept["seen_at"])

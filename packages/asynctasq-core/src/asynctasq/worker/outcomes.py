@@ -1,4 +1,4 @@
-"""What becomes of a message after a run: done, again later, or dead.
+"""Decides what happens to a message after a run: done, run again later, or dead.
 
 Owns the decisions; the broker applies them atomically.
 """
@@ -36,24 +36,24 @@ from .retry import retry_delay
 
 logger = logging.getLogger(__name__)
 
-#: Longest traceback and error text that a dead letter keeps, in characters.
+#: Maximum length of the traceback and the error text in a dead letter, in characters.
 LONGEST_TEXT = 20_000
 
 
 @dataclass(slots=True)
 class Verdict:
-    """An outcome with what the log says of it.
+    """An outcome, with what the log says about it.
 
     Attributes:
         outcome: For the broker.
         word: `succeeded`, `skipped`, `retried`, `postponed`, `released`, `cancelled` or
             `dead`.
-        error: What went wrong, as text; empty when nothing.
+        error: What went wrong, as text; empty if nothing did.
         value: What the task returned, if it succeeded.
-        exception: What the run failed with, if it did not succeed.
-        is_expected: Whether nobody need look: a task was put off as it meant to be, for example.
-        is_settled: Whether the outcome was applied already, in the task's own transaction.
-        handed_on: What the task returned, encoded, if a call that follows takes it.
+        exception: The exception that ended the run, if it did not succeed.
+        is_expected: Whether nobody needs to look, such as when a task postponed itself.
+        is_settled: Whether the task's own transaction has applied the outcome already.
+        handed_on: The encoded return value, if a call that follows takes it.
     """
 
     outcome: Outcome
@@ -67,11 +67,11 @@ class Verdict:
 
     @property
     def level(self) -> int:
-        """The level at which the log says it."""
+        """The log level for it."""
         return logging.INFO if self.is_expected else _LEVELS[self.word]
 
     def fields(self, job: Job | None, seconds: float) -> dict[str, Any]:
-        """What the log says with it.
+        """The fields of its log record.
 
         Args:
             job: `None` for a delivery that was not recognised.
@@ -131,19 +131,19 @@ def _succeeded(config: Config, adapters: Adapters, job: Job, value: object) -> V
             job.message.id,
             config.max_payload_bytes,
         )
-    except SerializationError as e:  # running it again would not change its type
+    except SerializationError as e:  # another run would return the same type
         return dead(config, adapters, job, e, "the result cannot be kept")
     outcome = Outcome(job.delivery, result=result, result_ttl=ttl)
     return Verdict(outcome, "succeeded", value=value)
 
 
 def failed(config: Config, adapters: Adapters, job: Job, error: BaseException) -> Verdict:
-    """The verdict on a run that raised `error`, where no task is asked."""
+    """The verdict on a run that raised `error`, without asking the task's `should_retry`."""
     return postponed(config, adapters, job, error) or ended(config, adapters, job, error)
 
 
 def postponed(config: Config, adapters: Adapters, job: Job, error: BaseException) -> Verdict | None:
-    """The verdict on a run that raised what puts it off; `None` if the error does not."""
+    """The verdict on a run whose error postpones it; `None` if the error does not."""
     decided = put_off(config, adapters, job, error)
     if isinstance(decided, Never):
         return dead(config, adapters, job, error, decided.reason)
@@ -162,8 +162,8 @@ def _postponed(config: Config, delivery: Delivery, error: BaseException, later: 
 
 
 def not_recognised(config: Config, delivery: Delivery, error: Exception) -> Verdict:
-    """The verdict on a delivery that is no call of a task which is registered here."""
-    if isinstance(error, UnknownTask):  # so that it has been decoded and verified
+    """The verdict on a delivery that does not call a task registered here."""
+    if isinstance(error, UnknownTask):  # raised only after decoding and verifying the message
         message = Message.decode(delivery.body, config.signing_key, config.max_payload_bytes)
         decided = unknown(config, message)
         if isinstance(decided, Later):
@@ -174,7 +174,7 @@ def not_recognised(config: Config, delivery: Delivery, error: Exception) -> Verd
 def refused(
     config: Config, delivery: Delivery, reason: str, error: Exception | None = None
 ) -> Verdict:
-    """The verdict on a delivery that is never run, whatever its body is."""
+    """The verdict on a delivery that is never run, whatever its body holds."""
     info: dict[str, object] = {
         "reason": reason,
         "error": f"{type(error).__name__}: {error}" if error else reason,
@@ -188,7 +188,7 @@ def refused(
 def ended(
     config: Config, adapters: Adapters, job: Job, error: BaseException, *, may_retry: bool = True
 ) -> Verdict:
-    """The verdict on an attempt that ended with `error`, which did not put it off.
+    """The verdict on an attempt that ended with an `error` that does not postpone it.
 
     Args:
         may_retry: What the task's own `should_retry` said.
@@ -209,7 +209,7 @@ def ended(
 
 
 def _why_not_again(job: Job, error: BaseException, may_retry: bool) -> str:
-    """Why a task that raised this is not run again; empty if it is."""
+    """Why a task that raised this does not run again; empty if it does."""
     if job.message.attempt >= job.options.max_attempts:
         return "no attempt is left"
     if not _is_retried(job, error):
@@ -218,15 +218,15 @@ def _why_not_again(job: Job, error: BaseException, may_retry: bool) -> str:
 
 
 def skipped(config: Config, adapters: Adapters, job: Job, error: BaseException) -> Verdict:
-    """The verdict on a task whose row is gone and that is to be passed over then."""
+    """The verdict on a task whose row is gone and that asked to be skipped in that case."""
     verdict = succeeded(config, adapters, job, None)
     return replace(verdict, word="skipped", error=_text(error), exception=error)
 
 
 def released(job: Job, config: Config) -> Verdict:
-    """The verdict on a task that shutdown interrupted: as if it had not been taken.
+    """The verdict on a task that shutdown interrupted: as if it had never been taken.
 
-    With a checkpoint, the message says that there is one.
+    If there is a checkpoint, the message records that.
     """
     if not job.has_checkpoint or job.message.resumed:
         return Verdict(Outcome(job.delivery, Action.RELEASE), "released")
@@ -235,7 +235,7 @@ def released(job: Job, config: Config) -> Verdict:
 
 
 def cancelled(config: Config, job: Job) -> Verdict:
-    """The verdict on a run that was ended because its call was cancelled."""
+    """The verdict on a run that ended because its call was cancelled."""
     outcome = Outcome(job.delivery)
     outcome.result = encode_cancelled(config.signing_key, job.message.id)
     options = job.options
@@ -244,7 +244,7 @@ def cancelled(config: Config, job: Job) -> Verdict:
 
 
 def will_retry(job: Job, error: BaseException) -> bool:
-    """Whether the task's own `should_retry` is worth asking."""
+    """Whether the task would be retried, so that its `should_retry` is worth asking."""
     if isinstance(error, MessageError) and not job.has_begun:
         return False
     if isinstance(error, ReferenceGone) and not is_another_tasks(error):
@@ -260,8 +260,8 @@ def _is_retried(job: Job, error: BaseException) -> bool:
 
 
 def _own_delay(error: BaseException) -> float | None:
-    """What the `Retry` says that was raised, or the longest of those in a group."""
-    # An attribute that a task or a subclass may have set to anything.
+    """The delay of the `Retry` that was raised, or the longest delay in a group of them."""
+    # Check the value: a task or a subclass may have set the attribute to anything.
     own = (e for e in leaves(error) if isinstance(e, Retry) and not is_another_tasks(e))
     return max(filter(is_delay, (getattr(e, "delay", None) for e in own)), default=None)
 
@@ -276,7 +276,7 @@ def _retried(config: Config, adapters: Adapters, job: Job, error: BaseException)
         delay = own_delay
     due_ms = moment_ms(time() + delay)
     again = replace(rested(message), attempt=message.attempt + 1, due_ms=due_ms)
-    if message.outage_since_ms and is_outage(adapters, job, error):  # it has lasted for too long
+    if message.outage_since_ms and is_outage(adapters, job, error):  # longer than `outage_for`
         again.outage_since_ms = message.outage_since_ms
     if job.has_checkpoint:
         again.resumed = 1
@@ -288,7 +288,7 @@ def _retried(config: Config, adapters: Adapters, job: Job, error: BaseException)
 def dead(
     config: Config, adapters: Adapters, job: Job, error: BaseException, reason: str
 ) -> Verdict:
-    """The verdict on a call that will not be run again by itself."""
+    """The verdict on a call that will not run again unless somebody retries it."""
     trace = traceback_text(error)
     info = {
         "reason": reason,
@@ -299,7 +299,7 @@ def dead(
     }
     verdict = dead_delivery(job.delivery, info)
     verdict.exception = error
-    if job.has_checkpoint and not job.message.resumed:  # for when it is retried
+    if job.has_checkpoint and not job.message.resumed:  # in case somebody retries it
         verdict.outcome.body = replace(job.message, resumed=1).encode(config.signing_key)
     if job.options.result_ttl is not None:
         verdict.outcome.result = encode_error(
@@ -318,14 +318,14 @@ def dead(
 
 
 def _keep_end(config: Config, job: Job, outcome: Outcome) -> None:
-    """Keep how a call ended that keeps no result."""
+    """Keep how a call without a result ended."""
     is_dead = outcome.action is Action.DEAD
     outcome.result = encode_end(is_dead, config.signing_key, job.message.id)
     outcome.result_ttl = job.options.status_ttl or 0.0
 
 
 def instead_of_refused(config: Config, adapters: Adapters, outcome: Outcome) -> Outcome:
-    """What becomes of a delivery whose outcome is too large for the broker: a dead letter."""
+    """The outcome in place of one that is too large for the broker: a dead letter."""
     delivery = outcome.delivery
     reason = f"the {'result' if outcome.action is Action.DONE else 'message'} cannot be kept"
     error = BrokerError(f"the broker takes no value of this size; {reason}")
@@ -339,7 +339,7 @@ def instead_of_refused(config: Config, adapters: Adapters, outcome: Outcome) -> 
 
 
 def dead_delivery(delivery: Delivery, info: dict[str, object]) -> Verdict:
-    """The verdict on a delivery that cannot be run, whatever its body is."""
+    """The verdict on a delivery that cannot run, whatever its body holds."""
     info = {k: _shortened(v) if isinstance(v, str) else v for k, v in info.items()}
     info = {**info, "deliveries": delivery.deliveries, "failed_at": time()}
     packed = msgpack.packb(info, unicode_errors="backslashreplace")
@@ -356,6 +356,6 @@ def _shortened(text: str) -> str:
 
 
 def traceback_text(error: BaseException) -> str:
-    """The error's traceback as printed, its end if it is very long."""
+    """The error's traceback as Python prints it; only the end of a very long one."""
     text = "".join(tracebacks.format_exception(error))
     return text if len(text) <= LONGEST_TEXT else "..." + text[3 - LONGEST_TEXT :]

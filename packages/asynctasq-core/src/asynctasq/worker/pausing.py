@@ -1,4 +1,4 @@
-"""Which of the messages that a worker has taken are held back by a pause of their task."""
+"""Tells which of a worker's taken messages are held back by a pause."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..wire.message import Message
 def holding(delivery: Delivery, config: Config, adapters: Adapters) -> str | None:
     """The name of the pause that holds a delivery back; `None` if none does.
 
-    What cannot be read is held back by none, to end among the dead letters as ever.
+    No pause holds back an unreadable message, so that it becomes a dead letter as usual.
     """
     try:
         message = Message.decode(delivery.body, config.signing_key, config.max_payload_bytes)

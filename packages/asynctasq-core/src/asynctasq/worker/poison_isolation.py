@@ -1,9 +1,9 @@
-"""Messages that may be killing their workers run alone, so that they take no innocent one along.
+"""Runs messages that may be killing their workers alone, so that they take no innocent one along.
 
-Every message that a worker holds when it dies is delivered once more than it should be, and nobody
-knows which of them did it. Owns the rule that the last permitted delivery of a message runs with
-nothing else beside it in its worker: whatever its worker dies of then, it was this message. All
-others share their worker until then, and go on in other workers meanwhile.
+When a worker dies, every message that it held has used up a delivery, and no one knows which one
+killed it. Owns the rule that a message's last permitted delivery runs with nothing alongside in its
+worker: if the worker dies then, it was this message. Until then messages share their worker, and
+all others go on in other workers meanwhile.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from time import monotonic
 
 from ..brokers import Delivery
 
-#: How long a worker takes nothing for the sake of a suspect: first until what runs there has ended,
-#: then while it runs. What goes on for longer is rather a long task than a deadly one, and its
-#: worker's other slots are of use.
+#: How long a worker takes nothing because of a suspect: first until running tasks have ended, then
+#: while the suspect runs. One that runs longer is probably long rather than deadly, and the
+#: worker's other slots are better used.
 SOLITUDE_SECONDS = 5.0
 
 
-#: How long nothing is taken beside messages that were delivered before: what kills its worker does
-#: so at once, mostly, and what is on its way there in that moment would lose a delivery too.
-#: Counted in turns of the event loop, so that a process which hardly gets to run waits longer.
+#: How long to take nothing alongside messages that were delivered before: a deadly message mostly
+#: kills its worker at once, and messages on their way there would lose a delivery, too. Counted in
+#: turns of the event loop, so that a process that hardly gets to run waits longer.
 CAREFUL_TURNS, TURN_SECONDS = 10, 0.05
 
 
 class PoisonIsolation:
-    """What one worker knows of messages at their last permitted delivery.
+    """What one worker knows about messages at their last permitted delivery.
 
     Args:
-        most_deliveries: The delivery limit; with a limit of 1 every message shares its worker.
+        most_deliveries: The delivery limit; with a limit of 1, no message runs alone.
     """
 
     def __init__(self, most_deliveries: int) -> None:
@@ -41,13 +41,13 @@ class PoisonIsolation:
     def choose(
         self, deliveries: list[Delivery], *, is_busy: bool
     ) -> tuple[list[Delivery], Sequence[Delivery]]:
-        """What of the messages taken together is to be begun, and what is to be given back.
+        """Split messages taken together into those to begin and those to give back.
 
         Args:
-            is_busy: Whether something is running already.
+            is_busy: Whether something is already running.
         """
         if over := [d for d in deliveries if d.deliveries > self._most]:
-            # Those over the limit are not run; nothing may kill the worker before that is settled.
+            # Those over the limit are not run; nothing may kill the worker before they are settled.
             return over, [d for d in deliveries if d not in over]
         suspect = next((d for d in deliveries if d.deliveries == self._most > 1), None)
         if suspect is None:
@@ -56,21 +56,21 @@ class PoisonIsolation:
             return deliveries, ()
         self._until = monotonic() + SOLITUDE_SECONDS
         if is_busy and not self._has_made_room:
-            # Given back too: what runs may be deadly itself, and would cost it its last delivery.
+            # Give the suspect back, too: a deadly running task would cost it its last delivery.
             self._is_making_room = True
             return [], deliveries
         self._has_made_room = False
-        # All others go back, also the innocent ones: begun now, they would be its company.
+        # Give all others back, even innocent ones: they would run alongside it.
         return [suspect], [d for d in deliveries if d is not suspect]
 
     def patience_seconds(self) -> float:
-        """How long to take nothing while something runs; ask again when it is over."""
+        """Seconds to take nothing while something runs; ask again afterwards."""
         now = monotonic()
         if self._turns and now >= self._turn_until:
             self._turns, self._turn_until = self._turns - 1, now + TURN_SECONDS
         return max(self._until, self._turn_until if self._turns else 0.0) - now
 
     def waited(self) -> None:
-        """Take note that nothing was taken for as long as was asked for."""
+        """Note that nothing was taken for as long as requested."""
         self._has_made_room |= self._is_making_room
         self._is_making_room = False

@@ -1,7 +1,7 @@
-"""When a run is put off without using up an attempt: for how long, and when no longer.
+"""Decides when a run is postponed without using up an attempt, for how long, and when to stop.
 
-Owns what a message remembers of that. It travels with the message, so that whichever worker has it
-next goes on counting.
+Owns the counters behind that. They travel in the message, so that whichever worker gets it next
+goes on counting.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Later:
-    """The run is put off.
+    """The run is postponed.
 
     Attributes:
-        message: As it comes back.
+        message: The message to put back.
         delay: Seconds from now.
-        is_expected: Whether nobody need look: the task meant it, or it has been warned of.
+        is_expected: Whether nobody needs to look: the task asked for it, or a warning was logged.
     """
 
     message: Message
@@ -39,7 +39,7 @@ class Later:
 
 @dataclass(frozen=True, slots=True)
 class Never:
-    """It has been put off as often, or as long, as it may be.
+    """The run has been postponed as often, or for as long, as it may be.
 
     Attributes:
         reason: For the dead letter.
@@ -51,7 +51,7 @@ class Never:
 def put_off(
     config: Config, adapters: Adapters, job: Job, error: BaseException
 ) -> Later | Never | None:
-    """Whether an error that escaped a run puts it off; `None` if it says nothing of that."""
+    """Decide whether an error that escaped a run postpones it; `None` if it does not."""
     if (seconds := _snooze_seconds(error)) is not None:
         return _snoozed(job, seconds)
     if is_another_tasks(error):
@@ -67,7 +67,7 @@ def put_off(
 
 
 def is_outage(adapters: Adapters, job: Job, error: BaseException) -> bool:
-    """Whether an error says only that a database or the network is away; of a group, all of it."""
+    """Whether an error (in a group: every one) only says that a database or the network is away."""
     named = job.options.retry_on_outage
     return all(
         isinstance(e, Exception)
@@ -88,7 +88,7 @@ def _is_of_a_database(adapters: Adapters, error: Exception) -> bool:
 
 
 def _in_outage(config: Config, message: Message) -> Later | None:
-    """How long to wait for what is away; `None` once it has been away for too long."""
+    """How long to wait during an outage; `None` once it has lasted too long."""
     now = int(time() * 1000)
     since = message.outage_since_ms or now
     left = config.outage_for - (now - since) / 1000
@@ -99,7 +99,7 @@ def _in_outage(config: Config, message: Message) -> Later | None:
 
 
 def unknown(config: Config, message: Message) -> Later | Never:
-    """What becomes of a message that names what newer code may know."""
+    """Decide on a message that names something only newer code may know."""
     now = int(time() * 1000)
     since = message.unknown_since_ms or now
     left = config.unknown_for - (now - since) / 1000
@@ -111,16 +111,16 @@ def unknown(config: Config, message: Message) -> Later | Never:
 
 
 def rested(message: Message) -> Message:
-    """The message after a run that nothing has put off: what did before is over."""
+    """The message after a run that nothing postponed: its counters start again."""
     return replace(message, postponed=0, unknown_since_ms=0, outage_since_ms=0)
 
 
 def _snooze_seconds(error: BaseException) -> float | None:
-    """How long the task wants to be put off: the longest of a group of `Snooze`; else `None`."""
+    """Seconds the task asked to be postponed: the longest in a group; `None` if it did not ask."""
     snoozes = [*leaves(error)]
     if not all(isinstance(e, Snooze) and not is_another_tasks(e) for e in snoozes):
         return None
-    # An attribute that a task or a subclass may have set to anything.
+    # Check the value: a task or a subclass may have set the attribute to anything.
     return max(filter(is_delay, (getattr(e, "seconds", None) for e in snoozes)), default=None)
 
 

@@ -1,8 +1,8 @@
-"""Messages taken before there is a slot for them, so that short tasks share their round trips.
+"""Takes messages before there is a slot for them, so that short tasks share round trips.
 
-With few slots and tasks that take less time than a round trip, a worker would mostly wait for the
-broker. Owns the rule that taking ahead delays nobody: no more than will have a slot in a moment, as
-fast as slots become free, and what found none is given back to be run by others.
+With few slots and tasks shorter than a round trip, a worker would mostly wait for the broker. Owns
+the rule that prefetching delays no one: it takes only as many messages as will soon have a slot,
+judging by how fast slots become free, and gives back those that find none.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from time import monotonic
 
 from ..brokers import Delivery
 
-#: Slots and messages ahead together: beyond that, a round trip costs little for each message.
+#: Maximum slots and prefetched messages together; with more, a round trip per message is cheap.
 ENOUGH = 100
 
-#: What is taken ahead should have its slot within this time.
+#: A prefetched message should have its slot within this time.
 AHEAD_SECONDS = 0.0125
 
-#: How long a message may wait for a slot here, in case slots became free more slowly than expected.
+#: How long a message may wait for a slot here if slots become free more slowly than expected.
 PATIENCE_SECONDS = 0.05
 
-#: Weight of the last run in the average; a long one puts an end to taking ahead at once.
+#: Weight of the last run in the average; one long run stops prefetching at once.
 _WEIGHT = 0.2
 
 
 class Prefetched:
-    """The messages of one worker that wait for its slots."""
+    """One worker's messages that wait for its slots."""
 
     def __init__(self, slots: int) -> None:
         self._slots = slots
@@ -40,35 +40,35 @@ class Prefetched:
         return len(self._waiting)
 
     def note(self, seconds: float) -> None:
-        """Learn for how long a task occupied its slot, the time in which others ran included."""
+        """Record how long a task occupied its slot, including time in which others ran."""
         self._occupied_seconds += (seconds - self._occupied_seconds) * _WEIGHT
 
     @property
     def room(self) -> int:
-        """How many messages more than there are free slots may be taken now."""
+        """How many messages may be taken now in excess of the free slots."""
         freed = self._slots * AHEAD_SECONDS / self._occupied_seconds
         return min(self._most, int(freed))
 
     def put(self, deliveries: Iterable[Delivery]) -> None:
-        """Let messages wait, all from the same take."""
+        """Let messages from one take wait."""
         self._waiting.extend(deliveries)
         self._until = monotonic() + PATIENCE_SECONDS
 
     def take(self, slots: int) -> list[Delivery]:
-        """The first messages, for as many slots; none once they have waited too long."""
+        """The first messages, up to this many; none if they have waited too long."""
         if monotonic() > self._until:
             return []
         return [self._waiting.popleft() for _ in range(min(slots, len(self._waiting)))]
 
     def overdue(self) -> Sequence[Delivery]:
-        """Those that have waited too long, to be given back; tasks must prove short anew."""
+        """The messages that have waited too long, to give back; also resets the average."""
         if not self._waiting or monotonic() <= self._until:
             return ()
         self._occupied_seconds = 1.0
         return self.clear()
 
     def clear(self) -> Sequence[Delivery]:
-        """All of them, to be given back."""
+        """All waiting messages, to give back."""
         waiting = tuple(self._waiting)
         self._waiting.clear()
         return waiting

@@ -1,7 +1,7 @@
-"""Tasks with `process=True`: the worker's end, and what their child processes do.
+"""Tasks with `process=True`: the worker's side, and what their child processes do.
 
-What travels to a child is the message as it came from the queue; the child fetches the rows itself
-and comes to the verdict, so nothing is pickled and no connection is shared.
+A child gets the message as it came from the queue, fetches the rows itself and reaches the verdict,
+so no argument is pickled and no connection is shared.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ class ProcessTasks:
     """The children of one worker.
 
     Args:
-        modules: What each child imports.
-        size: How many there are at most.
-        max_tasks: After so many tasks a child is replaced.
-        joining: Of the worker, if its broker can be in a database of the application.
+        modules: Modules that each child imports.
+        size: Maximum number of children.
+        max_tasks: Replace a child after this many tasks.
+        joining: The worker's, if its broker can be in a database of the application.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class ProcessTasks:
         self._pool = ProcessPool(size, _start, greeting, max_calls=max_tasks, log=log_here)
 
     async def run(self, job: Job) -> Verdict:
-        """Run a job in a child; what the child died of is the task's failure."""
+        """Run a job in a child; if the child dies, that is the task's failure."""
         try:
             delivery = job.delivery
             joins = job.options.atomic and self._joining is not None
@@ -99,7 +99,7 @@ class ProcessTasks:
         return verdict
 
     def _value(self, job: Job, result: bytes) -> object:
-        """What the task returned, from what is kept of it; `None` if model instances are in it."""
+        """What the task returned, read from its kept result; `None` if it holds model instances."""
         name = job.task.name
         stored = read_result(result, self._config.signing_key, job.message.id, name).get("value")
         if stored is None or references_in(stored, name):
@@ -107,7 +107,7 @@ class ProcessTasks:
         return decode_stored(stored, job.task.result_annotations.types, name)
 
     def kill(self) -> None:
-        """Kill the children and what they started; called in any thread."""
+        """Kill the children and whatever they started; may be called in any thread."""
         self._pool.kill()
 
     async def close(self) -> None:
@@ -116,10 +116,10 @@ class ProcessTasks:
 
 
 def _start(greeting: bytes) -> Callable[[bytes], bytes]:
-    """In a child: import the application, and return what serves its calls."""
+    """In a child: import the application, and return the function that serves calls."""
     modules, config = msgpack.unpackb(greeting)
     load_modules(modules)
-    # Now, since the configuration may name what adapters must prepare the import of.
+    # Only now: adapters may have to prepare the import of what the configuration names.
     adopt(pickle.loads(config))
     runner = asyncio.Runner()
     return lambda request: runner.run(_serve(request))
@@ -130,7 +130,7 @@ async def _serve(request: bytes) -> bytes:
     config, adapters = current().config, current().adapters
     try:
         job = recognise(Delivery(queue, message_id, body, deliveries, tag), config)
-    except MessageError as e:  # its modules are not those of the worker, or its keys
+    except MessageError as e:  # the child has other modules or keys than the worker
         refusal: bytes = msgpack.packb(["refused", f"{type(e).__name__}: {e}"])
         return refusal
     job.options = replace(job.options, timeout=None)  # the worker keeps the time
@@ -154,7 +154,7 @@ def _packed(config: Config, adapters: Adapters, job: Job, verdict: Verdict) -> b
         [
             verdict.word,
             verdict.error,
-            job.message.headers,  # for those in the worker who are told of the end
+            job.message.headers,  # for listeners in the worker
             _raised(config, adapters, verdict),
             verdict.is_expected,
             verdict.is_settled,
@@ -173,7 +173,7 @@ def _packed(config: Config, adapters: Adapters, job: Job, verdict: Verdict) -> b
 
 
 def _raised(config: Config, adapters: Adapters, verdict: Verdict) -> bytes | None:
-    """What went wrong, for listeners in the worker."""
+    """The error, encoded for listeners in the worker."""
     error, message_id = verdict.exception, verdict.outcome.delivery.id
     if error is None:
         return None

@@ -1,13 +1,13 @@
-"""A pool of child processes that run functions of the application, for `process=True` tasks.
+"""A pool of child processes that run the application's functions, for `process=True` tasks.
 
-Owns the isolation of these tasks: a child that dies (`os._exit`, a signal, a crash in C code) fails
-the one call it was running and nothing else; a call that is cancelled or takes too long is ended by
-killing its child and all that this has started; and no call outlives the process that asked for it.
+Owns the isolation of these tasks. A child that dies (`os._exit`, a signal, a crash in C code) fails
+only the call it was running. A call that is cancelled or takes too long is ended by killing its
+child and everything that the child has started. No call outlives the process that asked for it.
 
-Children are fresh interpreters, never forks: a fork would inherit the locks, connections and
-event loop of a process with several threads. Each leads a process group, is joined to its parent by
-one socket and serves one call at a time. That either has ended is known from the process itself and
-not from the socket, which whatever a task forks holds open. POSIX only.
+Children are fresh interpreters, never forks: a fork would inherit the locks, connections and event
+loop of a process with several threads. Each leads a process group, is connected to its parent by
+one socket and serves one call at a time. Each side learns of the other's end from the process
+itself, not from the socket, which processes forked by a task hold open. POSIX only.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ import msgpack
 from ..errors import TaskCrashed, TaskTimeout
 from .child import CALL, FRAME, LOG, PARTING_SECONDS
 
-#: A child without a call for so long ends.
+#: A child without a call for this long is ended.
 IDLE_SECONDS = 60.0
 
-#: What a child that has ended wrote before is in the socket already, but has to be read.
+#: Time to read what an ended child wrote before; it is already in the socket.
 _LAST_WORD_SECONDS = 1.0
 
 _CHILD = "import sys; from asynctasq.worker.child import serve; serve(*map(int, sys.argv[1:]))"
@@ -41,14 +41,16 @@ _CHILD = "import sys; from asynctasq.worker.child import serve; serve(*map(int, 
 class ProcessPool:
     """Up to `size` children, started when first needed and kept for a while.
 
-    Belongs to one event loop. The function that serves calls must turn errors of the application
-    into bytes itself: an exception that leaves it ends the child.
+    Belongs to one event loop. The function that serves calls must itself turn the application's
+    errors into bytes: an exception that escapes it ends the child.
 
     Args:
-        start: Called once in each child, which imports it by its name; returns what serves calls.
-        greeting: What it is called with.
-        max_calls: After so many calls a child is replaced.
-        log: Called with each log record of a child, as `child.Relay` encoded it.
+        size: Maximum number of children.
+        start: Called once in each child, which imports it by name; returns the function that
+            serves calls.
+        greeting: The argument for `start`.
+        max_calls: Replace a child after this many calls.
+        log: Called with each log record from a child, as encoded by `child_logs.LogRelay`.
     """
 
     def __init__(
@@ -78,9 +80,9 @@ class ProcessPool:
         """Serve one call in a child.
 
         Args:
-            body: Handed to the function that `start` returned.
-            timeout_seconds: Counted from the moment a child has the call; waiting for a free child
-                and starting one are not counted.
+            body: The argument for the function that `start` returned.
+            timeout_seconds: Counted from the moment a child has the call, without waiting for a
+                free child or starting one.
 
         Raises:
             TaskCrashed: The child died; the message says how.
@@ -103,7 +105,7 @@ class ProcessPool:
             return reply
 
     async def close(self) -> None:
-        """End all idle children; to be called once no call is running."""
+        """End all idle children; call this once no call is running."""
         if self._timer is not None:
             self._timer.cancel()
         for child in self._idle:
@@ -112,7 +114,7 @@ class ProcessPool:
         await asyncio.gather(*self._retiring)
 
     def kill(self) -> None:
-        """Kill every child and wait for their ends; in another thread, or to do nothing more."""
+        """Kill all children and wait for their ends; for another thread, or as a last act."""
         children = tuple(self._children)
         for child in children:
             child.kill_group()
@@ -122,7 +124,7 @@ class ProcessPool:
     async def _free_child(self) -> _Child:
         while self._idle:
             child = self._idle.pop()
-            # One that was killed while idle must not fail a call it never had.
+            # A child that was killed while idle must not fail a call that it never had.
             if child.is_alive():
                 return child
             await child.kill()
@@ -164,7 +166,7 @@ class ProcessPool:
         self._timer = asyncio.get_running_loop().call_later(seconds, self._retire_idle)
 
     def _retire_idle(self) -> None:
-        """End those that have been idle for long; the first in the list are."""
+        """End children that have been idle for too long; they are first in the list."""
         self._timer = None
         now = monotonic()
         while self._idle and (left := self._idle[0].idle_since + IDLE_SECONDS - now) <= 0:
@@ -178,7 +180,7 @@ class _Child:
 
     Attributes:
         ended: Done once the process and what it started have ended.
-        calls: How many it has answered.
+        calls: How many calls it has answered.
     """
 
     def __init__(self, log: Callable[[bytes], object]) -> None:
@@ -193,23 +195,23 @@ class _Child:
                 [sys.executable, "-c", _CHILD, str(theirs.fileno()), str(os.getpid())],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
-                # Ctrl-C in the terminal goes to the whole group; the worker decides alone
-                # what becomes of running tasks.
+                # Ctrl-C in the terminal signals the whole group, but only the worker decides
+                # what happens to running tasks.
                 start_new_session=True,
             )
         self.ended = asyncio.create_task(self._end())
 
     async def open(self) -> None:
-        """Begin to read what it says."""
+        """Start reading what the child sends."""
         reader, self._writer = await asyncio.open_unix_connection(sock=self._connection)
         self._reading = asyncio.create_task(self._read(reader))
 
     def is_alive(self) -> bool:
-        # Asked of the kernel: the event loop may not have come to hear of its death yet.
+        # Ask the kernel: the event loop may not have learnt of its death yet.
         return self.process.poll() is None
 
     async def call(self, body: bytes) -> bytes:
-        """The answer to a call."""
+        """Make a call and return the answer."""
         answer = self._answer = asyncio.get_running_loop().create_future()
         self._writer.write(FRAME.pack(CALL, len(body)) + body)
         reply: bytes = await answer
@@ -220,16 +222,16 @@ class _Child:
         """Kill it and what it started, and wait for the end, however often that is cancelled."""
         self.kill_group()
         await _through(self.ended)
-        self.process.wait()  # in case that task was cancelled with all others
+        self.process.wait()  # in case that task was cancelled along with all others
 
     def kill_group(self) -> None:
-        # Until it is waited for, the group's number is no one else's.
+        # Until the process is reaped, no other group can have its number.
         if self.process.returncode is None:
             with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
 
     async def close(self) -> None:
-        """Let it end; what it started goes on."""
+        """Let the child end by itself; what it started goes on."""
         self._writer.close()
         await asyncio.wait({self.ended}, timeout=2 * PARTING_SECONDS)
         await self.kill()
@@ -244,21 +246,21 @@ class _Child:
                 elif self._answer is not None and not self._answer.done():
                     self._answer.set_result(body)
         if self._is_busy:
-            self.kill_group()  # it ends, or it cannot answer any more
+            self.kill_group()  # it is ending, or can no longer answer
 
     @property
     def _is_busy(self) -> bool:
         return self._answer is not None and not self._answer.done()
 
     async def _end(self) -> None:
-        """See to what is left once the process has ended."""
+        """Clean up once the process has ended."""
         await _until_ended(self.process)
         is_busy = self._is_busy
         if is_busy:
-            self.kill_group()  # what a crashed task has started goes with it
+            self.kill_group()  # what a crashed task has started ends with it
         code = self.process.wait()
         if self._reading is not None:
-            # The end of the stream may never come, as others may hold the other end.
+            # The stream may never end, as other processes may hold its other end.
             if is_busy:
                 await asyncio.wait({self._reading}, timeout=_LAST_WORD_SECONDS)
             self._reading.cancel()
@@ -271,7 +273,7 @@ class _Child:
 
 
 async def _through(task: asyncio.Task[None]) -> None:
-    """Wait for a task however often this is cancelled; then it is."""
+    """Wait for a task, however often this is cancelled; raise the cancellation afterwards."""
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
         try:
@@ -283,7 +285,7 @@ async def _through(task: asyncio.Task[None]) -> None:
 
 
 async def _until_ended(process: subprocess.Popen[bytes]) -> None:
-    """Wait for the end of a child, on Linux without taking note of it, which frees its number."""
+    """Wait for a child to end; on Linux without reaping it, which would free its number."""
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     if not hasattr(os, "pidfd_open"):

@@ -1,4 +1,4 @@
-"""Telling how far the call that runs here has come."""
+"""Reports how far the running call has come."""
 
 from __future__ import annotations
 
@@ -12,38 +12,38 @@ from ..sending.progress import KEPT_SECONDS, MOST_CHARACTERS, PROGRESS, Progress
 from ..tasks.current import current_message, current_run
 from .jobs import Job, Key
 
-#: Between two updates of one run that go to the broker.
+#: Minimum time between two updates from one run to the broker.
 _SECONDS = 0.5
 
 
 async def progress(done: float, total: float | None = None, note: str = "") -> None:
-    """Tell how far the task that runs here has come, for `TaskHandle.progress` and `watch`.
+    """Report how far the running task has come, for `TaskHandle.progress` and `watch`.
 
-    May be called as often as one likes: at most two updates a second go to the broker. The first
-    goes at once, and the one that says that all is done. Does nothing in `Call.execute`.
+    Call it as often as you like: at most two updates per second go to the broker. The first one,
+    and the one that says that all is done, are sent at once. Does nothing in `Call.execute`.
 
     Args:
         done: How much is done.
-        total: Of how much, if that is known.
-        note: What it does now; up to 500 characters.
+        total: How much there is to do, if known.
+        note: What the task is doing now; up to 500 characters.
 
     Raises:
         LookupError: No task is running here.
-        ConfigurationError: The broker cannot keep it.
-        BrokerUnavailable: It may not have been kept.
+        ConfigurationError: The broker cannot store progress.
+        BrokerUnavailable: It may not have been stored.
     """
     if (told := _to_tell(done, total, note)) is not None:
         await _tell(*told)
 
 
 def progress_sync(done: float, total: float | None = None, note: str = "") -> None:
-    """`progress` for a `def` task."""
+    """Like `progress`, for a `def` task."""
     if (told := _to_tell(done, total, note)) is not None:
         portal.run(_tell(*told))
 
 
 def _to_tell(done: float, total: float | None, note: str) -> tuple[Key, Progress] | None:
-    """Whose progress is to be told now; nobody's if the last was told a moment ago."""
+    """The progress to report now, with its call; `None` if the last report is too recent."""
     current_message()  # raises where no task is running
     run = current_run.get()
     assert isinstance(run, Job)

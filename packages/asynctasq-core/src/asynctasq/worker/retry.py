@@ -7,20 +7,20 @@ from typing import Literal
 
 from ..durations import LONGEST_SECONDS
 
-#: Longest wait that doubling leads to, in seconds.
+#: Longest delay that doubling may reach.
 LONGEST_DELAY_SECONDS = 86_400.0
 
-#: Longest wait for a database that cannot answer, in seconds.
+#: Longest wait for a database that cannot answer.
 LONGEST_POSTPONEMENT_SECONDS = 10.0
 
 
 def retry_delay(
     attempt: int, first_delay: float, strategy: Literal["exponential", "fixed"], jitter: bool
 ) -> float:
-    """Seconds from the failure of `attempt` (1 for the first run) to the next one.
+    """Seconds from the failure of `attempt` (1 for the first run) to the next run.
 
-    Jitter adds a random part of up to half, so that what failed together does not come back
-    together; never sooner than the delay says.
+    Jitter adds a random part of up to half the delay, so that calls that failed together do not
+    come back together; it never shortens the delay.
     """
     delay = first_delay
     if strategy == "exponential":

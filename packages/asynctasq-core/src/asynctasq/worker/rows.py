@@ -1,7 +1,7 @@
-"""The rows of messages taken together: fetched at once, handed over as each message has its own.
+"""Fetches the rows of messages taken together, and hands over each job once its own are there.
 
 Owns the rule that a job begins when its own rows are there: a database that does not answer holds
-up only those that need something of it, and each of them no longer than its `timeout`.
+up only jobs that need it, and each of them no longer than its `timeout`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class _Fetch:
 
 @dataclass(slots=True, eq=False)
 class _Pending:
-    """A job that some rows are still missing for."""
+    """A job that still lacks some of its rows."""
 
     job: Job
     wanted: Wanted
@@ -42,11 +42,11 @@ class _Pending:
 
 
 class Rows:
-    """What one worker fetches before its tasks begin.
+    """The rows that one worker fetches before its tasks begin.
 
     Args:
         ready: Called with a job once its rows are there, or it is known why they are not.
-        late: Called with a job whose deadline has passed first.
+        late: Called with a job whose deadline has passed before that.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Rows:
         self._tasks: dict[asyncio.Task[None], _Fetch] = {}
 
     def fetch(self, jobs: Sequence[tuple[Job, Wanted]]) -> None:
-        """Fetch the rows of these jobs, each model's in one call."""
+        """Fetch the rows of these jobs, with one call for each model."""
         all_wanted = [wanted for _, wanted in jobs]
         found = unfetched(all_wanted)
         groups = grouped(self._adapters, all_wanted, found, in_task_scope=False)
@@ -73,7 +73,7 @@ class Rows:
             self._start(group, found, pending)
         for one in pending:
             if not one.fetches or one.fetched.error is not None:
-                self._forget(one)  # or the fetch of its other rows would hand it over once more
+                self._forget(one)  # otherwise the fetch of its other rows would hand it over again
                 self._hand_over(one)
                 continue
             self._pending[one.job.key] = one
@@ -92,7 +92,7 @@ class Rows:
         self, group: Group, found: list[Fetched], waiting: dict[Key, _Pending]
     ) -> None:
         run = Run(None)
-        current_run.set(run)  # so that threads in which it is done are known
+        current_run.set(run)  # to keep track of the threads that do the work
         try:
             if self._scopes:
                 with self._scope_of(group, waiting):
@@ -138,7 +138,7 @@ class Rows:
         self._late(one.job)
 
     def _forget(self, one: _Pending) -> None:
-        """Wait no longer for a job's rows; what nobody else waits for is cancelled."""
+        """Stop waiting for a job's rows, and cancel fetches that no other job waits for."""
         self._pending.pop(one.job.key, None)
         if one.timer is not None:
             one.timer.cancel()
@@ -149,21 +149,21 @@ class Rows:
         one.fetches = []
 
     def drop(self, key: Key) -> bool:
-        """Fetch nothing more for a job; returns whether it was waiting for rows."""
+        """Stop fetching for a job; return whether it was waiting for rows."""
         one = self._pending.get(key)
         if one is not None:
             self._forget(one)
         return one is not None
 
     def cancel(self) -> set[asyncio.Task[None]]:
-        """Cancel all that is under way; what is to be waited for."""
+        """Cancel all fetches under way; return their asyncio tasks, to be awaited."""
         tasks = set(self._tasks)
         for task in tasks:
             task.cancel()
         return tasks
 
     def let_go(self) -> list[Job]:
-        """After `cancel`: the jobs that nothing is fetched for any more."""
+        """After `cancel`: the jobs for which no fetch is running any more."""
         free = [o for o in self._pending.values() if all(f.task.done() for f in o.fetches)]
         for one in free:
             one.fetches = []
@@ -172,6 +172,6 @@ class Rows:
 
 
 def is_being_cancelled() -> bool:
-    """Whether somebody cancelled the asyncio task that runs here, and not the code in it itself."""
+    """Whether the current asyncio task was cancelled from outside, not by its own code."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

@@ -1,7 +1,7 @@
-"""Settling: what became of many deliveries goes to the broker in one round trip.
+"""Settles many deliveries in one round trip to the broker.
 
-Owns the deliveries that the worker holds: each stays held, and its lease renewed, until the broker
-has taken its outcome.
+Owns the deliveries that the worker holds: each stays held, and its lease is renewed, until the
+broker has its outcome.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from .jobs import Key
 
 logger = logging.getLogger(__name__)
 
-#: How many outcomes one round trip settles.
+#: Maximum number of outcomes in one round trip.
 BATCH = 500
 
-#: Round trips follow each other no faster, so that each settles much of what short tasks leave. An
-#: outcome goes out at once after a pause, or after one that was alone.
+#: Minimum time between round trips, so that each settles many short tasks. An outcome goes out at
+#: once after a pause, or after a round trip with a single outcome.
 INTERVAL_SECONDS = 0.005
 
 
@@ -29,7 +29,7 @@ class Settler:
     """Gathers outcomes while a round trip is under way, and sends them in the next one.
 
     Args:
-        instead: What becomes of a delivery whose outcome the broker refuses for good.
+        instead: Gives the outcome to settle in place of one that the broker refuses for good.
 
     Attributes:
         held: Deliveries whose outcome the broker does not have yet.
@@ -48,12 +48,12 @@ class Settler:
         self._drained = asyncio.Event()
 
     def leased(self) -> list[Delivery]:
-        """What is held under a lease that is not known to be lost; may be called in any thread."""
+        """Deliveries whose lease is not known to be lost; may be called in any thread."""
         lost = self._lost
         return [d for key, d in list(self.held.items()) if lost.get(key) is not d]
 
     def note_lost(self, deliveries: Iterable[Delivery]) -> None:
-        """Log, once for each of them, that others may have run these messages too."""
+        """Log, once per delivery, that others may have run these messages too."""
         for delivery in deliveries:
             key = (delivery.queue, delivery.id)
             if self._lost.get(key) is not delivery:
@@ -64,7 +64,7 @@ class Settler:
         """Settle a held delivery as soon as possible.
 
         Args:
-            settled: Called once the broker has the outcome, if it takes it.
+            settled: Called once the broker has accepted the outcome.
         """
         if settled is not None:
             self._told[id(outcome)] = settled
@@ -77,16 +77,16 @@ class Settler:
         self._lost.pop(key, None)
 
     def retake(self, delivery: Delivery) -> bool:
-        """Settle an outcome that the broker does not have yet with the message's next delivery.
+        """Settle an outcome that the broker does not have yet under the message's new delivery.
 
-        Its lease ran out while the broker was away, and this worker took the message again.
+        The lease expired while the broker was away, and this worker took the message again.
 
         Returns:
-            Whether there is such an outcome; otherwise the message is to be run.
+            Whether there is such an outcome; if not, the message has to run.
         """
         for outcome in (*self._applying, *self._finished):
             former = outcome.delivery
-            # A retry, too, comes back to where it ran; but its deliveries are counted anew.
+            # A retry may come back to the same worker, too, but its deliveries start again at one.
             if (former.queue, former.id) == (delivery.queue, delivery.id) and (
                 former.deliveries < delivery.deliveries
             ):
@@ -95,13 +95,13 @@ class Settler:
         return False
 
     async def run(self) -> None:
-        """Settle what is added, until cancelled; a broker that is away is waited for."""
+        """Settle outcomes as they are added, until cancelled; waits for a broker that is away."""
         backoff = Backoff()
         while True:
             await self._wake.wait()
             started = monotonic()
             batch = self._finished[:BATCH]
-            # Not cut off: told again, what the broker has by then would look like lost leases.
+            # Shielded: if sent again, outcomes that the broker has would look like lost leases.
             self._under_way = asyncio.create_task(self._settle_some(batch, backoff))
             await asyncio.shield(self._under_way)
             if not self._finished:
@@ -111,7 +111,7 @@ class Settler:
                 await asyncio.sleep(wait)
 
     async def finish(self) -> None:
-        """After `run` was cancelled: settle what is left."""
+        """Settle what is left after `run` was cancelled."""
         if self._under_way is not None:
             await self._under_way
         backoff = Backoff()

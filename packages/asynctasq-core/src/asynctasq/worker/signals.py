@@ -1,7 +1,7 @@
-"""Signals of a process that runs tasks, and what becomes of them in its forks.
+"""Signal handling in a process that runs tasks, and in its forks.
 
-Owns the rule that what a task forks obeys signals as if there were no worker: a handler survives
-`fork`, and `multiprocessing` ends its processes by SIGTERM.
+Owns the rule that a process forked by a task obeys signals as if there were no worker: handlers
+survive `fork`, and `multiprocessing` ends its processes with SIGTERM.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ from typing import Any
 
 Handler = Callable[[int, FrameType | None], Any]
 
-#: End after the grace time, a second time without it.
+#: Signals that end the worker after its grace time; a second one skips that.
 STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-#: End without the grace time.
+#: Signals that end the worker without the grace time.
 STOP_NOW = (signal.SIGQUIT,)
 
-#: Handlers as they were before ours.
+#: The handlers that ours have replaced.
 _former: dict[int, Any] = {}
 
 
 def handle(stop: Handler, stop_now: Handler) -> None:
-    """Call these at the signals of their kind, from now on."""
+    """Call these functions on `STOP` and `STOP_NOW` signals from now on."""
     for numbers, handler in ((STOP, stop), (STOP_NOW, stop_now)):
         for number in numbers:
             former = signal.getsignal(number)
             if number == signal.SIGHUP and former is signal.SIG_IGN:
-                continue  # `nohup`: it is to outlive its terminal
+                continue  # `nohup`: the process should outlive its terminal
             signal.signal(number, handler)
             _former.setdefault(number, former)
 
 
 @contextmanager
 def restored() -> Iterator[None]:
-    """Put back in the end what `handle` replaced meanwhile."""
+    """Restore, at the end, the handlers that `handle` replaced meanwhile."""
     before = dict(_former)
     try:
         yield
@@ -50,16 +50,16 @@ def restored() -> Iterator[None]:
 
 def _put_back(number: int) -> None:
     former = _former.pop(number)
-    if former is not None:  # else set by something other than Python, and out of its reach
+    if former is not None:  # None: not set from Python, which cannot restore it
         signal.signal(number, former)
 
 
-#: What the forking thread had blocked before its fork.
+#: The signals that the forking thread had blocked before its fork.
 _blocked: dict[int, set[signal.Signals]] = {}
 
 
 def _hold() -> None:
-    """Let a signal that comes early wait: our handler, still in place, would swallow it."""
+    """Delay signals during a fork: our handler, still in place in the child, would swallow them."""
     held = signal.pthread_sigmask(signal.SIG_BLOCK, list(_former))
     _blocked[threading.get_ident()] = {signal.Signals(number) for number in held}
 

@@ -1,8 +1,8 @@
-"""The slots of a worker: what runs in them, from its delivery to its outcome.
+"""The slots of a worker: what runs in them, from delivery to outcome.
 
-Owns the rule that a delivery occupies its slot until exactly one outcome of it has gone to be
-settled, whatever the message's bytes, its rows or its task do; and that none goes back to its queue
-before the code that ran it has ended.
+Owns two rules. A delivery keeps its slot until exactly one outcome for it has been handed over for
+settling, whatever the message's bytes, its rows or its task do. And no message goes back to its
+queue before the code that ran it has ended.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: How long cancelled tasks may take at shutdown.
+#: Seconds that cancelled tasks may take to end at shutdown.
 CANCEL_SECONDS = 2.0
 
 
@@ -51,12 +51,12 @@ class Slots:
 
     Args:
         runner: Runs calls on the event loop and in threads.
-        new_processes: Makes what runs `process=True` tasks, once there is one.
+        new_processes: Makes the runner of `process=True` tasks when the first one comes.
         prefetched: Learns how fast slots become free.
-        parents: Told of runs that wait for others.
-        unknown: Told of what is put off since nobody here knows it.
-        followers: Sees to what comes after calls.
-        is_stopping: Whether a cancelled task was cancelled by the worker's shutdown.
+        parents: Told of runs that wait for other calls.
+        unknown: Told of messages postponed because nobody here knows their task.
+        followers: Handles what comes after calls.
+        is_stopping: Whether the worker is shutting down, which cancels tasks.
     """
 
     def __init__(
@@ -95,24 +95,24 @@ class Slots:
         return (delivery.queue, delivery.id) in self._running
 
     def fields_of(self, task: asyncio.Task[Any] | None) -> dict[str, str]:
-        """What a log record says of the run that is this asyncio task; called in any thread."""
+        """Log fields of the run that is this asyncio task; may be called in any thread."""
         for key, running in tuple(self._running.items()):
             if task is not None and running is task and (job := self._jobs.get(key)) is not None:
                 return {"task": job.message.task, "id": job.message.id}
         return {}
 
     def keys(self) -> frozenset[Key]:
-        """What runs."""
+        """The messages that are running."""
         return frozenset(self._running)
 
     # --- waiting ------------------------------------------------------------------------
 
     def watch(self) -> None:
-        """Let `until_one_ends` wait for what ends from here on."""
+        """Make `until_one_ends` wait for runs that end from now on."""
         self._ended.clear()
 
     async def until_one_ends(self, seconds: float | None = None) -> None:
-        """Wait for a run to end since `watch`, but no longer than that."""
+        """Wait until a run has ended since `watch`, for at most `seconds`."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._ended.wait()
@@ -126,14 +126,14 @@ class Slots:
     # --- beginning ----------------------------------------------------------------------
 
     def begin(self, deliveries: Sequence[Delivery]) -> None:
-        """Run what these deliveries call; what cannot be run goes to the dead letters."""
+        """Run the calls in these deliveries; those that cannot run go to the dead letters."""
         with_rows: list[tuple[Job, Wanted]] = []
         now = perf_counter()
         for delivery in deliveries:
             key = (delivery.queue, delivery.id)
-            if key in self._running:  # an entry that somebody has copied; it waits for its turn
+            if key in self._running:  # somebody copied the entry; the copy waits its turn
                 continue
-            # A message may be back, to be retried, before the settling of its last run returns.
+            # A retried message may be back before the settling of its last run returns.
             self._settler.held[key] = delivery
             if delivery.pauses is not None and self._parks(delivery):
                 continue
@@ -162,19 +162,19 @@ class Slots:
             self._rows.fetch(with_rows)
 
     def _parks(self, delivery: Delivery) -> bool:
-        """Whether a pause holds the call back; it is left to wait for the end of that."""
+        """Park the call if a pause holds it back, and return whether one does."""
         name = holding(delivery, self._config, self._adapters)
         if name is None:
             return False
         logger.debug("call parked", extra={"id": delivery.id, "queue": delivery.queue})
         self._settler.add(Outcome(delivery, Action.PARK, pause=name))
-        self._ended.set()  # its slot is free
+        self._ended.set()  # it needs no slot
         return True
 
     def without_known(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
-        """Those that neither run here already nor have an outcome that is still to be settled.
+        """The deliveries that neither run here already nor have an outcome waiting to be settled.
 
-        The lease of the others ran out and they came back: their new delivery is kept instead.
+        The others came back because their lease expired: their new delivery replaces the old one.
         """
         fresh = []
         for delivery in deliveries:
@@ -189,7 +189,7 @@ class Slots:
         return fresh
 
     def _give_up(self, key: Key, delivery: Delivery) -> None:
-        """A message that its workers die with; whoever waits for its result is told."""
+        """Give up a message whose workers keep dying, and tell whoever waits for its result."""
         reason = f"delivered {delivery.deliveries - 1} times to workers that died with it"
         try:
             job = self._jobs[key] = recognise(delivery, self._config)
@@ -209,7 +209,7 @@ class Slots:
     def _start(
         self, job: Job, wanted: Wanted | None = None, fetched: Fetched | None = None
     ) -> None:
-        # Not asyncio.create_task, which costs as much again for finding the loop and a name.
+        # `asyncio.create_task` would cost twice as much: it looks up the loop and makes a name.
         self._running[job.key] = self._loop.create_task(self._run(job, wanted, fetched))
 
     def _fail_late(self, job: Job) -> None:
@@ -243,7 +243,7 @@ class Slots:
         await self._conclude(job, verdict, perf_counter() - started)
 
     def _end_unbegun(self, key: Key, verdict: Verdict) -> None:
-        """End what was not run; of a call of a task that is registered here, adapters are told."""
+        """End a delivery that was not run; adapters hear of it if its task is registered here."""
         job = self._jobs.get(key)
         if job is None or not self._told:
             self._finish(key, verdict)
@@ -260,7 +260,7 @@ class Slots:
     async def _conclude_unless_done(
         self, job: Job, verdict: Verdict, seconds: float | None
     ) -> None:
-        """End an atomic call that is not run now; another run of it may have committed."""
+        """End an atomic call that does not run now, unless an earlier run of it has committed."""
         try:
             known = await verdict_if_done_anywhere(
                 self._config, self._adapters, job, self._runner.joining
@@ -271,7 +271,7 @@ class Slots:
         await self._conclude(job, verdict, seconds)
 
     async def _tell(self, job: Job, verdict: Verdict) -> None:
-        """Let adapters know what has become of a run; what they do with it changes nothing."""
+        """Tell adapters how a run ended; nothing they do changes the verdict."""
         why_dead = verdict.exception if verdict.word == "dead" else None
         for adapter in self._told:
             try:
@@ -284,9 +284,9 @@ class Slots:
                 logger.exception("run_ended of an adapter failed", extra={"adapter": adapter.name})
 
     async def _cancelled(self, job: Job, error: asyncio.CancelledError) -> Verdict:
-        """The verdict on a run that was cancelled: by the worker's shutdown, or by itself."""
+        """The verdict on a run that was cancelled by the worker's shutdown, or by itself."""
         if not self._is_stopping():
-            # Whoever cancels all tasks of an event loop also cancels the worker, in any order.
+            # Code that cancels every task of the loop may reach this run before the worker.
             with suppress(asyncio.CancelledError):
                 await asyncio.sleep(0)
         if self._is_stopping() or job.is_cancelled:
@@ -294,7 +294,7 @@ class Slots:
         return outcomes.failed(self._config, self._adapters, job, error)
 
     async def _released_process(self, job: Job) -> Verdict:
-        """The verdict on a run in a process, which has told nobody whether it left a checkpoint."""
+        """The verdict on an interrupted run in a process, which may have left a checkpoint."""
         with suppress(BrokerError, asyncio.CancelledError):
             await self._followers.load_checkpoint(job)
         return outcomes.released(job, self._config)
@@ -302,7 +302,7 @@ class Slots:
     async def _ended_by_call(self, job: Job) -> Verdict:
         try:
             return await self._runner.cancelled(job)
-        except asyncio.CancelledError:  # the worker's shutdown, while a hook of the task ran
+        except asyncio.CancelledError:  # the worker shut down while a hook of the task ran
             return outcomes.cancelled(self._config, job)
 
     def _process_tasks(self) -> ProcessTasks:
@@ -311,7 +311,7 @@ class Slots:
         return self._processes
 
     def _finish(self, key: Key, verdict: Verdict, seconds: float | None = None) -> None:
-        """Settle; `seconds` is the time the run took, if there was one."""
+        """Free the slot and settle; `seconds` is how long the run took, if there was one."""
         job = self._jobs.get(key)
         if verdict.outcome.action in _ENDS and self._is_followed(key, job, verdict, seconds):
             return
@@ -339,7 +339,7 @@ class Slots:
             logger.log(verdict.level, "task %s", verdict.word, extra=fields, exc_info=error)
 
     def _let_go(self, key: Key, verdict: Verdict, settled: Callable[[], None] | None) -> None:
-        """Let go of what the task's own transaction has settled."""
+        """Drop a delivery that the task's own transaction has settled."""
         self._settler.forget(key)
         if settled is not None:
             settled()
@@ -347,15 +347,15 @@ class Slots:
             joining.tell_settled(verdict.outcome)
 
     def is_settling(self, delivery: Delivery) -> bool:
-        """Whether its lease may be gone because the task's own transaction settles it."""
+        """Whether its lease may be gone because the task's own transaction is settling it."""
         job = self._jobs.get((delivery.queue, delivery.id))
         return job is not None and job.atomic is not None and job.atomic.is_settling
 
     def _is_followed(
         self, key: Key, job: Job | None, verdict: Verdict, seconds: float | None
     ) -> bool:
-        """Begin to see to what comes after a call that has ended; `False` if nothing does."""
-        if job is None:  # a message that cannot be run here may be part of a batch all the same
+        """Start handling what follows a call that has ended; `False` if nothing follows."""
+        if job is None:  # even a message that cannot run here may be part of a batch
             flow = flow_of(self._settler.held[key].body, self._config)
             if flow.place is None or key in self._unrecognised:
                 self._unrecognised.discard(key)
@@ -376,7 +376,7 @@ class Slots:
                 verdict = await self._followers.see_to(job, verdict)
             else:
                 await self._followers.tell_batch(flow, verdict)
-        except asyncio.CancelledError:  # the worker's shutdown; the next run finds what was done
+        except asyncio.CancelledError:  # shutdown; the next run finds the steps that were done
             verdict = _released(self._settler.held[key])
         except Exception as e:
             logger.exception("what follows a call could not be seen to", extra={"id": key[1]})
@@ -388,7 +388,7 @@ class Slots:
     # --- ending -------------------------------------------------------------------------
 
     def cancel_call(self, key: Key) -> None:
-        """End a run for good, once: its call was cancelled. What it has done by then stands."""
+        """End a run for good because its call was cancelled. What it has done so far stands."""
         job = self._jobs.get(key)
         if job is None or job.is_cancelled or job.has_followed:
             return
@@ -401,12 +401,12 @@ class Slots:
             self._end_unbegun(key, outcomes.cancelled(self._config, job))
 
     def _note_unbegun(self, job: Job, ended: asyncio.Task[None]) -> None:
-        """A run that was cancelled before its first step has no end of its own."""
+        """End a run that was cancelled before its first step, which cannot end itself."""
         if self._running.get(job.key) is ended:
             self._end_unbegun(job.key, outcomes.cancelled(self._config, job))
 
     async def cancel(self) -> None:
-        """Cancel what runs and release what has ended; what ignores it is still there then."""
+        """Cancel what runs and release what ended; runs that ignore it stay in their slots."""
         tasks = {task for task in self._running.values() if task is not None}
         for task in tasks:
             task.cancel()
@@ -426,12 +426,12 @@ class Slots:
         return [held[key] for key, job in tuple(self._jobs.items()) if are_alive(job)]
 
     def kill_processes(self) -> None:
-        """Kill all child processes and what they started; called in any thread."""
+        """Kill all child processes and whatever they started; may be called in any thread."""
         if self._processes is not None:
             self._processes.kill()
 
     async def close(self) -> None:
-        """End the processes."""
+        """End the child processes."""
         if self._processes is not None:
             await self._processes.close()
 
@@ -440,8 +440,8 @@ def _released(delivery: Delivery) -> Verdict:
     return Verdict(Outcome(delivery, Action.RELEASE), "released")
 
 
-#: After these it is not run again.
+#: After these a message does not run again.
 _ENDS = frozenset({Action.DONE, Action.DEAD})
 
-#: After these a message may be run by anyone, at once or later.
+#: After these anyone may run the message, at once or later.
 _RUN_AGAIN = frozenset({Action.RETRY, Action.RELEASE, Action.POSTPONE})

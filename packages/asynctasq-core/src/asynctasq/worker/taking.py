@@ -1,7 +1,7 @@
-"""Taking messages for the slots of a worker.
+"""Takes messages for a worker's slots.
 
-Owns the decision how many are taken, what of them is begun now, waits for a slot or goes back, and
-in burst mode that everything is done.
+Owns the decisions how many to take, which of them to start now, keep waiting or give back, and, in
+burst mode, when everything is done.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ WAIT_SECONDS, BURST_WAIT_SECONDS = 5.0, 0.1
 
 
 class Taker:
-    """Takes messages for one worker; what it is not to run is given back.
+    """Takes messages for one worker, and gives back those that it must not run.
 
     Args:
         concurrency: How many slots there are.
-        burst: End once the queues hold nothing waiting, delayed or running.
+        burst: End once nothing in the queues is waiting, delayed or running.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Taker:
                 return
 
     async def _fill(self, free: int) -> bool:
-        """Take for the free slots; `False` when a burst is over."""
+        """Take for the free slots; return `False` when a burst is over."""
         try:
             deliveries = await self._take(free + self._prefetched.room)
         except BrokerError as e:
@@ -79,7 +79,7 @@ class Taker:
         return True
 
     async def _take(self, limit: int) -> list[Delivery] | None:
-        """Messages, none of them if there were none in time; `None` when a burst is over."""
+        """Take messages; empty if none came in time, `None` when a burst is over."""
         deliveries = await self._consumer.take(limit, 0.0 if self._burst else WAIT_SECONDS)
         if self._burst and not deliveries:
             await self._settler.flush()
@@ -97,14 +97,14 @@ class Taker:
         self._slots.begin(chosen[:free])
         if len(chosen) > free:
             self._prefetched.put(chosen[free:])
-        # The first steps of what was begun come first: what kills the worker there shall not make
-        # a delivery count of messages that are on their way to it.
+        # Let the new runs take their first steps before the next take: if one kills the worker,
+        # that must not cost messages on their way here a delivery.
         await asyncio.sleep(0)
 
     async def _settle_first(self, chosen: Sequence[Delivery], back: Sequence[Delivery]) -> None:
         """Give messages back before others begin, which may kill the worker.
 
-        It would count against these, too.
+        Otherwise that would count against the messages given back, too.
         """
         self._hold(chosen)
         self.give_back(back)
@@ -115,7 +115,7 @@ class Taker:
             raise
 
     def give_back(self, deliveries: Sequence[Delivery]) -> None:
-        """Leave them to others, as if they had not been taken."""
+        """Leave them to others, as if they had never been taken."""
         self._hold(deliveries)
         for delivery in deliveries:
             self._settler.add(Outcome(delivery, Action.RELEASE))
@@ -125,20 +125,20 @@ class Taker:
             self._settler.held.setdefault((delivery.queue, delivery.id), delivery)
 
     async def _until_others_may_run(self) -> None:
-        """Wait while a suspect runs alone, or until what runs has ended to leave it alone."""
+        """Wait while a suspect runs alone, or until running tasks have ended so that it can."""
         while self._slots and (patience := self._isolation.patience_seconds()) > 0:
             self._slots.watch()
             await self._slots.until_one_ends(patience)
         self._isolation.waited()
 
     async def _until_slot_or_overdue(self) -> None:
-        """Wait for a slot as long as the messages ahead may; then give them back."""
+        """Wait for a slot as long as prefetched messages may wait; then give them back."""
         if len(self._slots) >= self._concurrency:
             await self._slots.until_one_ends(PATIENCE_SECONDS)
         self.give_back(self._prefetched.overdue())
 
 
 async def wait_for_broker(step: str, error: BrokerError, backoff: Backoff) -> None:
-    """Log that the broker is away, and give it time."""
+    """Log that the broker is unavailable, and give it time."""
     logger.warning("broker unavailable, retrying", extra={"step": step, "error": str(error)})
     await asyncio.sleep(backoff.next())

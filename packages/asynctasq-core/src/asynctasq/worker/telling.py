@@ -1,4 +1,4 @@
-"""Telling of the runs of one worker: each began once and ended once."""
+"""Emits events about one worker's runs: each run begins once and ends once."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ _KINDS: dict[str, type[_Ended]] = {
 
 
 def tell_started(job: Job) -> None:
-    """Tell that a run begins, if anybody listens."""
+    """Emit the event that a run begins, if anyone listens."""
     if RunStarted in wanted:
         tell(RunStarted(**_call(job)))
 
 
 def tell_ended(verdict: Verdict, job: Job | None, config: Config) -> None:
-    """Tell how a run ended, if anybody listens.
+    """Emit the event for how a run ended, if anyone listens.
 
     Args:
-        job: `None` for a message that cannot be run.
+        job: The job that ran; `None` for a message that cannot be run.
     """
     kind = _KINDS[verdict.word]
     if kind not in wanted:

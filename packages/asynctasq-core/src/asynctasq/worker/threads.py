@@ -1,7 +1,7 @@
-"""Threads of runs: one that a timeout or a shutdown can stop, and all that have not ended.
+"""Runs functions in threads that a timeout or shutdown can stop, and tracks those still running.
 
-Owns the knowledge of what a run left in threads. Cancelling an `await` of `asyncio.to_thread` ends
-the coroutine at once and the function when it pleases; a message may only be given back after both.
+Owns the knowledge of what a run left in threads. Cancelling an `await asyncio.to_thread(...)` ends
+the coroutine at once, but the function goes on; a message may only be given back after both ended.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from typing import Any
 from ..errors import TaskTimeout
 from ..tasks.current import Run, current_run
 
-#: Threads for `asyncio.to_thread` and the like; asyncio's own few would make many tasks wait.
+#: Threads for `asyncio.to_thread` and the like; with asyncio's few, many tasks would have to wait.
 DEFAULT_THREADS = 32
 
 
 class ThreadTracker:
-    """Stands before an event loop's `run_in_executor` and remembers what has not ended.
+    """Wraps an event loop's `run_in_executor` and remembers what has not ended.
 
-    In place of the method itself, since libraries such as asgiref bring executors of their own.
+    It replaces the method, not the executor, since libraries such as asgiref bring their own
+    executors.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -35,7 +36,7 @@ class ThreadTracker:
 
     @classmethod
     def of(cls, loop: asyncio.AbstractEventLoop) -> ThreadTracker:
-        """The tracker of this loop, which gets one and a new default executor if it has none."""
+        """The loop's tracker; if it has none, it gets one, with a new default executor."""
         tracker = getattr(loop.run_in_executor, "__self__", None)
         if not isinstance(tracker, cls):
             tracker = cls(loop)
@@ -46,7 +47,7 @@ class ThreadTracker:
     def run_in_executor(
         self, executor: Executor | None, function: Callable[..., Any], *args: Any
     ) -> asyncio.Future[Any]:
-        """As the event loop's own."""
+        """As the event loop's own method."""
         future = (executor or self._default).submit(function, *args)
         self._busy.add(future)
         future.add_done_callback(self._busy.discard)
@@ -58,7 +59,7 @@ class ThreadTracker:
         return asyncio.wrap_future(future, loop=self._loop)
 
     async def until_idle(self, seconds: float) -> bool:
-        """Whether nothing is left in any executor, or that becomes so in time."""
+        """Wait up to `seconds` until nothing is left in any executor; return whether so."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await until_ended(self._busy)
@@ -66,18 +67,18 @@ class ThreadTracker:
 
 
 def are_alive(run: Run) -> bool:
-    """Whether something of the run goes on in a thread; may be called in any thread."""
+    """Whether part of the run goes on in a thread; may be called in any thread."""
     return any(not future.done() for future in tuple(run.threads or ()))
 
 
 async def until_ended(threads: set[Future[Any]]) -> None:
-    """Wait until what runs in threads has ended; what has not begun never does."""
+    """Wait until everything running in threads has ended; cancel what has not begun."""
     loop = asyncio.get_running_loop()
     while pending := [f for f in tuple(threads) if not (f.done() or f.cancel())]:
         ended = asyncio.Event()
 
         def wake(_: object, ended: asyncio.Event = ended) -> None:
-            with suppress(RuntimeError):  # the loop was closed without waiting
+            with suppress(RuntimeError):  # the loop was closed without waiting for us
                 loop.call_soon_threadsafe(ended.set)
 
         pending[0].add_done_callback(wake)
@@ -92,9 +93,9 @@ async def outlast(run: Run) -> None:
 
 
 class _Interruptible:
-    """A function that another thread may interrupt while it runs.
+    """A function that another thread can interrupt while it runs.
 
-    CPython raises the exception at the next bytecode; a call into C ends first.
+    CPython raises the exception at the next bytecode; a call into C must return first.
     """
 
     def __init__(self, function: Callable[[], Any]) -> None:
@@ -112,18 +113,18 @@ class _Interruptible:
         try:
             return self._function()
         except (StopIteration, GeneratorExit) as e:
-            # A future takes no StopIteration, and would wait for ever; GeneratorExit would close
-            # the coroutine that waits.
+            # A future refuses StopIteration and would wait for ever; GeneratorExit would close the
+            # waiting coroutine.
             raise RuntimeError(f"the function raised {type(e).__name__}") from e
         finally:
             with self._lock:
-                if self._was_interrupted:  # too late: the thread's next function must not get it
+                if self._was_interrupted:  # too late, and the next function must not be hit
                     _receive_late(self._thread)
                 self._thread = None
                 self._has_ended = True
 
     def interrupt(self) -> bool:
-        """Raise `TaskTimeout` in the function; `False` if it has ended already."""
+        """Raise `TaskTimeout` in the function; return `False` if it has already ended."""
         with self._lock:
             self._was_interrupted = True
             if self._thread is not None:
@@ -138,13 +139,13 @@ def _raise_in(thread: int) -> None:
 
 
 def _receive_late(this_thread: int) -> None:
-    """Let an interrupt that may still be on its way arrive here, in the interrupted thread.
+    """Absorb, in the interrupted thread, an interrupt that may still be on its way.
 
     Withdrawing it instead would leave CPython 3.11 looking for it in every thread, for ever: the
-    first function that is called under a profiler, a tracer or a debugger would never begin.
+    next function called under a profiler, tracer or debugger would never begin.
     """
     try:
-        _raise_in(this_thread)  # takes the place of the one that is on its way
+        _raise_in(this_thread)  # replaces the one that is on its way
         while True:
             pass
     except TaskTimeout:
@@ -154,9 +155,9 @@ def _receive_late(this_thread: int) -> None:
 async def run_in_thread(threads: Executor, function: Callable[[], Any]) -> Any:
     """Run the function in a thread, with this context's variables.
 
-    Cancelling interrupts the function and waits until it has ended, however often it is cancelled,
-    so that it never runs on beside its next attempt. What had ended before is not cancelled any
-    more: it would be done twice.
+    Cancelling interrupts the function and waits until it has ended, however often that is
+    cancelled, so that it never runs alongside its next attempt. A function that has already ended
+    is not cancelled any more, since its work would be done twice.
     """
     work = _Interruptible(function)
     loop = asyncio.get_running_loop()
@@ -170,5 +171,5 @@ async def run_in_thread(threads: Executor, function: Callable[[], Any]) -> Any:
             with suppress(asyncio.CancelledError):
                 await asyncio.wait([future])
         if not future.cancelled():
-            future.exception()  # whatever it was, being stopped is what counts
+            future.exception()  # mark it as retrieved; what counts is that the run was stopped
         raise

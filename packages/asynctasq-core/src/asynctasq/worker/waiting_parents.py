@@ -1,6 +1,7 @@
-"""Tasks that wait for the results of others, and may leave these no slot to run in.
+"""Watches for tasks that wait for other tasks' results and leave them no slot to run in.
 
-Owns the warning: a worker whose every slot waits for a result of its own queues gets nothing done.
+Owns the warning about it: a worker whose every slot waits for a result from its own queues gets
+nothing done.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from contextlib import suppress
 
 logger = logging.getLogger(__name__)
 
-#: How long all slots wait before it is said.
+#: How long all slots must wait before the warning.
 STUCK_SECONDS = 5.0
 
 
@@ -20,8 +21,8 @@ class WaitingParents:
     """Counts the waiting tasks of one worker.
 
     Args:
-        slots: How many the worker has.
-        queues: Those that it serves; a result of another queue is another worker's work.
+        slots: How many slots the worker has.
+        queues: The queues that it serves; results from other queues are other workers' work.
     """
 
     def __init__(self, slots: int, queues: Collection[str]) -> None:
@@ -32,7 +33,7 @@ class WaitingParents:
         self._timer: asyncio.TimerHandle | None = None
 
     def began(self, run: object, queue: str) -> None:
-        """A run waits for a result of this queue; called in any thread."""
+        """A run starts to wait for a result from this queue; called in any thread."""
         if queue in self._queues:
             self._soon(run, 1)
 
@@ -42,7 +43,7 @@ class WaitingParents:
             self._soon(run, -1)
 
     def _soon(self, run: object, change: int) -> None:
-        with suppress(RuntimeError):  # the loop is closed, and nobody waits any more
+        with suppress(RuntimeError):  # the loop is closed, so no one waits any more
             self._loop.call_soon_threadsafe(self._count, id(run), change)
 
     def _count(self, run: int, change: int) -> None:

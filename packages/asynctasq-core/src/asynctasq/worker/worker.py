@@ -1,8 +1,7 @@
-"""The worker: takes messages, runs them, hands on what became of them.
+"""The worker: takes messages, runs them, passes on their outcomes.
 
 Owns the order of starting and stopping. Taking, running and settling go on at the same time: while
-tasks run, the outcomes of those before them are settled in one round trip, and free slots are
-filled in another.
+tasks run, one round trip settles earlier outcomes and another fills free slots.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: How long the last settling may take at shutdown, and how long listeners to hear the last events.
+#: Time at shutdown for settling the last outcomes, and for telling listeners the last events.
 LAST_SETTLE_SECONDS, LAST_EVENTS_SECONDS = 5.0, 5.0
 
 
@@ -59,16 +58,17 @@ class Worker:
     Args:
         queues: In order of priority; by default `default` and those that tasks or adapters name.
         concurrency: How many tasks run at once.
-        lease: Seconds after which others take over what a dead worker held.
+        lease: Seconds after which other workers take over what a dead worker held.
         grace: Seconds that running tasks get to finish after `stop`.
         burst: End once the queues hold nothing waiting, delayed or running.
-        modules: What child processes for `process=True` tasks import.
-        children: How many child processes there are at most; by default one for each processor.
-        max_tasks_per_child: After so many tasks a child process is replaced; by default never.
+        modules: Modules that child processes for `process=True` tasks import.
+        children: Maximum number of child processes; by default one per processor.
+        max_tasks_per_child: Replace a child process after this many tasks; by default never.
 
     Attributes:
-        left_running: Whether tasks ignored that they were stopped, and still run after `run`. Their
-            messages are not given back: the leases are renewed until they end, or the process does.
+        left_running: Whether some tasks ignored the stop and still run after `run` has returned.
+            Their messages are not given back: their leases are renewed until the tasks, or the
+            process, end.
     """
 
     def __init__(
@@ -133,18 +133,18 @@ class Worker:
 
     @property
     def is_stopping(self) -> bool:
-        """Whether it takes nothing more."""
+        """Whether it has stopped taking messages."""
         return self._stop.is_set()
 
     def stop(self) -> None:
-        """Take nothing more and end once running tasks have; called again, do not wait for them.
+        """Stop taking messages and end when running tasks have; a second call skips that wait.
 
         May be called in any thread and from signal handlers.
         """
         if self._loop is None:
             self._stop_here()
             return
-        with suppress(RuntimeError):  # the loop is closed: it has ended by itself
+        with suppress(RuntimeError):  # the loop is closed: the worker has ended already
             self._loop.call_soon_threadsafe(self._stop_here)
 
     def _stop_here(self) -> None:
@@ -155,16 +155,16 @@ class Worker:
     async def run(self) -> None:
         """Work until `stop`, or in burst mode until nothing is left; a worker runs once.
 
-        A broker that cannot be reached, at the start or later, is waited for. Cancelling this is
-        `stop`: the cancellation takes effect when the worker has ended, after its `grace` at most
-        and some seconds; a second one skips the grace. The event loop gets a default executor of
-        the worker's, so that it knows what its tasks still do in threads.
+        Waits for a broker that cannot be reached, at the start or later. Cancelling this means
+        `stop`: the cancellation takes effect when the worker has ended, at most `grace` and a few
+        seconds later; a second one skips the grace. The event loop gets the worker's own default
+        executor, so that the worker knows what its tasks still do in threads.
 
         Raises:
-            ConfigurationError: An annotation of a task cannot be told, no adapter can run an
+            ConfigurationError: An annotation of a task cannot be resolved, no adapter can run an
                 atomic task, or a schedule cannot be honoured.
             BrokerError: The broker refuses at the start, and would again. Later refusals are waited
-                for too, as somebody may be changing a password.
+                out, as somebody may be changing a password.
             RuntimeError: It has run already.
         """
         if self._has_run:
@@ -245,7 +245,7 @@ class Worker:
         return False
 
     def _furnish(self) -> Slots:
-        """Make the parts that take and run."""
+        """Make the parts that take and run messages."""
         app = self._app
         ThreadTracker.of(asyncio.get_running_loop())
         self._threads = ThreadPoolExecutor(self.concurrency, "asynctasq")
@@ -288,7 +288,7 @@ class Worker:
             return slots.alive() if loop.is_closed() else settler.leased()
 
         def note(lost: list[Delivery]) -> None:
-            # What has finished meanwhile was settled before the renewal: not lost, but done.
+            # Deliveries no longer in slots were settled before the renewal: done, not lost.
             settler.note_lost(d for d in lost if d in slots and not slots.is_settling(d))
 
         def lose(lost: list[Delivery]) -> None:
@@ -298,7 +298,7 @@ class Worker:
         return LeaseKeeper(self._consumer, self.lease, held, lose)
 
     def _note_blocked(self, is_blocked: bool) -> None:
-        """Let the next sign of life say whether the event loop answers."""
+        """Make the next sign of life say whether the event loop responds."""
         self.info.is_blocked = is_blocked
 
     async def _take_until_stopped(self, settling: asyncio.Task[None]) -> None:
@@ -317,12 +317,12 @@ class Worker:
     # --- stopping -----------------------------------------------------------------------
 
     async def _wind_down(self, slots: Slots) -> None:
-        """Let what runs end within the grace time, and cancel the rest."""
+        """Let running tasks end within the grace time, then cancel the rest."""
         self._taker.give_back(self._prefetched.clear())
         emptied = asyncio.create_task(slots.until_empty())
         hurried = asyncio.create_task(self._hurry.wait())
         try:
-            # Whoever cancels this itself and not `run` cancels everything and is in a hurry.
+            # Cancelled directly, not through `run`: everything is being cancelled, so hurry.
             with suppress(asyncio.CancelledError):
                 await asyncio.wait(
                     {emptied, hurried}, timeout=self.grace, return_when=asyncio.FIRST_COMPLETED
@@ -345,7 +345,7 @@ class Worker:
     async def _part(self, slots: Slots) -> None:
         """Let go of everything once nothing runs any more."""
         loop = asyncio.get_running_loop()
-        # Not in a thread of the default executor: tasks may have filled that for ever.
+        # Not in the default executor: tasks may have filled its threads for ever.
         if wanted:
             if WorkerStopped in wanted:
                 tell(WorkerStopped(worker=self.id))
@@ -357,18 +357,18 @@ class Worker:
         await self._call_adapters("worker_stopped")
 
     async def _part_late(self, slots: Slots) -> None:
-        """Part once what ignored its cancellation has ended, if the event loop lives that long."""
+        """Part when tasks that ignored cancellation have ended, if the loop lives that long."""
         await slots.until_empty()
         await self._settle_the_last()
         await self._part(slots)
 
     def kill_processes(self) -> None:
-        """Kill what child processes run, and what that has started; called in any thread."""
+        """Kill the child processes and whatever they started; may be called in any thread."""
         if self._slots is not None:
             self._slots.kill_processes()
 
     async def give_back(self) -> None:
-        """Give back what is still running: for a process that does nothing more after this."""
+        """Give back what is still running; only for a process that does nothing more after this."""
         if self._late is not None:
             self._late.cancel()
         self.kill_processes()

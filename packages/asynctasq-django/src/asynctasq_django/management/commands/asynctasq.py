@@ -16,18 +16,18 @@ _LOG_LEVELS = {0: "error", 2: "info", 3: "debug"}
 
 
 class Command(BaseCommand):
-    """Everything after the command's name goes to `asynctasq`, but for Django's own options."""
+    """Passes everything after its name to `asynctasq`, except Django's own options."""
 
     help = "Background tasks: worker, status, dead, doctor, plugins."
-    # `doctor` says more, and a worker should start while a database is away.
+    # `doctor` says more, and a worker should start even while a database is away.
     requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Take all that follows."""
+        """Take everything that follows."""
         parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...")
 
     def run_from_argv(self, argv: list[str]) -> None:
-        """Pass on what was typed, options such as `--help` included."""
+        """Pass on what was typed, including options such as `--help`."""
         try:
             self._run(argv[2:], {"verbosity": 1})
         except CommandError as e:
@@ -35,7 +35,7 @@ class Command(BaseCommand):
             sys.exit(e.returncode)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """For `call_command("asynctasq", "status")`, which returns if all is well."""
+        """Serve `call_command("asynctasq", "status")`, which returns if all is well."""
         try:
             self._run([*args, *options["arguments"]], options)
         except SystemExit as e:
@@ -58,7 +58,7 @@ class Command(BaseCommand):
 
 
 def _split(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Django's own options, wherever they stand before a `--`, and all the rest.
+    """Django's own options, wherever they stand before a `--`, and everything else.
 
     Django itself has applied `--settings` and `--pythonpath` already.
     """
@@ -81,7 +81,7 @@ def _with_log_level(arguments: list[str], verbosity: int) -> list[str]:
 
 @contextmanager
 def _environment(given: argparse.Namespace, options: Mapping[str, Any]) -> Iterator[None]:
-    """What rich, and the processes of `--processes`, read from the environment."""
+    """Set what rich, and the processes of `--processes`, read from the environment."""
     folders = [folder for folder in sys.path[: 2 if given.pythonpath else 1] if folder]
     wanted = {"PYTHONPATH": os.pathsep.join([*folders, *_existing("PYTHONPATH")])}
     for option, name in (("no_color", "NO_COLOR"), ("force_color", "FORCE_COLOR")):
