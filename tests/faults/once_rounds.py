@@ -120,6 +120,8 @@ class OnceRound(Round):
         """Let a worker go on until nothing is left anywhere: nothing can come after that."""
         pid = self.start(kill_at)
         await self.settled()
+        if not kill_at:  # its steps are counted: it is to come to each, however fast it was
+            await self.until(lambda: "renew" in self.steps(), PATIENCE_SECONDS)
         os.kill(pid, signal.SIGTERM)
         await self.ended(pid)
 

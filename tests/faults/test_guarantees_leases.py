@@ -167,8 +167,8 @@ def test_several_workers_run_each_due_message_once(deployment: Deployment) -> No
     for _ in range(3):
         deployment.start_worker()
     eventually(lambda: deployment.worker_count() == 3)
-    # Long enough that one worker alone cannot run all before the others have looked.
-    deployment.dispatch(*(f"work({n}, 0.02).delay({0.3 + n % 5 / 10})" for n in range(300)))
+    # One worker alone would need some seconds, in which the others look more than once.
+    deployment.dispatch(*(f"work({n}, 0.2).delay({0.3 + n % 5 / 10})" for n in range(300)))
     eventually(lambda: deployment.counts() == {})
     assert deployment.times("began") == dict.fromkeys(range(300), 1)
     assert len({note.pid for note in deployment.notes()}) > 1
