@@ -1,4 +1,4 @@
-"""How old something is, as it is typed: `90s`, `30m`, `12h`, `7d`."""
+"""Ages as people type them: `90s`, `30m`, `12h`, `7d`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 def age(context: click.Context, option: click.Parameter, text: str | None) -> timedelta | None:
-    """The time that an option's text stands for; a callback of click."""
+    """The time that an option's text means; a click callback."""
     if text is None:
         return None
     try:

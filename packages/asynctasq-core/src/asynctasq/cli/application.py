@@ -1,4 +1,4 @@
-"""What the commands that look into a queue share: the application's configuration and its loop."""
+"""What commands that look into a queue share: the application's configuration and its loop."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Characters of a message's id.
+#: Length of a message's id in characters.
 _ID_WIDTH = 32
 
 module_option = click.option(
@@ -36,7 +36,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 
 
 def loaded(modules: tuple[str, ...]) -> App:
-    """The application, after importing what configures it: the same modules as in a worker."""
+    """The application, after importing the modules that configure it, as in a worker."""
     from .. import app
     from .. import loading as imports
 
@@ -45,7 +45,7 @@ def loaded(modules: tuple[str, ...]) -> App:
 
 
 def with_broker(app: App, use: Callable[[Broker], Awaitable[T]]) -> T:
-    """Run one conversation with the broker on an event loop of its own."""
+    """Run one conversation with the broker on its own event loop."""
 
     async def conversation() -> T:
         return await use(app.open_broker())
@@ -54,7 +54,7 @@ def with_broker(app: App, use: Callable[[Broker], Awaitable[T]]) -> T:
 
 
 def table(title: str, *columns: str) -> Table:
-    """A plain table; nothing in it is cut off, and ids stay whole so that they can be copied."""
+    """A plain table that cuts nothing off and keeps ids whole, so that they can be copied."""
     from rich import box
     from rich.table import Table
 
@@ -65,12 +65,12 @@ def table(title: str, *columns: str) -> Table:
 
 
 def add_row(made: Table, *cells: str) -> None:
-    """Add a row; what a terminal would obey is shown instead."""
+    """Add a row, with control characters made visible."""
     made.add_row(*map(printable, cells))
 
 
 def show(*renderables: Any) -> None:
-    """Print with rich; as wide as needed where the output is no terminal."""
+    """Print with rich, as wide as needed if the output is not a terminal."""
     from rich.console import Console
 
     console = Console(width=None if sys.stdout.isatty() else 200, highlight=False, markup=False)
@@ -79,7 +79,7 @@ def show(*renderables: Any) -> None:
 
 
 def moment(seconds: float) -> str:
-    """A Unix time as local date and time; `?` if it cannot be one."""
+    """A Unix time as local date and time; `?` if it is not a possible time."""
     from datetime import datetime
 
     try:

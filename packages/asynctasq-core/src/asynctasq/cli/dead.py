@@ -1,4 +1,4 @@
-"""`asynctasq dead`: look at what failed for good, run it again, or delete it."""
+"""`asynctasq dead`: look at calls that failed for good, run them again, or delete them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _NONE = "no dead letter {}; `asynctasq dead list` shows them"
 
-#: Up to here `list` prints a table.
+#: Up to this many rows `list` prints a table.
 _MOST_IN_TABLE = 200
 
 queue_option = click.option("-q", "--queue", metavar="QUEUE", help="Only this queue.")
@@ -32,7 +32,7 @@ arguments_option = click.option(
 
 
 def _filtered(function: Callable[..., None]) -> Callable[..., None]:
-    """Options that say which dead letters are meant."""
+    """Add the options that select dead letters."""
     for option in (
         click.option(
             "--older-than",
@@ -107,7 +107,7 @@ def _without(letter: DeadCall) -> DeadCall:
 
 
 async def _print_json(pages: AsyncIterator[list[DeadCall]]) -> None:
-    """One array, written as it comes."""
+    """Print one array, piece by piece."""
     before = "["
     async for page in pages:
         for letter in page:
@@ -117,7 +117,7 @@ async def _print_json(pages: AsyncIterator[list[DeadCall]]) -> None:
 
 
 async def _print(pages: AsyncIterator[list[DeadCall]], limit: int) -> None:
-    """A table, or if there may be many lines: laying out a row takes longer than reading it."""
+    """Print a table, or plain lines if there are many: laying out a row is slower than reading."""
     shown: list[DeadCall] = []
     count = 0
     async for page in pages:

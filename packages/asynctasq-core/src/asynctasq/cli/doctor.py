@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..app import App
     from ..brokers import Broker, Finding
 
-#: What waits in an outbox for longer is not merely on its way.
+#: A call that waits in an outbox for longer is not merely on its way.
 _LONGEST_WAIT_SECONDS = 60.0
 
 _SIGNS = {"ok": "ok     ", "warning": "warning", "error": "ERROR  "}
@@ -74,7 +74,7 @@ async def _of_broker(broker: Broker) -> list[Finding]:
 
 
 async def _of_adapter(adapter: Adapter) -> list[Finding]:
-    """What the adapter says; its own failure is a finding too."""
+    """The adapter's findings; if it fails, that is a finding too."""
     from ..brokers import Finding
 
     assert adapter.check is not None
@@ -90,7 +90,7 @@ async def _of_adapter(adapter: Adapter) -> list[Finding]:
 
 
 async def _of_outboxes(app: App) -> list[Finding]:
-    """What is missing for the outbox and for atomic tasks, and what waits there."""
+    """Findings on what the outbox and atomic tasks lack, and on what waits there."""
     from ..brokers import Finding
     from ..services.backlog import backlogs
 
@@ -115,7 +115,7 @@ async def _of_outboxes(app: App) -> list[Finding]:
 
 
 async def _of_what_waits(broker: Broker) -> list[Finding]:
-    """What waits until somebody does something: pauses, and what no worker knows."""
+    """Findings on what waits for somebody to act: pauses, and tasks that no worker knows."""
     from ..brokers import Finding
     from ..errors import BrokerError
     from ..pausing import pauses_of
@@ -126,7 +126,7 @@ async def _of_what_waits(broker: Broker) -> list[Finding]:
         pauses = await pauses_of(broker)
         unknown = await not_yet_known(broker, [queue.name for queue in await broker.stats()])
     except BrokerError:
-        return []  # a finding already
+        return []  # reported already
     found = []
     for p in pauses:
         text = f"{p.what} paused since {moment(p.since)} by {p.by}"

@@ -1,4 +1,4 @@
-"""Log records as lines: for people and for programs, with nothing that a terminal would obey."""
+"""Log records as lines, for people and for programs, without terminal control sequences."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 
 def extra_fields(record: logging.LogRecord) -> dict[str, Any]:
-    """What a record says besides its message."""
+    """The fields of a record besides its message."""
     return {k: v for k, v in vars(record).items() if k not in _STANDARD and v is not None}
 
 
@@ -21,12 +21,12 @@ def _time(record: logging.LogRecord) -> str:
 
 
 def _traceback(form: logging.Formatter, record: logging.LogRecord) -> str:
-    """The traceback; of a record from a child process the text that came with it."""
+    """The traceback; for a record from a child process, the text that came with it."""
     return form.formatException(record.exc_info) if record.exc_info else record.exc_text or ""
 
 
 class KeyValueLines(logging.Formatter):
-    """`time LEVEL logger: message key=value ...`, a traceback on the lines below."""
+    """`time LEVEL logger: message key=value ...`, with a traceback on the lines below."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as text."""
@@ -57,17 +57,17 @@ class JsonLines(logging.Formatter):
 
 
 def _word(value: object) -> str:
-    """A value that stays one word: quoted where it has spaces, quotes or line ends."""
+    """A value as one word: quoted if it has spaces, quotes or line ends."""
     text = f"{value:.6g}" if isinstance(value, float) else str(value)
     plain = text and text.isprintable() and not set(text) & set(' "=')
     return text if plain else printable(json.dumps(text, ensure_ascii=False))
 
 
 def printable(text: str, *, lines: bool = False) -> str:
-    """The text with what a terminal would obey, such as escape sequences, as `\\x1b` and the like.
+    """The text with control characters, which a terminal would obey, written as `\\x1b` and so on.
 
     Args:
-        lines: Leave line ends and tabs.
+        lines: Keep line ends and tabs.
     """
     if text.isprintable():
         return text

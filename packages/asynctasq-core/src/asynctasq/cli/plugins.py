@@ -1,4 +1,4 @@
-"""`asynctasq plugins`: the installed plugins, and why one of them does not work."""
+"""`asynctasq plugins`: the installed plugins, and why any of them does not work."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _brokers() -> Iterator[PluginReport]:
 
 
 def foreign_distribution() -> str:
-    """What is wrong if another project's `asynctasq` lies in the same environment; else empty."""
+    """What is wrong if another project's `asynctasq` is installed as well; empty if none is."""
     try:
         other = distribution("asynctasq")
     except PackageNotFoundError:

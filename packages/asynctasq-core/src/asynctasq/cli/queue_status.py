@@ -1,4 +1,4 @@
-"""What stands in the queues and who works on them, as it was at one moment."""
+"""What the queues hold and who works on them, at one moment."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ..services.backlog import Backlog, backlogs
 from ..worker.not_yet_known import NotYetKnownTask, not_yet_known
 from .application import add_row, moment, table
 
-#: How many of the calls that hold a key a line of the table names.
+#: Maximum number of calls holding a key that a line of the table names.
 _HOLDERS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What was there at one moment.
+    """The status at one moment.
 
     Attributes:
-        keys: Those of policies in use, by queue; `None` where nobody asked.
+        keys: The keys of policies in use, by queue; `None` if nobody asked.
     """
 
     broker: str
@@ -35,7 +35,7 @@ class Status:
     keys: Mapping[str, list[KeyInUse]] | None = None
 
     def content(self) -> dict[str, object]:
-        """As JSON has it."""
+        """The status as JSON takes it."""
         shown: dict[str, object] = {
             "broker": self.broker,
             "queues": [asdict(q) for q in self.queues],
@@ -50,7 +50,7 @@ class Status:
 
 
 async def look(app: App, broker: Broker, *, with_keys: bool = False) -> Status:
-    """What is there now."""
+    """The status now."""
     queues, workers = await broker.stats(), await broker.workers()
     names = [queue.name for queue in queues]
     return Status(
@@ -75,7 +75,7 @@ def tables(status: Status, growth: Mapping[str, float] | None = None) -> list[An
     """The status for people.
 
     Args:
-        growth: By how many messages a second the line of each queue grows, if that is known.
+        growth: How many messages per second each queue's line grows by, if known.
     """
     shown: list[Any] = [
         _queue_table(status.queues, growth) if status.queues else "No queues yet.",

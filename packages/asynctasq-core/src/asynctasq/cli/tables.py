@@ -1,4 +1,4 @@
-"""`asynctasq tables`: what core and the broker keep in databases of the application."""
+"""`asynctasq tables`: the tables of core and the broker in the application's databases."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def upgrade(modules: tuple[str, ...]) -> None:
 
 
 def _keeping_tables(app: App) -> KeepingTables | None:
-    """The broker, not connected, if it keeps tables."""
+    """The broker, without a connection, if it keeps tables."""
     broker = open_broker(app.config)
     return broker if isinstance(broker, KeepingTables) else None
 
@@ -78,7 +78,7 @@ def _create_of_broker(app: App) -> None:
 
 
 def _databases(app: App, *, has_others: bool) -> Iterator[tuple[Adapter, Database]]:
-    """Databases that adapters know; without any there must be something else to do."""
+    """Databases that adapters know; if there are none, there must be something else to do."""
     found = has_others
     for adapter in app.adapters.with_hook("databases"):
         for database in adapter.databases():  # type: ignore[misc]

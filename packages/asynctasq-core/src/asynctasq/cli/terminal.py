@@ -1,4 +1,4 @@
-"""How a worker's log records look to somebody at a terminal: short, in colour, each task's end."""
+"""How a worker's log records look at a terminal: short, in colour, one line per finished run."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _COLOURS = {
 
 
 def is_watched() -> bool:
-    """Whether somebody is looking: what is written to stderr goes to a terminal."""
+    """Whether somebody is watching: stderr is a terminal."""
     return sys.stderr.isatty()
 
 
 class TerminalLines(logging.Formatter):
-    """`time outcome task seconds` for the end of each run; other records as in text."""
+    """`time outcome task seconds` for the end of each run; other records as plain text."""
 
     def __init__(self) -> None:
         super().__init__()

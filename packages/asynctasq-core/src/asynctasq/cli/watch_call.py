@@ -1,4 +1,4 @@
-"""`asynctasq watch`: how far one call has come, or a batch, until it ends."""
+"""`asynctasq watch`: the progress of a call or a batch until it ends."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .application import loaded, module_option
 from .dead import queue_option
 from .log_lines import printable
 
-#: Between two looks.
+#: Time between two looks.
 _SECONDS = 0.25
 
 _UNDER_WAY = ("waiting", "delayed", "running", "uncommitted")
@@ -22,7 +22,7 @@ _UNDER_WAY = ("waiting", "delayed", "running", "uncommitted")
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """How far it is; `state` is that of a call, or `batch`."""
+    """The progress of a call or a batch; `state` is the call's, or `batch`."""
 
     state: str
     task: str
@@ -88,7 +88,7 @@ async def _looks(message_id: str, queue: str | None) -> AsyncIterator[_Look]:
 
 
 async def _print(looks: AsyncIterator[_Look]) -> _Look | None:
-    """A line for each change."""
+    """Print a line for each change."""
     last = None
     async for look in looks:
         if look != last:

@@ -1,4 +1,4 @@
-"""`asynctasq status --watch`: the status again and again."""
+"""`asynctasq status --watch`: the status, refreshed."""
 
 from __future__ import annotations
 

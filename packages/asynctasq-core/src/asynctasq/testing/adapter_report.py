@@ -1,4 +1,4 @@
-"""A plugin of pytest: after a run, what the tested adapters can do and what was not tested.
+"""A pytest plugin that reports after a run what the tested adapters can do and what was not tested.
 
 Functions import the suite, which comes first so that its assertions are rewritten.
 """
@@ -40,7 +40,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    """Print the matrix of capabilities, and hooks that no test looks at."""
+    """Print the matrix of capabilities, and hooks that no test covers."""
     for suite in config.stash.get(_suites, []):
         terminalreporter.section(f"capabilities of {suite.adapter} in {suite.__qualname__}")
         for flag in _flags():
@@ -56,7 +56,7 @@ def _flags() -> list[str]:
 
 
 def untested(suite: type[ApplicationUnderTest]) -> Iterator[str]:
-    """What the adapter has and the suite does not look at, since a flag is off."""
+    """Hooks of the adapter that the suite does not test because a flag is off."""
     from asynctasq.adapters.plugins import installed
 
     adapter = installed().loaded.get(suite.adapter)

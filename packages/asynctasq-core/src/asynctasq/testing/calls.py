@@ -1,6 +1,6 @@
 """What a test sees of dispatched calls, and how it runs them.
 
-Owns the rule that a test waits for nobody's clock: time is moved.
+Owns the rule that a test never waits for real time: it moves the clock.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ R = TypeVar("R")
 
 
 class Calls:
-    """The calls that were dispatched while this was entered, in an application under test.
+    """The calls that the application under test dispatches while this is entered.
 
-    `with Calls() as calls:` puts a broker in the process's memory in place of the one that the
-    application has configured, or configures meanwhile, with empty queues. Arguments become bytes
-    and rows are fetched anew, as always; only nothing runs before `run`.
+    `with Calls() as calls:` replaces the broker that the application has configured, or configures
+    meanwhile, with one in the process's memory whose queues are empty. Arguments are encoded and
+    rows fetched afresh, as always; only, nothing runs before `run`.
 
-    In pytest the fixture `asynctasq_calls` is one; in `unittest`, `self.enterContext(Calls())`.
+    In pytest use the fixture `asynctasq_calls`; in `unittest`, `self.enterContext(Calls())`.
     """
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class Calls:
     # --- what was dispatched ------------------------------------------------------------
 
     def __iter__(self) -> Iterator[Sent[Any]]:
-        """Every call that the broker was given, in order, those that have run included."""
+        """Every call that the broker was given, in order, including those that have run."""
         return iter([read(outgoing) for outgoing in self._queues.put])
 
     def __len__(self) -> int:
@@ -65,9 +65,9 @@ class Calls:
         return [sent for sent in self if sent.task is wanted]
 
     def one(self, task: AnyTask[R], /, *args: Any, **kwargs: Any) -> Sent[R]:
-        """The one call of a task that has these arguments; others that are not named may differ.
+        """The one call of a task with these arguments; arguments not named may be anything.
 
-        A model instance is the row that it stands for: two instances of one row are equal.
+        A model instance stands for its row: two instances of one row are equal.
 
         Raises:
             AssertionError: There is none, or more than one; says what was dispatched.
@@ -92,18 +92,18 @@ class Calls:
     async def run(
         self, later: float | timedelta = 0, *, concurrency: int = 1, raising: bool = True
     ) -> None:
-        """Run what is due, and what that dispatches, until nothing is.
+        """Run what is due, and what that dispatches, until nothing is left.
 
         Args:
-            later: Move the time by so many seconds and run everything that is due until then, each
-                at its time: delayed calls and retries. `math.inf` for as long as anything is left.
+            later: Move the clock by this many seconds and run everything due until then, each call
+                at its time: delayed calls and retries. `math.inf` runs until nothing is left.
             concurrency: How many run at once; by default one after the other, in order.
-            raising: Whether the error of a call that will not be run again is raised once the rest
-                has run.
+            raising: Whether to raise the error of a call that will not run again, once the rest has
+                run.
 
         Raises:
             BaseException: The error of the one call that failed for good.
-            BaseExceptionGroup: Those of several.
+            BaseExceptionGroup: The errors of several such calls.
         """
         seconds = later.total_seconds() if isinstance(later, timedelta) else later
         self._clock.until = self._clock() + seconds

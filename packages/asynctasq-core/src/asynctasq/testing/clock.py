@@ -1,4 +1,4 @@
-"""Time as a test moves it."""
+"""A clock that a test moves."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from math import inf
 
 
 class Clock:
-    """Unix time that stands still until it is moved, so that a test does not depend on its pace.
+    """Unix time that stands still until moved, so that a test does not depend on its own pace.
 
     Attributes:
-        until: How far the run that goes on may move it.
+        until: How far the current run may move it.
     """
 
     def __init__(self) -> None:
@@ -20,10 +20,10 @@ class Clock:
         return self._now
 
     def of(self, moment: float) -> float:
-        """What a moment of the real time is here: as far from now."""
+        """Convert a moment of real time: equally far from now on this clock."""
         return moment - time.time() + self._now
 
     def move_to(self, moment: float) -> None:
-        """Make it this time, unless it is later already."""
+        """Move the clock to this time, unless it is later already."""
         if moment < inf:
             self._now = max(self._now, moment)

@@ -1,7 +1,7 @@
 """The queues of a test, and the worker that empties them.
 
-The worker is the one that production has; what it takes from moves the time where only time is
-missing, and children for `process=True` tasks are this process.
+It is the production worker. Its consumer moves the clock when only time is missing, and
+`process=True` tasks run in this process.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .clock import Clock
 if TYPE_CHECKING:
     from ..worker.process_tasks import ProcessTasks
 
-#: After so long a run is looked at again, in case nobody said that it has ended.
+#: How often to check whether a run has ended, in case nobody says so.
 _LOOK_SECONDS = 0.05
 
 
@@ -42,12 +42,12 @@ class Queues:
         self.store = MemoryStore(clock)
 
     def note(self, messages: Iterable[Outgoing]) -> None:
-        """Messages that were added, or took the place of others of their ids."""
+        """Note messages that were added, or that replaced others with the same id."""
         new = {message.id: message for message in messages}
         self.put = [message for message in self.put if message.id not in new] + [*new.values()]
 
     def open(self) -> Broker:
-        """A broker over them."""
+        """A broker over these queues."""
         return _TestBroker(self)
 
 
@@ -57,7 +57,7 @@ class _TestBroker(MemoryBroker):
         self._queues = queues
 
     async def put(self, messages: Sequence[Outgoing]) -> Any:
-        """Add the messages, delays counted from the time of the test."""
+        """Add the messages, counting delays from the test's time."""
         clock = self._queues.clock
         moved = [m if m.due is None else replace(m, due=clock.of(m.due)) for m in messages]
         refused = await super().put(moved)
@@ -65,7 +65,7 @@ class _TestBroker(MemoryBroker):
         return refused
 
     def consumer(self, options: ConsumerOptions) -> MemoryConsumer:
-        """One that moves the time."""
+        """A consumer that moves the clock."""
         return _TestConsumer(self._queues, options)
 
 
@@ -76,7 +76,7 @@ class _TestConsumer(MemoryConsumer):
         self._all = options
 
     async def take(self, limit: int, timeout_seconds: float) -> list[Delivery]:
-        """Whatever is due in any queue, or will be next; nothing once nothing will be."""
+        """Take what is due, or move the clock to what is due next; nothing if nothing is left."""
         with self._store.takers.waiter() as changed:
             while True:
                 changed.clear()
@@ -97,7 +97,7 @@ class _TestConsumer(MemoryConsumer):
         return True
 
     async def idle(self) -> bool:
-        """Whether nothing is left but what is due later, or held back by a pause."""
+        """Whether only messages are left that are due later or held back by a pause."""
         return not any(q.running or self._may_go_on(q) for q in self._store.stats())
 
     def _may_go_on(self, queue: QueueStats) -> bool:
@@ -115,7 +115,7 @@ class TestWorker(Worker):
 
 
 class _Inline:
-    """In the place of child processes: runs their jobs in a thread of this one."""
+    """Stands in for child processes: runs their jobs in a thread of this process."""
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
@@ -128,7 +128,7 @@ class _Inline:
         return await self._runner.run(job, wanted, fetched)
 
     def kill(self) -> None:
-        """Nothing: the threads end with the worker."""
+        """Do nothing: the threads end with the worker."""
 
     async def close(self) -> None:
-        """Nothing to end."""
+        """Do nothing: there is nothing to end."""

@@ -1,4 +1,4 @@
-"""One dispatched call as a test sees it: its task, its arguments, when it is due."""
+"""One dispatched call as a test sees it: its task, its arguments and when it is due."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..wire.reference import Ref
 
 R = TypeVar("R")
 
-#: What a test may name: a function that is a task, or a class that is one.
+#: What a test may name: a task made from a function, or a task class.
 AnyTask = Task[..., R] | type[AsyncTask[R]] | type[SyncTask[R]]
 
 
@@ -28,10 +28,10 @@ class Sent(Generic[R]):
     """A call that the broker has, or had.
 
     Attributes:
-        task: What it calls.
-        arguments: By parameter, as they came back from bytes; model instances are `Ref`s.
-        delay_seconds: How long after its dispatch it was to run at the earliest.
-        handle: As `dispatch` returned it.
+        task: The task that it calls.
+        arguments: By parameter, as decoded from bytes; model instances are `Ref`s.
+        delay_seconds: Minimum time between its dispatch and its run.
+        handle: The handle that `dispatch` returned.
     """
 
     task: Task[..., R]
@@ -43,7 +43,7 @@ class Sent(Generic[R]):
     handle: TaskHandle[R] = field(repr=False, compare=False)
 
     def has(self, arguments: Mapping[str, Any]) -> bool:
-        """Whether these are among its arguments."""
+        """Whether its arguments include these."""
         return all(n in self.arguments and self.arguments[n] == arguments[n] for n in arguments)
 
     def __str__(self) -> str:
@@ -51,7 +51,7 @@ class Sent(Generic[R]):
 
 
 def read(outgoing: Outgoing) -> Sent[Any]:
-    """What was put on a queue.
+    """The call in a message that was put on a queue.
 
     Raises:
         LookupError: No task of its name is registered here.
@@ -73,7 +73,7 @@ def read(outgoing: Outgoing) -> Sent[Any]:
 
 
 def task_of(task: AnyTask[R]) -> Task[..., R]:
-    """The task itself, also of a class-based one."""
+    """The task itself, even for a task class."""
     found: Any = task if isinstance(task, Task) else getattr(task, "_task", None)
     if not isinstance(found, Task):
         raise TypeError(f"a task was expected, not {task!r}")
@@ -83,7 +83,7 @@ def task_of(task: AnyTask[R]) -> Task[..., R]:
 def as_sent(
     task: Task[..., Any], args: Sequence[object], kwargs: Mapping[str, object]
 ) -> Mapping[str, Any]:
-    """These arguments, which need not be all, as they would be read.
+    """These arguments, which may be only some, as they would be decoded.
 
     Raises:
         TypeError: The task has no such parameter.
