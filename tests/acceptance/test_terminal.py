@@ -120,10 +120,12 @@ def test_status_can_be_watched_by_programs(place: Place) -> None:
     assert all(look["queues"] == [] for look in looks)
 
 
-def test_json_of_one_look_is_as_before(place: Place) -> None:
+def test_json_of_one_look_names_all_there_is(place: Place) -> None:
     assert set(json.loads(finished(place.run("status", "--json")))) == {
         "broker",
         "queues",
         "workers",
         "outboxes",
+        "pauses",
+        "not_yet_known",
     }

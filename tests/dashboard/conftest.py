@@ -15,12 +15,20 @@ import asynctasq
 import asynctasq.app
 import pytest
 import uvicorn
+from asynctasq.tasks.task import registry
 from asynctasq_dashboard import dashboard
 from starlette.types import ASGIApp
 
+from . import shop
 from .browser import Browser
 
 Serve = Callable[[ASGIApp], str]
+
+
+@pytest.fixture(autouse=True)
+def _tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, task in shop.TASKS.items():
+        monkeypatch.setitem(registry, name, task)
 
 
 @pytest.fixture

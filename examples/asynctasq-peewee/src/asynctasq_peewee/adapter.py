@@ -135,9 +135,8 @@ class OpenTransaction:
         db.after_commit(self.send)
 
     def keep(self) -> None:
-        """About to be committed: with an outbox, what waits is written into it."""
-        for statement in self.sends.statements():
-            _run(self.db, statement)
+        """About to be committed: what waits becomes part of the transaction, where it can."""
+        self.sends.keep(partial(_run, self.db))
 
     def send(self) -> None:
         """Committed: all leave in one round trip."""
