@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import functools
 import importlib
+import inspect
 import re
 import subprocess
 import sys
@@ -703,5 +704,5 @@ def test_the_options_that_a_type_checker_knows_are_those_that_a_task_has() -> No
     """`TaskConfig` says it for callers, since no type checker reads it from a dataclass."""
     checked = set(TaskConfig.__annotations__)
     assert checked == {field.name for field in dataclasses.fields(TaskOptions)} | set(SCHEDULING)
-    described = re.findall(r"^        (\w+): ", TaskConfig.__doc__ or "", re.MULTILINE)
+    described = re.findall(r"^    (\w+): ", inspect.getdoc(TaskConfig) or "", re.MULTILINE)
     assert sorted(described) == sorted(checked)
