@@ -100,7 +100,7 @@ async def test_leases_that_ran_out_are_looked_for_by_one_worker_at_a_time(
         async with asyncio.timeout(30):
             while time.monotonic() - started < 5:  # ten sweeps of each worker
                 await asyncio.sleep(0.1)
-        # Each worker asks twice when it starts, whether it may; then one of them each two seconds.
+        # At its start each worker tries whether it may, and looks once; then one each two seconds.
         asked = await calls("xinfo|consumers")
         assert asked <= 2 * len(workers) + 1 + (time.monotonic() - started) / 2
     for worker in workers:
