@@ -186,7 +186,8 @@ def redis_deployment(tmp_path: Path) -> Iterator[Deployment]:
     deployment = Deployment(tmp_path, settings)
     yield deployment
     deployment.end()
-    with redis.Redis.from_url(settings["ASYNCTASQ_REDIS_URL"]) as client:
+    # Not where the settings lead by now: a test may have sent its deployment to another server.
+    with redis.Redis.from_url(redis_url()) as client:
         for key in client.scan_iter(f"{prefix}*", count=1000):
             client.delete(key)
 
