@@ -50,6 +50,7 @@ class Subject:
             "PYTHONPATH": str(PROJECT),
             "BENCH_PEER": name,
             "BENCH_REDIS_URL": redis_url,
+            **self.peer.environment,
         }
 
     def install(self) -> bool:

@@ -9,7 +9,8 @@ coroutines if `PEER.is_async`.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 INSIDE = "BENCH_PEER" in os.environ
 REDIS_URL = os.environ.get("BENCH_REDIS_URL", "")
@@ -31,6 +32,7 @@ class Peer:
         is_async: Whether tasks are coroutines on one event loop.
         has_bulk: Whether it sends many in one call.
         gathers: Whether hundreds of sends may be under way at once.
+        environment: Variables for its processes.
     """
 
     name: str
@@ -44,3 +46,4 @@ class Peer:
     is_async: bool = False
     has_bulk: bool = False
     gathers: bool = True
+    environment: Mapping[str, str] = field(default_factory=dict)

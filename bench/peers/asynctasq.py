@@ -23,6 +23,8 @@ PEER = Peer(
     scale=12,
     is_async=True,
     has_bulk=True,
+    # Where listeners are installed as well, they would cost each task something.
+    environment={"ASYNCTASQ_PLUGINS": "sqlalchemy,django,tortoise"},
 )
 
 if INSIDE:

@@ -4,8 +4,7 @@ A process of its own: whatever a suite has imported, hooked or left running woul
 A slow machine settles the same tasks in more and smaller rounds, so the least of several counts is
 the code's own.
 
-Arguments: what to count (`worker`, `worker-with-an-instance`, `dispatch`), the URL of a Redis, the
-number of calls.
+Arguments: what to count (one of `KINDS`), the URL of a Redis, the number of calls.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ import asynctasq
 import asynctasq.adapters.plugins
 from asynctasq import Ref, Worker, class_path, dispatch_many, hookimpl, task
 from asynctasq.adapters.plugins import Adapters
+from asynctasq.events import Event, listen, unlisten
 
 ROUNDS = 5
 
@@ -86,6 +86,16 @@ async def of_noops(number: int) -> int:
     return await in_worker(number)
 
 
+async def of_told(number: int) -> int:
+    """Run calls while a listener hears all events, in a thread of its own that is not counted."""
+    heard: list[Event] = []
+    listen(heard.append)
+    try:
+        return await of_noops(number)
+    finally:
+        unlisten(heard.append)
+
+
 async def of_instances(number: int) -> int:
     """Run calls with one instance each."""
     await dispatch_many(take_row(Row(i)) for i in range(number))
@@ -98,7 +108,12 @@ async def of_dispatches(number: int) -> int:
     return await counted(lambda: asyncio.gather(*(noop().dispatch() for _ in range(number))))
 
 
-KINDS = {"worker": of_noops, "worker-with-an-instance": of_instances, "dispatch": of_dispatches}
+KINDS = {
+    "worker": of_noops,
+    "worker-with-an-instance": of_instances,
+    "worker-with-a-listener": of_told,
+    "dispatch": of_dispatches,
+}
 
 
 async def main(kind: str, url: str, number: int) -> None:

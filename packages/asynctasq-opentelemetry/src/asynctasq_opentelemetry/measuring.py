@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+
 from asynctasq.events import (
     Called,
     Dispatched,
@@ -15,17 +18,45 @@ from asynctasq.events import (
     RunSucceeded,
 )
 from opentelemetry import metrics
+from opentelemetry.metrics import CallbackOptions, Observation
 
 from . import __version__
 from .attributes import ERROR_TYPE, OUTCOME, Attributes, error_type, of_operation
 
+#: The arguments of `of_operation`.
+_Operation = tuple[str, str, str, str]
+
+#: Attributes by operation; a queue may hold any number of names, so only those of late are kept.
+_attributes = lru_cache(500)(of_operation)
+
 _meter = metrics.get_meter("asynctasq", __version__)
 
-_sent = _meter.create_counter(
-    "messaging.client.sent.messages", "{message}", "Calls that the broker has taken."
+#: Calls sent and runs begun so far, by the attributes of the operation. A counter of the SDK takes
+#: longer to add one than a worker takes for all else about an event, so it is only asked for sums.
+_counts: dict[str, dict[_Operation, int]] = {"dispatch": {}, "run": {}}
+
+
+def _observed(name: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
+    counts = _counts[name]
+
+    def observe(options: CallbackOptions) -> Iterable[Observation]:
+        for operation, count in list(counts.items()):
+            yield Observation(count, _attributes(*operation))
+
+    return observe
+
+
+_meter.create_observable_counter(
+    "messaging.client.sent.messages",
+    [_observed("dispatch")],
+    "{message}",
+    "Calls that the broker has taken.",
 )
-_consumed = _meter.create_counter(
-    "messaging.client.consumed.messages", "{message}", "Runs that have begun."
+_meter.create_observable_counter(
+    "messaging.client.consumed.messages",
+    [_observed("run")],
+    "{message}",
+    "Runs that have begun.",
 )
 _duration = _meter.create_histogram(
     "messaging.process.duration",
@@ -49,28 +80,29 @@ _OUTCOMES: dict[type[Event], str] = {
 
 def note(event: Event) -> None:
     """Count an event of a call."""
-    if isinstance(event, Dispatched):
-        _sent.add(1, _attributes(event, "dispatch", "create"))
-    elif type(event) is RunStarted:
-        attributes = _attributes(event, "run", "process")
-        _consumed.add(1, attributes)
+    if type(event) is RunStarted:
+        operation = _count("run", "process", event)
         if event.attempt == 1 and event.deliveries == 1:
-            _wait.record(max(0.0, event.at - event.enqueued_at), attributes)
+            _wait.record(max(0.0, event.at - event.enqueued_at), _attributes(*operation))
     elif isinstance(event, RunStarted):
         seconds = event.at - getattr(event, "started_at", event.at)
         if seconds > 0:  # otherwise it could not run
             _duration.record(seconds, _ending(event))
+    elif isinstance(event, Dispatched):
+        _count("dispatch", "create", event)
 
 
-def _attributes(event: Called, name: str, kind: str) -> Attributes:
-    return of_operation(name, kind, event.task, event.queue)
+def _count(name: str, kind: str, event: Called) -> _Operation:
+    operation, counts = (name, kind, event.task, event.queue), _counts[name]
+    counts[operation] = counts.get(operation, 0) + 1
+    return operation
 
 
 def _ending(event: RunStarted) -> Attributes:
-    attributes = _attributes(event, "run", "process")
+    attributes = _attributes("run", "process", event.task, event.queue)
     if isinstance(event, RunFailed):
-        attributes[OUTCOME] = "retried" if event.will_retry else "dead"
-        attributes[ERROR_TYPE] = "_OTHER" if event.error is None else error_type(event.error)
+        ending = {OUTCOME: "retried" if event.will_retry else "dead"}
+        ending[ERROR_TYPE] = "_OTHER" if event.error is None else error_type(event.error)
     else:
-        attributes[OUTCOME] = _OUTCOMES[type(event)]
-    return attributes
+        ending = {OUTCOME: _OUTCOMES[type(event)]}
+    return {**attributes, **ending}

@@ -5,6 +5,8 @@ Owns the rule that nothing written to a queue can create more than a bounded num
 
 from __future__ import annotations
 
+from functools import cache
+
 from asynctasq import listen
 from asynctasq.events import (
     Called,
@@ -77,20 +79,38 @@ def is_measuring() -> bool:
     return _is_measuring
 
 
+@cache
+def _dispatched(task: str, queue: str) -> Counter:
+    return DISPATCHED.labels(task, queue)
+
+
+@cache
+def _begun(task: str, queue: str) -> tuple[Counter, Histogram]:
+    return STARTED.labels(task, queue), WAIT.labels(task, queue)
+
+
+@cache
+def _over(task: str, queue: str, outcome: str) -> tuple[Counter, Histogram]:
+    return ENDED.labels(task, queue, outcome), DURATION.labels(task, queue)
+
+
 def note(event: Called) -> None:
     """Count an event."""
+    # Each `labels()` takes a lock and as long as counting does, so what it gives is kept.
     labels = labels_of(event)
-    if isinstance(event, Dispatched):
-        DISPATCHED.labels(*labels).inc()
-    elif type(event) is RunStarted:
-        STARTED.labels(*labels).inc()
+    if type(event) is RunStarted:
+        started, wait = _begun(*labels)
+        started.inc()
         if event.attempt == 1 and event.deliveries == 1:
-            WAIT.labels(*labels).observe(max(0.0, event.at - event.enqueued_at))
+            wait.observe(max(0.0, event.at - event.enqueued_at))
     elif isinstance(event, RunStarted):
-        ENDED.labels(*labels, _outcome(event)).inc()
+        ended, duration = _over(*labels, _outcome(event))
+        ended.inc()
         seconds = event.at - getattr(event, "started_at", event.at)
         if seconds > 0:  # otherwise it could not run
-            DURATION.labels(*labels).observe(seconds)
+            duration.observe(seconds)
+    elif isinstance(event, Dispatched):
+        _dispatched(*labels).inc()
 
 
 def _outcome(event: RunStarted) -> str:

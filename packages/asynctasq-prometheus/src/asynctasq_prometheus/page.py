@@ -28,10 +28,32 @@ def page(queues: Sequence[QueueStats] | None) -> tuple[str, bytes]:
 def _measured() -> CollectorRegistry:
     if FOLDER not in os.environ:
         return REGISTRY
-    _forget_dead_processes(Path(os.environ[FOLDER]))
+    folder = Path(os.environ[FOLDER])
+    _forget_dead_processes(folder)
     registry = CollectorRegistry()
-    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    registry.register(_Processes(folder))
     return registry
+
+
+class _Processes(Collector):
+    """The sums of what the worker processes have counted."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def collect(self) -> Iterable[Metric]:
+        # A process that was killed just after it made a file leaves it empty, which would break
+        # the page for as long as the parent lives.
+        files = [str(file) for file in self._folder.glob("*.db") if _has_content(file)]
+        found: Iterable[Metric] = MultiProcessCollector.merge(files)  # type: ignore[no-untyped-call]
+        return found
+
+
+def _has_content(file: Path) -> bool:
+    try:
+        return file.stat().st_size > 0
+    except FileNotFoundError:  # another request has removed it
+        return False
 
 
 def _forget_dead_processes(folder: Path) -> None:

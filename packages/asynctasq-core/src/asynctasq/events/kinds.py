@@ -1,6 +1,9 @@
 """The kinds of events.
 
 All times are Unix times in seconds. No event holds a call's arguments, its payload or a key.
+
+Frozen, but not slotted: `made` sets all fields of an event at once, in a third of the time that
+`__init__` takes, because that sets each frozen field by a call of its own.
 """
 
 from __future__ import annotations
@@ -8,9 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from time import time
+from typing import Any, TypeVar
+
+E = TypeVar("E", bound="Event")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Event:
     """Something that happened in this process.
 
@@ -21,7 +27,7 @@ class Event:
     at: float = field(default_factory=time)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Called(Event):
     """An event about one call of a task.
 
@@ -38,7 +44,7 @@ class Called(Event):
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Dispatched(Called):
     """The broker has accepted a call.
 
@@ -51,7 +57,7 @@ class Dispatched(Called):
     payload_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class RunStarted(Called):
     """A worker begins a run; fetching rows is part of it.
 
@@ -68,7 +74,7 @@ class RunStarted(Called):
     due: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class _Ended(RunStarted):
     """A run has ended, and its outcome is on its way to the broker.
 
@@ -79,19 +85,19 @@ class _Ended(RunStarted):
     started_at: float = 0.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class RunSucceeded(_Ended):
     """The task returned."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class RunSkipped(_Ended):
     """The task was skipped: a row that it needs is gone, and `on_missing` says to skip it."""
 
     error: BaseException | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class RunFailed(_Ended):
     """The task raised, or its message cannot be run.
 
@@ -108,7 +114,7 @@ class RunFailed(_Ended):
     delay_seconds: float = 0.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class RunPostponed(_Ended):
     """An outage, a policy or the task itself put off the run; it did not use up an attempt."""
 
@@ -117,17 +123,17 @@ class RunPostponed(_Ended):
     delay_seconds: float = 0.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class RunReleased(_Ended):
     """The worker is stopping and gave the message back as if it had never taken it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class RunCancelled(_Ended):
     """The run was stopped because the call was cancelled."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class WorkerStarted(Event):
     """A worker process is about to take its first message.
 
@@ -140,8 +146,20 @@ class WorkerStarted(Event):
     concurrency: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class WorkerStopped(Event):
     """A worker process has run its last task."""
 
     worker: str
+
+
+def made(kind: type[E], fields: dict[str, Any]) -> E:
+    """An event with these fields, made as cheaply as can be: a worker makes two for each run.
+
+    Args:
+        fields: Its fields, `at` and for a call `headers` among them; what is missing has its
+            default. The event keeps this very dict.
+    """
+    event = object.__new__(kind)
+    object.__setattr__(event, "__dict__", fields)
+    return event

@@ -7,10 +7,12 @@ a commit, or for a broker that is away, has not been dispatched.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from time import time
 
 from ..brokers import Outgoing
 from ..errors import MessageError
 from ..events import Dispatched, tell, wanted
+from ..events.kinds import made
 from ..wire.message import Message
 
 
@@ -33,11 +35,13 @@ def _dispatched(outgoing: Outgoing) -> Dispatched:
         message = Message.decode(outgoing.body)
     except MessageError:
         message = Message(outgoing.id, "", b"", 0.0)
-    return Dispatched(
-        task=message.task,
-        id=outgoing.id,
-        queue=outgoing.queue,
-        headers=message.headers,
-        due=outgoing.due,
-        payload_bytes=len(outgoing.body),
-    )
+    fields = {
+        "at": time(),
+        "task": message.task,
+        "id": outgoing.id,
+        "queue": outgoing.queue,
+        "headers": message.headers,
+        "due": outgoing.due,
+        "payload_bytes": len(outgoing.body),
+    }
+    return made(Dispatched, fields)

@@ -116,6 +116,14 @@ class _Server(ThreadingHTTPServer):
         logger.debug("a request failed", exc_info=True)
 
 
+def _made(page: Page) -> Answer:
+    try:
+        return page()
+    except Exception:
+        logger.exception("a page cannot be made")
+        return Answer(500, _TEXT, b"the page cannot be made; the log says why\n")
+
+
 def _handler(pages: Mapping[str, Page]) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         timeout = _REQUEST_SECONDS
@@ -124,7 +132,7 @@ def _handler(pages: Mapping[str, Page]) -> type[BaseHTTPRequestHandler]:
 
         def do_GET(self) -> None:
             page = pages.get(self.path.partition("?")[0])
-            self._send(page() if page is not None else Answer(404, _TEXT, b"no such page\n"))
+            self._send(_made(page) if page is not None else Answer(404, _TEXT, b"no such page\n"))
 
         do_HEAD = do_GET
 

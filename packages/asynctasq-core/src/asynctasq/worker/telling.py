@@ -5,6 +5,7 @@ from __future__ import annotations
 from time import perf_counter, time
 from typing import Any
 
+from ..brokers import Delivery
 from ..config.settings import Config
 from ..events import (
     RunCancelled,
@@ -17,6 +18,7 @@ from ..events import (
     tell,
     wanted,
 )
+from ..events.kinds import made
 from .jobs import Job, task_name
 from .outcomes import Verdict
 
@@ -36,7 +38,7 @@ _KINDS: dict[str, type[_Ended]] = {
 def tell_started(job: Job) -> None:
     """Emit the event that a run begins, if anyone listens."""
     if RunStarted in wanted:
-        tell(RunStarted(**_call(job)))
+        tell(made(RunStarted, _call(job, time())))
 
 
 def tell_ended(verdict: Verdict, job: Job | None, config: Config) -> None:
@@ -48,27 +50,25 @@ def tell_ended(verdict: Verdict, job: Job | None, config: Config) -> None:
     kind = _KINDS[verdict.word]
     if kind not in wanted:
         return
-    delivery, now = verdict.outcome.delivery, time()
-    fields: dict[str, Any] = {"at": now, "started_at": now, "deliveries": delivery.deliveries}
+    now = time()
     if job is None:
-        task = task_name(delivery, config)
-        fields |= {"task": task, "id": delivery.id, "queue": delivery.queue}
+        fields = _unreadable(verdict.outcome.delivery, config, now)
     else:
-        fields |= _call(job)
-        if job.slot_since:
-            fields["started_at"] = now - (perf_counter() - job.slot_since)
+        fields = _call(job, now)
+        fields["started_at"] = now - (perf_counter() - job.slot_since) if job.slot_since else now
     if kind in (RunSkipped, RunFailed, RunPostponed):
         fields["error"] = verdict.exception
     if kind is RunFailed:
         fields["will_retry"] = verdict.word == "retried"
     if kind is RunFailed or kind is RunPostponed:
         fields |= {"reason": verdict.error, "delay_seconds": verdict.outcome.delay}
-    tell(kind(**fields))
+    tell(made(kind, fields))
 
 
-def _call(job: Job) -> dict[str, Any]:
+def _call(job: Job, now: float) -> dict[str, Any]:
     message, delivery = job.message, job.delivery
     return {
+        "at": now,
         "task": message.task,
         "id": message.id,
         "queue": delivery.queue,
@@ -77,4 +77,16 @@ def _call(job: Job) -> dict[str, Any]:
         "deliveries": delivery.deliveries,
         "enqueued_at": message.enqueued_at,
         "due": message.due_ms / 1000 if message.due_ms else None,
+    }
+
+
+def _unreadable(delivery: Delivery, config: Config, now: float) -> dict[str, Any]:
+    return {
+        "at": now,
+        "started_at": now,
+        "task": task_name(delivery, config),
+        "id": delivery.id,
+        "queue": delivery.queue,
+        "headers": {},
+        "deliveries": delivery.deliveries,
     }
