@@ -129,3 +129,33 @@ def test_json_of_one_look_names_all_there_is(place: Place) -> None:
         "pauses",
         "not_yet_known",
     }
+
+
+def _with_dead_letters(place: Place, count: int) -> None:
+    place.python(f"import app, asyncio; [app.sell(2).dispatch_sync() for _ in range({count})]")
+    assert place.run("worker", "app", "--burst").returncode == 0
+
+
+def test_a_bar_shows_how_far_retry_and_purge_are(place: Place) -> None:
+    _with_dead_letters(place, 5)
+    with at_a_terminal(place, "dead", "retry", "--all") as (_, terminal):
+        terminal.until(r"retrying.*5/5")
+        terminal.until(r"retried 5 dead letters")
+    _with_dead_letters(place, 1)
+    with at_a_terminal(place, "dead", "purge", "--error", "sold") as (_, terminal):
+        terminal.until(r"deleting.*6/\?")
+        terminal.until(r"deleted 6 dead letters")
+
+
+def test_elsewhere_no_bar_is_shown(place: Place) -> None:
+    _with_dead_letters(place, 1)
+    done = place.run("dead", "retry", "--all")
+    assert (done.stdout, done.stderr) == ("retried 1 dead letter\n", "")
+
+
+def test_a_bar_below_the_tasks_shows_how_far_a_burst_is(place: Place) -> None:
+    place.python("import app; [app.sell(1).dispatch_sync() for _ in range(3)]")
+    with at_a_terminal(place, "worker", "app", "--burst") as (worker, terminal):
+        terminal.until(r"running.*\d/[\d?]")
+        terminal.until(r"(?s)(succeeded.* app\.sell .*){3}")
+        assert worker.wait(30) == 0

@@ -290,7 +290,12 @@ async def purge(
     if ids is None and where is not None:
         return await _each(queue, where, _purge, on_progress)
     broker = current().open_broker()
-    return sum([await broker.purge_dead(name, ids) for name, _ in await _queues(queue)])
+    count = 0
+    for name, _ in await _queues(queue):
+        count += await broker.purge_dead(name, ids)
+        if on_progress is not None:
+            on_progress(count)
+    return count
 
 
 async def _queues(queue: str | None) -> list[tuple[str, int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import asdict, replace
 from textwrap import indent
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from ..errors import AsynctasqError
 from .ages import age
 from .application import add_row, json_option, loaded, module_option, moment, show, table
 from .log_lines import printable
+from .progress import bar
 
 if TYPE_CHECKING:
     from ..deadletters import DeadCall, Filter
@@ -222,7 +223,8 @@ def retry_command(
 
     chosen, where = _selected(ids, everything, _where(**by))
     loaded(modules)
-    _report("retried", asyncio.run(deadletters.retry(queue, chosen, where)), chosen)
+    moving = _with_bar("retrying", deadletters.retry, queue, chosen, where)
+    _report("retried", asyncio.run(moving), chosen)
 
 
 @command.command("purge")
@@ -235,7 +237,28 @@ def purge_command(
 
     chosen, where = _selected(ids, everything, _where(**by))
     loaded(modules)
-    _report("deleted", asyncio.run(deadletters.purge(queue, chosen, where)), chosen)
+    moving = _with_bar("deleting", deadletters.purge, queue, chosen, where)
+    _report("deleted", asyncio.run(moving), chosen)
+
+
+async def _with_bar(
+    what: str,
+    move: Callable[..., Awaitable[int]],
+    queue: str | None,
+    ids: Sequence[str] | None,
+    where: Filter | None,
+) -> int:
+    """Move dead letters; all of them, or those that match, with a bar."""
+    from ..looking import queues
+
+    if ids is not None:
+        return await move(queue, ids)
+    # How many match is known only at the end.
+    dead = [q.dead for q in await queues() if queue in (None, q.name)]
+    total = sum(dead) if where is None else None
+    with bar(what) as show:
+        on_progress = None if show is None else lambda done: show(done, total)
+        return await move(queue, None, where, on_progress=on_progress)
 
 
 def _report(what: str, count: int, ids: Sequence[str] | None) -> None:

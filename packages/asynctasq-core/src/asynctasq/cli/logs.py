@@ -7,6 +7,7 @@ one above it has a handler of the application's, the command line writes nothing
 from __future__ import annotations
 
 import logging
+import sys
 from typing import TextIO
 
 from ..tasks.log_filter import TaskLogFilter
@@ -52,6 +53,15 @@ def configure_application(level: str) -> None:
 
 class _Output(logging.StreamHandler[TextIO]):
     """Writes to stderr what no handler of the application's gets, as Python's last resort does."""
+
+    @property
+    def stream(self) -> TextIO:
+        """What stderr is now: while a bar is shown, it stays below what is written."""
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, stream: TextIO) -> None:
+        """Let the base class set what is looked up each time."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the record, unless it has been handled."""

@@ -193,6 +193,8 @@ def _work(settings: Settings) -> None:
             _open_to_others(
                 settings, WorkerProbe(worker), lambda: current().config, has_processes=False
             )
+            if settings.burst and is_watched():
+                _show_burst(worker)
         else:
             _join_supervisor(worker, link)
 
@@ -212,6 +214,18 @@ def _work(settings: Settings) -> None:
         if link is not None:
             link.refused()
         raise
+
+
+def _show_burst(worker: Worker) -> None:
+    from ..app import current
+    from .progress import show_burst
+
+    # As long as the worker: its loop ends with it.
+    _beside.append(asyncio.create_task(show_burst(current().open_broker(), worker.queues)))
+
+
+#: What runs beside the worker; the event loop itself keeps no task alive.
+_beside: list[asyncio.Task[None]] = []
 
 
 def _open_to_others(
