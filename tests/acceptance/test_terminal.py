@@ -13,13 +13,20 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from .conftest import Place, finished
 
 APP = """
-from asynctasq import task
+import asyncio
+from asynctasq import progress, task
+
+@task
+async def draw(pages):
+    await progress(1, pages, "drawn")
+    await asyncio.Event().wait()
 
 @task(max_attempts=2, retry_delay=0)
 async def sell(n):
@@ -106,6 +113,26 @@ def test_status_goes_on_showing_what_changes(place: Place) -> None:
         terminal.until(r"default +2 +0 +0 +0 +\+\d")
         status.send_signal(signal.SIGINT)
         assert status.wait(30) == 0
+
+
+def test_status_shows_the_calls_that_run_while_it_is_watched(place: Place) -> None:
+    place.python("import app; app.draw(40).dispatch_sync()")
+    with place.start("worker", "app", "--grace", "0") as worker:
+        with at_a_terminal(place, "status", "--watch", "--every", "0.1", "-m", "app") as (_, seen):
+            seen.until(r"default +app\.draw +pages=40 +1 +\d+ s ago +1 of 40 drawn")
+        worker.terminate()
+        worker.wait(30)
+
+
+def test_the_picture_of_the_watched_status_can_be_made(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.acceptance.pictures", str(tmp_path)]
+    root = Path(__file__).parents[2]
+    subprocess.run(command, cwd=root, check=True, capture_output=True, timeout=60)
+    picture = (tmp_path / "status-watch.svg").read_text()
+    shown = (root / "docs" / "images" / "status-watch.svg").read_text()
+    for text in ("order=Order#5", "15&#160;of&#160;40&#160;pages&#160;drawn"):
+        assert text in picture
+        assert text in shown
 
 
 def test_status_can_be_watched_by_programs(place: Place) -> None:

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from time import time
 from typing import Any
 
 from ..app import App
-from ..brokers import Broker, KeyInUse, Policing, QueueStats, WorkerInfo
+from ..brokers import Broker, KeyInUse, Listing, Policing, QueueStats, WorkerInfo
 from ..pausing import pauses_of
 from ..policies.pauses import Pause
+from ..sending.listing import CallInfo, Reader, running
+from ..sending.progress import Progress
 from ..services.backlog import Backlog, backlogs
 from ..worker.not_yet_known import NotYetKnownTask, not_yet_known
 from .application import add_row, moment, table
 
 #: Maximum number of calls holding a key that a line of the table names.
 _HOLDERS = 3
+
+#: Maximum number of running calls to show, and of characters of their arguments and notes.
+_MOST_RUNNING, _ARGUMENTS = 15, 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +30,7 @@ class Status:
 
     Attributes:
         keys: The keys of policies in use, by queue; `None` if nobody asked.
+        running: Some of the calls that run; `None` if nobody asked.
     """
 
     broker: str
@@ -33,6 +40,7 @@ class Status:
     pauses: list[Pause]
     not_yet_known: list[NotYetKnownTask]
     keys: Mapping[str, list[KeyInUse]] | None = None
+    running: list[CallInfo] | None = None
 
     def content(self) -> dict[str, object]:
         """The status as JSON takes it."""
@@ -46,10 +54,14 @@ class Status:
         }
         if self.keys is not None:
             shown["keys"] = {queue: [asdict(k) for k in keys] for queue, keys in self.keys.items()}
+        if self.running is not None:
+            shown["running"] = [asdict(call) for call in self.running]
         return shown
 
 
-async def look(app: App, broker: Broker, *, with_keys: bool = False) -> Status:
+async def look(
+    app: App, broker: Broker, *, with_keys: bool = False, with_running: bool = False
+) -> Status:
     """The status now."""
     queues, workers = await broker.stats(), await broker.workers()
     names = [queue.name for queue in queues]
@@ -61,7 +73,15 @@ async def look(app: App, broker: Broker, *, with_keys: bool = False) -> Status:
         await pauses_of(broker),
         await not_yet_known(broker, names),
         await _keys(broker, names) if with_keys else None,
+        await _running(app, broker) if with_running else None,
     )
+
+
+async def _running(app: App, broker: Broker) -> list[CallInfo]:
+    if not isinstance(broker, Listing):
+        return []
+    reader = Reader(app.config.signing_key, app.config.show_arguments)
+    return await running(broker, reader, _MOST_RUNNING)
 
 
 async def _keys(broker: Broker, queues: Sequence[str]) -> dict[str, list[KeyInUse]]:
@@ -81,6 +101,8 @@ def tables(status: Status, growth: Mapping[str, float] | None = None) -> list[An
         _queue_table(status.queues, growth) if status.queues else "No queues yet.",
         _worker_table(status.workers) if status.workers else "No workers.",
     ]
+    if status.running:
+        shown.append(_running_table(status.running))
     if status.pauses:
         shown.append(_pause_table(status.pauses))
     if status.not_yet_known:
@@ -90,6 +112,20 @@ def tables(status: Status, growth: Mapping[str, float] | None = None) -> list[An
     if status.keys is not None:
         shown.append(_key_table(status.keys) if status.keys else "No keys in use.")
     return shown
+
+
+def _running_table(calls: list[CallInfo]) -> object:
+    shown = table("Running", "queue", "task", "arguments", "attempt", "dispatched", "progress")
+    for c in calls:
+        since = "" if c.enqueued_at is None else f"{max(0.0, time() - c.enqueued_at):.0f} s ago"
+        cells = (c.queue, c.task, c.arguments[:_ARGUMENTS], str(c.attempt), since)
+        add_row(shown, *cells, "" if c.progress is None else _progress(c.progress))
+    return shown
+
+
+def _progress(progress: Progress) -> str:
+    total = "" if progress.total is None else f" of {progress.total:,g}"
+    return f"{progress.done:,g}{total} {progress.note[:_ARGUMENTS]}".rstrip()
 
 
 def _pause_table(pauses: list[Pause]) -> object:

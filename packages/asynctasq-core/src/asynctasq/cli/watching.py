@@ -53,7 +53,7 @@ async def _show(looks: _Looks) -> None:
 async def _looks(app: App, every: float, with_keys: bool) -> _Looks:
     while True:
         try:
-            yield await look(app, app.open_broker(), with_keys=with_keys)
+            yield await look(app, app.open_broker(), with_keys=with_keys, with_running=True)
         except BrokerUnavailable as e:
             yield e
         await asyncio.sleep(every)

@@ -252,6 +252,16 @@ async def page_of(
     return CallPage(found)
 
 
+async def running(broker: Broker, reader: Reader, most: int) -> list[CallInfo]:
+    """Up to `most` of the calls that run now, with the progress that they have reported.
+
+    Raises:
+        ConfigurationError: The broker cannot list what it holds.
+    """
+    page = await page_of(broker, reader, Chosen(("running",)), most, None)
+    return [await _with_values(broker, call) for call in page.calls]
+
+
 async def _some(
     lists: Listing,
     reader: Reader,
