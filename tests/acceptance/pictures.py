@@ -53,7 +53,7 @@ async def screen(folder: Path) -> str:
     """The screen as SVG."""
     engine = create_async_engine(f"sqlite+aiosqlite:///{folder}/shop.db")
     sessions = async_sessionmaker(engine, expire_on_commit=False)
-    Base._asynctasq_session_factory = sessions  # type: ignore[attr-defined]
+    Base._asynctasq_session_factory = sessions
     asynctasq.init(driver="sqlite", sqlite=folder / "queue.db")
     app = current()
     async with engine.begin() as connection:

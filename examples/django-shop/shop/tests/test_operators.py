@@ -64,6 +64,33 @@ class OperatorTests(TransactionTestCase):
         self.order.refresh_from_db()
         self.assertTrue(self.order.is_paid)
 
+    def test_one_that_is_gone_meanwhile_is_said(self) -> None:
+        self.log_in("view_deadcall", "change_deadcall")
+        form = {"do": "retry", "id": [self.calls.one(charge).id, "0" * 32, "no id"]}
+        answer = self.client.post(DEAD, form, follow=True)
+        self.assertContains(answer, "Put back on their queues: 1.")
+        self.assertContains(answer, "2 were no dead letters any more.")
+
+    def test_all_that_fit_are_retried(self) -> None:
+        self.log_in("view_deadcall", "change_deadcall")
+        answer = self.client.post(DEAD, {"do": "retry-all", "task": "shop.*"}, follow=True)
+        self.assertContains(answer, "Put back on their queues: 1.")
+        self.assertNotContains(answer, "do it again")
+
+    def test_no_garbage_ends_in_an_error(self) -> None:
+        self.log_in("view_deadcall", "change_deadcall", "view_queue", "change_queue")
+        for garbage in ("\0", "é" * 400, "[[*"):
+            for name in ("queue", "task", "error", "reason", "arguments", "offset"):
+                self.assertEqual(self.client.get(DEAD, {name: garbage}).status_code, 200)
+            self.assertIn(self.client.get(DEAD, {"id": garbage}).status_code, (200, 404))
+            for do in ("retry", "retry-all"):
+                form = {"do": do, "id": garbage, "queue": garbage}
+                answer = self.client.post(DEAD, form, follow=True)
+                self.assertEqual(answer.status_code, 200)
+            for do in ("pause-queue", "resume-queue", "run", "pause", "resume"):
+                answer = self.client.post(QUEUES, {"do": do, "name": garbage}, follow=True)
+                self.assertEqual(answer.status_code, 200, do)
+
     def test_all_that_fit_are_deleted_after_a_question(self) -> None:
         self.log_in("view_deadcall", "delete_deadcall")
         form = {"do": "delete-all", "task": "shop.*"}

@@ -263,7 +263,8 @@ async def retry(
         queue: Their queue; by default all queues.
         ids: Which ones; by default all that are there now.
         where: Only those that match, instead of `ids`.
-        on_progress: Called now and then with how many have been moved so far.
+        on_progress: Called after each batch with how many have been moved so far. What it raises
+            ends the work; what has been moved stays moved.
 
     Returns:
         How many were moved.

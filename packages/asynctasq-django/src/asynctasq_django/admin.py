@@ -21,6 +21,7 @@ from django.template.response import TemplateResponse
 from django.urls import NoReverseMatch, URLPattern, path, reverse
 
 from .models import DeadCall, Queue
+from .moving import for_a_while
 
 #: Number of lines in a page.
 LINES = 100
@@ -164,10 +165,22 @@ class DeadCallAdmin(_Page):
             what = f"all that fit {chosen}" if is_all else f"{len(ids)} dead letters"
             return self.ask(request, f"Delete {what} for ever?")
         function = deadletters.purge if is_deleted else deadletters.retry
-        where = (_filter(chosen) or Filter()) if is_all else None
-        count = run_sync(function(chosen.get("queue"), None if is_all else ids, where))
+        queue, is_over = chosen.get("queue"), True
+        if is_all:
+            count, is_over = for_a_while(function, queue, _filter(chosen) or Filter())
+        else:
+            count = run_sync(function(queue, ids))
         what_was_done = "Deleted" if is_deleted else "Put back on their queues:"
-        messages.success(request, f"{what_was_done} {count}.")
+        messages.success(request, f"{what_was_done} {count:,}.")
+        if not is_over:
+            again = "purge" if is_deleted else "retry"
+            messages.warning(
+                request,
+                "A request has no time for more, so there may be others: do it again, or run "
+                f"`asynctasq dead {again}`, which does not end before all are moved.",
+            )
+        elif not is_all and count < len(set(ids)):
+            messages.warning(request, f"{len(set(ids)) - count:,} were no dead letters any more.")
         return HttpResponseRedirect(request.path + (f"?{urlencode(chosen)}" if chosen else ""))
 
 
@@ -203,7 +216,11 @@ class QueueAdmin(_Page):
             said = f"Deleted {run_sync(looking.purge(name))} calls."
         elif action in _ON_QUEUES:
             self.need(self.has_change_permission(request))
-            run_sync(_ON_QUEUES[action](name, f"{request.user} in the admin"))
+            try:
+                run_sync(_ON_QUEUES[action](name, f"{request.user} in the admin"))
+            except ValueError as e:  # the form was not ours
+                messages.error(request, f"Nothing was done: {e}")
+                return HttpResponseRedirect(request.path)
             said = f"{name}: {action.replace('-', ' ')}, done."
         elif action in _ON_SCHEDULES:
             self.need(self.has_change_permission(request))
