@@ -127,6 +127,29 @@ async def test_a_visitor_without_a_cookie_cannot_act(open_to_all: ASGIApp) -> No
         assert answer.status_code == 403
 
 
+async def test_an_error_of_the_application_s_own_function_is_said_in_words() -> None:
+    def authorize(request: Request) -> bool:
+        raise LookupError("no such session")
+
+    transport = httpx.ASGITransport(dashboard(authorize=authorize), raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://shop.example") as visitor:
+        answer = await visitor.get("/")
+    assert answer.status_code == 500
+    assert "the log of the server says why" in answer.text
+    assert "session" not in answer.text
+
+
+async def test_what_is_gone_meanwhile_is_said(open_to_all: ASGIApp) -> None:
+    async with visiting(open_to_all) as visitor:
+        await visitor.get("/")
+        token = visitor.cookies["asynctasq_csrf"]
+        for do in ("retry", "delete", "cancel", "run-schedule", "resume-schedule"):
+            form = {"csrf": token, "do": do, "sure": "yes", "id": "0" * 32, "name": "x"}
+            answer = await visitor.post("/do", data=form | {"queue": "mail", "back": "/dead"})
+            page = await visitor.get(answer.headers["location"])
+            assert "It is not there any more." in page.text, do
+
+
 @pytest.mark.usefixtures("_waiting")
 async def test_nothing_is_done_by_a_get(open_to_all: ASGIApp) -> None:
     async with visiting(open_to_all) as visitor:

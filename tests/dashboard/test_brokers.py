@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 from uuid import uuid4
 
 import asynctasq
@@ -13,11 +14,14 @@ import asynctasq.app
 import httpx
 import pytest
 import redis.asyncio
-from asynctasq import Worker, dispatch_many, pausing
+from asynctasq import Worker, dispatch_many, looking, pausing
 from asynctasq.app import current
 from asynctasq_dashboard import dashboard
+from asynctasq_dashboard.actions import ACTIONS
+from asynctasq_dashboard.pages import PAGES
 
 from .. import servers
+from ..redis_servers import free_port
 from . import shop
 
 DRIVERS = ("memory", "sqlite", "redis", "postgres")
@@ -79,3 +83,56 @@ async def test_every_page_shows_what_there_is(visitor: httpx.AsyncClient) -> Non
         for text in texts:
             assert text in page.text, (path, text)
     assert 'href="/call?queue=mail' in (await visitor.get("/dead?by=one")).text
+
+
+#: What no page or form of ours sends: no text, of no encoding, too long, no place, no pattern.
+GARBAGE = ("\0", "\udcff" + "é" * 600, "[[*", "running:%ff:x")
+
+FIELDS = (
+    *("queue", "task", "error", "reason", "arguments", "id", "name", "search"),
+    *("state", "after", "offset", "by", "said", "n", "argument", "text"),
+)
+
+
+@pytest.mark.parametrize("_driver", DRIVERS, indirect=True)
+async def test_garbage_is_answered_in_words(visitor: httpx.AsyncClient) -> None:
+    await dispatch_many([shop.wave("ada@example.com"), shop.bill(7)])
+    await Worker(queues=["invoices"], burst=True).run()
+    before = {queue.name: queue for queue in await looking.queues()}
+    await visitor.get("/")
+    token = visitor.cookies["asynctasq_csrf"]
+    headers = {"content-type": "application/x-www-form-urlencoded"}
+    for garbage in GARBAGE:
+        query = urlencode(dict.fromkeys(FIELDS, garbage), errors="surrogateescape")
+        for page in PAGES:
+            for more in ("", "&state=waiting&by=one"):
+                answer = await visitor.get(f"{page.path}?{query}{more}")
+                assert answer.status_code in (200, 400, 404), (page.path, garbage)
+                assert "</html>" in answer.text
+        for do in ACTIONS.keys() - {"retry-all", "delete-all"}:
+            form = f"csrf={token}&do={do}&sure=yes&{query}"
+            answer = await visitor.post("/do", content=form, headers=headers)
+            assert answer.status_code in (303, 400), (do, garbage, answer.text)
+    after = {queue.name: queue for queue in await looking.queues()}
+    assert {name: after[name] for name in before} == before
+
+
+async def test_a_broker_that_is_away_is_named_on_every_page(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(asynctasq.app, "_current", None)
+    url = f"redis://127.0.0.1:{free_port()}/0"
+    asynctasq.init({"driver": "redis", "redis": {"url": url, "timeout": 0.05}})
+    transport = httpx.ASGITransport(dashboard(authorize=lambda request: True))
+    async with httpx.AsyncClient(transport=transport, base_url="http://shop.example") as visitor:
+        for page in PAGES:
+            answer = await visitor.get(page.path, params={"id": "x", "queue": "mail"})
+            assert answer.status_code in (404, 503), page.path
+            assert page.path == "/work" or "The broker cannot be asked" in answer.text
+        token = visitor.cookies["asynctasq_csrf"]
+        for do in ACTIONS:
+            form = {"csrf": token, "do": do, "sure": "yes", "id": "x", "queue": "mail", "name": "x"}
+            answer = await visitor.post("/do", data=form)
+            assert answer.status_code == 503, do
+            assert "The broker did not do it" in answer.text
+    await current().connections.close()

@@ -46,7 +46,7 @@ class Action:
 
 
 def _ids(view: View) -> list[str]:
-    return [message_id[:200] for message_id in view.form.get("id", [])]
+    return [message_id[:200].replace("\0", "") for message_id in view.form.get("id", [])]
 
 
 async def _retry_chosen(view: View) -> str:

@@ -11,7 +11,7 @@ from asynctasq.looking import describe
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
@@ -75,6 +75,8 @@ class _Dashboard:
                 Route("/do", self._do, methods=["POST"]),
                 Mount("/static", files),
             ],
+            # The error itself goes on to the application and its server, as without a handler.
+            exception_handlers={Exception: _broken},
         )
 
     def _endpoint(self, page: Page) -> Any:
@@ -168,6 +170,11 @@ class _Dashboard:
         response = HTMLResponse(whole_page(template, context), status)
         keep_token(view.request, response, view.token)
         return _secured(response)
+
+
+async def _broken(request: Request, error: Exception) -> Response:
+    text = "This could not be done; the log of the server says why."
+    return _secured(PlainTextResponse(text, 500))
 
 
 def _secured(response: Response) -> Response:

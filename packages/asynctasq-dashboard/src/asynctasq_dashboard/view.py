@@ -37,7 +37,7 @@ class View:
 
     def parameter(self, name: str) -> str:
         """A parameter of the query; empty if it is missing."""
-        return self.request.query_params.get(name, "").strip()[:_LONGEST]
+        return _text(self.request.query_params.get(name, "")).strip()
 
     def chosen(self, *names: str) -> dict[str, str]:
         """Those of these parameters that are not empty."""
@@ -50,7 +50,7 @@ class View:
 
     def sent(self, name: str) -> str:
         """A field of the form; empty if it is missing."""
-        return self.form.get(name, [""])[0][:_LONGEST]
+        return _text(self.form.get(name, [""])[0])
 
     def back(self, **parameters: object) -> str:
         """The page that a form came from if it is one of this dashboard; otherwise the first."""
@@ -66,6 +66,11 @@ class View:
         given = {k: v for k, v in parameters.items() if v not in ("", None)}
         query = urlencode(given, errors="surrogatepass") if given else ""
         return f"{self.base}{path}{'?' + query if query else ''}"
+
+
+def _text(sent: str) -> str:
+    """Bounded, and without the one character that PostgreSQL takes in no text."""
+    return sent[:_LONGEST].replace("\0", "")
 
 
 async def form_of(request: Request) -> dict[str, list[str]]:

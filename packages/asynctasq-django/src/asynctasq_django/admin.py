@@ -253,7 +253,8 @@ _ON_SCHEDULES: dict[str, Callable[[str], Any]] = {
 
 def _chosen(value: Callable[[str], str | None]) -> dict[str, str]:
     """The filled-in fields of a filter."""
-    texts = ((name, (value(name) or "").strip()[:_LONGEST]) for name in _NAMES)
+    # PostgreSQL takes no text with a null character.
+    texts = ((n, (value(n) or "").replace("\0", "").strip()[:_LONGEST]) for n in _NAMES)
     return {name: text for name, text in texts if text}
 
 
