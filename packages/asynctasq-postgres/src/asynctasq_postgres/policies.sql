@@ -8,6 +8,9 @@
 -- the line run as far as limit and rate allow, or parks it, until the end of another message of the
 -- limit or the time of the rate gives it a ticket again.
 
+-- `LIMIT` and `OFFSET 0` keep the planner from going through all lines where some are to be looked up,
+-- which it does to save itself a sort.
+--
 -- One take sorts up to 20,000 messages, which takes it a part of a second; only after so many were put
 -- while nobody took.
 
@@ -132,10 +135,14 @@ BEGIN
                 SELECT FROM @schema@.standing s WHERE s.line = l.number))));
     PERFORM @schema@.give_tickets(ARRAY(
         SELECT next.number FROM (
-            SELECT DISTINCT x.queue, x.limit_key FROM @schema@.line l
-            JOIN @schema@.line x ON x.queue = l.queue AND x.limit_key = l.limit_key
-                AND x.most > 0 AND x.state = 2
-            WHERE l.number = ANY (which) AND l.most > 0
+            SELECT DISTINCT l.queue, l.limit_key FROM (
+                SELECT queue, limit_key FROM @schema@.line
+                WHERE number = ANY (which) AND most > 0 OFFSET 0
+            ) AS l
+            WHERE (
+                SELECT x.number FROM @schema@.line x
+                WHERE x.queue = l.queue AND x.limit_key = l.limit_key AND x.most > 0
+                    AND x.state = 2 LIMIT 1) IS NOT NULL
         ) AS k CROSS JOIN LATERAL (
             SELECT x.number
             FROM @schema@.line x, LATERAL (
@@ -147,11 +154,15 @@ BEGIN
                 SELECT max(y.most) FROM @schema@.line y
                 WHERE y.queue = k.queue AND y.limit_key = k.limit_key AND y.most > 0
             ) - (
-                SELECT count(*) FROM @schema@.line y JOIN @schema@.running r ON r.line = y.number
+                SELECT sum((SELECT count(*) FROM @schema@.running r WHERE r.line = y.number))
+                FROM @schema@.line y
                 WHERE y.queue = k.queue AND y.limit_key = k.limit_key AND y.most > 0))
         ) AS next));
     PERFORM @schema@.set_openings(l.queue, array_agg(DISTINCT l.rate_key))
-        FROM @schema@.line l WHERE l.number = ANY (which) AND l.burst > 0 GROUP BY l.queue;
+        FROM (
+            SELECT queue, rate_key FROM @schema@.line
+            WHERE number = ANY (which) AND burst > 0 OFFSET 0
+        ) AS l GROUP BY l.queue;
     -- A sender that is about to use a line holds its row, and what he has added is seen after that.
     which := ARRAY(
         SELECT number FROM @schema@.line WHERE number = ANY (which) AND state = 0
@@ -182,13 +193,17 @@ BEGIN
                     row_number() OVER in_order AS turn,
                     first_value(floor((now_us - r.tat) / x.interval_us + x.burst)) OVER in_order
                         AS passing
-                FROM @schema@.rate r
-                JOIN @schema@.line x
-                    ON x.queue = r.queue AND x.rate_key = r.key AND x.burst > 0 AND x.state = 3,
+                FROM (
+                    SELECT key, tat FROM @schema@.rate
+                    WHERE queue = one.queue AND key = ANY (one.keys) OFFSET 0
+                ) AS r,
+                LATERAL (
+                    SELECT number, interval_us, burst FROM @schema@.line
+                    WHERE queue = one.queue AND rate_key = r.key AND burst > 0 AND state = 3 OFFSET 0
+                ) AS x,
                 LATERAL (SELECT rank, place FROM @schema@.standing s WHERE s.line = x.number
                     ORDER BY s.line, s.rank, s.place LIMIT 1) AS first
-                WHERE r.queue = one.queue AND r.key = ANY (one.keys)
-                    AND now_us >= r.tat - (x.burst - 1) * x.interval_us
+                WHERE now_us >= r.tat - (x.burst - 1) * x.interval_us
                 WINDOW in_order AS (PARTITION BY r.key ORDER BY first.rank, first.place)
             ) AS waiting
             WHERE waiting.turn <= least(waiting.passing, most_)));
@@ -258,7 +273,8 @@ BEGIN
             dense_rank() OVER (ORDER BY x.queue, x.limit_key) AS limit_number,
             dense_rank() OVER (ORDER BY x.queue, x.rate_key) AS rate_number,
             CASE WHEN x.most > 0 THEN (
-                SELECT count(*) FROM @schema@.line y JOIN @schema@.running r ON r.line = y.number
+                SELECT sum((SELECT count(*) FROM @schema@.running r WHERE r.line = y.number))
+                FROM @schema@.line y
                 WHERE y.queue = x.queue AND y.limit_key = x.limit_key AND y.most > 0) END AS held,
             CASE WHEN x.burst > 0 THEN (
                 SELECT tat FROM @schema@.rate
@@ -267,7 +283,7 @@ BEGIN
             SELECT line, min(ticket) AS ticket, count(*) AS count
             FROM unnest(lines) WITH ORDINALITY AS e (line, ticket) GROUP BY line
         ) AS given
-        JOIN @schema@.line x ON x.number = given.line
+        CROSS JOIN LATERAL (SELECT * FROM @schema@.line WHERE number = given.line LIMIT 1) AS x
         ORDER BY given.ticket
     LOOP
         IF l.most > 0 AND held[l.limit_number] IS NULL THEN

@@ -22,14 +22,29 @@ local function fence_key(stream)
   return string.sub(stream, 1, -7) .. 'fence'
 end
 
+-- The entry up to which consumers have read, should the fence not say so, since others may have written
+-- there. What they have read is leased or deleted.
+local function last_leased(stream)
+  local summary = redis.pcall('XPENDING', stream, GROUP)
+  return not summary.err and summary[3] or '0-0'
+end
+
 -- The entry up to which consumers have read if the stream is fenced, else nil.
 local function fence_of(stream)
   local at = redis.pcall('HGET', fence_key(stream), 'at')
-  return type(at) == 'string' and at or nil
+  if type(at) ~= 'string' then
+    return nil
+  end
+  local ms, number = string.match(at, '^(%d+)-(%d+)$')
+  return ms and #ms < 20 and #number < 20 and at or last_leased(stream)
+end
+
+local function is_paused(stream, name)
+  return redis.pcall('HEXISTS', pauses_key(stream), name) == 1
 end
 
 local function is_held(stream)
-  return redis.call('HEXISTS', pauses_key(stream), '') == 1
+  return is_paused(stream, '')
 end
 
 local function make_group(stream)
@@ -43,7 +58,7 @@ end
 local function lift(stream)
   make_group(stream)
   if last_read(stream) == FENCE then
-    redis.call('XGROUP', 'SETID', stream, GROUP, redis.call('HGET', fence_key(stream), 'at'))
+    redis.call('XGROUP', 'SETID', stream, GROUP, fence_of(stream) or last_leased(stream))
   end
 end
 
@@ -55,12 +70,12 @@ local function fence(stream)
   end
 end
 
-local function is_paused(stream, name)
-  return redis.call('HEXISTS', pauses_key(stream), name) == 1
-end
-
 -- The score for parking a message now under the pause with this number.
 local function parked_at(stream, number)
-  local serial = redis.call('HINCRBY', fence_key(stream), 'serial', 1)
+  local serial = redis.pcall('HINCRBY', fence_key(stream), 'serial', 1)
+  if type(serial) ~= 'number' then  -- not written by us
+    redis.pcall('HSET', fence_key(stream), 'serial', 0)
+    serial = 0
+  end
   return string.format('%.0f', PARKED + (number - 1) * PARKED_OF_ONE + serial % PARKED_OF_ONE)
 end

@@ -10,9 +10,9 @@
 local stream, ids, delayed = unpack(KEYS)
 local number, most = tonumber(ARGV[2]), tonumber(ARGV[3])
 local was_paused = redis.call('HDEL', pauses_key(stream), ARGV[1])
-if redis.call('HLEN', pauses_key(stream)) == 0 and fence_of(stream) then
-  lift(stream)
-  redis.call('HDEL', fence_key(stream), 'at')
+if redis.call('HLEN', pauses_key(stream)) == 0 and (fence_of(stream) or last_read(stream) == FENCE) then
+  lift(stream)  -- even if the fence is gone, which others may have deleted
+  redis.pcall('HDEL', fence_key(stream), 'at')
 end
 local found = {}
 if number > 0 then
