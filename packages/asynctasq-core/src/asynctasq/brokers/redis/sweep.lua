@@ -333,7 +333,14 @@ local function tell_pauses(index, stream)
 end
 
 local function look_after(index, stream, ids, delayed, bodies, look)
-  local is_fenced = fence_of(stream) ~= nil
+  local at, waking = fence_of(stream)
+  local is_fenced = at ~= nil
+  local number = waking and tonumber(string.match(waking, '^(%d+),'))
+  if number and number <= 2 ^ 24 then
+    wake(stream, delayed, number, MOST_DUE)
+  elseif waking then
+    redis.call('HDEL', fence_key(stream), 'waking')  -- not written by us
+  end
   local all_room, held = room, false
   if is_fenced then
     if not tell_pauses(index, stream) then
