@@ -490,7 +490,7 @@ def test_the_signal_says_what_is_stored_however_a_task_ends(
 
 @pytest.mark.parametrize(
     ("how", "error", "attempts"),
-    [("raise", LookupError, 1), ("crash", asynctasq.TaskCrashed, 0), ("return", None, 1)],
+    [("raise", LookupError, 1), ("crash", asynctasq.TaskCrashed, 1), ("return", None, 1)],
 )
 def test_a_run_in_a_process_of_its_own_has_a_result_with_its_arguments(
     how: str,

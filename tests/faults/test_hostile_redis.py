@@ -429,7 +429,7 @@ async def test_overwritten_keys_of_pauses_block_no_other_queue(
 
 
 async def test_pauses_that_anybody_wrote_stop_nobody_and_are_shown(client: redis.Redis) -> None:
-    odd = {
+    odd: dict[Any, Any] = {
         b"\xff\x1b[2J": bytes(8) + b"\xff",
         b"x" * 70_000: b"short",
         b"\0": bytes(8) + b"[" * 9_000,

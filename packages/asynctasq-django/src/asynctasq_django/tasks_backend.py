@@ -27,6 +27,7 @@ from .task_results import (
     ID_LENGTH,
     QUEUE,
     Record,
+    crashed,
     failed,
     name_of,
     path_of,
@@ -128,7 +129,10 @@ class AsynctasqBackend(BaseTaskBackend):
             return succeeded(result, await handle.result(timeout=0))
         except Exception as e:
             if isinstance(e.__cause__, asynctasq.RemoteTraceback):
-                return failed(result, Record.of(e.__cause__.headers), remote_error(e))
+                record = Record.of(e.__cause__.headers)
+                if isinstance(e, asynctasq.TaskCrashed):
+                    record = crashed(result, record, e.__cause__.attempts)
+                return failed(result, record, remote_error(e))
             if isinstance(e, asynctasq.TaskCancelled):
                 told = TaskError(exception_class_path=path_of(e), traceback=str(e))
                 return failed(result, Record(), told)
