@@ -1,6 +1,6 @@
 """What policies cost: drains of no-op tasks with a limit or a rate, unique dispatches, long lines.
 
-hatch run bench:policies [--broker NAME] [--repeat N] [--n N] [--largest N]
+hatch run bench:policies [--broker NAME] [--repeat N] [--n N] [--largest N] [--part NAME ...]
 
 Everything is compared with the same task without a policy, in the same run. The limits and rates
 let everything pass, since what they hold up is what they are for. A worker runs in this process.
@@ -13,8 +13,8 @@ import logging
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ import uvloop
 from asynctasq import Limit, Rate, Unique
 
 from bench import report
-from bench.servers import redis_server
+from bench.servers import postgres_database, redis_server
 
 DRAINS = [
     report.Column("rate", "drain, tasks/s", 0, True),
@@ -36,6 +36,8 @@ DISPATCHES = [
     report.Column("one", "dispatch, one at a time, per s", 0, True),
     report.Column("many", "dispatch_many of 500, per s", 0, True),
 ]
+BROKERS = ("redis", "postgres", "sqlite", "memory")
+PARTS = {"drains": DRAINS, "dispatches": DISPATCHES, "lines": DRAINS}
 #: Keys of the drains, and of the short lines.
 KEYS, FEW_KEYS = 100, 10
 
@@ -165,48 +167,59 @@ async def lines(server: Server, n: int, largest: int) -> dict[str, dict[str, flo
     return found
 
 
-async def run(broker: str, url: str | None, path: Path, repeat: int, n: int, largest: int) -> None:
+async def run(
+    broker: str,
+    url: str | None,
+    path: Path,
+    parts: Sequence[str],
+    repeat: int,
+    n: int,
+    largest: int,
+) -> None:
     """Measure and print."""
-    options: dict[str, Any] = {"redis": {"redis": url}, "sqlite": {"sqlite": path / "queue.db"}}
+    options: dict[str, Any] = {
+        "redis": {"redis": url},
+        "postgres": {"postgres": url},
+        "sqlite": {"sqlite": path / "queue.db"},
+    }
     logging.getLogger("asynctasq").setLevel(logging.ERROR)
     asynctasq.init(driver=broker, **options.get(broker, {}))
-    server = Server(url)
-    titles: tuple[list[report.Column], ...] = (DRAINS, DISPATCHES, DRAINS)
-    runs: list[dict[str, list[dict[str, float]]]] = [{}, {}, {}]
+    server = Server(url if broker == "redis" else None)
+    measures = {
+        "drains": lambda: drains(server, n),
+        "dispatches": lambda: dispatches(server, n // 5),
+        "lines": lambda: lines(server, n, largest),
+    }
+    runs: dict[str, dict[str, list[dict[str, float]]]] = {part: {} for part in parts}
     for i in range(repeat):
-        parts = (
-            await drains(server, n),
-            await dispatches(server, n // 5),
-            await lines(server, n, largest),
-        )
-        for all_of, part in zip(runs, parts, strict=True):
-            for name, found in part.items():
-                all_of.setdefault(name, []).append(found)
+        for part in parts:
+            for name, found in (await measures[part]()).items():
+                runs[part].setdefault(name, []).append(found)
         print(f"{i + 1}/{repeat}", file=sys.stderr, flush=True)
-    for columns, part_runs in zip(titles, runs, strict=True):
-        print(report.table(columns, part_runs) + "\n")
+    for part, part_runs in runs.items():
+        print(report.table(PARTS[part], part_runs) + "\n")
     print(report.circumstances("asynctasq-core", "redis", "hiredis", broker=broker, tasks=n))
 
 
 @contextmanager
 def _server(broker: str) -> Iterator[str | None]:
-    if broker != "redis":
-        yield None
-        return
-    with redis_server() as url:
+    servers = {"redis": redis_server, "postgres": postgres_database}
+    with servers.get(broker, nullcontext)() as url:
         yield url
 
 
 def main() -> None:
     """Measure on a server of its own."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--broker", choices=("redis", "sqlite", "memory"), default="redis")
+    parser.add_argument("--broker", choices=BROKERS, default="redis")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--n", type=int, default=10_000, help="tasks that each step drains")
     parser.add_argument("--largest", type=int, default=1_000_000, help="most calls in lines")
+    parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS))
     args = parser.parse_args()
     with _server(args.broker) as url, tempfile.TemporaryDirectory() as folder:
-        uvloop.run(run(args.broker, url, Path(folder), args.repeat, args.n, args.largest))
+        sizes = (args.repeat, args.n, args.largest)
+        uvloop.run(run(args.broker, url, Path(folder), args.part, *sizes))
 
 
 if __name__ == "__main__":

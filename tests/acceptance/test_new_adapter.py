@@ -61,8 +61,30 @@ def test_a_hook_whose_flag_is_off_is_named(skeleton: Path) -> None:
     assert "the hook thread_scope, which is not tested: knows_connection is off" in done.stdout
 
 
+SCOPE = """
+
+import contextlib
+
+
+@hookimpl
+def thread_scope():
+    return _cleared({})
+
+
+@contextlib.contextmanager
+def _cleared(kept):
+    try:
+        yield
+    finally:
+        kept.clear()
+"""
+
+
 @pytest.mark.timeout(300)
 def test_the_suite_of_a_new_adapter_finds_mistakes_in_what_it_tests(skeleton: Path) -> None:
+    adapter = skeleton / "asynctasq-fresh" / "src" / "asynctasq_fresh" / "adapter.py"
+    with adapter.open("a") as file:
+        file.write(SCOPE)
     done = run(skeleton, "test-adapter", "fresh", "--self-check")
     assert done.returncode == 0, done.stdout
     words = [line.split("  ")[0] for line in done.stdout.splitlines()]
@@ -70,6 +92,9 @@ def test_the_suite_of_a_new_adapter_finds_mistakes_in_what_it_tests(skeleton: Pa
     assert "found        fetch_many blocks the event loop" in done.stdout
     assert "not tested   it imports its ORM at the top" in done.stdout  # it has none
     assert "found        thousands of keys in one query" in done.stdout
+    # By what it does, for no flag says what it leaves.
+    assert "found        thread_scope leaves out its end when the task fails" in done.stdout
+    assert "not tested   there is no thread_scope" in done.stdout
 
 
 @pytest.mark.parametrize("name", ["Fresh", "1st", "my-orm", "a.b", "../x", ""])

@@ -65,6 +65,14 @@ def test_naming_a_redis_selects_it_wherever_it_is(section: Any) -> None:
     assert load({"ASYNCTASQ_DRIVER": "memory"}, redis=section).driver == "memory"
 
 
+def test_of_two_brokers_in_the_environment_the_driver_says_which() -> None:
+    environ = {"ASYNCTASQ_REDIS_URL": "redis://h", "ASYNCTASQ_POSTGRES_URL": "postgresql://h/d"}
+    with pytest.raises(ConfigurationError, match="say which of"):
+        load(environ)
+    assert load({**environ, "ASYNCTASQ_DRIVER": "redis"}).driver == "redis"
+    assert load(environ, driver="postgres").driver == "postgres"
+
+
 @pytest.mark.parametrize(
     ("variable", "text"), [("URL", DEFAULT_URL), ("URL", "redis://h"), ("KEY_PREFIX", "asynctasq")]
 )

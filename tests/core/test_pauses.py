@@ -272,7 +272,26 @@ async def test_what_makes_no_sense_is_refused(app: App) -> None:
         await pause(task=ship.name, where={"nubmer": 1})
     with pytest.raises(asynctasq.SerializationError):
         await pause(task=ship, where={"number": object()})
+    for task_name, where in (("", {}), ("never", {"": 1}), ("", {"number": 1})):
+        with pytest.raises(ValueError, match="must not be empty"):
+            await pause(task=task_name, where=where)
+    for end in (pause, resume):
+        with pytest.raises(ValueError, match="can be encoded"):
+            await end(task="\udcff")
+    with pytest.raises(ValueError, match="65536 at most"):
+        await pause(task=ship, where={"speed": "x" * 70_000})
+    with pytest.raises(ConfigurationError, match="knows no queue, and no task 'never'"):
+        await pause(task="never")
     assert await pauses() == []
+
+
+async def test_pauses_with_other_arguments_are_others(any_app: App, work: Work) -> None:
+    await pause(task=pack, where={"note": "a order=1"})
+    await pause(task=pack, where={"note": "a", "order": "1"})
+    assert len(await pauses()) == 2
+    assert await resume(task=pack, where={"note": "a", "order": "1"})
+    [left] = await pauses()
+    assert left.where == {"note": "a order=1"}
 
 
 async def test_a_broker_without_pauses_says_so(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -345,7 +364,21 @@ def test_the_command_line_refuses_what_makes_no_sense(run: Callable[..., str]) -
     assert "NAME=TEXT" in run("pause", "-t", ship.name, "--where", "a", code=2)
     assert "no name of a queue" in run("resume", "-q", "", code=2)
     assert "no parameter 'a'" in run("pause", "-t", ship.name, "--where", "a=1", code=1)
-    assert "note: no task 'no.such'" in run("pause", "-t", "no.such")
+    assert "NAME=TEXT" in run("pause", "-t", ship.name, "--where", "=1", code=2)
+    twice = ("--where", "number=1", "--where", "number=2")
+    assert "given twice" in run("pause", "-t", ship.name, *twice, code=2)
+    assert "--task needs a name" in run("resume", "-t", "", code=2)
+    assert "65536 at most" in run("pause", "-q", "default", "--by", "x" * 70_000, code=2)
+    assert "note: no task 'no.such'" in run("pause", "-t", "no.such", "-q", "default")
+
+
+@pytest.mark.parametrize(
+    "command", [("pause", "-t"), ("cancel",), ("tasks", "show"), ("dead", "show"), ("watch",)]
+)
+def test_what_is_no_text_is_refused(run: Callable[..., str], command: tuple[str, ...]) -> None:
+    run("pause", "-q", "default")
+    output = run(*command, "a\udcff", code=2 if command[0] == "pause" else 1)
+    assert r"a\udcff" in output
 
 
 def test_status_shows_the_keys_in_use(run: Callable[..., str]) -> None:

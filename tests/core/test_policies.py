@@ -371,6 +371,7 @@ async def coroutine_key(value: int) -> int:
         (lambda: Limit(0), "most must be"),
         (lambda: Limit(True), "most must be"),
         (lambda: Limit(1, name=""), "name must be"),
+        (lambda: Limit(1, name="mail\0server"), "printable"),
         (lambda: Limit(1, by=5), "by must be"),  # type: ignore[arg-type]
         (lambda: Rate(0, seconds=1), "count must be"),
         (lambda: Rate(1, seconds=0), "seconds must be"),

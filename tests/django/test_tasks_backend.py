@@ -14,7 +14,9 @@ import asynctasq
 import pytest
 from asynctasq import TaskStatus, Worker
 from asynctasq.brokers import ConsumerOptions, Outgoing, WorkerInfo
+from asynctasq.tasks.task import registry
 from asynctasq_django import prefetch_related
+from asynctasq_django.task_options import task_options
 from django.conf import settings
 from django.db import connection, connections, transaction
 from django.test import override_settings
@@ -188,6 +190,58 @@ def test_options_that_do_not_fit_a_task_are_refused_where_it_is_declared() -> No
     too_high = backend_with(priority=101)
     with too_high as backend, pytest.raises(asynctasq.ConfigurationError, match="-100 to 100"):
         tasks.task(backend=backend)(_note)
+
+
+@tasks.task
+@task_options(unique=asynctasq.Unique(by="name"), result_ttl=60, max_attempts=3)
+@task_options(max_attempts=2, priority=7)
+def single(name: str, number: int) -> None:
+    _note(name)
+
+
+def test_one_task_has_options_of_its_own() -> None:
+    defaults = asynctasq.app.current().config.task_defaults
+    options = registry[f"default:{single.module_path}"].options(defaults)
+    assert (options.max_attempts, options.priority, options.result_ttl) == (3, 7, 60)
+    enqueued: list[str] = []
+
+    def note_id(task_result: Any, **_: Any) -> None:
+        enqueued.append(task_result.id)
+
+    task_enqueued.connect(note_id)
+    try:
+        first, again = single.enqueue("Ada", 1), single.enqueue("Ada", 2)
+    finally:
+        task_enqueued.disconnect(note_id)
+    assert enqueued == [first.id] == [again.id]
+    assert (first.args, again.args) == (["Ada", 1], [])
+    work()
+    assert User.objects.filter(name="Ada").count() == 1
+
+
+def test_a_tasks_own_options_win_over_those_of_its_backend() -> None:
+    with backend_with(unique=True, max_attempts=5) as backend:
+        often: Any = tasks.task(backend=backend)(task_options(unique=False)(_another_note))
+        assert often.enqueue("Ada").id != often.enqueue("Ada").id
+        work()
+
+
+def _another_note(name: str) -> None:
+    _note(name)
+
+
+def test_options_of_a_task_that_do_not_fit_are_refused_where_it_is_declared() -> None:
+    by_order = task_options(limit=asynctasq.Limit(1, by="order"))
+    with pytest.raises(asynctasq.ConfigurationError, match="'order'"):
+        tasks.task(by_order(_unlike_the_options))
+    with pytest.raises(asynctasq.ConfigurationError, match=r"@task\(queue_name="):
+        task_options(queue="mail")
+    with pytest.raises(asynctasq.ConfigurationError, match="below @task"):
+        task_options(max_attempts=2)(greet)  # type: ignore[type-var]
+
+
+def _unlike_the_options(name: str) -> None:
+    raise AssertionError
 
 
 def test_an_unknown_result_does_not_exist() -> None:
@@ -436,7 +490,7 @@ def test_the_signal_says_what_is_stored_however_a_task_ends(
 
 @pytest.mark.parametrize(
     ("how", "error", "attempts"),
-    [("raise", LookupError, 1), ("crash", asynctasq.TaskCrashed, 0), ("return", None, 1)],
+    [("raise", LookupError, 1), ("crash", asynctasq.TaskCrashed, 1), ("return", None, 1)],
 )
 def test_a_run_in_a_process_of_its_own_has_a_result_with_its_arguments(
     how: str,

@@ -16,9 +16,10 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 
 import pytest
-from asynctasq.brokers import Broker
+from asynctasq.brokers import Broker, Pausing
 from asynctasq.brokers.opening import installed_drivers, open_broker
 from asynctasq.config import Config
+from asynctasq.policies.pauses import Pause
 
 from .deployments import Deployment, Forks, forks
 
@@ -169,6 +170,58 @@ async def test_a_worker_killed_before_or_after_any_call_of_the_broker_loses_noth
         [
             lambda number=number, when=when: killed_at(deployment, forked, number, when)  # type: ignore[misc]
             for number in range(1, calls + 2)
+            for when in ("before", "after")
+        ]
+    )
+
+
+# --- while calls are paused --------------------------------------------------------------
+
+PAUSE = Pause("default", task="fault_tasks.work")
+PAUSED, OTHERS = {0, 1, 2, 3}, {20, 50}
+
+
+async def killed_while_paused(
+    deployment: Deployment, forked: Forks, name: str, number: int, when: str
+) -> None:
+    round_ = Round(deployment, forked, f"{when}-{name}-{number}")
+    broker = round_.broker
+    assert isinstance(broker, Pausing)
+    try:
+        await round_.dispatch(
+            f"*(work(n) for n in range({len(PAUSED)}))", "fail_once(20)", "kept(50)"
+        )
+        await broker.pause("default", PAUSE.name, PAUSE.encode())
+        at = {"FAULT_CONSUMER_CALLS": name, "FAULT_KILL_AT": f"{number}:{when}"}
+        doomed = round_.start_worker("--burst", **at)
+        await round_.until(lambda: not is_alive(doomed))
+        assert number > 1 or (round_.deployment.path / f"killed-{doomed}").exists()
+        heir = round_.start_worker("--burst")
+        await round_.until(lambda: not is_alive(heir))
+        assert set(round_.deployment.times("began")) == OTHERS, (name, number, when)
+        assert await broker.resume("default", PAUSE.name)
+        last = round_.start_worker("--burst")
+        await round_.until(lambda: not is_alive(last))
+        ended = round_.deployment.times("ended")
+        assert set(ended) == PAUSED | OTHERS
+        assert all(ended[paused] == 1 for paused in PAUSED)
+        [stats] = [s for s in await broker.stats() if s.name == "default"]
+        assert (stats.waiting, stats.running, stats.delayed, stats.dead) == (0, 0, 0, 0)
+    finally:
+        await round_.end()
+
+
+@pytest.mark.timeout(300)
+async def test_a_worker_killed_while_it_parks_calls_begins_and_loses_none(
+    deployment: Deployment, forked: Forks
+) -> None:
+    await side_by_side(
+        [
+            lambda name=name, number=number, when=when: killed_while_paused(  # type: ignore[misc]
+                deployment, forked, name, number, when
+            )
+            for name in ("take", "settle")
+            for number in (1, 2)
             for when in ("before", "after")
         ]
     )

@@ -398,3 +398,52 @@ async def test_values_and_keys_that_anybody_wrote_are_looked_at(client: redis.Re
         assert await broker.keys_in_use("bad")
         await broker.put([limited("a")])
         assert [delivery.id for delivery in await take_all(consumer, 1)] == ["a"]
+
+
+# --- pauses -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["values:pauses", "fence"])
+@pytest.mark.parametrize("is_paused", [False, True], ids=["unpaused", "paused"])
+async def test_overwritten_keys_of_pauses_block_no_other_queue(
+    client: redis.Redis, name: str, is_paused: bool
+) -> None:
+    async with working():
+        await runs_what_is_sent()
+        if is_paused:
+            await asynctasq.pause(queue="bad")
+        client.delete(key(name))
+        client.set(key(name), "x")
+        for what in ("once", "twice"):  # waking, and due by time
+            await runs_what_is_sent()
+            await note(what).delay(0.01).dispatch()
+            await until(lambda: what in ran)  # noqa: B023
+        for command in (["status"], ["pause", "-q", "bad"], ["resume", "-q", "bad"]):
+            result = await asyncio.to_thread(CliRunner().invoke, cli, command)
+            assert isinstance(result.exception, SystemExit | None), command
+        client.delete(key(name))
+        await asynctasq.pause(queue="bad")
+        assert await asynctasq.resume(queue="bad")
+        await note("mended").on_queue("bad").dispatch()
+        await until(lambda: "mended" in ran)
+
+
+async def test_pauses_that_anybody_wrote_stop_nobody_and_are_shown(client: redis.Redis) -> None:
+    odd: dict[Any, Any] = {
+        b"\xff\x1b[2J": bytes(8) + b"\xff",
+        b"x" * 70_000: b"short",
+        b"\0": bytes(8) + b"[" * 9_000,
+    }
+    expired = {b"over": (1).to_bytes(8, "big") + b"{}"}
+    client.hset(key("values:pauses", "good"), mapping=odd | expired)
+    client.hset(key("fence", "good"), mapping={b"at": b"no entry", b"serial": b"many"})
+    async with working():
+        await runs_what_is_sent()
+        result = await asyncio.to_thread(CliRunner().invoke, cli, ["status"])
+        assert result.exit_code == 0, (result.output, result.exception)
+        assert "\x1b" not in result.output
+        await asynctasq.pause(task=note)
+        held = await note("held").dispatch()
+        await until(lambda: client.zscore(key("delayed", "good"), held.id) is not None)
+        assert await asynctasq.resume(task=note)
+        await until(lambda: "held" in ran)

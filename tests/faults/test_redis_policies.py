@@ -24,7 +24,10 @@ from asynctasq.brokers import (
     UniqueKey,
     WorkerInfo,
 )
+from asynctasq.brokers.parking import pause_number
 from asynctasq.brokers.redis.broker import RedisBroker
+from asynctasq.brokers.redis.keys import Keys
+from asynctasq.brokers.redis.scripts import RESUME, with_source
 
 QUEUES = ("one", "two")
 MOST = {"a": 1, "b": 2, "c": 5}
@@ -160,3 +163,57 @@ async def test_a_put_with_a_policy_wakes_a_consumer_that_waits(start_redis: Any)
     assert late < 10
     await consumer.stop()
     await broker.close()
+
+
+async def test_sweeps_finish_what_a_resume_that_was_killed_has_begun(start_redis: Any) -> None:
+    server = start_redis()
+    broker = RedisBroker(RedisConfig(url=server.url))
+    info = WorkerInfo(uuid4().hex, "host", 1, QUEUES, 10, time.time())
+    consumer = broker.consumer(ConsumerOptions(info, QUEUES))
+    await consumer.start()
+    await broker.pause("one", "a pause", b"")
+    await broker.put([Outgoing("one", f"{number}", b"") for number in range(5)])
+    taken = [await _take(consumer) for _ in range(5)]
+    await consumer.settle([Outcome(d, Action.PARK, pause="a pause") for d in taken])
+    keys = Keys("asynctasq").of("one")
+    first_step = with_source(RESUME(keys[:3], "a pause", pause_number("a pause"), 2))
+    with server.client() as client:
+        assert client.execute_command(*first_step) == [1, 2]
+    assert [(await _take(consumer)).id for _ in range(5)] == ["0", "1", "2", "3", "4"]
+    assert not await broker.resume("one", "a pause")
+    await consumer.stop()
+    await broker.close()
+
+
+async def test_a_pause_that_begins_anew_keeps_what_a_killed_resume_has_left(
+    start_redis: Any,
+) -> None:
+    server = start_redis()
+    broker = RedisBroker(RedisConfig(url=server.url))
+    info = WorkerInfo(uuid4().hex, "host", 1, QUEUES, 10, time.time())
+    consumer = broker.consumer(ConsumerOptions(info, QUEUES))
+    await consumer.start()
+    await broker.pause("one", "a pause", b"")
+    await broker.put([Outgoing("one", f"{number}", b"") for number in range(3)])
+    for _ in range(3):
+        taken = await _take(consumer)
+        await consumer.settle([Outcome(taken, Action.PARK, pause="a pause")])
+    keys = Keys("asynctasq").of("one")
+    first_step = with_source(RESUME(keys[:3], "a pause", pause_number("a pause"), 1))
+    with server.client() as client:
+        client.execute_command(*first_step)
+    await broker.pause("one", "a pause", b"")
+    [woken] = [await _take(consumer)]
+    await consumer.settle([Outcome(woken, Action.PARK, pause="a pause")])
+    assert await consumer.take(1, 0.7) == []
+    assert await broker.resume("one", "a pause")
+    assert len([await _take(consumer) for _ in range(3)]) == 3
+    await consumer.stop()
+    await broker.close()
+
+
+async def _take(consumer: Consumer) -> Delivery:
+    async with asyncio.timeout(10):
+        while not (taken := await consumer.take(1, 1)):
+            pass
+    return taken[0]

@@ -142,7 +142,6 @@ async def test_the_first_version_is_upgraded_under_those_who_use_it(url: str, sc
         f"CREATE FUNCTION {schema}.take({former}) RETURNS text LANGUAGE sql AS $$SELECT 'old'$$",
         f"DROP FUNCTION {schema}.claim({claim}, boolean)",
         f"CREATE FUNCTION {schema}.claim({claim}) RETURNS text LANGUAGE sql AS $$SELECT 'old'$$",
-        f"DROP FUNCTION {schema}.run_line(integer, integer, integer, bigint, boolean)",
         f"CREATE FUNCTION {schema}.run_line(integer, integer, integer, bigint) RETURNS text"
         " LANGUAGE sql AS $$SELECT 'old'$$",
     )

@@ -229,11 +229,15 @@ class RemoteTraceback(Exception):
 
     Attributes:
         headers: The message's headers, including those that the task itself set.
+        attempts: How often the call ran; 0 if that is unknown.
     """
 
-    def __init__(self, text: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, text: str, headers: Mapping[str, str] | None = None, attempts: int = 0
+    ) -> None:
         self.text = text
         self.headers = dict(headers or {})
+        self.attempts = attempts
         super().__init__(text)
 
     def __str__(self) -> str:

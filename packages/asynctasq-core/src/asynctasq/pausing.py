@@ -13,7 +13,7 @@ from .app import App, current
 from .brokers import Broker, Pausing
 from .config.settings import is_queue_name
 from .errors import ConfigurationError
-from .policies.pauses import Pause, check_where, text_for
+from .policies.pauses import LONGEST_BYTES, Pause, check_where, text_for
 from .sending.portal import portal
 from .tasks.declaration import registry
 from .tasks.task import Task
@@ -43,8 +43,10 @@ async def pause(
         by: Who pauses, for `asynctasq status`; by default the user and the machine.
 
     Raises:
-        ValueError: Neither a queue nor a task is given, or `where` without a task.
-        ConfigurationError: The broker does not support pauses, or the task has no such parameter.
+        ValueError: Neither a queue nor a task is given, `where` without a task, an empty name, text
+            that cannot be encoded, or more than 64 KiB of it.
+        ConfigurationError: The broker does not support pauses, the task has no such parameter, or
+            there is no queue on which it could be paused: name one.
         SerializationError: A value in `where` cannot travel.
         BrokerUnavailable: Some queues may be paused and others not; call again.
     """
@@ -52,8 +54,17 @@ async def pause(
     one = _meant(app, queue, task, where)
     broker = _pausing(app)
     one = replace(one, since=time(), by=by or _whoever())
-    for name in await _queues(app, broker, queue, one):
-        await broker.pause(name, one.name, one.encode())
+    value = one.encode()
+    if len(value) > LONGEST_BYTES:
+        raise ValueError(f"a pause of {len(value)} bytes: {LONGEST_BYTES} at most")
+    queues = await _queues(app, broker, queue, one)
+    if not queues:
+        raise ConfigurationError(
+            f"{broker.describe()} knows no queue, and no task {one.task!r} is registered here: "
+            "name the queue"
+        )
+    for name in queues:
+        await broker.pause(name, one.name, value)
 
 
 async def resume(
@@ -147,7 +158,18 @@ def _meant(
     if where and known is not None:
         check_where(known, where)
     texts = {key: text_for(value, key, app.adapters) for key, value in (where or {}).items()}
+    _check_texts(task is not None, name, texts)
     return Pause(queue or "", name, texts)
+
+
+def _check_texts(has_task: bool, task: str, texts: Mapping[str, str]) -> None:
+    if (has_task and not task) or "" in texts:
+        raise ValueError("the names of a task and of its arguments must not be empty")
+    for text in (task, *texts, *texts.values()):
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"not text that can be encoded: {text!a:.100}") from None
 
 
 async def _queues(app: App, broker: Broker, queue: str | None, one: Pause) -> list[str]:

@@ -117,6 +117,13 @@ def succeeded(result: TaskResult[P, R], content: dict[str, Any] | None) -> TaskR
     return found
 
 
+def crashed(result: TaskResult[P, R], record: Record, attempts: int) -> Record:
+    """The record of a call whose process has ended so often before it could record its run."""
+    enqueued = 0.0 if result.enqueued_at is None else result.enqueued_at.timestamp()
+    unknown = [("unknown", enqueued)] * (attempts - len(record.runs))
+    return replace(record, runs=[*record.runs, *unknown])
+
+
 def failed(result: TaskResult[P, R], record: Record, *errors: TaskError) -> TaskResult[P, R]:
     """A call that has failed."""
     found = recorded(result, TaskResultStatus.FAILED, record)

@@ -12,12 +12,13 @@ from time import time
 from traceback import format_exception
 from typing import Any, cast
 
-from asynctasq import Message, current_message
+from asynctasq import Message, TaskCrashed, current_message
 
 from .lanes import call_loader
 from .task_results import (
     QUEUE,
     Record,
+    crashed,
     failed,
     path_of,
     plain,
@@ -123,7 +124,10 @@ async def tell_finished(
     else:
         traceback = "".join(format_exception(error))
         told = TaskError(exception_class_path=path_of(error), traceback=traceback)
-        result = failed(result, Record.of(message.headers), told)
+        record = Record.of(message.headers)
+        if isinstance(error, TaskCrashed):
+            record = crashed(result, record, message.attempt)
+        result = failed(result, record, told)
     await call_loader(_send_finished, type(task.get_backend()), result, error)
 
 

@@ -4,7 +4,12 @@
 
 Arguments may be model instances and anything else that asynctasq can send; a call with an instance
 of an open transaction waits for the commit. `OPTIONS` takes the options of `asynctasq.task`,
-including policies such as `limit`; they apply to every task that names the backend.
+including policies such as `limit`; they apply to every task that names the backend. `task_options`
+gives them to one task:
+
+    @task
+    @task_options(limit=Limit(1, by="order"))
+    def ship(order: Order) -> None: ...
 """
 
 from __future__ import annotations
@@ -17,10 +22,12 @@ import asynctasq
 from asgiref.sync import async_to_sync
 from asynctasq import Message
 
+from .task_options import options_of, task_options
 from .task_results import (
     ID_LENGTH,
     QUEUE,
     Record,
+    crashed,
     failed,
     name_of,
     path_of,
@@ -40,6 +47,8 @@ from .tasks_api import (
     TaskResultStatus,
     task_enqueued,
 )
+
+__all__ = ["AsynctasqBackend", "task_options"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -69,20 +78,28 @@ class AsynctasqBackend(BaseTaskBackend):
         super().validate_task(task)
         name = name_of(task)
         if name not in _registered:
-            options = {"result_ttl": _RESULT_TTL_SECONDS, **self.options}
+            options = {"result_ttl": _RESULT_TTL_SECONDS, **self._options(task)}
             options |= {"name": name, "queue": task.queue_name}
             _registered[name] = task, asynctasq.task(**options)(runnable(task))
 
     def enqueue(self, task: Task[P, R], args: Any, kwargs: Any) -> TaskResult[P, R]:
-        """Put a call on its queue, from synchronous code."""
+        """Put a call on its queue, from synchronous code.
+
+        Returns:
+            If `unique` kept another call instead, the result of that one, and no signal is sent.
+        """
         handle = self._call(task, args, kwargs).dispatch_sync()
+        if handle.is_existing:
+            return ready(task, handle.id)
         result = ready(task, handle.id, args, kwargs)
         task_enqueued.send(type(self), task_result=result)
         return result
 
     async def aenqueue(self, task: Task[P, R], args: Any, kwargs: Any) -> TaskResult[P, R]:
-        """Put a call on its queue, from asynchronous code."""
+        """Put a call on its queue, from asynchronous code; see `enqueue`."""
         handle = await self._call(task, args, kwargs).dispatch()
+        if handle.is_existing:
+            return ready(task, handle.id)
         result = ready(task, handle.id, args, kwargs)
         await task_enqueued.asend(type(self), task_result=result)
         return result
@@ -112,7 +129,10 @@ class AsynctasqBackend(BaseTaskBackend):
             return succeeded(result, await handle.result(timeout=0))
         except Exception as e:
             if isinstance(e.__cause__, asynctasq.RemoteTraceback):
-                return failed(result, Record.of(e.__cause__.headers), remote_error(e))
+                record = Record.of(e.__cause__.headers)
+                if isinstance(e, asynctasq.TaskCrashed):
+                    record = crashed(result, record, e.__cause__.attempts)
+                return failed(result, record, remote_error(e))
             if isinstance(e, asynctasq.TaskCancelled):
                 told = TaskError(exception_class_path=path_of(e), traceback=str(e))
                 return failed(result, Record(), told)
@@ -127,13 +147,16 @@ class AsynctasqBackend(BaseTaskBackend):
         _, run = _registered[name_of(task)]
         call = run(*args, **kwargs).on_queue(task.queue_name)
         headers = {QUEUE: task.queue_name}
-        if self.options.get("process"):  # a process may die before it records anything
+        if self._options(task).get("process"):  # a process may die before it records anything
             headers |= Record(args=plain(args), kwargs=plain(kwargs)).header()
         call = call.with_headers(headers)
-        if task.priority:  # otherwise the priority in `OPTIONS` applies
+        if task.priority:  # otherwise the priority in the options applies
             call = call.priority(int(task.priority))
         # Naive times are local, as in Django without USE_TZ.
         return call if task.run_after is None else call.at(task.run_after.astimezone())
+
+    def _options(self, task: Task[..., Any]) -> dict[str, Any]:
+        return {**self.options, **options_of(task.func)}
 
     def _handle(self, result_id: str) -> tuple[asynctasq.TaskHandle[Any], Task[..., Any]]:
         message_id = result_id[:ID_LENGTH]

@@ -143,6 +143,12 @@ DECLARE
     has_tickets boolean;
     is_any boolean := false;
     one record;
+    claimed bigint;
+    -- Of the tickets.
+    lines integer[] := '{}';
+    lanes integer[] := '{}';
+    turns bigint[] := '{}';
+    places bigint[] := '{}';
 BEGIN
     PERFORM @schema@.give_back_lapsed();
     PERFORM @schema@.share_pauses();
@@ -172,34 +178,31 @@ BEGIN
         FOR one IN SELECT * FROM @schema@.claim(
             taker, lease_, queues, most, since_lanes, since_places, has_tickets, confirms) AS c
         LOOP
+            claimed := one.claimed;
+            IF one.line IS NOT NULL THEN
+                lines := lines || one.line;
+                lanes := lanes || one.lane;
+                turns := turns || one.turn;
+                places := places || one.place;
+                CONTINUE;
+            END IF;
             queue := one.queue;
+            id := one.id;
+            body := one.body;
+            deliveries := one.deliveries;
+            message := one.message;
             lease := lease_;
             lane := one.lane;
             turn := one.turn;
             place := one.place;
-            line := one.line;
-            IF line IS NULL THEN
-                id := one.id;
-                body := one.body;
-                deliveries := one.deliveries;
-                message := one.message;
-                is_any := true;
-                RETURN NEXT;
-                CONTINUE;
-            END IF;
-            -- A place for the ticket, and what nobody has claimed: those of later tickets are theirs.
-            FOR id, body, deliveries, message IN
-                SELECT m.id, m.body, r.deliveries, r.message
-                FROM @schema@.run_line(one.line, 1 + greatest(0, most - one.claimed::integer),
-                    taker, lease_, confirms) r
-                JOIN @schema@.message m ON m.number = r.message
-            LOOP
-                is_any := true;
-                most := most - 1;
-                RETURN NEXT;
-            END LOOP;
-            most := most + 1;
+            is_any := true;
+            RETURN NEXT;
         END LOOP;
+        IF lines <> '{}' THEN
+            RETURN QUERY SELECT * FROM @schema@.run_lines(
+                lines, lanes, turns, places, most - claimed, taker, lease_, confirms);
+            is_any := is_any OR FOUND;
+        END IF;
         DELETE FROM @schema@.taken t
             USING @schema@.running r JOIN @schema@.message m ON m.number = r.message
             WHERE r.worker = taker AND r.lease = lease_ AND m.until_started

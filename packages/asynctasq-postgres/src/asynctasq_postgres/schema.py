@@ -11,7 +11,7 @@ from .address import Address
 
 #: Version of the tables and functions. They are replaced while workers of the previous version run;
 #: if those cannot go on, raise `UNDERSTOOD_FROM`.
-VERSION = 2
+VERSION = 3
 UNDERSTOOD_FROM = 1
 #: Changes from each version to the next, except functions that only get a new body; there is none
 #: before the first version.
@@ -23,7 +23,17 @@ _UPGRADES: dict[int, str] = {
         DROP FUNCTION @schema@.claim(
             integer, bigint, text[], integer, integer[], bigint[], boolean);
         DROP FUNCTION @schema@.run_line(integer, integer, integer, bigint);
-    """
+    """,
+    # What went line by line goes for many lines at once.
+    2: """
+        DROP FUNCTION IF EXISTS @schema@.run_line(integer, integer, integer, bigint, boolean);
+        DROP FUNCTION IF EXISTS @schema@.give_ticket(integer);
+        DROP FUNCTION IF EXISTS @schema@.look_again(integer);
+        DROP FUNCTION IF EXISTS @schema@.running_of(integer, text);
+        DROP FUNCTION IF EXISTS @schema@.most_of(integer, text);
+        DROP FUNCTION IF EXISTS @schema@.open_rate(integer, text, integer);
+        DROP FUNCTION IF EXISTS @schema@.set_opening(integer, text);
+    """,
 }
 
 #: In this order, because plain SQL functions are checked when they are created.

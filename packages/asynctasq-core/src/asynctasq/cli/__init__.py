@@ -62,6 +62,11 @@ class _Commands(click.Group):
 
             click.echo(printable(_place_in_application(e), lines=True), err=True, nl=False)
             raise click.ClickException(printable(str(e), lines=True)) from e
+        except UnicodeEncodeError as e:
+            # An argument in another encoding, as Python hands it to us.
+            if not any("\udc80" <= character <= "\udcff" for character in e.object):
+                raise
+            raise click.ClickException(f"not text in UTF-8: {e.object!a:.200}") from e
 
 
 def _of_plugins() -> dict[str, EntryPoint]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import click
@@ -50,8 +51,18 @@ def command(
     arguments = check(queue, task, where)
     loaded(modules)
     warn_if_unknown(task)
-    asyncio.run(pausing.pause(queue=queue, task=task, where=arguments, by=by))
+    with refused():
+        asyncio.run(pausing.pause(queue=queue, task=task, where=arguments, by=by))
     click.echo(f"paused {shown(queue, task, where)}")
+
+
+@contextmanager
+def refused() -> Iterator[None]:
+    """Show what makes no sense as such."""
+    try:
+        yield
+    except ValueError as e:
+        raise click.UsageError(str(e)) from None
 
 
 def check(queue: str | None, task: str | None, where: tuple[str, ...]) -> dict[str, str]:
@@ -68,8 +79,13 @@ def check(queue: str | None, task: str | None, where: tuple[str, ...]) -> dict[s
         raise click.UsageError(f"{queue!r} is no name of a queue")
     if where and task is None:
         raise click.UsageError("--where says which calls of a task are meant: give --task")
-    if wrong := [text for text in where if "=" not in text]:
+    if task == "":
+        raise click.UsageError("--task needs a name")
+    if wrong := [text for text in where if not text.partition("=")[0] or "=" not in text]:
         raise click.UsageError(f"--where {wrong[0]!r}: write NAME=TEXT, such as order=Order#5")
+    names = [text.partition("=")[0] for text in where]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise click.UsageError(f"--where {twice[0]}=... is given twice: make two pauses")
     return dict(text.split("=", 1) for text in where)
 
 

@@ -8,7 +8,7 @@ import click
 
 from ..errors import AsynctasqError
 from .application import loaded
-from .pause import check, meant, shown
+from .pause import check, meant, refused, shown
 
 
 @click.command("resume")
@@ -21,6 +21,8 @@ def command(
 
     arguments = check(queue, task, where)
     loaded(modules)
-    if not asyncio.run(pausing.resume(queue=queue, task=task, where=arguments)):
+    with refused():
+        was_paused = asyncio.run(pausing.resume(queue=queue, task=task, where=arguments))
+    if not was_paused:
         raise AsynctasqError(f"no pause of {shown(queue, task, where)}")
     click.echo(f"resumed {shown(queue, task, where)}")

@@ -137,7 +137,8 @@ class Config:
         check_variables(cls, {d: s.fields for d, s in drivers.items()}, claimed, environ)
         values = from_environment(cls, PREFIX, environ)
         values |= {k: v for k, v in options.items() if k in own}
-        values.setdefault("driver", _implied_driver(options, sections, environ))
+        if "driver" not in values:
+            values["driver"] = _implied_driver(options, sections, environ)
         if (driver := values["driver"]) not in list(drivers):
             known_drivers = ", ".join(sorted(drivers))
             raise ConfigurationError(f"driver must be one of {known_drivers}, not {driver!r:.200}")

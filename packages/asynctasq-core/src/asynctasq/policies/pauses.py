@@ -21,7 +21,7 @@ from ..wire.encoding import encode_value
 from ..wire.message import Message
 
 #: Maximum size of a pause, which is stored as one of the broker's values.
-_LONGEST_BYTES = 64 * 1024
+LONGEST_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +44,9 @@ class Pause:
 
     @property
     def name(self) -> str:
-        """Its name for the broker: equal pauses have equal names."""
-        return " ".join([self.task, *(f"{k}={v}" for k, v in sorted(self.where.items()))])
+        """Its name for the broker: equal pauses have equal names, and others different ones."""
+        pairs = [f"{_bare(k)}={_bare(v)}" for k, v in sorted(self.where.items())]
+        return " ".join([_bare(self.task), *pairs])
 
     @property
     def what(self) -> str:
@@ -62,7 +63,7 @@ class Pause:
     def decode(cls, queue: str, value: bytes) -> Pause | None:
         """The pause in these bytes, which anybody may have written; `None` if they hold none."""
         try:
-            kept = json.loads(value if len(value) <= _LONGEST_BYTES else b"")
+            kept = json.loads(value if len(value) <= LONGEST_BYTES else b"")
             pause = cls(queue, kept["task"], kept["where"], kept["since"], kept["by"])
             texts = (pause.task, pause.by, *pause.where, *pause.where.values())
             is_sound = all(isinstance(text, str) for text in texts)
@@ -86,6 +87,11 @@ class Pause:
             if text != wanted:
                 return False
         return True
+
+
+def _bare(text: str) -> str:
+    """Text without bare spaces and equals signs."""
+    return text.replace("\\", r"\\").replace(" ", r"\ ").replace("=", r"\=")
 
 
 def _default(task: Task[..., Any] | None, name: str, adapters: Adapters) -> str | None:

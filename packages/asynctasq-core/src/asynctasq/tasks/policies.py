@@ -208,8 +208,11 @@ def _check_by(policy: Keyed) -> None:
 
 def _check_name(policy: Limit | Rate) -> None:
     name = policy.name
-    if name is not None and not (isinstance(name, str) and 0 < len(name) <= _LONGEST_NAME):
-        _refuse(policy, f"name must be 1 to {_LONGEST_NAME} characters, not {name!r:.100}")
+    is_text = isinstance(name, str) and name.isprintable()
+    if name is not None and not (is_text and 0 < len(name) <= _LONGEST_NAME):
+        _refuse(
+            policy, f"name must be 1 to {_LONGEST_NAME} printable characters, not {name!r:.100}"
+        )
 
 
 def _is_count(value: object) -> bool:

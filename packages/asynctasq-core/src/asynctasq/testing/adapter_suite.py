@@ -11,6 +11,7 @@ from .adapters.missing import MissingTests
 from .adapters.once import OnceTests
 from .adapters.references import ReferencesTests
 from .adapters.running import RunningTests
+from .adapters.scoping import ScopingTests
 from .adapters.statements import logged
 
 __all__ = ["AdapterSuite", "Scope", "logged"]
@@ -20,6 +21,7 @@ class AdapterSuite(
     ReferencesTests,
     FetchingTests,
     RunningTests,
+    ScopingTests,
     MissingTests,
     CommitsTests,
     OnceTests,

@@ -236,7 +236,9 @@ MUTANTS = {
     "imports": Mutant("it imports its ORM at the top", "imports_no_orm", _importing_its_orm),
     "no-thread-scope": Mutant("there is no thread_scope", "connection", _without_thread_scope),
     "no-finally": Mutant(
-        "thread_scope leaves out its end when the task fails", "connection", _without_finally
+        "thread_scope leaves out its end when the task fails",
+        "connection or thread_scope",
+        _without_finally,
     ),
     "sends": Mutant(
         "the error of one send keeps back the others",

@@ -70,8 +70,9 @@ def encode_error(
     message_id: str,
     max_bytes: int,
     headers: Mapping[str, str] = MappingProxyType({}),
+    attempts: int = 0,
 ) -> bytes:
-    """The stored form of the error that ended a task, with its message's headers.
+    """The stored form of the error that ended a task, with its message's headers and attempts.
 
     An error that is too large is kept without its arguments.
     """
@@ -88,6 +89,8 @@ def encode_error(
     }
     if headers:
         content["headers"] = dict(headers)
+    if attempts:
+        content["attempts"] = attempts
     sealed = _sealed(content, keys, message_id)
     if len(sealed) > max_bytes:
         return _sealed({**content, "args": None, "state": None}, keys, message_id)
@@ -208,9 +211,11 @@ def error_in(content: dict[str, Any]) -> BaseException:
             error = _made(cls, args)
             if content.get("state") is not None:
                 vars(error).update(decode_value(content["state"], {}))
-    headers = content.get("headers")
+    headers, attempts = content.get("headers"), content.get("attempts")
     error.__cause__ = RemoteTraceback(
-        str(content.get("traceback", "")), headers if isinstance(headers, dict) else {}
+        str(content.get("traceback", "")),
+        headers if isinstance(headers, dict) else {},
+        attempts if isinstance(attempts, int) else 0,
     )
     return error
 

@@ -310,6 +310,7 @@ def dead(
             job.message.id,
             config.max_payload_bytes,
             job.message.headers,
+            job.message.attempt,
         )
         verdict.outcome.result_ttl = job.options.result_ttl
     elif job.options.status_ttl is not None:

@@ -277,13 +277,13 @@ class RedisBroker:
     async def pause(self, queue: str, name: str, value: bytes) -> None:
         """Begin a pause; see `Pausing.pause`."""
         stream = self._keys.of(queue).stream
-        await self._put_and_register([(stream, PAUSE((stream,), name, value))], {queue})
+        command = PAUSE((stream,), name, value, _number(name))
+        await self._put_and_register([(stream, command)], {queue})
 
     async def resume(self, queue: str, name: str) -> bool:
         """End a pause; see `Pausing.resume`."""
         keys = self._keys.of(queue)
-        number = pause_number(name) if name else 0
-        command = RESUME(keys[:3], name, number, _AT_ONCE)
+        command = RESUME(keys[:3], name, _number(name), _AT_ONCE)
         was_paused, woken = await self._server.insist(keys.stream, command)
         some = woken
         while some == _AT_ONCE:
@@ -441,6 +441,10 @@ def _pages(items: Sequence[T], size: Callable[[T], int]) -> Iterator[Sequence[T]
             first, page_bytes = i, size(item)
     if items:
         yield items[first:]
+
+
+def _number(pause: str) -> int:
+    return pause_number(pause) if pause else 0
 
 
 def _dead_letter(queue: str, message_id: bytes, died_at_ms: bytes, letter: bytes) -> DeadLetter:

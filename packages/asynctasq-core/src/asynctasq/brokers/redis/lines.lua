@@ -53,13 +53,17 @@ local function lines_are_sound(lines)
     and is_of_type({'HGET', lines.unique, ''})
 end
 
+local type, find = type, string.find
+
 local function text_in(value)
-  return type(value) == 'string' and not string.find(value, '\0', 1, true) and value or ''
+  return value ~= '' and type(value) == 'string' and not find(value, '\0', 1, true) and value or ''
 end
 
 local function number_in(value, least, most)
-  if type(value) ~= 'number' or value ~= value or value < least then
-    return type(value) == 'number' and value < least and least or 0
+  if value == 0 or type(value) ~= 'number' or value ~= value then
+    return 0
+  elseif value < least then
+    return least
   end
   return value < most and value or most
 end
@@ -78,13 +82,14 @@ local function asked_by(text)
   local limit, most = text_in(list[2]), number_in(list[3], 0, 1e9)
   local rate, burst = text_in(list[4]), number_in(list[6], 0, 1e9)
   limit, rate = most >= 1 and limit or '', burst >= 1 and rate or ''
+  local has_line = limit ~= '' or rate ~= ''
   ask = {
     text = text, priority = math.floor(number_in(list[1], -100, 100)),
     limit = limit, most = most, has_limit = limit ~= '',
     rate = rate, interval = number_in(list[5], 0, 1e12), burst = burst, has_rate = rate ~= '',
     unique = text_in(list[7]), until_started = list[8] == 1, lasts = number_in(list[9], 0, 1e12),
     replaces = list[10] == 1,
-    has_line = limit ~= '' or rate ~= '', line = 'B' .. limit .. '\0' .. rate .. '\0',
+    has_line = has_line, line = has_line and 'B' .. limit .. '\0' .. rate .. '\0' or 'B\0\0',
   }
   known_asks[text] = ask
   return ask

@@ -206,6 +206,10 @@ end
 -- A function that returns the first unread entries, up to a number.
 local function first_unread(stream)
   local read = last_read(stream) or '0-0'
+  if read == FENCE then  -- others have deleted the fence
+    lift(stream)
+    read = last_read(stream)
+  end
   local after = read == '0-0' and '-' or '(' .. read
   return function(most)
     return redis.call('XRANGE', stream, after, '+', 'COUNT', most)
@@ -309,9 +313,13 @@ local function let_go(stream, look)
   end
 end
 
--- Tell the consumer about a queue's pauses, and lift the queue's fence for the rest of this sweep.
+-- Tell the consumer about a queue's pauses, and lift the queue's fence for the rest of this sweep; returns
+-- false if the pauses' key holds another type.
 local function tell_pauses(index, stream)
-  local fields, pauses = redis.call('HGETALL', pauses_key(stream)), {}
+  local fields, pauses = redis.pcall('HGETALL', pauses_key(stream)), {}
+  if fields.err then
+    return false
+  end
   for i = 1, #fields, 2 do
     pauses[i], pauses[i + 1] = fields[i], unexpired(fields[i + 1], now) or ''
   end
@@ -321,13 +329,24 @@ local function tell_pauses(index, stream)
     last = info[i] == 'last-generated-id' and info[i + 1] or last
   end
   reply[#reply + 1] = {index, last, pauses}
+  return true
 end
 
 local function look_after(index, stream, ids, delayed, bodies, look)
-  local is_fenced = fence_of(stream) ~= nil
+  local at, waking = fence_of(stream)
+  local is_fenced = at ~= nil
+  local number = waking and tonumber(string.match(waking, '^(%d+),'))
+  if number and number <= 2 ^ 24 then
+    wake(stream, delayed, number, MOST_DUE)
+  elseif waking then
+    redis.call('HDEL', fence_key(stream), 'waking')  -- not written by us
+  end
   local all_room, held = room, false
   if is_fenced then
-    tell_pauses(index, stream)
+    if not tell_pauses(index, stream) then
+      spoilt[#spoilt + 1] = index
+      return
+    end
     held = is_held(stream)
     room = held and 0 or room
   end
