@@ -76,6 +76,50 @@ async def test_a_def_task_tells_its_progress_too(
         assert [one.note async for one in handle.watch()][-1:] == ["in a thread"]
 
 
+@task(max_attempts=1)
+async def two_steps(fails: bool = False) -> None:
+    await progress(1, 2)
+    await go_on.wait()
+    await progress(2, 2)
+    if fails:
+        raise ValueError("failed")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_what_is_watched_wakes_the_watcher_who_does_not_poll(
+    any_app: App,
+    start_worker: Callable[..., asynctasq.Worker],
+    monkeypatch: pytest.MonkeyPatch,
+    fails: bool,
+) -> None:
+    monkeypatch.setattr("asynctasq.sending.handle.WOKEN_SECONDS", 3600.0)
+    monkeypatch.setattr("asynctasq.sending.handle.UNWOKEN_SECONDS", 3600.0)
+    handle = await two_steps(fails).dispatch()
+    watching = handle.watch()
+    async with asyncio.timeout(10):
+        first = asyncio.ensure_future(anext(watching))
+        await asyncio.wait([first], timeout=0.05)
+        start_worker()
+        assert await first == Progress(1, 2)
+        go_on.set()
+        assert [one async for one in watching] == [Progress(2, 2)]
+    assert await handle.progress() == Progress(2, 2)
+
+
+async def test_a_call_that_tells_nothing_is_watched_to_its_end_too(
+    any_app: App, start_worker: Callable[..., asynctasq.Worker]
+) -> None:
+    handle = await silent().dispatch()
+    start_worker()
+    async with asyncio.timeout(10):
+        assert [one async for one in handle.watch()] == []
+    assert await handle.status() is asynctasq.TaskStatus.ENDED
+
+
+@task
+async def silent() -> None: ...
+
+
 async def test_it_needs_a_task_and_does_nothing_without_a_queue(any_app: App) -> None:
     with pytest.raises(LookupError):
         await progress(1)

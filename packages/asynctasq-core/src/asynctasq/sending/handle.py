@@ -10,7 +10,6 @@ from typing import Any, Generic, TypeVar
 
 from ..adapters.fetching import fetch_result
 from ..adapters.plugins import Adapters
-from ..brokers import Remembering
 from ..errors import ChainStopped, DispatchDropped, ResultNotKept, ResultTimeout, TaskCancelled
 from ..tasks.current import awaiting_result
 from ..tasks.task import Task
@@ -21,9 +20,10 @@ from .ending import RECORD_SECONDS, end, remove
 from .listing import CallInfo, Reader, find
 from .outbox import Outbox
 from .portal import portal
-from .progress import PROGRESS, Progress
+from .progress import Progress
 from .progress import decode as decode_progress
 from .status import TaskStatus, recorded
+from .watching import UNWOKEN_SECONDS, WOKEN_SECONDS, told_progress, until_news
 
 R = TypeVar("R")
 
@@ -51,9 +51,6 @@ _DEFERRED = {
 _UNDER_WAY = frozenset(
     {TaskStatus.UNCOMMITTED, TaskStatus.WAITING, TaskStatus.DELAYED, TaskStatus.RUNNING}
 )
-
-#: Time between two looks of `watch`, unless the call ends earlier.
-_WATCH_SECONDS = 0.25
 
 
 @dataclass(slots=True, eq=False)
@@ -352,11 +349,8 @@ class TaskHandle(Generic[R]):
         Raises:
             BrokerUnavailable: The broker cannot be reached.
         """
-        broker = self._connections.broker()
-        if not isinstance(broker, Remembering):
-            return None
-        value = await broker.value(self.queue, PROGRESS, self.id)
-        return None if value is None else decode_progress(value)
+        told = await told_progress(self._connections.broker(), self.queue, self.id)
+        return None if told is None else decode_progress(told)
 
     def progress_sync(self) -> Progress | None:
         """`progress` for synchronous code."""
@@ -365,20 +359,31 @@ class TaskHandle(Generic[R]):
     async def watch(self) -> AsyncIterator[Progress]:
         """Iterate over the task's progress, from its latest report on, until the call ends.
 
-        Ends when the call does, however it ends: at once if the task keeps its result or status,
-        otherwise within half a second.
+        Each report of the task wakes it, and so does the call's end if the task has reported
+        anything or keeps its result or status; otherwise it ends within half a second. If the
+        worker is killed at that moment, it ends within some seconds.
 
         Raises:
             BrokerUnavailable: The broker cannot be reached.
         """
-        last, wait, is_over = None, 0.0, False
-        while not is_over:
-            stored = await self._connections.broker().result(self.queue, self.id, wait)
-            is_over = stored is not None or await self.status() not in _UNDER_WAY
-            found, wait = await self.progress(), _WATCH_SECONDS
+        last = None
+        while True:
+            is_over = await self.status() not in _UNDER_WAY
+            broker = self._connections.broker()
+            told = await told_progress(broker, self.queue, self.id)
+            found = None if told is None else decode_progress(told)
             if found is not None and found != last:
                 yield found
             last = found
+            if is_over:
+                return
+            seconds = WOKEN_SECONDS if self._ends_woken(told) else UNWOKEN_SECONDS
+            await until_news(broker, self.queue, self.id, told, seconds)
+
+    def _ends_woken(self, told: bytes | None) -> bool:
+        """Whether the call's end wakes those who wait for news of it, as far as can be seen."""
+        is_kept = self._record_ttl is not None and self.parent is None
+        return told is not None or (is_kept and self._sending() == "sent")
 
     def stand_for(self, existing_id: str) -> None:
         """Become the handle of a call that was there before."""

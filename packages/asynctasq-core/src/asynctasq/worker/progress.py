@@ -8,7 +8,7 @@ from ..app import current
 from ..brokers import Remembering
 from ..errors import ConfigurationError
 from ..sending.portal import portal
-from ..sending.progress import KEPT_SECONDS, MOST_CHARACTERS, PROGRESS, Progress
+from ..sending.progress import MOST_CHARACTERS, Progress, keep_progress
 from ..tasks.current import current_message, current_run
 from .jobs import Job, Key
 
@@ -50,14 +50,12 @@ def _to_tell(done: float, total: float | None, note: str) -> tuple[Key, Progress
     now, is_whole = monotonic(), total is not None and done >= total
     if not run.delivery.queue or (now - run.progress_at < _SECONDS and not is_whole):
         return None
-    run.progress_at = now
-    return run.key, Progress(done, total, note[:MOST_CHARACTERS])
+    run.progress_at, run.progress = now, Progress(done, total, note[:MOST_CHARACTERS])
+    return run.key, run.progress
 
 
 async def _tell(key: Key, told: Progress) -> None:
     broker = current().open_broker()
     if not isinstance(broker, Remembering):
         raise ConfigurationError(f"{broker.describe()} cannot keep the progress of calls")
-    queue, message_id = key
-    value = told.encode()
-    await broker.set_value(queue, PROGRESS, message_id, value, ttl_seconds=KEPT_SECONDS)
+    await keep_progress(broker, key, told.encode())

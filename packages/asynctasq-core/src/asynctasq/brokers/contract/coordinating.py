@@ -120,8 +120,22 @@ class Remembering(Protocol):
         value: bytes | None,
         *,
         ttl_seconds: float | None = None,
+        wakes: bool = False,
     ) -> None:
-        """Keep a value, for `ttl_seconds` if given; the value `None` deletes it."""
+        """Keep a value, for `ttl_seconds` if given; the value `None` deletes it.
+
+        Args:
+            wakes: Wake those who wait in `changed_value`.
+        """
+
+    async def changed_value(
+        self, queue: str, kind: str, name: str, known: bytes | None, timeout_seconds: float
+    ) -> bytes | None:
+        """Wait until the value is another than `known`, and return it; else it after the timeout.
+
+        Returns at once if it is another already. A change by `set_value` with `wakes` is seen at
+        once; others, and the end of a value's time, may be seen only after the timeout.
+        """
 
     async def replace_value(
         self,
