@@ -242,6 +242,10 @@ class PostgresBroker:
                     return found
                 await wait(changed, min(left, self._wakes.poll_seconds))
 
+    async def delete_values(self, queue: str, kind: str) -> None:
+        """Delete all values of a kind."""
+        await self._delete(queries.DELETE_VALUES, queue, kind)
+
     async def replace_value(
         self,
         queue: str,

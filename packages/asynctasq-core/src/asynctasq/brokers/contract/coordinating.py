@@ -103,7 +103,7 @@ class Pausing(Protocol):
 class Remembering(Protocol):
     """Small named values that belong to a queue: schedules, progress, checkpoints.
 
-    A value has at most a few kilobytes; a kind has at most a few thousand names.
+    A value mostly has a few kilobytes; a kind mostly has a few thousand names.
     """
 
     async def values(self, queue: str, kind: str) -> Mapping[str, bytes]:
@@ -136,6 +136,9 @@ class Remembering(Protocol):
         Returns at once if it is another already. A change by `set_value` with `wakes` is seen at
         once; others, and the end of a value's time, may be seen only after the timeout.
         """
+
+    async def delete_values(self, queue: str, kind: str) -> None:
+        """Delete all values of a kind; those set meanwhile may stay."""
 
     async def replace_value(
         self,

@@ -183,6 +183,10 @@ class MemoryBroker:
             lambda: self.store.value(queue, kind, name), lambda v: v != known, timeout_seconds
         )
 
+    async def delete_values(self, queue: str, kind: str) -> None:
+        """Delete all values of a kind."""
+        self.store.delete_values(queue, kind)
+
     async def replace_value(
         self,
         queue: str,

@@ -38,6 +38,7 @@ from .registry import alive_workers, release_worker, withdrawal
 from .scripts import (
     CANCEL,
     DEAD,
+    DELETE_VALUES,
     FIND_DEAD,
     FIND_HELD,
     HELD,
@@ -332,6 +333,11 @@ class RedisBroker:
         return await self._awaited.until(
             keys.value(kind, name), command, lambda value: value != known, timeout_seconds
         )
+
+    async def delete_values(self, queue: str, kind: str) -> None:
+        """Delete all values of a kind; see `Remembering.delete_values`."""
+        key = self._keys.of(queue).kind(kind)
+        await self._until_none(key, DELETE_VALUES((key,), _AT_ONCE))
 
     async def replace_value(
         self,

@@ -217,6 +217,11 @@ class SQLiteBroker:
             except TimeoutError:
                 return found
 
+    async def delete_values(self, queue: str, kind: str) -> None:
+        """Delete all values of a kind; in chunks, for the reason given at `_delete_all`."""
+        while await self._thread.write(sqlite_remembered.delete_some, queue, kind, CHUNK) == CHUNK:
+            pass
+
     async def replace_value(
         self,
         queue: str,

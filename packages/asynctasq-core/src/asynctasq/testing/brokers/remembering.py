@@ -179,6 +179,19 @@ class RememberingTests(BrokerFixtures):
             assert await keeper.changed_value(queue, "kind", "name", b"1", 0) == b"1"
             assert await keeper.changed_value(queue, "kind", "name", b"1", 0.05) == b"1"
 
+    async def test_all_values_of_a_kind_are_deleted_and_no_others(
+        self, keeper: Remembering, other_keeper: Remembering, queue: str
+    ) -> None:
+        for i in range(30):
+            await keeper.set_value(queue, "many", f"{i}", b"1", ttl_seconds=60 if i % 2 else None)
+        await keeper.set_value(queue, "other", "a", b"2")
+        await keeper.set_value(f"{queue}-2", "many", "a", b"3")
+        for _ in range(2):
+            await other_keeper.delete_values(queue, "many")
+            assert dict(await keeper.values(queue, "many")) == {}
+        assert await keeper.value(queue, "other", "a") == b"2"
+        assert await keeper.value(f"{queue}-2", "many", "a") == b"3"
+
     async def test_values_stay_when_the_queue_is_purged(
         self, keeper: Remembering, broker: Broker, queue: str
     ) -> None:
