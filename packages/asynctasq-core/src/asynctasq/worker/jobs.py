@@ -76,11 +76,6 @@ class Job(Run):
     has_followed: bool = False
 
     @property
-    def has_left_something(self) -> bool:
-        """Whether there is something in the broker to see to once it has ended."""
-        return self.has_put or self.has_checkpoint or self.progress is not None
-
-    @property
     def key(self) -> Key:
         """The message's queue and id."""
         return (self.delivery.queue, self.delivery.id)

@@ -320,9 +320,10 @@ class Slots:
         del self._running[key]
         self._jobs.pop(key, None)
         settled = None
-        if job is not None and verdict.outcome.action in _ENDS and job.has_left_something:
+        if job is not None and verdict.outcome.action in _ENDS:
             is_done = verdict.outcome.action is Action.DONE
-            settled = partial(self._followers.settled, job, is_done=is_done)
+            if job.has_put or job.has_checkpoint or job.progress is not None:
+                settled = partial(self._followers.settled, job, is_done=is_done)
         if verdict.is_settled:
             self._let_go(key, verdict, settled)
         else:
