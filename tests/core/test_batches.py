@@ -278,6 +278,12 @@ async def test_what_cannot_be_is_refused() -> None:
         Batch([])
     with pytest.raises(TypeError, match="not a chain"):
         Batch([part(1)], then=part(1).then(part))
+    with pytest.raises(TypeError, match="not one call"):
+        Batch(part(1))  # type: ignore[arg-type]
+    with pytest.raises(
+        TypeError, match=r"a batch takes calls, such as .* not an object of type Task"
+    ):
+        Batch([part])  # type: ignore[list-item]
     with pytest.raises(TypeError, match="not a task"):
         Batch([part(1)], catch=note)  # type: ignore[arg-type]
     with pytest.raises(SerializationError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
 
 import asynctasq
 import pytest
@@ -121,13 +122,23 @@ async def silent() -> None: ...
 
 
 async def test_it_needs_a_task_and_does_nothing_without_a_queue(any_app: App) -> None:
-    with pytest.raises(LookupError):
+    with pytest.raises(LookupError, match="no task is running here"):
         await progress(1)
     go_on.set()
     assert await steps().execute() == "whole"
     broker = any_app.open_broker()
     assert isinstance(broker, Remembering)
     assert dict(await broker.values("", "progress")) == {}
+
+
+async def test_progress_is_told_in_numbers(app: App) -> None:
+    @task
+    async def wrong(done: Any) -> None:
+        await progress(1, done)
+
+    for done in ("5", b"5", [5]):
+        with pytest.raises(TypeError, match=r"progress\(\) takes numbers"):
+            await wrong(done).execute()
 
 
 @pytest.mark.parametrize("value", [b"", b"\xc1", b"\x93\xa1x\xc0\xa0", b"\x92\x01\x02"])

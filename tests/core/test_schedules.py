@@ -347,6 +347,13 @@ async def test_what_is_no_schedule_is_refused(
     assert await schedules() == []
 
 
+async def test_what_is_no_call_cannot_be_scheduled(app: App) -> None:
+    with pytest.raises(
+        TypeError, match=r"schedule\(\) takes calls, such as .* not an object of type"
+    ):
+        await schedule(report, name="a", every=timedelta(1))  # type: ignore[arg-type]
+
+
 async def test_a_call_with_a_time_of_its_own_cannot_be_scheduled(app: App) -> None:
     with pytest.raises(ValueError, match="a schedule says when"):
         await schedule(report().delay(5), name="a", every=timedelta(1))

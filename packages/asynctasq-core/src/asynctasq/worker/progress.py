@@ -29,6 +29,7 @@ async def progress(done: float, total: float | None = None, note: str = "") -> N
 
     Raises:
         LookupError: No task is running here.
+        TypeError: `done` or `total` is no number.
         ConfigurationError: The broker cannot store progress.
         BrokerUnavailable: It may not have been stored.
     """
@@ -45,6 +46,8 @@ def progress_sync(done: float, total: float | None = None, note: str = "") -> No
 def _to_tell(done: float, total: float | None, note: str) -> tuple[Key, Progress] | None:
     """The progress to report now, with its call; `None` if the last report is too recent."""
     current_message()  # raises where no task is running
+    if not isinstance(done, int | float) or not isinstance(total, int | float | None):
+        raise TypeError("progress() takes numbers, and then a note")
     run = current_run.get()
     assert isinstance(run, Job)
     now, is_whole = monotonic(), total is not None and done >= total
