@@ -227,11 +227,11 @@ async def watch_batch(checks: Checks, orders: list[Order]) -> None:
     from asynctasq import dispatch_many
     from shop import figures, pack
 
-    _, before = await (await figures().dispatch()).result(PATIENCE_SECONDS)
+    _, before, _ = await (await figures().dispatch()).result(PATIENCE_SECONDS)
     await dispatch_many([pack(order) for order in orders])
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
-        done, selects = await (await figures().dispatch()).result(PATIENCE_SECONDS)
+        done, selects, _ = await (await figures().dispatch()).result(PATIENCE_SECONDS)
         if done >= len(orders) or time.monotonic() > deadline:
             break
     queries = selects - before
@@ -244,6 +244,38 @@ async def watch_batch(checks: Checks, orders: list[Order]) -> None:
         "rows of many tasks are fetched together",
         f"{done} tasks, {queries} queries",
     )
+
+
+async def watch_report(checks: Checks, orders: list[Order]) -> None:
+    from asynctasq import Progress
+    from shop import add_up, write_report
+
+    last = await add_up(len(orders)).then(write_report).dispatch()
+    first = last.parent
+    assert first is not None
+    seen = [f"{update.done} of {update.total}" async for update in first.watch()]
+    report = await last.result(PATIENCE_SECONDS)
+    console.print(f"add_up, as it went: {', '.join(seen)};  write_report, after it: {report!r}")
+    whole = await first.progress() == Progress(len(orders), len(orders))
+    checks.note(
+        whole and len(seen) > 1 and report.startswith("report: 199 orders"),
+        "a call told its progress and handed its result on",
+        f"{len(seen)} updates",
+    )
+
+
+async def watch_schedule(checks: Checks) -> None:
+    from asynctasq import schedules
+    from shop import figures
+
+    [scheduled] = await schedules()
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        _, _, looks = await (await figures().dispatch()).result(PATIENCE_SECONDS)
+        if looks or time.monotonic() > deadline:
+            break
+    console.print(f"{scheduled.name}, {scheduled.timetable}: {looks} calls by now\n")
+    checks.note(looks > 0, "a schedule made its calls; nothing else has to run", f"{looks} calls")
 
 
 async def payments(order: Order) -> int:
@@ -295,9 +327,12 @@ async def watch_workers(
         await watch_single_tasks(checks, handles)
         console.print(Rule("4  Many at once", align="left"))
         await watch_batch(checks, orders)
-        console.print(Rule("5  The worker is killed in the worst moment", align="left"))
+        console.print(Rule("5  A chain with its progress, and a schedule", align="left"))
+        await watch_report(checks, orders)
+        await watch_schedule(checks)
+        console.print(Rule("6  The worker is killed in the worst moment", align="left"))
         handle = await show_killed(checks, orders[3], first)
-    console.print(Rule("6  Another worker gets the same call", align="left"))
+    console.print(Rule("7  Another worker gets the same call", align="left"))
     with worker(log) as second:
         await show_once(checks, orders[3], handle, first.pid)
         second.send_signal(signal.SIGTERM)

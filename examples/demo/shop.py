@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from asynctasq import current_message, task, task_session
+from asynctasq import current_message, progress, task, task_session
 from asynctasq_sqlalchemy import tables
 from sqlalchemy import ForeignKey, event
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
@@ -58,6 +59,7 @@ Base._asynctasq_session_factory = Session  # type: ignore[attr-defined]
 
 selects = 0
 packed = 0
+looks = 0
 
 
 @event.listens_for(engine.sync_engine, "before_cursor_execute")
@@ -114,7 +116,30 @@ async def pack(order: Order) -> None:
     packed += 1
 
 
+@task
+async def add_up(orders: int) -> str:
+    """Take a while, and say how far it is."""
+    for done in range(0, orders, orders // 10):
+        await progress(done, orders, "adding up")
+        await asyncio.sleep(0.06)
+    await progress(orders, orders)
+    return f"{orders} orders, {1843 * orders} GBP"
+
+
 @task(result_ttl=60)
-async def figures() -> tuple[int, int]:
-    """How many orders this worker packed, and how often it asked the database."""
-    return packed, selects
+async def write_report(sums: str) -> str:
+    """Follow; it gets what the call before returned."""
+    return f"report: {sums}"
+
+
+@task(every=timedelta(seconds=1))
+async def look_for_mail() -> None:
+    """Run by the clock, while there is a worker."""
+    global looks
+    looks += 1
+
+
+@task(result_ttl=60)
+async def figures() -> tuple[int, int, int]:
+    """How often this worker packed an order, asked the database and looked for mail."""
+    return packed, selects, looks

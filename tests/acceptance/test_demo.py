@@ -23,7 +23,7 @@ def run_demo(**settings: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_demo_shows_what_it_claims(tmp_path: Path) -> None:
     printed = finished(run_demo(TMPDIR=str(tmp_path)))
-    assert printed.count("✓") == 9
+    assert printed.count("✓") == 11
     assert "✗" not in printed
     assert os.listdir(tmp_path) == []
 

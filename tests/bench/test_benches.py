@@ -45,6 +45,7 @@ SIZES = {
     "growth": "--repeat 1 --n 50 --largest 500",
     "postgres": f"{_PEERS} --n 20 --waiting 100 --held-seconds 0.1 asynctasq_postgres",
     "policies": "--repeat 1 --n 200 --largest 400",
+    "flow": "--repeat 1 --chains 2 --schedules 3 --seconds 0.1 --calls 30",
     "payload": "",
     "soak": "--minutes 0.02 --broker sqlite --seed 1",
 }

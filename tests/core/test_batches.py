@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 from asynctasq import (
+    BadSignature,
     Batch,
     ConfigurationError,
+    InvalidMessage,
     Progress,
     SerializationError,
     TaskStatus,
@@ -23,7 +25,15 @@ from asynctasq.app import broker_instead, current
 from asynctasq.brokers import Action, Outcome
 from asynctasq.brokers.memory.broker import MemoryBroker, MemoryConsumer, MemoryStore
 from asynctasq.listing import cancel_call
-from asynctasq.sending.batch_values import BATCH, COUNTS, BatchCounts
+from asynctasq.sending.batch_values import (
+    BATCH,
+    COUNTS,
+    MOST_RESULTS_BYTES,
+    RESULTS,
+    BatchCounts,
+    decode_results,
+    encode_results,
+)
 
 KEY = b"0123456789abcdef"
 
@@ -52,6 +62,16 @@ async def part(n: int) -> int:
 async def total(parts: list[int]) -> int:
     ran.append(("total", parts))
     return sum(each or 0 for each in parts)
+
+
+@task
+async def large() -> str:
+    return "x" * 300
+
+
+@task
+async def list_of(parts: list[Any]) -> None:
+    ran.append(parts)
 
 
 @task(queue="other", result_ttl=60)
@@ -258,6 +278,12 @@ async def test_what_cannot_be_is_refused() -> None:
         Batch([])
     with pytest.raises(TypeError, match="not a chain"):
         Batch([part(1)], then=part(1).then(part))
+    with pytest.raises(TypeError, match="not one call"):
+        Batch(part(1))  # type: ignore[arg-type]
+    with pytest.raises(
+        TypeError, match=r"a batch takes calls, such as .* not an object of type Task"
+    ):
+        Batch([part])  # type: ignore[list-item]
     with pytest.raises(TypeError, match="not a task"):
         Batch([part(1)], catch=note)  # type: ignore[arg-type]
     with pytest.raises(SerializationError):
@@ -285,6 +311,48 @@ async def test_calls_of_a_batch_that_is_gone_end_all_the_same() -> None:
     await current().remembering("test").set_value(batch.queue, BATCH, batch.id, None)
     await work()
     assert sorted(ran) == [1, 2]
+
+
+async def test_results_that_are_too_large_together_are_a_failure(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    init(driver="memory", max_payload_bytes=600)
+    batch = await Batch([large() for _ in range(3)], then=list_of, catch=note("caught")).dispatch()
+    await work()
+    assert ran == ["caught"]
+    assert await batch.progress() == Progress(3, 3)
+    assert "what follows a batch cannot be put: call of" in caplog.text
+
+
+async def test_what_calls_returned_is_deleted_once_it_is_handed_on() -> None:
+    batch = await Batch([part(n) for n in range(3)], then=list_of).dispatch()
+    await work()
+    assert ran[-1] == [0, 1, 4]
+    assert await current().remembering("test").values(batch.queue, f"{RESULTS}{batch.id}") == {}
+
+
+@pytest.mark.parametrize("size", [1, MOST_RESULTS_BYTES // 3, MOST_RESULTS_BYTES + 1])
+def test_results_are_kept_in_values_of_moderate_size(size: int) -> None:
+    results = {i: bytes(size) for i in range(10)}
+    values = [*encode_results(results.items(), "id", (KEY,))]
+    assert len(values) == {1: 1, MOST_RESULTS_BYTES // 3: 4}.get(size, 10)
+    found: dict[int, bytes] = {}
+    for value in values:
+        found |= decode_results(value, "id", (KEY,))
+    assert found == results
+    for wrong, error in ((values[0][:-1], BadSignature), (b"", BadSignature)):
+        with pytest.raises(error):
+            decode_results(wrong, "id", (KEY,))
+    with pytest.raises(InvalidMessage):
+        decode_results(values[0], "another", (KEY,))
+
+
+@pytest.mark.parametrize(
+    "damaged", [b"", b"\x91\xa2id", b"\x92\xa2id\x01", b"\x93\xa2id\x01\x02", b"\xc1"]
+)
+def test_damaged_results_are_recognised(damaged: bytes) -> None:
+    with pytest.raises(InvalidMessage):
+        decode_results(damaged, "id", ())
 
 
 def test_counts_never_go_back() -> None:

@@ -17,6 +17,7 @@ from asynctasq import (
     SyncTask,
     TaskCancelled,
     TaskConfig,
+    TaskHandle,
     TaskStatus,
     Worker,
     deadletters,
@@ -28,6 +29,8 @@ from asynctasq import (
 from asynctasq.app import broker_instead, current
 from asynctasq.brokers import Action, Outcome, Outgoing
 from asynctasq.brokers.memory.broker import MemoryBroker, MemoryConsumer, MemoryStore
+from asynctasq.listing import find_call
+from asynctasq.sending.listing import NextCall
 from asynctasq.wire.flow import BatchPlace, ChainLink, Flow, decode, following_id
 from process_jobs import square
 
@@ -89,6 +92,11 @@ class Halve(SyncTask[float]):
 
     def execute(self) -> float:
         return self.n / 2
+
+
+def chain_of(last: TaskHandle[Any]) -> list[TaskHandle[Any]]:
+    """The handles of a chain, the first call's first."""
+    return [*(chain_of(last.parent) if last.parent else ()), last]
 
 
 async def work() -> None:
@@ -186,6 +194,46 @@ async def test_a_chain_stops_where_a_link_fails_and_says_so() -> None:
     assert last.parent is not None
     assert info.reason == f"the chain stopped at {double.name} {last.parent.id}: no attempt is left"
     assert "double failed" in info.traceback
+
+
+async def test_a_handle_made_from_an_id_learns_what_comes_before_and_after() -> None:
+    fails.add("double")
+    sent = await add(1, 2).then(double).then(say).on_queue("other").dispatch()
+    first_id, *ids = [handle.id for handle in chain_of(sent)]
+    first = add.handle(first_id, "other")
+    assert (await first.info()).children == (
+        NextCall("other", ids[0], double.name),
+        NextCall("default", ids[1], say.name),
+    )
+    [second] = first.children
+    [third] = second.children
+    assert (second.id, third.id, third.parent, second.parent) == (*ids, second, first)
+    await work()
+    link = double.handle(ids[0])
+    assert (await link.info()).parent == ("other", first.id)
+    assert link.parent is not None
+    assert (link.parent.id, link.parent.task) == (first.id, add)
+
+
+async def test_a_handle_made_from_the_id_of_a_later_call_learns_where_the_chain_stopped() -> None:
+    fails.add("double")
+    sent = await add(1, 2).then(double).then(say).then(say).dispatch()
+    stopped = chain_of(sent)[1]
+    last = say.handle(sent.id)
+    info = await last.info()
+    assert (info.state, info.task, info.reason) == (TaskStatus.WAITING, say.name, "")
+    await work()
+    last = say.handle(sent.id)
+    info = await last.info()
+    assert (info.state, info.error) == (TaskStatus.DEAD, "ValueError: double failed")
+    assert info.reason == f"the chain stopped at {double.name} {stopped.id}: no attempt is left"
+    assert last.parent is not None
+    assert last.parent.id == chain_of(sent)[2].id
+    found = await find_call(sent.id)
+    assert found == info
+    assert found.parent == ("default", last.parent.id)
+    assert await find_call(f"{sent.id[:-1]}g") is None
+    assert await find_call("garbage") is None
 
 
 async def test_retrying_the_failed_link_lets_the_chain_go_on_from_there() -> None:

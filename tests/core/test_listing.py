@@ -285,6 +285,15 @@ def test_tasks_show_tells_all_of_one_call() -> None:
     shown = run("show", failing.id)
     assert "no attempt is left" in shown
     assert "raise ValueError" in shown
+    last = write("nobody").then(pay(1)).then(write("me")).dispatch_sync()
+    asyncio.run(Worker(queues=["letters"], burst=True).run())
+    assert last.parent is not None
+    assert last.parent.parent is not None
+    first = last.parent.parent.id
+    assert last.parent.id in run("show", first)
+    shown = run("show", last.id)
+    assert f"the chain stopped at {write.name} {first}: no attempt is left" in shown
+    assert last.parent.id in shown
     result = CliRunner().invoke(cli, ["tasks", "show", "unknown"])
     assert result.exit_code == 1
     assert "no queue holds unknown" in result.output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -10,16 +11,29 @@ import process_jobs
 import pytest
 from asynctasq import (
     MessageError,
+    Progress,
     TaskCrashed,
     TaskFailed,
     TaskStatus,
+    Worker,
     deadletters,
     dispatch_many,
     task,
 )
 from asynctasq.app import App
 from asynctasq.brokers import ConsumerOptions, WorkerInfo
-from process_jobs import Hooked, Item, OwnError, dies, exits, fails, item_of, third_time
+from process_jobs import (
+    Hooked,
+    Item,
+    OwnError,
+    dies,
+    exits,
+    fails,
+    item_of,
+    tells,
+    third_time,
+    until_stopped,
+)
 
 Work = Callable[..., Awaitable[None]]
 
@@ -63,6 +77,39 @@ async def test_a_process_retries_under_the_key_of_its_worker(
     handle = await third_time().dispatch()
     await work_in_processes()
     assert await handle.result(5) == 3
+
+
+async def test_a_task_in_a_process_learns_that_its_worker_stops(
+    configure: Callable[..., App], work_in_processes: Work, becomes: Work, tmp_path: Path
+) -> None:
+    configure(driver="sqlite", sqlite=tmp_path / "queue.db")
+    handle = await until_stopped(str(tmp_path)).dispatch()
+    worker = Worker(modules=["process_jobs"], concurrency=1)
+    running = asyncio.create_task(worker.run())
+    await becomes((tmp_path / "running").exists)
+    worker.stop()
+    await running
+    assert await handle.status() is TaskStatus.WAITING
+    await work_in_processes()
+    assert await handle.result(5) == ("left", 1, False)
+
+
+async def test_a_task_in_a_process_is_watched_to_its_end(
+    configure: Callable[..., App],
+    work_in_processes: Work,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    configure(driver="sqlite", sqlite=tmp_path / "queue.db")
+    monkeypatch.setattr("asynctasq.sending.handle.WOKEN_SECONDS", 3600.0)
+    handle = await tells().dispatch()
+
+    async def last() -> list[Progress]:
+        async with asyncio.timeout(30):
+            return [update async for update in handle.watch()][-1:]
+
+    seen, _ = await asyncio.gather(last(), work_in_processes())
+    assert seen == [Progress(2, 2, "in a process")]
 
 
 async def test_a_process_that_does_not_know_the_task_outlives_it(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
 
 import asynctasq
 import pytest
@@ -76,14 +77,68 @@ async def test_a_def_task_tells_its_progress_too(
         assert [one.note async for one in handle.watch()][-1:] == ["in a thread"]
 
 
+@task(max_attempts=1)
+async def two_steps(fails: bool = False) -> None:
+    await progress(1, 2)
+    await go_on.wait()
+    await progress(2, 2)
+    if fails:
+        raise ValueError("failed")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_what_is_watched_wakes_the_watcher_who_does_not_poll(
+    any_app: App,
+    start_worker: Callable[..., asynctasq.Worker],
+    monkeypatch: pytest.MonkeyPatch,
+    fails: bool,
+) -> None:
+    monkeypatch.setattr("asynctasq.sending.handle.WOKEN_SECONDS", 3600.0)
+    monkeypatch.setattr("asynctasq.sending.handle.UNWOKEN_SECONDS", 3600.0)
+    handle = await two_steps(fails).dispatch()
+    watching = handle.watch()
+    async with asyncio.timeout(10):
+        first = asyncio.ensure_future(anext(watching))
+        await asyncio.wait([first], timeout=0.05)
+        start_worker()
+        assert await first == Progress(1, 2)
+        go_on.set()
+        assert [one async for one in watching] == [Progress(2, 2)]
+    assert await handle.progress() == Progress(2, 2)
+
+
+async def test_a_call_that_tells_nothing_is_watched_to_its_end_too(
+    any_app: App, start_worker: Callable[..., asynctasq.Worker]
+) -> None:
+    handle = await silent().dispatch()
+    start_worker()
+    async with asyncio.timeout(10):
+        assert [one async for one in handle.watch()] == []
+    assert await handle.status() is asynctasq.TaskStatus.ENDED
+
+
+@task
+async def silent() -> None: ...
+
+
 async def test_it_needs_a_task_and_does_nothing_without_a_queue(any_app: App) -> None:
-    with pytest.raises(LookupError):
+    with pytest.raises(LookupError, match="no task is running here"):
         await progress(1)
     go_on.set()
     assert await steps().execute() == "whole"
     broker = any_app.open_broker()
     assert isinstance(broker, Remembering)
     assert dict(await broker.values("", "progress")) == {}
+
+
+async def test_progress_is_told_in_numbers(app: App) -> None:
+    @task
+    async def wrong(done: Any) -> None:
+        await progress(1, done)
+
+    for done in ("5", b"5", [5]):
+        with pytest.raises(TypeError, match=r"progress\(\) takes numbers"):
+            await wrong(done).execute()
 
 
 @pytest.mark.parametrize("value", [b"", b"\xc1", b"\x93\xa1x\xc0\xa0", b"\x92\x01\x02"])

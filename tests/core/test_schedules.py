@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -28,6 +28,7 @@ from asynctasq import (
 )
 from asynctasq.app import App
 from asynctasq.brokers import ConsumerOptions, Outcome, Remembering, WorkerInfo
+from asynctasq.brokers.memory.broker import MemoryBroker
 from asynctasq.errors import SerializationError
 from asynctasq.sending.preparing import prepare_template
 from asynctasq.sending.schedule_values import Definition, Scheduled, decode, tick_id
@@ -346,6 +347,13 @@ async def test_what_is_no_schedule_is_refused(
     assert await schedules() == []
 
 
+async def test_what_is_no_call_cannot_be_scheduled(app: App) -> None:
+    with pytest.raises(
+        TypeError, match=r"schedule\(\) takes calls, such as .* not an object of type"
+    ):
+        await schedule(report, name="a", every=timedelta(1))  # type: ignore[arg-type]
+
+
 async def test_a_call_with_a_time_of_its_own_cannot_be_scheduled(app: App) -> None:
     with pytest.raises(ValueError, match="a schedule says when"):
         await schedule(report().delay(5), name="a", every=timedelta(1))
@@ -575,6 +583,41 @@ async def test_a_worker_without_schedules_asks_for_no_lease(
     await schedule(report(), name="a", every=timedelta(1))
     assert await service.is_needed()
     assert service.interval_seconds == 1
+
+
+class Counted(MemoryBroker):
+    """Counts what it is asked for."""
+
+    asked = 0
+
+    async def value(self, queue: str, kind: str, name: str) -> bytes | None:
+        self.asked += 1
+        return await super().value(queue, kind, name)
+
+    async def values(self, queue: str, kind: str) -> Mapping[str, bytes]:
+        self.asked += 1
+        return await super().values(queue, kind)
+
+
+@pytest.mark.parametrize("number", [1, 1000])
+async def test_schedules_that_are_not_due_cost_no_more_if_they_are_many(
+    app: App, clock: Clock, number: int
+) -> None:
+    broker, seconds = Counted(), 0.0
+    kept = Schedules(broker, app.config.signing_key)
+    template = prepare_template(report(), app.config, app.adapters)
+    definition = Definition(template, ByInterval(3600_000), "last", is_declared=True)
+    declared = [Scheduled(f"{n}", definition, START * 1000) for n in range(number)]
+    services = (Declaring(kept, declared, 0), Ticking(kept, True, clock, lambda: seconds))
+    for service in 2 * services:
+        await service.turn()
+    broker.asked = 0
+    for _ in range(3):
+        seconds += 1
+        for service in services:
+            await service.turn()
+    # Each turn asks whether anything has changed, and the declaring one who else declares.
+    assert broker.asked == 3 * 3
 
 
 async def test_an_argument_that_cannot_travel_is_refused(app: App) -> None:

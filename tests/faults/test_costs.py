@@ -34,6 +34,11 @@ PROGRAM = Path(__file__).parent / "programs" / "counted_calls.py"
 async def noop() -> None: ...
 
 
+@task(result_ttl=60)
+async def link(number: int) -> int:
+    return number + 1
+
+
 def counted(kind: str, url: str) -> float:
     """Calls for each call, as `programs/counted_calls.py` counts them."""
     done = subprocess.run(
@@ -82,6 +87,48 @@ async def test_many_dispatches_at_once_share_round_trips(
         await asyncio.gather(*(noop().dispatch() for _ in range(TASKS)))
         after = (await client.info("commandstats"))["cmdstat_evalsha"]["calls"]
     assert after - before <= TASKS / 100
+
+
+async def test_tasks_without_flows_ask_nothing_for_them(
+    configure: Callable[..., Any], start_redis: Any
+) -> None:
+    server = start_redis()
+    configure(driver="redis", redis=server.url)
+    await dispatch_many(noop() for _ in range(TASKS))
+    async with redis.asyncio.Redis.from_url(server.url) as client:
+        before = await client.info("commandstats")
+        await Worker(concurrency=100, burst=True).run()
+        after = await client.info("commandstats")
+    # Values of chains, batches, progress and checkpoints are written by HSET, and who waits is
+    # told by PUBLISH, which a worker tries once at its start. It looks at values a few times a
+    # second.
+    for command, most in (("publish", 1), ("hset", 5), ("hget", 30), ("hgetall", 30)):
+        used = [stats.get(f"cmdstat_{command}", {"calls": 0})["calls"] for stats in (before, after)]
+        assert used[1] - used[0] <= most, command
+
+
+async def test_a_link_of_a_chain_adds_two_round_trips(
+    configure: Callable[..., Any], start_redis: Any
+) -> None:
+    server = start_redis()
+    configure(driver="redis", redis=server.url)
+
+    async def round_trips(links: int) -> int:
+        call = link(0)
+        for _ in range(links - 1):
+            call = call.then(link)
+        last = await call.dispatch()
+        async with redis.asyncio.Redis.from_url(server.url) as client:
+            before = await client.info("commandstats")
+            await Worker(burst=True).run()
+            after = await client.info("commandstats")
+        assert await last.result() == links
+        return int(after["cmdstat_evalsha"]["calls"] - before["cmdstat_evalsha"]["calls"])
+
+    await round_trips(1)
+    alone, chain = await round_trips(1), await round_trips(10)
+    # Each is taken and settled, as any call; then the next is put, and the note of that let go.
+    assert (chain - alone) / 9 <= 2 + 2, (alone, chain)
 
 
 async def test_leases_that_ran_out_are_looked_for_by_one_worker_at_a_time(

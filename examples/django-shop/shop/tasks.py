@@ -3,7 +3,7 @@
 from datetime import timedelta
 from typing import Annotated
 
-from asynctasq import Limit, Unique, task
+from asynctasq import Limit, Unique, progress_sync, task
 from asynctasq_django import select_related
 from django.db.models import Count, Sum
 
@@ -37,6 +37,31 @@ def count_sales() -> None:
     paid = Order.objects.filter(is_paid=True).aggregate(count=Count("pk"), sum=Sum("amount"))
     defaults = {"orders": paid["count"], "amount": paid["sum"] or 0}
     Statistics.objects.update_or_create(pk=1, defaults=defaults)
+
+
+@task(queue="reports")
+def add_up_orders() -> dict[str, int]:
+    """Add up what each customer has paid, and say how far it is."""
+    sums: dict[str, int] = {}
+    orders = Order.objects.select_related("customer")
+    total = orders.count()
+    for done, order in enumerate(orders.iterator()):
+        progress_sync(done, total, "adding up")
+        email, amount = order.customer.email, order.amount if order.is_paid else 0
+        sums[email] = sums.get(email, 0) + amount
+    return sums
+
+
+@task(queue="reports", result_ttl=86_400)
+def write_report(sums: dict[str, int]) -> str:
+    """Write the report; called with what `add_up_orders` returns."""
+    return "".join(f"{email};{amount}\n" for email, amount in sorted(sums.items()))
+
+
+@task(cron="0 3 * * *", timezone="Europe/Berlin")
+def report_every_night() -> None:
+    """At three, by the clock in Berlin."""
+    add_up_orders().then(write_report).dispatch_sync()
 
 
 @task(every=timedelta(minutes=5))

@@ -8,4 +8,6 @@ urlpatterns = [
     path("admin/", admin.site.urls),
     path("orders/", views.order),
     path("orders/<int:order_id>/", views.show),
+    path("reports/", views.report),
+    path("reports/<str:report_id>/", views.show_report),
 ]

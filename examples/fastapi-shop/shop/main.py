@@ -8,13 +8,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import asynctasq
+from asynctasq import TaskStatus
 from asynctasq_dashboard import dashboard
 from fastapi import FastAPI, HTTPException
 from pydantic import BaseModel, Field
 from starlette.requests import Request
 
 from .models import Customer, Order, Session, Statistics, create_tables
-from .tasks import charge, count_sales
+from .tasks import add_up_orders, charge, count_sales, write_report
 
 
 @asynccontextmanager
@@ -64,6 +65,32 @@ async def statistics() -> dict[str, int]:
     async with Session() as session:
         found = await session.get(Statistics, 1)
     return {"orders": found.orders, "amount": found.amount} if found else {"orders": 0, "amount": 0}
+
+
+@app.post("/reports", status_code=202)
+async def report() -> dict[str, str]:
+    """Have a report written; its address tells how far it is."""
+    handle = await add_up_orders().then(write_report).dispatch()
+    return {"id": handle.id}
+
+
+@app.get("/reports/{report_id}")
+async def show_report(report_id: str) -> dict[str, object]:
+    """The report, or how far it is."""
+    handle = write_report.handle(report_id)
+    info = await handle.info()
+    if info.state == TaskStatus.DONE:
+        return {"state": info.state, "report": await handle.result()}
+    told = await handle.parent.progress() if handle.parent is not None else None
+    return {"state": info.state, "done": told.fraction if told else None, "reason": info.reason}
+
+
+@app.delete("/reports/{report_id}")
+async def cancel_report(report_id: str) -> dict[str, bool]:
+    """Stop it, whichever of its calls is waiting or running."""
+    handle = write_report.handle(report_id)
+    await handle.info()  # which finds the call before it
+    return {"cancelled": await handle.cancel(running=True)}
 
 
 def may_see_tasks(request: Request) -> bool:

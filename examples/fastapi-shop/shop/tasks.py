@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Annotated
 
-from asynctasq import Limit, Unique, init, task
+from asynctasq import Limit, Unique, init, progress, task
 from sqlalchemy import func, select
 from sqlalchemy.orm import selectinload
 
@@ -41,6 +41,32 @@ async def count_sales() -> None:
         query = select(func.count(), func.coalesce(func.sum(Order.amount), 0))
         count, amount = (await session.execute(query.where(Order.is_paid))).one()
         await session.merge(Statistics(id=1, orders=count, amount=amount))
+
+
+@task(queue="reports")
+async def add_up_orders() -> dict[str, int]:
+    """Add up what each customer has paid, and say how far it is."""
+    sums: dict[str, int] = {}
+    async with Session() as session:
+        total = await session.scalar(select(func.count()).select_from(Order))
+        orders = await session.scalars(select(Order).options(selectinload(Order.customer)))
+        for done, order in enumerate(orders):
+            await progress(done, total, "adding up")
+            email, amount = order.customer.email, order.amount if order.is_paid else 0
+            sums[email] = sums.get(email, 0) + amount
+    return sums
+
+
+@task(queue="reports", result_ttl=86_400)
+async def write_report(sums: dict[str, int]) -> str:
+    """Write the report; called with what `add_up_orders` returns."""
+    return "".join(f"{email};{amount}\n" for email, amount in sorted(sums.items()))
+
+
+@task(cron="0 3 * * *", timezone="Europe/Berlin")
+async def report_every_night() -> None:
+    """At three, by the clock in Berlin."""
+    await add_up_orders().then(write_report).dispatch()
 
 
 @task(every=timedelta(minutes=5))

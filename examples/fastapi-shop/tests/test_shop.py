@@ -53,6 +53,28 @@ async def test_sales_are_counted_once_for_many_orders(
     assert len(asynctasq_calls.of(count_sales)) == 1
 
 
+async def test_a_report_is_made_by_two_calls(
+    visitor: httpx.AsyncClient, asynctasq_calls: Calls
+) -> None:
+    await visitor.post("/orders", json={"email": "eve@example.com", "amount": 7})
+    await asynctasq_calls.run()
+    answer = await visitor.post("/reports")
+    address = f"/reports/{answer.json()['id']}"
+    waiting = (await visitor.get(address)).json()
+    assert (waiting["state"], waiting["done"]) == ("waiting", None)
+    await asynctasq_calls.run()
+    shown = (await visitor.get(address)).json()
+    assert shown["state"] == "done"
+    assert "eve@example.com;7\n" in shown["report"]
+
+
+async def test_a_report_can_be_stopped(visitor: httpx.AsyncClient, asynctasq_calls: Calls) -> None:
+    address = f"/reports/{(await visitor.post('/reports')).json()['id']}"
+    assert (await visitor.delete(address)).json() == {"cancelled": True}
+    await asynctasq_calls.run()
+    assert (await visitor.get(address)).json()["state"] == "unknown"
+
+
 async def test_nobody_sees_the_tasks_without_the_password(
     visitor: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from asynctasq import Retry, SyncTask, TaskConfig, current_message, task
+from asynctasq import (
+    Retry,
+    Stopped,
+    SyncTask,
+    TaskConfig,
+    checkpoint_sync,
+    current_message,
+    is_stopping,
+    progress_sync,
+    task,
+)
 
 
 @dataclass
@@ -46,6 +57,24 @@ def exits() -> None:
 @task(process=True, result_ttl=60, max_attempts=1)
 def dies() -> None:
     os._exit(7)
+
+
+@task(process=True, result_ttl=60)
+def until_stopped(folder: str) -> object:
+    """Runs until its worker stops, and then goes on in the next one."""
+    if (left := current_message().checkpoint) is not None:
+        return left, current_message().attempt, is_stopping()
+    Path(folder, "running").touch()
+    while not is_stopping():
+        time.sleep(0.01)
+    checkpoint_sync("left")
+    raise Stopped
+
+
+@task(process=True)
+def tells() -> None:
+    progress_sync(1, 2)
+    progress_sync(2, 2, "in a process")
 
 
 class Hooked(SyncTask[None]):

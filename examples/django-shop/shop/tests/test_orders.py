@@ -30,6 +30,15 @@ class OrderTests(TransactionTestCase):
         self.assertEqual(self.client.get(address).json(), {"is_paid": False, "receipts": 0})
         self.assertEqual(self.calls.of(send_receipt), [])
 
+    def test_a_report_is_made_by_two_calls(self) -> None:
+        self.order("eve@example.com", 7)
+        self.calls.run_sync()
+        address = f"/reports/{self.client.post('/reports/').json()['id']}/"
+        self.assertEqual(self.client.get(address).json()["state"], "waiting")
+        self.calls.run_sync()
+        shown = {"state": "done", "report": "eve@example.com;7\n"}
+        self.assertEqual(self.client.get(address).json(), shown)
+
     def test_sales_are_counted_once_for_many_orders(self) -> None:
         for _ in range(5):
             self.order("ada@example.com", 1)

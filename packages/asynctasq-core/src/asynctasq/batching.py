@@ -28,7 +28,7 @@ from .sending.listing import CallInfo
 from .sending.portal import portal
 from .sending.preparing import chain_link
 from .sending.progress import Progress
-from .tasks.call import Call, Dispatchable, Following, links
+from .tasks.call import Call, Dispatchable, Following, as_call, links
 from .wire.flow import BatchPlace, ChainLink, following_id
 from .wire.message import new_id
 
@@ -62,7 +62,12 @@ class Batch:
         catch: Dispatchable[Any] | None = None,
         queue: str | None = None,
     ) -> None:
+        if isinstance(calls, Dispatchable):
+            raise TypeError("a batch takes a list of calls, not one call")
         self.calls = [*calls]
+        for member in self.calls:
+            if not isinstance(member, Batch):
+                as_call(member, "a batch")
         self.then = then
         self.catch = catch
         self.queue = queue

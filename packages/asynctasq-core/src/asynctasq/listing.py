@@ -8,6 +8,7 @@ from typing import Any
 
 from .app import current
 from .brokers import Listing
+from .sending.chains import find_link
 from .sending.ending import RECORD_SECONDS, end
 from .sending.listing import (
     CallInfo,
@@ -191,12 +192,16 @@ def cancel_calls_sync(
 async def find_call(message_id: str, queue: str | None = None) -> CallInfo | None:
     """The call with this id, dead or alive, in any queue unless one is named.
 
+    If its turn in a chain has not come, what the earlier call says of it.
+
     Raises:
         ConfigurationError: The broker cannot list what it holds.
         BrokerUnavailable: The broker cannot be reached.
     """
-    queues = [name for name in await queue_names() if queue in (None, name)]
-    return await find(current().open_broker(), _reader(), message_id, queues)
+    names, broker = await queue_names(), current().open_broker()
+    queues = [name for name in names if queue in (None, name)]
+    found = await find(broker, _reader(), message_id, queues)
+    return found or await find_link(broker, _reader(), message_id, names)
 
 
 async def queue_names() -> list[str]:

@@ -16,7 +16,7 @@ from .sending.portal import portal
 from .sending.preparing import prepare_template
 from .sending.schedule_values import Definition, Scheduled
 from .sending.schedules import Schedules
-from .tasks.call import Dispatchable
+from .tasks.call import Dispatchable, as_call
 from .tasks.schedule import CatchUp, check_catch_up, check_name
 from .tasks.task import registry
 from .tasks.timetable import Once, timetable
@@ -80,7 +80,7 @@ async def schedule(
     check_catch_up(catch_up)
     table = timetable(cron, timezone, every, at)
     app = current()
-    template = prepare_template(call._as_call(), app.config, app.adapters)
+    template = prepare_template(as_call(call, "schedule()"), app.config, app.adapters)
     kept = await _schedules().get(name)
     if kept is not None and kept.scheduled.definition.is_declared and name in await _live():
         raise ConfigurationError(f"a task declares the schedule {name!r}; take another name")

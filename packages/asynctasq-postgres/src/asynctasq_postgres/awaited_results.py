@@ -85,6 +85,8 @@ class AwaitedResults:
             topics = {result_topic(queue) for queue, _ in waiting.futures}
             with self._wakes.waiter(topics, waiting.more):
                 await self._wakes.listen(topics)
+                if not waiting.futures:  # they gave up meanwhile
+                    return
                 try:
                     await self._answer(waiting)
                 except BrokerError as e:

@@ -8,6 +8,7 @@ are the server's, except due times, which are the sender's.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -38,7 +39,7 @@ from .doctor import check_server
 from .putting import PUT, PUT_POLICED, columns, places, policy_columns
 from .server import Server
 from .sizes import MOST_VALUE_BYTES, pages
-from .waking import Wakes, queue_topic, result_topic
+from .waking import Wakes, queue_topic, result_topic, value_topic, wait
 
 logger = logging.getLogger(__name__)
 
@@ -216,10 +217,34 @@ class PostgresBroker:
         value: bytes | None,
         *,
         ttl_seconds: float | None = None,
+        wakes: bool = False,
     ) -> None:
         """Keep a value, or delete it."""
         sql = "SELECT {schema}.set_value($1, $2, $3, $4, $5)"
         await self._insist(sql, queue, kind, name, value, ttl_seconds)
+        if wakes:
+            self._wakes.tell([value_topic(queue, kind, name)])
+
+    async def changed_value(
+        self, queue: str, kind: str, name: str, known: bytes | None, timeout_seconds: float
+    ) -> bytes | None:
+        """Wait until a value is another than the known one."""
+        deadline = time.monotonic() + timeout_seconds
+        topics = [value_topic(queue, kind, name)]
+        with self._wakes.waiter(topics) as changed:
+            while True:
+                changed.clear()
+                if timeout_seconds > 0:
+                    await self._wakes.listen(topics)
+                found = await self.value(queue, kind, name)
+                left = deadline - time.monotonic()
+                if found != known or left <= 0:
+                    return found
+                await wait(changed, min(left, self._wakes.poll_seconds))
+
+    async def delete_values(self, queue: str, kind: str) -> None:
+        """Delete all values of a kind."""
+        await self._delete(queries.DELETE_VALUES, queue, kind)
 
     async def replace_value(
         self,

@@ -63,6 +63,13 @@ FIND_DEAD = f"{_DEAD} AND m.id = ANY ($2)"
 _KEPT = "(expires IS NULL OR expires > clock_timestamp())"
 VALUES = f"SELECT name, value FROM {{schema}}.value WHERE queue = $1 AND kind = $2 AND {_KEPT}"
 VALUE = f"{VALUES} AND name = $3"
+DELETE_VALUES = """
+    WITH gone AS (
+        DELETE FROM {schema}.value WHERE ctid = ANY (ARRAY(
+            SELECT ctid FROM {schema}.value WHERE queue = $1 AND kind = $2
+            LIMIT $3 FOR UPDATE SKIP LOCKED))
+        RETURNING 1)
+    SELECT count(*) FROM gone"""
 
 KEYS = """
 WITH q AS (SELECT number FROM {schema}.queue WHERE name = $1),

@@ -231,3 +231,8 @@ def queue_topic(queue: str) -> str:
 def result_topic(queue: str) -> str:
     """The topic announced when the queue has new results."""
     return f"r:{queue}"
+
+
+def value_topic(queue: str, kind: str, name: str) -> str:
+    """The topic announced when a small value that somebody may wait for has changed."""
+    return f"v:{kind}:{queue}:{name}"

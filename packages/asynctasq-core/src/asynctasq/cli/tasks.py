@@ -138,7 +138,12 @@ def show_command(
             fields[name] = moment(fields[name])
     if call.progress is not None:
         fields["progress"] = str(call.progress)
+    if call.parent is not None:
+        fields["parent"] = f"{fields.pop('parent_task', '')} {' '.join(call.parent)}".strip()
+    fields["children"] = ", ".join(f"{one.task} {one.queue} {one.id}" for one in call.children)
     for name, value in fields.items():
+        if value in ("", ()):
+            continue
         click.echo(f"{name + ':':<18} {printable(str(value))}")
     if traceback:
         click.echo(f"\n{printable(traceback, lines=True)}")

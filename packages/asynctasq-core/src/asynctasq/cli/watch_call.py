@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import click
 
+from ..app import current
 from ..errors import AsynctasqError
+from ..sending.watching import UNWOKEN_SECONDS, WOKEN_SECONDS, told_progress, until_news
 from .application import loaded, module_option
 from .dead import queue_option
 from .log_lines import printable
 
-#: Time between two looks.
+#: Time between two looks at a batch.
 _SECONDS = 0.25
 
 _UNDER_WAY = ("waiting", "delayed", "running", "uncommitted")
@@ -22,7 +24,11 @@ _UNDER_WAY = ("waiting", "delayed", "running", "uncommitted")
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """The progress of a call or a batch; `state` is the call's, or `batch`."""
+    """The progress of a call or a batch.
+
+    Attributes:
+        queue: The call's; `None` for a batch.
+    """
 
     state: str
     task: str
@@ -30,6 +36,7 @@ class _Look:
     total: float | None
     note: str
     error: str = ""
+    queue: str | None = None
 
 
 @click.command("watch")
@@ -65,12 +72,16 @@ async def _looks(message_id: str, queue: str | None) -> AsyncIterator[_Look]:
     from ..listing import find_call, queue_names
 
     last: _Look | None = None
+    known: bytes | None = None
+    broker = current().open_broker()
     while True:
         look = None
+        if last is not None and last.queue is not None:
+            known = await told_progress(broker, last.queue, message_id)
         if (call := await find_call(message_id, queue)) is not None:
             told = call.progress
             done, total, note = (told.done, told.total, told.note) if told else (0, None, "")
-            look = _Look(call.state.value, call.task, done, total, note, call.error)
+            look = _Look(call.state.value, call.task, done, total, note, call.error, call.queue)
         else:
             for name in [queue] if queue else await queue_names():
                 if (told := await Batch.handle(message_id, name).progress()) is not None:
@@ -78,13 +89,17 @@ async def _looks(message_id: str, queue: str | None) -> AsyncIterator[_Look]:
                     look = _Look(state, "batch", told.done, told.total, told.note)
         if look is None:
             if last is not None:
-                yield _Look("ended", last.task, last.done, last.total, last.note)
+                yield replace(last, state="ended")
             return
         yield look
         if look.state not in _UNDER_WAY:
             return
         last = look
-        await asyncio.sleep(_SECONDS)
+        if look.queue is None:
+            await asyncio.sleep(_SECONDS)
+        else:
+            seconds = UNWOKEN_SECONDS if known is None else WOKEN_SECONDS
+            await until_news(broker, look.queue, message_id, known, seconds)
 
 
 async def _print(looks: AsyncIterator[_Look]) -> _Look | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import msgpack
@@ -16,8 +16,9 @@ import msgpack
 from ..adapters.plugins import Adapters
 from ..brokers import Backoff, Broker, Remembering
 from ..config import Config
-from ..errors import BrokerError, BrokerUnavailable
+from ..errors import BrokerError, BrokerUnavailable, PayloadTooLarge
 from ..wire.flow import BatchPlace, ChainLink, Flow, following_id
+from ..wire.message import new_id
 from .batch_values import (
     BATCH,
     COUNTS,
@@ -25,9 +26,11 @@ from .batch_values import (
     RESULTS,
     BatchSpec,
     decode_counts,
+    decode_results,
     decode_spec,
+    encode_results,
 )
-from .following import forget_put, link_message, put_once
+from .following import NONE, forget_put, link_message, put_once
 
 logger = logging.getLogger(__name__)
 
@@ -115,9 +118,7 @@ class BatchReports:
             return
         sound = [report for report in reports if report.index < spec.total]
         if spec.then is not None and spec.then.takes_result:
-            for report in sound:
-                if report.is_done:
-                    await self._keep_result(key, report)
+            await self._keep_results(key, [report for report in sound if report.is_done])
         while True:
             value = await broker.value(queue, COUNTS, batch_id)
             before = decode_counts(value, batch_id, spec.total, keys)
@@ -128,17 +129,26 @@ class BatchReports:
             if await broker.replace_value(queue, COUNTS, batch_id, kept, expected=value):
                 break
         if after.failed and key not in self._failed:
-            await self._follow(key, spec, spec.catch, f"{batch_id} catch")
-            if spec.place is not None:
-                await self.report(spec.place, is_done=False, result=None)
+            await self._fail(key, spec)
             self._failed.add(key)
         if after.is_whole(spec.total):
             await self._end(key, spec)
 
+    async def _fail(self, key: _Key, spec: BatchSpec) -> None:
+        await self._follow(key, spec, spec.catch, f"{key[1]} catch")
+        if spec.place is not None:
+            await self.report(spec.place, is_done=False, result=None)
+
     async def _end(self, key: _Key, spec: BatchSpec) -> None:
         queue, batch_id = key
         broker = self._remembering()
-        await self._follow(key, spec, spec.then, batch_id)
+        try:
+            await self._follow(key, spec, spec.then, batch_id)
+        except PayloadTooLarge as e:
+            logger.error("what follows a batch cannot be put: %s", e, extra={"batch": batch_id})
+            await self._fail(key, spec)
+        if spec.then is not None and spec.then.takes_result:
+            await broker.delete_values(queue, f"{RESULTS}{batch_id}")  # nobody needs them now
         if spec.then is None and spec.place is not None:
             await self.report(spec.place, is_done=True, result=None)
         for kind in (BATCH, COUNTS):
@@ -180,22 +190,23 @@ class BatchReports:
         spec = self._specs[key] = decode_spec(value, batch_id, self._config.signing_key)
         return spec
 
-    async def _keep_result(self, key: _Key, report: _Report) -> None:
+    async def _keep_results(self, key: _Key, reports: Sequence[_Report]) -> None:
+        """Keep what calls returned; under new names, since another worker may run one again."""
         queue, batch_id = key
-        await self._remembering().set_value(
-            queue,
-            f"{RESULTS}{batch_id}",
-            str(report.index),
-            b"\xc0" if report.result is None else report.result,
-            ttl_seconds=DONE_SECONDS,
-        )
+        results = ((r.index, NONE if r.result is None else r.result) for r in reports)
+        for value in encode_results(results, batch_id, self._config.signing_key):
+            await self._remembering().set_value(
+                queue, f"{RESULTS}{batch_id}", new_id(), value, ttl_seconds=DONE_SECONDS
+            )
 
     async def _results(self, key: _Key, spec: BatchSpec) -> bytes:
         """An encoded list of what the calls returned, in the order of the calls."""
         queue, batch_id = key
-        found: Mapping[str, bytes] = await self._remembering().values(queue, f"{RESULTS}{batch_id}")
+        found: dict[int, bytes] = {}
+        for value in (await self._remembering().values(queue, f"{RESULTS}{batch_id}")).values():
+            found |= decode_results(value, batch_id, self._config.signing_key)
         head: bytes = msgpack.Packer().pack_array_header(spec.total)
-        return head + b"".join(found.get(str(i), b"\xc0") for i in range(spec.total))
+        return head + b"".join(found.get(i, NONE) for i in range(spec.total))
 
     def _remembering(self) -> Remembering:
         if not isinstance(self._broker, Remembering):

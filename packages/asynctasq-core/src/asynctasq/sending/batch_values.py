@@ -6,7 +6,7 @@ which calls have ended, not how many.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import msgpack
@@ -18,10 +18,13 @@ from ..wire.message import sign, verify
 #: Kinds of values: a batch's specification, its progress, and its calls' results.
 BATCH, COUNTS, RESULTS = "batch", "batch-counts", "batch-results:"
 
+#: Maximum size of the results in one value, unless one alone is larger.
+MOST_RESULTS_BYTES = 32 * 1024
+
 #: How long to keep a batch of which nothing has run, and one that is done.
 UNTOUCHED_SECONDS, DONE_SECONDS = 30 * 86400.0, 7 * 86400.0
 
-_PURPOSE = b"asynctasq-batch"
+_PURPOSE, _OF_RESULTS = b"asynctasq-batch", b"asynctasq-parts"
 _LIMITS = {"max_array_len": 1000, "max_map_len": 1000, "max_ext_len": 0}
 
 
@@ -70,6 +73,45 @@ def decode_spec(value: bytes, batch_id: str, keys: Sequence[bytes]) -> BatchSpec
     if its_id != batch_id or type(total) is not int or not 0 < total < 2**31:
         raise InvalidMessage(f"the broker holds another batch as {batch_id[:64]!r}")
     return spec
+
+
+def encode_results(
+    results: Iterable[tuple[int, bytes]], batch_id: str, keys: Sequence[bytes]
+) -> Iterator[bytes]:
+    """What calls of a batch have returned, by their indexes, as few values of moderate size.
+
+    Args:
+        results: Indexes and encoded results; `MOST_RESULTS_BYTES` is passed only by a large one.
+    """
+    some: list[int | bytes] = []
+    size = 0
+    for index, result in results:
+        if some and size + len(result) > MOST_RESULTS_BYTES:
+            yield sign(msgpack.packb([batch_id, *some]), keys, _OF_RESULTS)
+            some, size = [], 0
+        some += (index, result)
+        size += len(result)
+    if some:
+        yield sign(msgpack.packb([batch_id, *some]), keys, _OF_RESULTS)
+
+
+def decode_results(value: bytes, batch_id: str, keys: Sequence[bytes]) -> dict[int, bytes]:
+    """Encoded results by index, from one value.
+
+    Raises:
+        BadSignature: It is unsigned, or signed with another key.
+        InvalidMessage: It is damaged, or of another batch.
+    """
+    packed = verify(value, keys, _OF_RESULTS)
+    try:
+        its_id, *some = msgpack.unpackb(packed, max_map_len=0, max_ext_len=0)
+        results = dict(zip(some[::2], some[1::2], strict=True))
+    except (ValueError, TypeError, msgpack.UnpackException) as e:
+        raise InvalidMessage(f"the broker holds damaged results of {batch_id[:64]!r}") from e
+    kinds = {(type(index), type(result)) for index, result in results.items()}
+    if its_id != batch_id or kinds != {(int, bytes)}:
+        raise InvalidMessage(f"the broker holds other results as those of {batch_id[:64]!r}")
+    return results
 
 
 @dataclass(frozen=True, slots=True)

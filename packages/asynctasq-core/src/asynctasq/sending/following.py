@@ -63,7 +63,7 @@ def next_call(
         PayloadTooLarge: It is too large once it holds the result.
     """
     link, rest = flow.then[0], flow.then[1:]
-    after = Flow(rest, (message.queue, message.id), flow.place)
+    after = Flow(rest, (message.queue, message.id), flow.place, message.task)
     payload = link.payload_with(result)
     return link_message(link, following_id(message.id), payload, after, adapters, keys, most)
 

@@ -10,20 +10,21 @@ from typing import Any, Generic, TypeVar
 
 from ..adapters.fetching import fetch_result
 from ..adapters.plugins import Adapters
-from ..brokers import Remembering
 from ..errors import ChainStopped, DispatchDropped, ResultNotKept, ResultTimeout, TaskCancelled
 from ..tasks.current import awaiting_result
-from ..tasks.task import Task
+from ..tasks.task import Task, registry
 from ..wire.results import decode_stored, encode_cancelled, error_in, read_result, references_in
+from .chains import STOPPED, find_link
 from .commits import Deferred
 from .connections import Connections
 from .ending import RECORD_SECONDS, end, remove
 from .listing import CallInfo, Reader, find
 from .outbox import Outbox
 from .portal import portal
-from .progress import PROGRESS, Progress
+from .progress import Progress
 from .progress import decode as decode_progress
 from .status import TaskStatus, recorded
+from .watching import UNWOKEN_SECONDS, WOKEN_SECONDS, told_progress, until_news
 
 R = TypeVar("R")
 
@@ -34,8 +35,6 @@ _FIRST_SECONDS, _LONGEST_SECONDS, _UNCOMMITTED_SECONDS = 1.0, 60.0, 0.25
 
 #: How often to check whether the calls before this one go on, since their end wakes nobody.
 _PARENT_SECONDS = 1.0
-
-_STOPPED = "the chain stopped at"
 
 #: States that stop the chain: no call follows one that ended so.
 _STOPPED_BY = frozenset({TaskStatus.DEAD, TaskStatus.CANCELLED, TaskStatus.DROPPED})
@@ -51,9 +50,6 @@ _DEFERRED = {
 _UNDER_WAY = frozenset(
     {TaskStatus.UNCOMMITTED, TaskStatus.WAITING, TaskStatus.DELAYED, TaskStatus.RUNNING}
 )
-
-#: Time between two looks of `watch`, unless the call ends earlier.
-_WATCH_SECONDS = 0.25
 
 
 @dataclass(slots=True, eq=False)
@@ -71,7 +67,8 @@ class TaskHandle(Generic[R]):
             call waited for a commit, this is known once it has been sent.
         was_sent_here: Whether this handle is what `dispatch` returned.
         shows_arguments: Whether `info` includes the call's arguments.
-        parent: Handle of the call that this one follows; `None` if none is known here.
+        parent: Handle of the call that this one follows; `None` if none is known here. A handle
+            made from an id learns it from `info`, as long as the broker holds the chain.
         children: Handles of the calls that follow this one, as far as they are known here.
         told_when_cancelled: Called when the call was removed before it ran, to tell its batch.
     """
@@ -161,7 +158,8 @@ class TaskHandle(Generic[R]):
         """Everything known about the call: state, attempt, times, worker, error, progress.
 
         If the chain stopped before this call, it says where and why. Reads only the queue: builds
-        no argument and fetches no row.
+        no argument and fetches no row. For a handle made from an id that its queue does not hold,
+        it looks through the queues for an earlier call of a chain.
 
         Raises:
             ConfigurationError: The broker cannot say.
@@ -170,17 +168,36 @@ class TaskHandle(Generic[R]):
         reader = Reader(self._keys, self.shows_arguments)
         found = None
         if self._sending() not in _DEFERRED and not self._was_cancelled:
-            found = await find(self._connections.broker(), reader, self.id, (self.queue,))
+            broker = self._connections.broker()
+            found = await find(broker, reader, self.id, (self.queue,))
+            if found is None and self.parent is None and not self.was_sent_here:
+                queues = [stats.name for stats in await broker.stats()]
+                found = await find_link(broker, reader, self.id, queues)
         if found is not None:
+            self._learn(found)
             return found
         info = CallInfo(self.id, self.queue, await self.status(), self.task.name)
         stopped = None if self.parent is None else await self.parent.info()
         if stopped is None or stopped.state is not TaskStatus.DEAD:
             return info
         reason = stopped.reason
-        if info.state is TaskStatus.DEAD and not reason.startswith(_STOPPED):
-            reason = f"{_STOPPED} {stopped.task} {stopped.id}: {reason}"
+        if info.state is TaskStatus.DEAD and not reason.startswith(STOPPED):
+            reason = f"{STOPPED} {stopped.task} {stopped.id}: {reason}"
         return replace(info, reason=reason, error=stopped.error, traceback=stopped.traceback)
+
+    def _learn(self, info: CallInfo) -> None:
+        """Make handles of the calls before and after this one, if none are known."""
+        if self.parent is None and info.parent is not None:
+            queue, message_id = info.parent
+            if (task := registry.get(info.parent_task)) is not None:
+                self.parent = task.handle(message_id, queue=queue)
+                self.parent.children.append(self)
+        last: TaskHandle[Any] = self
+        for link in () if self.children else info.children:
+            if (task := registry.get(link.task)) is None:
+                break
+            last.children.append(task.handle(link.id, queue=link.queue))
+            last.children[0].parent, last = last, last.children[0]
 
     def info_sync(self) -> CallInfo:
         """`info` for synchronous code."""
@@ -272,7 +289,7 @@ class TaskHandle(Generic[R]):
         if status is TaskStatus.DROPPED:
             raise DispatchDropped(f"{self._name}: {where._name}, which it follows, was not sent")
         error = (await where.info()).error
-        raise ChainStopped(f"{self._name}: {_STOPPED} {where._name}: {error}")
+        raise ChainStopped(f"{self._name}: {STOPPED} {where._name}: {error}")
 
     async def _is_unknown(self, timeout: float | None) -> bool:
         """Whether nothing holds the call; `False` for one that may still be sent in time."""
@@ -352,11 +369,8 @@ class TaskHandle(Generic[R]):
         Raises:
             BrokerUnavailable: The broker cannot be reached.
         """
-        broker = self._connections.broker()
-        if not isinstance(broker, Remembering):
-            return None
-        value = await broker.value(self.queue, PROGRESS, self.id)
-        return None if value is None else decode_progress(value)
+        told = await told_progress(self._connections.broker(), self.queue, self.id)
+        return None if told is None else decode_progress(told)
 
     def progress_sync(self) -> Progress | None:
         """`progress` for synchronous code."""
@@ -365,20 +379,31 @@ class TaskHandle(Generic[R]):
     async def watch(self) -> AsyncIterator[Progress]:
         """Iterate over the task's progress, from its latest report on, until the call ends.
 
-        Ends when the call does, however it ends: at once if the task keeps its result or status,
-        otherwise within half a second.
+        Each report of the task wakes it, and so does the call's end if the task has reported
+        anything or keeps its result or status; otherwise it ends within half a second. If the
+        worker is killed at that moment, it ends within some seconds.
 
         Raises:
             BrokerUnavailable: The broker cannot be reached.
         """
-        last, wait, is_over = None, 0.0, False
-        while not is_over:
-            stored = await self._connections.broker().result(self.queue, self.id, wait)
-            is_over = stored is not None or await self.status() not in _UNDER_WAY
-            found, wait = await self.progress(), _WATCH_SECONDS
+        last = None
+        while True:
+            is_over = await self.status() not in _UNDER_WAY
+            broker = self._connections.broker()
+            told = await told_progress(broker, self.queue, self.id)
+            found = None if told is None else decode_progress(told)
             if found is not None and found != last:
                 yield found
             last = found
+            if is_over:
+                return
+            seconds = WOKEN_SECONDS if self._ends_woken(told) else UNWOKEN_SECONDS
+            await until_news(broker, self.queue, self.id, told, seconds)
+
+    def _ends_woken(self, told: bytes | None) -> bool:
+        """Whether the call's end wakes those who wait for news of it, as far as can be seen."""
+        is_kept = self._record_ttl is not None and self.parent is None
+        return told is not None or (is_kept and self._sending() == "sent")
 
     def stand_for(self, existing_id: str) -> None:
         """Become the handle of a call that was there before."""

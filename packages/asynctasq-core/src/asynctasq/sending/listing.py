@@ -16,7 +16,7 @@ from ..brokers import Broker, DeadLetter, HeldMessage, HeldPage, Listing, Rememb
 from ..errors import ConfigurationError, MessageError
 from ..tasks.declaration import registry
 from ..wire.describing import Reference, described, references
-from ..wire.flow import BatchPlace
+from ..wire.flow import BatchPlace, Flow, following_id
 from ..wire.flow import decode as decode_flow
 from ..wire.message import Message
 from ..wire.results import read_result
@@ -36,6 +36,15 @@ _MOST_ASKED = 100
 
 
 @dataclass(frozen=True, slots=True)
+class NextCall:
+    """A call whose turn in a chain has not come."""
+
+    queue: str
+    id: str
+    task: str
+
+
+@dataclass(frozen=True, slots=True)
 class CallInfo:
     """A call as it is now.
 
@@ -52,7 +61,9 @@ class CallInfo:
         died_at: When a dead call was given up, Unix time in seconds.
         worker: The id of the worker that runs it.
         payload_bytes: Size of the message.
-        parent: Queue and id of the call that it follows.
+        parent: Queue and id of the call, or of the batch, that it follows.
+        parent_task: The name of that call's task.
+        children: The calls that follow it, in order; empty once it is done.
         place: Its place in a batch.
         reason: Why a dead call was given up.
         error: The type and text of the error that a dead call failed with.
@@ -75,6 +86,8 @@ class CallInfo:
     worker: str = ""
     payload_bytes: int = 0
     parent: tuple[str, str] | None = None
+    parent_task: str = ""
+    children: tuple[NextCall, ...] = ()
     place: BatchPlace | None = None
     reason: str = ""
     error: str = ""
@@ -160,8 +173,18 @@ class Reader:
             attempt=message.attempt,
             enqueued_at=message.enqueued_at,
             parent=flow.parent,
+            parent_task=flow.parent_task,
+            children=_children(message.id, flow),
             place=flow.place,
         )
+
+
+def _children(message_id: str, flow: Flow) -> tuple[NextCall, ...]:
+    found = []
+    for link in flow.then:
+        message_id = following_id(message_id)
+        found.append(NextCall(link.queue, message_id, link.task))
+    return tuple(found)
 
 
 def _names(message: Message) -> Sequence[str]:

@@ -29,6 +29,10 @@ _READ_SECONDS = 10.0
 #: declare it.
 _DECLARED_SECONDS, _DECLARING_SECONDS = 30.0, 5.0
 
+#: After so many turns, what the broker holds of the declared schedules is checked although nothing
+#: seems to have changed, as a killed process may not have announced its change.
+_TURNS_TO_CHECK = 6
+
 #: Maximum schedules that one turn advances, so that the lease is renewed in between.
 _MOST_IN_TURN = 500
 
@@ -164,16 +168,23 @@ class Declaring:
         self.name = f"schedules-{origin}"
         self._origin = origin
         self._declared = [replace(one, origin=origin, since=since) for one in declared]
+        self._seen: tuple[bytes | None, frozenset[str]] | None = None
+        self._turns = 0
 
     async def turn(self) -> None:
         """Report the declarations, and correct what the broker holds."""
         names = [scheduled.name for scheduled in self._declared]
         await self._schedules.declare(self._origin, names, _DECLARED_SECONDS)
         live = await self._schedules.declared()
+        seen = (await self._schedules.changed(), frozenset(live))
+        self._turns += 1
+        if seen == self._seen and self._turns % _TURNS_TO_CHECK:
+            return
         for scheduled in self._declared:
             kept = await self._schedules.get(scheduled.name)
             if kept is None or self._has_its_way(scheduled, kept.scheduled, live.keys()):
                 await self._schedules.put(scheduled)
+        self._seen = seen
 
     def _has_its_way(self, mine: Scheduled, there: Scheduled, live: Iterable[str]) -> bool:
         if there.definition == mine.definition:

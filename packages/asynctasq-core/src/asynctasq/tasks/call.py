@@ -189,6 +189,20 @@ class Following:
     takes_result: bool
 
 
+def as_call(given: Any, taker: str) -> Call[Any]:
+    """The given call.
+
+    Raises:
+        TypeError: It is none, such as a task without arguments; names `taker`.
+    """
+    if not isinstance(given, Dispatchable):
+        raise TypeError(
+            f"{taker} takes calls, such as send(user), not an object of type "
+            f"{type(given).__qualname__}"
+        )
+    return given._as_call()
+
+
 def links(following: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Following, ...]:
     """The calls that `Dispatchable.then` with these arguments appends."""
     if isinstance(following, Dispatchable):
@@ -208,7 +222,9 @@ def links(following: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[
     try:
         task.check_arguments(args, kwargs)
     except TypeError as e:
-        raise TypeError(f"{task.name}: {e}") from None
+        raise TypeError(
+            f"{task.name}, with the result of the call before as its first argument: {e}"
+        ) from None
     return (Following(Call(task, args, kwargs), takes_result=True),)
 
 

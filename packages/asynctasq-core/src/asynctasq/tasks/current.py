@@ -63,7 +63,8 @@ def current_message() -> Message:
     Raises:
         LookupError: No task is running here.
     """
-    message = current_run.get().message
+    run = current_run.get(None)
+    message = None if run is None else run.message
     if message is None:
         raise LookupError("no task is running here")
     return message

@@ -127,6 +127,9 @@ class _Inline:
             (fetched,) = await fetch(self._runner.adapters, [wanted])
         return await self._runner.run(job, wanted, fetched)
 
+    def tell_stopping(self) -> None:
+        """Do nothing: its jobs ask the worker."""
+
     def kill(self) -> None:
         """Do nothing: the threads end with the worker."""
 

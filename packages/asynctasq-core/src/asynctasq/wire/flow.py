@@ -73,13 +73,15 @@ class Flow:
 
     Attributes:
         then: The calls that follow, in order.
-        parent: Queue and id of the call that this one followed.
+        parent: Queue and id of the call, or of the batch, that this one followed.
+        parent_task: The name of that call's task.
         place: The place in a batch, which counts this call and all of `then` as one.
     """
 
     then: tuple[ChainLink, ...] = ()
     parent: tuple[str, str] | None = None
     place: BatchPlace | None = None
+    parent_task: str = ""
 
     @property
     def wants_result(self) -> bool:
@@ -104,7 +106,7 @@ class Flow:
             for link in self.then
         ]
         place = self.place and astuple(self.place)
-        packed: bytes = msgpack.packb([links, self.parent, place])
+        packed: bytes = msgpack.packb([links, self.parent, place, self.parent_task])
         return packed
 
 
@@ -126,11 +128,13 @@ def decode(packed: bytes) -> Flow:
     if not packed:
         return NO_FLOW
     try:
-        links, parent, place = msgpack.unpackb(packed, **_LIMITS)
+        links, parent, place, parent_task = msgpack.unpackb(packed, **_LIMITS)
         then = tuple(_link(*parts) for parts in links)
-        found = Flow(then, parent and _texts(*parent), place and BatchPlace(*place))
+        found = Flow(then, parent and _texts(*parent), place and BatchPlace(*place), parent_task)
     except (ValueError, TypeError, AttributeError, msgpack.UnpackException) as e:
         raise InvalidMessage(f"a message whose flow is damaged: {type(e).__name__}") from e
+    if type(parent_task) is not str:
+        raise InvalidMessage("a message whose parent's task is no text")
     if found.place is not None:
         kinds = [*map(type, astuple(found.place))]
         if kinds != [str, str, int, bool] or not 0 <= found.place.index < 2**31:

@@ -73,8 +73,7 @@ def is_stopping() -> bool:
     """Whether the worker running this task is stopping, so that a long task should end early.
 
     The task should then leave a `checkpoint` and raise `Stopped`: the call goes back to its queue
-    without using up an attempt, and continues in another worker. Always false in `Call.execute` and
-    with `process=True`.
+    without using up an attempt, and continues in another worker. Always false in `Call.execute`.
 
     Raises:
         LookupError: No task is running here.

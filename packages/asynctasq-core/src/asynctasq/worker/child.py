@@ -30,8 +30,12 @@ from .child_logs import relay
 #: The header of each message: its kind and its length in bytes.
 FRAME = struct.Struct("!cQ")
 
-#: Kinds of messages: a call from the parent; an answer or a log record to it.
-CALL, ANSWER, LOG = b"c", b"a", b"l"
+#: Kinds of messages. From the parent: a call, or that it is stopping. To it: an answer, or a log
+#: record.
+CALL, STOPPING, ANSWER, LOG = b"c", b"s", b"a", b"l"
+
+#: Set in a child once its parent is stopping.
+stopping = threading.Event()
 
 #: How long a child without a call may take to finish once its parent is gone or closed the pool.
 PARTING_SECONDS = 1.0
@@ -70,9 +74,13 @@ class _Connection:
         """Pass on what arrives, until the parent is gone or lets this process end."""
         # If the parent is killed before reading a reply, the connection is reset, not closed.
         with contextlib.suppress(OSError), self._socket.makefile("rb") as stream:
-            while (body := _body(stream)) is not None:
-                self.is_busy = True
-                self.calls.put(body)
+            while (message := _message(stream)) is not None:
+                kind, body = message
+                if kind == STOPPING:
+                    stopping.set()
+                else:
+                    self.is_busy = True
+                    self.calls.put(body)
         self.leave()
 
     def follow(self, parent: int) -> None:
@@ -143,11 +151,11 @@ def _until_ended(parent: int) -> None:
         time.sleep(_PARENT_SECONDS)
 
 
-def _body(stream: BinaryIO) -> bytes | None:
-    """The next whole body; `None` if the stream ends before or within it."""
+def _message(stream: BinaryIO) -> tuple[bytes, bytes] | None:
+    """The next message's kind and body; `None` if the stream ends before or within it."""
     header = stream.read(FRAME.size)
     if len(header) < FRAME.size:
         return None
-    _, length = FRAME.unpack(header)
+    kind, length = FRAME.unpack(header)
     body = stream.read(length)
-    return body if len(body) == length else None
+    return (kind, body) if len(body) == length else None

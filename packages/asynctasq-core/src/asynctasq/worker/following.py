@@ -18,7 +18,7 @@ from ..errors import BrokerError, BrokerUnavailable, MessageError, PayloadTooLar
 from ..sending.batch_reports import BatchReports
 from ..sending.following import NONE, NOTE_SECONDS, forget_put, next_call, put_once
 from ..sending.outbox import Outbox
-from ..sending.progress import CHECKPOINT
+from ..sending.progress import CHECKPOINT, keep_progress
 from ..wire.flow import NO_FLOW, Flow, decode, following_id
 from ..wire.message import Message
 from . import outcomes
@@ -98,19 +98,23 @@ class Followers:
         """Give a run the checkpoint of the previous run; waits for the broker."""
         await until_reached(lambda: load_checkpoint(job, self._broker, self._config))
 
-    def settled(self, job: Job) -> None:
-        """Clean up after a call that is done and settled.
+    def settled(self, job: Job, *, is_done: bool) -> None:
+        """Tell who watches a call that it has ended, and if it is done, clean up after it.
 
         From here on only a run that has lost its lease can still look for what it left.
         """
-        task = asyncio.get_running_loop().create_task(self._let_go(job))
+        task = asyncio.get_running_loop().create_task(self._let_go(job, is_done))
         self._tasks.add(task)  # the event loop keeps only a weak reference
         task.add_done_callback(self._tasks.discard)
 
-    async def _let_go(self, job: Job) -> None:
+    async def _let_go(self, job: Job, is_done: bool) -> None:
         message_id = job.message.id
         try:
             broker = remembering(self._broker)
+            if job.progress is not None:
+                await keep_progress(broker, job.key, job.progress.encode(is_last=True))
+            if not is_done:
+                return
             if job.has_put:
                 queue = job.flow.then[0].queue
                 await forget_put(broker, queue, following_id(message_id), NOTE_SECONDS)

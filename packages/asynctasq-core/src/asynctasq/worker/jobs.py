@@ -13,6 +13,7 @@ from ..adapters.plugins import Adapters
 from ..brokers import Delivery
 from ..config.settings import Config
 from ..errors import ConfigurationError, InvalidMessage, MessageError, UnknownTask
+from ..sending.progress import Progress
 from ..tasks.current import Run
 from ..tasks.options import TaskOptions, check_task_options
 from ..tasks.task import Task, registry
@@ -47,7 +48,7 @@ class Job(Run):
         has_begun: Whether the task's own code has started, so that what it raises is its own.
         atomic: The run of an atomic task, once its transaction has begun.
         is_cancelled: Whether somebody cancelled the call while it ran.
-        progress_at: When it last reported progress, by `monotonic`.
+        progress: What it last reported of its progress, at `progress_at` by `monotonic`.
         flow: What follows it, and the batch it is part of.
         is_stopping: Whether its worker is stopping.
         has_checkpoint: Whether this run or an earlier one left a checkpoint.
@@ -66,6 +67,7 @@ class Job(Run):
     has_begun: bool = False
     atomic: AtomicRun | None = None
     is_cancelled: bool = False
+    progress: Progress | None = None
     progress_at: float = float("-inf")
     is_stopping: Callable[[], bool] = _never
     has_checkpoint: bool = False

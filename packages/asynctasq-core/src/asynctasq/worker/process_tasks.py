@@ -10,7 +10,7 @@ import asyncio
 import pickle
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import msgpack
 
@@ -22,6 +22,7 @@ from ..config.settings import Config
 from ..errors import MessageError, TaskCrashed, TaskTimeout
 from ..loading import load_modules
 from ..sending.joining import Joining
+from ..sending.progress import Progress
 from ..wire.results import (
     decode_stored,
     encode_error,
@@ -32,6 +33,7 @@ from ..wire.results import (
 from . import outcomes
 from .atomic import verdict_if_done_anywhere
 from .checkpoints import load_checkpoint, may_have_checkpoint
+from .child import stopping
 from .child_logs import log_here
 from .execution import Runner, wanted_by
 from .jobs import Job, recognise
@@ -87,7 +89,8 @@ class ProcessTasks:
             refusal = MessageError(f"{job.task.name}: its process refused it: {error_text}")
             return outcomes.failed(self._config, self._adapters, job, refusal)
         job.message.headers, raised, is_expected, is_settled, handed_on, *ended = rest
-        job.has_checkpoint, action, *outcome = ended
+        job.has_checkpoint, told, action, *outcome = ended
+        job.progress = told and Progress(*told)
         verdict = Verdict(Outcome(job.delivery, Action(action), *outcome), word, error_text)
         verdict.is_expected, verdict.handed_on = is_expected, handed_on
         verdict.is_settled = is_settled
@@ -105,6 +108,10 @@ class ProcessTasks:
         if stored is None or references_in(stored, name):
             return None
         return decode_stored(stored, job.task.result_annotations.types, name)
+
+    def tell_stopping(self) -> None:
+        """Make `is_stopping` true in the children."""
+        self._pool.tell_stopping()
 
     def kill(self) -> None:
         """Kill the children and whatever they started; may be called in any thread."""
@@ -134,6 +141,7 @@ async def _serve(request: bytes) -> bytes:
         refusal: bytes = msgpack.packb(["refused", f"{type(e).__name__}: {e}"])
         return refusal
     job.options = replace(job.options, timeout=None)  # the worker keeps the time
+    job.is_stopping = stopping.is_set
     if may_have_checkpoint(job):
         await load_checkpoint(job, current().open_broker(), config)
     with ThreadPoolExecutor(1, "asynctasq") as threads:
@@ -160,6 +168,7 @@ def _packed(config: Config, adapters: Adapters, job: Job, verdict: Verdict) -> b
             verdict.is_settled,
             verdict.handed_on,
             job.has_checkpoint,
+            job.progress and astuple(job.progress),
             outcome.action.value,
             outcome.body,
             outcome.delay,

@@ -27,7 +27,7 @@ from time import monotonic
 import msgpack
 
 from ..errors import TaskCrashed, TaskTimeout
-from .child import CALL, FRAME, LOG, PARTING_SECONDS
+from .child import CALL, FRAME, LOG, PARTING_SECONDS, STOPPING
 
 #: A child without a call for this long is ended.
 IDLE_SECONDS = 60.0
@@ -75,6 +75,7 @@ class ProcessPool:
         self._children: set[_Child] = set()
         self._retiring: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._is_stopping = False
 
     async def run(self, body: bytes, timeout_seconds: float | None = None) -> bytes:
         """Serve one call in a child.
@@ -103,6 +104,12 @@ class ProcessPool:
                 else:
                     await child.kill()
             return reply
+
+    def tell_stopping(self) -> None:
+        """Set `child.stopping` in all children, and in those that are started from now on."""
+        self._is_stopping = True
+        for child in self._children:
+            child.tell_stopping()
 
     async def close(self) -> None:
         """End all idle children; call this once no call is running."""
@@ -144,6 +151,8 @@ class ProcessPool:
             await child.kill()
             raise
         child.calls = 0
+        if self._is_stopping:
+            child.tell_stopping()
         return child
 
     # --- children that are not needed ---------------------------------------------------
@@ -217,6 +226,10 @@ class _Child:
         reply: bytes = await answer
         self.calls += 1
         return reply
+
+    def tell_stopping(self) -> None:
+        if self._reading is not None and not self._writer.is_closing():
+            self._writer.write(FRAME.pack(STOPPING, 0))
 
     async def kill(self) -> None:
         """Kill it and what it started, and wait for the end, however often that is cancelled."""

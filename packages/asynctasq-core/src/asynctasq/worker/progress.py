@@ -8,7 +8,7 @@ from ..app import current
 from ..brokers import Remembering
 from ..errors import ConfigurationError
 from ..sending.portal import portal
-from ..sending.progress import KEPT_SECONDS, MOST_CHARACTERS, PROGRESS, Progress
+from ..sending.progress import MOST_CHARACTERS, Progress, keep_progress
 from ..tasks.current import current_message, current_run
 from .jobs import Job, Key
 
@@ -29,6 +29,7 @@ async def progress(done: float, total: float | None = None, note: str = "") -> N
 
     Raises:
         LookupError: No task is running here.
+        TypeError: `done` or `total` is no number.
         ConfigurationError: The broker cannot store progress.
         BrokerUnavailable: It may not have been stored.
     """
@@ -45,19 +46,19 @@ def progress_sync(done: float, total: float | None = None, note: str = "") -> No
 def _to_tell(done: float, total: float | None, note: str) -> tuple[Key, Progress] | None:
     """The progress to report now, with its call; `None` if the last report is too recent."""
     current_message()  # raises where no task is running
+    if not isinstance(done, int | float) or not isinstance(total, int | float | None):
+        raise TypeError("progress() takes numbers, and then a note")
     run = current_run.get()
     assert isinstance(run, Job)
     now, is_whole = monotonic(), total is not None and done >= total
     if not run.delivery.queue or (now - run.progress_at < _SECONDS and not is_whole):
         return None
-    run.progress_at = now
-    return run.key, Progress(done, total, note[:MOST_CHARACTERS])
+    run.progress_at, run.progress = now, Progress(done, total, note[:MOST_CHARACTERS])
+    return run.key, run.progress
 
 
 async def _tell(key: Key, told: Progress) -> None:
     broker = current().open_broker()
     if not isinstance(broker, Remembering):
         raise ConfigurationError(f"{broker.describe()} cannot keep the progress of calls")
-    queue, message_id = key
-    value = told.encode()
-    await broker.set_value(queue, PROGRESS, message_id, value, ttl_seconds=KEPT_SECONDS)
+    await keep_progress(broker, key, told.encode())

@@ -308,6 +308,8 @@ class Slots:
     def _process_tasks(self) -> ProcessTasks:
         if self._processes is None:
             self._processes = self._new_processes()
+            if self._is_stopping():
+                self._processes.tell_stopping()
         return self._processes
 
     def _finish(self, key: Key, verdict: Verdict, seconds: float | None = None) -> None:
@@ -318,9 +320,10 @@ class Slots:
         del self._running[key]
         self._jobs.pop(key, None)
         settled = None
-        is_done = verdict.outcome.action is Action.DONE
-        if job is not None and is_done and (job.has_put or job.has_checkpoint):
-            settled = partial(self._followers.settled, job)
+        if job is not None and verdict.outcome.action in _ENDS:
+            is_done = verdict.outcome.action is Action.DONE
+            if job.has_put or job.has_checkpoint or job.progress is not None:
+                settled = partial(self._followers.settled, job, is_done=is_done)
         if verdict.is_settled:
             self._let_go(key, verdict, settled)
         else:
@@ -404,6 +407,11 @@ class Slots:
         """End a run that was cancelled before its first step, which cannot end itself."""
         if self._running.get(job.key) is ended:
             self._end_unbegun(job.key, outcomes.cancelled(self._config, job))
+
+    def tell_stopping(self) -> None:
+        """Tell child processes that the worker is stopping."""
+        if self._processes is not None:
+            self._processes.tell_stopping()
 
     async def cancel(self) -> None:
         """Cancel what runs and release what ended; runs that ignore it stay in their slots."""

@@ -318,6 +318,7 @@ class Worker:
 
     async def _wind_down(self, slots: Slots) -> None:
         """Let running tasks end within the grace time, then cancel the rest."""
+        slots.tell_stopping()
         self._taker.give_back(self._prefetched.clear())
         emptied = asyncio.create_task(slots.until_empty())
         hurried = asyncio.create_task(self._hurry.wait())

@@ -103,7 +103,7 @@ class Pausing(Protocol):
 class Remembering(Protocol):
     """Small named values that belong to a queue: schedules, progress, checkpoints.
 
-    A value has at most a few kilobytes; a kind has at most a few thousand names.
+    A value mostly has a few kilobytes; a kind mostly has a few thousand names.
     """
 
     async def values(self, queue: str, kind: str) -> Mapping[str, bytes]:
@@ -120,8 +120,25 @@ class Remembering(Protocol):
         value: bytes | None,
         *,
         ttl_seconds: float | None = None,
+        wakes: bool = False,
     ) -> None:
-        """Keep a value, for `ttl_seconds` if given; the value `None` deletes it."""
+        """Keep a value, for `ttl_seconds` if given; the value `None` deletes it.
+
+        Args:
+            wakes: Wake those who wait in `changed_value`.
+        """
+
+    async def changed_value(
+        self, queue: str, kind: str, name: str, known: bytes | None, timeout_seconds: float
+    ) -> bytes | None:
+        """Wait until the value is another than `known`, and return it; else it after the timeout.
+
+        Returns at once if it is another already. A change by `set_value` with `wakes` is seen at
+        once; others, and the end of a value's time, may be seen only after the timeout.
+        """
+
+    async def delete_values(self, queue: str, kind: str) -> None:
+        """Delete all values of a kind; those set meanwhile may stay."""
 
     async def replace_value(
         self,

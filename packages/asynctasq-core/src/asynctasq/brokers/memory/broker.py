@@ -7,7 +7,7 @@ expiring lease; nothing polls. The transitions are in `store`.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from .. import (
     ConsumerOptions,
@@ -62,14 +62,25 @@ class MemoryBroker:
 
     async def result(self, queue: str, message_id: str, timeout_seconds: float) -> bytes | None:
         """Wait for the result."""
+        return await self._until(
+            lambda: self.store.result(queue, message_id), lambda r: r is not None, timeout_seconds
+        )
+
+    async def _until(
+        self,
+        get: Callable[[], bytes | None],
+        is_awaited: Callable[[bytes | None], bool],
+        timeout_seconds: float,
+    ) -> bytes | None:
+        """What `get` returns once it is awaited, or at the timeout."""
         deadline = time.monotonic() + timeout_seconds
         with self.store.readers.waiter() as changed:
             while True:
                 changed.clear()
-                result = self.store.result(queue, message_id)
+                found = get()
                 left = deadline - time.monotonic()
-                if result is not None or left <= 0:
-                    return result
+                if is_awaited(found) or left <= 0:
+                    return found
                 await wait(changed, left)
 
     async def stats(self) -> list[QueueStats]:
@@ -157,9 +168,24 @@ class MemoryBroker:
         value: bytes | None,
         *,
         ttl_seconds: float | None = None,
+        wakes: bool = False,
     ) -> None:
         """Keep a value, or delete it."""
         self.store.set_value(queue, kind, name, value, ttl_seconds)
+        if wakes:
+            self.store.readers.wake()
+
+    async def changed_value(
+        self, queue: str, kind: str, name: str, known: bytes | None, timeout_seconds: float
+    ) -> bytes | None:
+        """Wait until a value is another than the known one."""
+        return await self._until(
+            lambda: self.store.value(queue, kind, name), lambda v: v != known, timeout_seconds
+        )
+
+    async def delete_values(self, queue: str, kind: str) -> None:
+        """Delete all values of a kind."""
+        self.store.delete_values(queue, kind)
 
     async def replace_value(
         self,

@@ -38,3 +38,7 @@ class RememberedValues:
         else:
             expires = float("inf") if ttl_seconds is None else self._clock() + ttl_seconds
             kept[name] = (expires, bytes(value))
+
+    def delete_all(self, queue: str, kind: str) -> None:
+        """Delete all values of a kind."""
+        self._kinds.pop((queue, kind), None)

@@ -343,6 +343,11 @@ class MemoryStore:
         with self._lock:
             self._values.set(queue, kind, name, value, ttl_seconds)
 
+    def delete_values(self, queue: str, kind: str) -> None:
+        """Delete all values of a kind."""
+        with self._lock:
+            self._values.delete_all(queue, kind)
+
     def replace_value(
         self,
         queue: str,

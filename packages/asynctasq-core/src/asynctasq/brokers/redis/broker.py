@@ -29,7 +29,7 @@ from .. import (
 from ..parking import PAUSES, pause_number
 from . import listing
 from .asks import in_use, is_asking, packed
-from .awaited_results import AwaitedResults
+from .awaited import Awaited
 from .config import RedisConfig
 from .consumer import RedisConsumer
 from .doctor import check_server
@@ -38,6 +38,7 @@ from .registry import alive_workers, release_worker, withdrawal
 from .scripts import (
     CANCEL,
     DEAD,
+    DELETE_VALUES,
     FIND_DEAD,
     FIND_HELD,
     HELD,
@@ -90,7 +91,7 @@ class RedisBroker:
         self.timeout_seconds = config.timeout
         self._server = Server(config)
         self._keys = Keys(config.key_prefix)
-        self._results = AwaitedResults(self._server)
+        self._awaited = Awaited(self._server)
         self._known_queues: set[str] = set()
 
     async def put(self, messages: Sequence[Outgoing]) -> Mapping[str, str] | None:
@@ -143,7 +144,10 @@ class RedisBroker:
 
     async def result(self, queue: str, message_id: str, timeout_seconds: float) -> bytes | None:
         """Wait for the result; see `Broker.result`."""
-        return await self._results.wait(self._keys.of(queue).result(message_id), timeout_seconds)
+        key = self._keys.of(queue).result(message_id)
+        return await self._awaited.until(
+            key, (b"GET", key), lambda result: result is not None, timeout_seconds
+        )
 
     async def stats(self) -> list[QueueStats]:
         """All known queues, ordered by name."""
@@ -311,12 +315,29 @@ class RedisBroker:
         value: bytes | None,
         *,
         ttl_seconds: float | None = None,
+        wakes: bool = False,
     ) -> None:
         """Keep a value, or delete it; see `Remembering.set_value`."""
         key = self._keys.of(queue).kind(kind)
         ttl_ms = 0 if ttl_seconds is None else max(1, round(ttl_seconds * 1000))
-        command = SET_VALUE((key,), name, int(value is not None), value or b"", ttl_ms)
+        is_kept = int(value is not None)
+        command = SET_VALUE((key,), name, is_kept, value or b"", ttl_ms, int(wakes))
         await self._server.insist(key, command)
+
+    async def changed_value(
+        self, queue: str, kind: str, name: str, known: bytes | None, timeout_seconds: float
+    ) -> bytes | None:
+        """Wait until a value is another than the known one; see `Remembering.changed_value`."""
+        keys = self._keys.of(queue)
+        command = VALUE((keys.kind(kind),), name)
+        return await self._awaited.until(
+            keys.value(kind, name), command, lambda value: value != known, timeout_seconds
+        )
+
+    async def delete_values(self, queue: str, kind: str) -> None:
+        """Delete all values of a kind; see `Remembering.delete_values`."""
+        key = self._keys.of(queue).kind(kind)
+        await self._until_none(key, DELETE_VALUES((key,), _AT_ONCE))
 
     async def replace_value(
         self,
@@ -362,7 +383,7 @@ class RedisBroker:
 
     async def close(self) -> None:
         """Close all connections; the broker can be used again afterwards."""
-        await self._results.close()
+        await self._awaited.close()
         await self._server.close()
         self._known_queues.clear()
 

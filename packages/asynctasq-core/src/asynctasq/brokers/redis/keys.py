@@ -32,6 +32,10 @@ class QueueKeys(NamedTuple):
         """The key of the small values of a kind."""
         return self.values + kind.encode()
 
+    def value(self, kind: str, name: str) -> bytes:
+        """The channel that wakes calls waiting for a change of a small value."""
+        return self.kind(kind) + b":" + name.encode()
+
 
 class Keys:
     """All keys under one prefix.

@@ -9,6 +9,7 @@ from sqlite3 import Connection
 
 from ...errors import BrokerError
 from . import queries as sqlite_queries
+from .waiting_futures import answer, fail
 
 _Key = tuple[str, str]
 _LAST = "SELECT ifnull(max(serial), 0) FROM result"
@@ -54,7 +55,7 @@ class AwaitedResults:
             body = sqlite_queries.result(db, *key) if futures else None
             for future in futures:
                 if body is not None:
-                    _call(future, _answer, future, body)
+                    answer(future, body)
 
     def _may_have_come(self, db: Connection, file: int) -> Collection[_Key]:
         """All results written since the last call, or all awaited ones if those are fewer."""
@@ -69,21 +70,4 @@ class AwaitedResults:
         """Make every waiting call raise the error; runs in the file's thread."""
         for futures in tuple(self._waiting.values()):
             for future in tuple(futures):
-                _call(future, _fail, future, error)
-
-
-def _call(future: asyncio.Future[bytes], *callback_and_arguments: object) -> None:
-    try:
-        future.get_loop().call_soon_threadsafe(*callback_and_arguments)  # type: ignore[arg-type]
-    except RuntimeError:  # the loop was closed while its call was still waiting
-        return
-
-
-def _answer(future: asyncio.Future[bytes], body: bytes) -> None:
-    if not future.done():
-        future.set_result(body)
-
-
-def _fail(future: asyncio.Future[bytes], error: BrokerError) -> None:
-    if not future.done():
-        future.set_exception(error)
+                fail(future, error)

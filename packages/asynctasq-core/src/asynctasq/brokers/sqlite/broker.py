@@ -196,9 +196,31 @@ class SQLiteBroker:
         value: bytes | None,
         *,
         ttl_seconds: float | None = None,
+        wakes: bool = False,
     ) -> None:
         """Keep a value, or delete it."""
         await self._thread.write(sqlite_remembered.keep, queue, kind, name, value, ttl_seconds)
+        if wakes and (awaited := self._thread.values):
+            await self._thread.read(awaited.look)
+
+    async def changed_value(
+        self, queue: str, kind: str, name: str, known: bytes | None, timeout_seconds: float
+    ) -> bytes | None:
+        """Wait until a value is another than the known one."""
+        with self._thread.values.waiter(queue, kind, name, known) as future:
+            found = await self.value(queue, kind, name)
+            if found != known or timeout_seconds <= 0:
+                return found
+            try:
+                async with asyncio.timeout(timeout_seconds):
+                    return await future
+            except TimeoutError:
+                return found
+
+    async def delete_values(self, queue: str, kind: str) -> None:
+        """Delete all values of a kind; in chunks, for the reason given at `_delete_all`."""
+        while await self._thread.write(sqlite_remembered.delete_some, queue, kind, CHUNK) == CHUNK:
+            pass
 
     async def replace_value(
         self,

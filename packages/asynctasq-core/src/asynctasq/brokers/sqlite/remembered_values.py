@@ -47,3 +47,13 @@ def keep(
         expires = None if ttl_seconds is None else now + ttl_seconds
         db.execute(_KEEP, (queue, kind, name, value, expires))
     db.execute(_FORGET, (now,))
+
+
+def delete_some(db: Connection, queue: str, kind: str, most: int) -> int:
+    """Delete up to `most` values of a kind; return how many."""
+    deleted = db.execute(
+        """DELETE FROM value WHERE rowid IN
+        (SELECT rowid FROM value WHERE queue = ? AND kind = ? LIMIT ?)""",
+        (queue, kind, most),
+    )
+    return deleted.rowcount

@@ -20,6 +20,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from ...errors import BrokerError
 from ..waiters import Waiters
 from .awaited_results import AwaitedResults
+from .awaited_values import AwaitedValues
 from .config import SQLiteConfig
 from .file import SQLiteFile
 
@@ -73,6 +74,12 @@ class SQLiteThread:
         self._notice_fork()
         return self._results
 
+    @property
+    def values(self) -> AwaitedValues:
+        """Calls to answer when small values have changed."""
+        self._notice_fork()
+        return self._values
+
     async def write(
         self, transition: Callable[Concatenate[Connection, P], R], *args: P.args, **kwargs: P.kwargs
     ) -> R:
@@ -122,7 +129,7 @@ class SQLiteThread:
         self._notice_fork()
         if self._jobs is None:
             self._jobs = SimpleQueue()
-            worker = _Worker(self._config, self._jobs, self._takers, self._results)
+            worker = _Worker(self._config, self._jobs, self._takers, self._results, self._values)
             threading.Thread(target=worker.work, name="asynctasq-sqlite", daemon=True).start()
         return self._jobs
 
@@ -135,6 +142,7 @@ class SQLiteThread:
         self._pid = os.getpid()
         self._takers = Waiters()
         self._results = AwaitedResults()
+        self._values = AwaitedValues()
         self._jobs = None
 
 
@@ -147,11 +155,13 @@ class _Worker:
         jobs: SimpleQueue[_Job],
         takers: Waiters,
         results: AwaitedResults,
+        values: AwaitedValues,
     ) -> None:
         self._config = config
         self._jobs = jobs
         self._takers = takers
         self._results = results
+        self._values = values
         self._file = SQLiteFile(config)
         self._waits_less = False
         self._version = -1
@@ -161,7 +171,7 @@ class _Worker:
     def work(self) -> None:
         """Run jobs until one ends the thread; between jobs, look for changes."""
         while True:
-            watching = bool(self._takers or self._results)
+            watching = bool(self._takers or self._results or self._values)
             interval = self._interval()
             try:
                 job = self._jobs.get(timeout=interval if watching else None)
@@ -206,16 +216,22 @@ class _Worker:
             version = self._file.data_version()
         except BrokerError as e:
             self._takers.wake()  # they run into the error themselves
-            self._results.fail(e)
+            self._fail(e)
             return
         if version != self._version:
             self._version, self._changed = version, self._looked
             self._takers.wake()
-            self._answer_results()
+            self._answer_results(and_values=True)
 
-    def _answer_results(self) -> None:
+    def _answer_results(self, *, and_values: bool = False) -> None:
         try:
             with self._file.snapshot() as db:
                 self._results.look(db, self._file.times_opened)
+                if and_values:
+                    self._values.look(db)
         except BrokerError as e:
-            self._results.fail(e)
+            self._fail(e)
+
+    def _fail(self, error: BrokerError) -> None:
+        self._results.fail(error)
+        self._values.fail(error)

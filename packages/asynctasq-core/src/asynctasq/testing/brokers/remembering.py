@@ -150,6 +150,48 @@ class RememberingTests(BrokerFixtures):
         states = [await broker.state(queue, m.id) for m in sent]
         assert [i for i, state in enumerate(states) if state] == [winner]
 
+    async def test_whoever_waits_for_a_change_of_a_value_is_woken(
+        self, keeper: Remembering, other_keeper: Remembering, queue: str
+    ) -> None:
+        known: bytes | None = None
+        for value in (b"first", b"", None):
+            waiting = [
+                asyncio.ensure_future(each.changed_value(queue, "kind", "name", known, 30))
+                for each in (keeper, keeper, other_keeper)
+            ]
+            elsewhere = asyncio.ensure_future(keeper.changed_value(queue, "kind", "a", None, 0.2))
+            done, _ = await asyncio.wait(waiting, timeout=0.05)
+            assert not done
+            await keeper.set_value(queue, "kind", "name", value, wakes=True)
+            async with asyncio.timeout(5):
+                assert await asyncio.gather(*waiting) == [value] * 3
+            assert await elsewhere is None
+            known = value
+
+    async def test_a_value_that_is_another_already_is_not_waited_for(
+        self, keeper: Remembering, queue: str
+    ) -> None:
+        await keeper.set_value(queue, "kind", "name", b"1", ttl_seconds=60)
+        async with asyncio.timeout(10):
+            assert await keeper.changed_value(queue, "kind", "name", b"0", 30) == b"1"
+            assert await keeper.changed_value(queue, "kind", "name", None, 30) == b"1"
+            assert await keeper.changed_value(queue, "kind", "none", b"0", 30) is None
+            assert await keeper.changed_value(queue, "kind", "name", b"1", 0) == b"1"
+            assert await keeper.changed_value(queue, "kind", "name", b"1", 0.05) == b"1"
+
+    async def test_all_values_of_a_kind_are_deleted_and_no_others(
+        self, keeper: Remembering, other_keeper: Remembering, queue: str
+    ) -> None:
+        for i in range(30):
+            await keeper.set_value(queue, "many", f"{i}", b"1", ttl_seconds=60 if i % 2 else None)
+        await keeper.set_value(queue, "other", "a", b"2")
+        await keeper.set_value(f"{queue}-2", "many", "a", b"3")
+        for _ in range(2):
+            await other_keeper.delete_values(queue, "many")
+            assert dict(await keeper.values(queue, "many")) == {}
+        assert await keeper.value(queue, "other", "a") == b"2"
+        assert await keeper.value(f"{queue}-2", "many", "a") == b"3"
+
     async def test_values_stay_when_the_queue_is_purged(
         self, keeper: Remembering, broker: Broker, queue: str
     ) -> None:

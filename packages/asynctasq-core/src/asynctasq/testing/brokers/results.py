@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 
 import pytest
@@ -74,6 +75,24 @@ class ResultsTests(BrokerFixtures):
         await self._finish(broker, queue, start_consumer, Action.DONE, b"result", 60)
         async with asyncio.timeout(1):
             assert await waiting == b"result"
+
+    async def test_waits_cancelled_at_any_moment_leave_no_error_behind(
+        self, broker: Broker, queue: str
+    ) -> None:
+        errors: list[object] = []
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: errors.append(context))
+        await broker.state(queue, "a")
+        for i in range(20):
+            waiting = asyncio.ensure_future(broker.result(f"{queue}-{i}", "a", 30))
+            await asyncio.wait([waiting], timeout=(i + 1) / 2000)
+            waiting.cancel()
+            await asyncio.wait([waiting])
+            for _ in range(10):  # while which the broker goes on with what it had begun
+                await broker.state(queue, "a")
+        gc.collect()  # which makes asyncio tell of what failed unseen
+        await asyncio.sleep(0)
+        assert errors == []
 
     async def test_many_results_wake_many_waiters(
         self, broker: Broker, other_broker: Broker, queue: str, start_consumer: StartConsumer

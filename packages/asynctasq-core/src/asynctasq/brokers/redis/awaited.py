@@ -1,14 +1,14 @@
-"""Waits for results on one connection, however many calls wait.
+"""Waits for results and changes of values on one connection, however many calls wait.
 
-A result is a key; its writer publishes to the channel of the same name. A waiting call looks up the
-key when the server has confirmed its subscription, and again whenever something is published, so
-that no result is missed between two looks.
+Whoever writes what a call may wait for publishes to its channel. A waiting call looks when the
+server has confirmed its subscription, and again whenever something is published, so that nothing is
+missed between two looks.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from redis.exceptions import NoPermissionError
@@ -16,6 +16,7 @@ from redis.exceptions import NoPermissionError
 from ...errors import BrokerError, BrokerUnavailable
 from .. import Backoff
 from .failures import TRANSPORT_ERRORS, broker_error
+from .scripts import Command
 from .server import Server
 from .wire import Wire
 
@@ -23,8 +24,8 @@ from .wire import Wire
 _QUIET_SECONDS = 15.0
 
 
-class AwaitedResults:
-    """The results that calls in this process wait for."""
+class Awaited:
+    """What calls in this process wait for."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -35,26 +36,45 @@ class AwaitedResults:
         self._listening: asyncio.Task[None] | None = None
         self._refusal: BrokerError | None = None
 
-    async def wait(self, key: bytes, timeout_seconds: float) -> bytes | None:
-        """The value of `key` as soon as it exists; `None` after `timeout_seconds`.
+    async def until(
+        self,
+        channel: bytes,
+        command: Command,
+        is_awaited: Callable[[bytes | None], bool],
+        timeout_seconds: float,
+    ) -> bytes | None:
+        """What the command answers as soon as it is awaited, or after `timeout_seconds`.
+
+        Args:
+            channel: Published to when the answer may have changed; lies in the slot of its keys.
 
         Raises:
             BrokerUnavailable: The server was unreachable when the time ran out.
             BrokerError: The server does not allow this user to subscribe.
         """
         deadline = asyncio.get_running_loop().time() + timeout_seconds
-        found = await self._get(key, deadline)
-        if found is not None or timeout_seconds <= 0:
+
+        async def look() -> tuple[bool, bytes | None]:
+            try:
+                found: bytes | None = await self._server.call(channel, command)
+            except BrokerUnavailable:
+                if asyncio.get_running_loop().time() >= deadline:
+                    raise
+                return False, None
+            return is_awaited(found), found
+
+        is_there, found = await look()
+        if is_there or timeout_seconds <= 0:
             return found
-        with self._registered(key) as woken:
-            await self._subscribe(key)
+        with self._registered(channel) as woken:
+            await self._subscribe(channel)
             while await _is_set(woken, deadline):
                 if self._refusal is not None:
                     raise self._refusal
-                found = await self._get(key, deadline)
-                if found is not None:
+                is_there, found = await look()
+                if is_there:
                     return found
-        return await self._get(key, deadline)
+        return (await look())[1]
 
     async def close(self) -> None:
         """Stop listening."""
@@ -64,42 +84,33 @@ class AwaitedResults:
             with suppress(asyncio.CancelledError):
                 await task
 
-    async def _get(self, key: bytes, deadline: float) -> bytes | None:
-        try:
-            value: bytes | None = await self._server.call(key, (b"GET", key))
-        except BrokerUnavailable:
-            if asyncio.get_running_loop().time() >= deadline:
-                raise
-            return None
-        return value
-
     @contextmanager
-    def _registered(self, key: bytes) -> Iterator[asyncio.Event]:
+    def _registered(self, channel: bytes) -> Iterator[asyncio.Event]:
         woken = asyncio.Event()
-        self._waiting.setdefault(key, []).append(woken)
-        self._unwanted.discard(key)
+        self._waiting.setdefault(channel, []).append(woken)
+        self._unwanted.discard(channel)
         try:
             yield woken
         finally:
-            events = self._waiting[key]
+            events = self._waiting[channel]
             events.remove(woken)
             if not events:
-                del self._waiting[key]
-                self._unwanted.add(key)
+                del self._waiting[channel]
+                self._unwanted.add(channel)
 
-    async def _subscribe(self, key: bytes) -> None:
+    async def _subscribe(self, channel: bytes) -> None:
         if self._listening is None or self._listening.done():
             self._refusal = None
             self._listening = asyncio.create_task(self._listen())
         elif self._wire is not None:
             # A failure also ends the listener's read; the listener then subscribes to everything.
             with suppress(*TRANSPORT_ERRORS):
-                await self._send(self._wire, key)
+                await self._send(self._wire, channel)
 
-    async def _send(self, wire: Wire, *keys: bytes) -> None:
+    async def _send(self, wire: Wire, *channels: bytes) -> None:
         async with self._sending:
             unwanted, self._unwanted = self._unwanted, set()
-            commands = [(b"SUBSCRIBE", *keys)] if keys else []
+            commands = [(b"SUBSCRIBE", *channels)] if channels else []
             if unwanted:
                 commands.append((b"UNSUBSCRIBE", *unwanted))
             await wire.send(commands, self._server.timeout_seconds)
@@ -119,7 +130,7 @@ class AwaitedResults:
     async def _listen_until_quiet(self, backoff: Backoff) -> None:
         wire = await self._server.open_wire(next(iter(self._waiting)))
         try:
-            # Set this first: later callers wait for `_sending` and then add their own key.
+            # Set this first: later callers wait for `_sending` and then add their own channel.
             self._wire = wire
             self._unwanted.clear()
             await self._send(wire, *self._waiting)
@@ -135,9 +146,9 @@ class AwaitedResults:
             self._wire = None
             await wire.close()
 
-    def _wake(self, *keys: bytes) -> None:
-        for key in keys:
-            for woken in self._waiting.get(key, ()):
+    def _wake(self, *channels: bytes) -> None:
+        for channel in channels:
+            for woken in self._waiting.get(channel, ()):
                 woken.set()
 
 
