@@ -113,6 +113,13 @@ class Server:
                 raise failure
             await asyncio.sleep(pause)
 
+    async def insist_until_none(self, key: bytes, command: Command) -> int:
+        """Repeat a command that does a part at a time until it did nothing; return the total."""
+        total = 0
+        while done := await self.insist(key, command):
+            total += done
+        return total
+
     async def open_wire(self, key: bytes) -> Wire:
         """A new connection to the node of `key`, for the caller alone, who must close it."""
         return self._new_wire(await self._node_of(key) if self.is_cluster else None)
