@@ -18,8 +18,9 @@ from .errors import ConfigurationError, DuplicateCall
 from .events import is_listening, listen, unlisten
 from .policies.asking import unique_of
 from .sending.batch_reports import BatchReports
-from .sending.commits import Deferred, open_atomic
+from .sending.commits import open_atomic
 from .sending.connections import Connections
+from .sending.deferred import Deferred
 from .sending.handle import TaskHandle
 from .sending.joining import Joining
 from .sending.outbox import Outbox

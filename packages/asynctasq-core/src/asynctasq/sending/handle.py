@@ -15,8 +15,8 @@ from ..errors import ChainStopped, DispatchDropped, ResultNotKept, ResultTimeout
 from ..tasks.current import awaiting_result
 from ..tasks.task import Task
 from ..wire.results import decode_stored, encode_cancelled, error_in, read_result, references_in
-from .commits import Deferred
 from .connections import Connections
+from .deferred import Deferred
 from .ending import RECORD_SECONDS, end, remove
 from .listing import CallInfo, Reader, find
 from .outbox import Outbox
