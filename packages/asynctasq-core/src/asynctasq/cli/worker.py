@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterable, Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -271,9 +271,7 @@ def _join_supervisor(worker: Worker, link: Link) -> None:
     from ..app import current
     from ..supervision.supervisor_link import Announcement
 
-    # The parent needs the way to the broker only; the rest may hold what it cannot import.
-    config = replace(current().config, task_defaults={}, adapter_options={}, signing_key=())
-    link.announce(Announcement(worker.id, worker.queues, _address(), config))
+    link.announce(Announcement(worker.id, worker.queues, _address(), current().config))
     first = threading.Lock()
 
     def stop() -> None:
