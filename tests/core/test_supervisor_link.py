@@ -13,7 +13,7 @@ from typing import Any
 import msgpack
 import pytest
 from asynctasq import Config, load_config
-from asynctasq.supervision.supervisor_link import Announcement, Link, read_announcement
+from asynctasq.supervision.supervisor_link import Announcement, SupervisorLink, read_announcement
 
 
 async def told_by(worker: socket.socket, parent: socket.socket) -> Announcement | None:
@@ -29,7 +29,7 @@ async def told_by(worker: socket.socket, parent: socket.socket) -> Announcement 
 
 def announced(config: Config) -> Announcement | None:
     worker, parent = socket.socketpair()
-    link = Link(worker.detach())
+    link = SupervisorLink(worker.detach())
     link.announce(Announcement("w1", ("default", "mails"), "somewhere", config))
     return asyncio.run(told_by(link._socket, parent))
 

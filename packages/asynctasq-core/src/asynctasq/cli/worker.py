@@ -20,7 +20,7 @@ from .terminal import is_watched
 if TYPE_CHECKING:
     from ..config import Config
     from ..supervision.probes import Probe
-    from ..supervision.supervisor_link import Announcement, Link
+    from ..supervision.supervisor_link import Announcement, SupervisorLink
     from ..worker.worker import Worker
 
 _NO_MODULES = (
@@ -180,9 +180,9 @@ def _work(settings: Settings) -> None:
     from ..app import current
     from ..supervision.probes import WorkerProbe
     from ..supervision.run import run_worker
-    from ..supervision.supervisor_link import Link
+    from ..supervision.supervisor_link import SupervisorLink
 
-    link = None if settings.link is None else Link(settings.link)
+    link = None if settings.link is None else SupervisorLink(settings.link)
 
     def ready(worker: Worker) -> None:
         if settings.log_format != "terminal":  # whose level is for tasks
@@ -267,7 +267,7 @@ def _address() -> str:
     return open_broker(current().config).describe()
 
 
-def _join_supervisor(worker: Worker, link: Link) -> None:
+def _join_supervisor(worker: Worker, link: SupervisorLink) -> None:
     from ..app import current
     from ..supervision.supervisor_link import Announcement
 

@@ -97,7 +97,7 @@ def _path(code: int, data: bytes) -> Path:
     return Path(os.fsdecode(data))
 
 
-class Link:
+class SupervisorLink:
     """A worker process's end of the socket to its supervisor.
 
     Args:

@@ -51,7 +51,7 @@ from .scripts import (
     STATE,
     STATS,
 )
-from .server import Call, Server
+from .server import Request, Server
 
 logger = logging.getLogger(__name__)
 
@@ -80,11 +80,11 @@ class RedisBroker:
         if not messages:
             return None
         queues = {message.queue for message in messages}
-        calls = puts(self._keys, messages)
+        requests = puts(self._keys, messages)
         if queues <= self._known_queues:
-            replies = await self._server.insist_many(calls)
+            replies = await self._server.insist_many(requests)
         else:
-            replies = await self._put_and_register(calls, queues - self._known_queues)
+            replies = await self._put_and_register(requests, queues - self._known_queues)
         return conflicts(replies)
 
     def consumer(self, options: ConsumerOptions) -> RedisConsumer:
@@ -121,12 +121,12 @@ class RedisBroker:
         """All known queues, ordered by name."""
         names = await self._server.insist(self._keys.queues, (b"SMEMBERS", self._keys.queues))
         queues = sorted(filter(is_queue_name, (name.decode("utf-8", "replace") for name in names)))
-        calls = []
+        requests = []
         for queue in queues:
             keys = self._keys.of(queue)
             its_keys = (keys.stream, keys.delayed, keys.dead, keys.bodies, keys.ids)
-            calls.append((keys.stream, STATS(its_keys)))
-        counts = await self._server.insist_many(calls) if calls else []
+            requests.append((keys.stream, STATS(its_keys)))
+        counts = await self._server.insist_many(requests) if requests else []
         return [QueueStats(queue, *some) for queue, some in zip(queues, counts, strict=True)]
 
     async def workers(self) -> list[WorkerInfo]:
@@ -259,12 +259,12 @@ class RedisBroker:
         Sent only once: a retry after a lost answer would find its own value and report failure.
         """
         command = self._values.replacement(queue, kind, name, value, expected, messages)
-        calls: list[Call] = [(self._keys.of(queue).stream, command)]
+        requests: list[Request] = [(self._keys.of(queue).stream, command)]
         queues = {queue} if messages else set()
         if not queues <= self._known_queues:
             registry = self._keys.queues
-            calls.append((registry, REGISTER((registry,), queue)))
-        replaced, *refusal = await self._server.call_many(calls)
+            requests.append((registry, REGISTER((registry,), queue)))
+        replaced, *refusal = await self._server.call_many(requests)
         self._note_registered(queues, *refusal)
         return bool(replaced)
 
@@ -282,14 +282,14 @@ class RedisBroker:
         await self._server.close()
         self._known_queues.clear()
 
-    async def _put_and_register(self, calls: list[Call], queues: set[str]) -> list[Any]:
+    async def _put_and_register(self, requests: list[Request], queues: set[str]) -> list[Any]:
         """Put and register in one round trip; if the registry refuses, queues are only not listed.
 
         The messages are kept in any case.
         """
         registry = self._keys.queues
         *replies, refusal = await self._server.insist_many(
-            [*calls, (registry, REGISTER((registry,), *sorted(queues)))]
+            [*requests, (registry, REGISTER((registry,), *sorted(queues)))]
         )
         self._note_registered(queues, refusal)
         return replies

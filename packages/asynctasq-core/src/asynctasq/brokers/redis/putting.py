@@ -1,4 +1,4 @@
-"""The script calls that put messages, and what their replies say."""
+"""The requests that put messages, and what their replies say."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from .asks import is_asking, packed
 from .keys import Keys
 from .pages import pages
 from .scripts import PUT, PUT_ASKING
-from .server import Call
+from .server import Request
 
 #: The minimum size that a message which asks for something counts as, since it takes about ten
 #: commands.
 _ASKING_BYTES = 8192
 
 
-def puts(keys: Keys, messages: Sequence[Outgoing]) -> list[Call]:
-    """The calls that put these messages, in order within each queue."""
+def puts(keys: Keys, messages: Sequence[Outgoing]) -> list[Request]:
+    """The requests that put these messages, in order within each queue."""
     if len(messages) == 1 and not is_asking(messages[0]):
         message = messages[0]
         its = keys.of(message.queue)
@@ -27,10 +27,10 @@ def puts(keys: Keys, messages: Sequence[Outgoing]) -> list[Call]:
     by_queue: dict[str, list[Outgoing]] = {}
     for message in messages:
         by_queue.setdefault(message.queue, []).append(message)
-    return [call for queue, some in by_queue.items() for call in _puts(keys, queue, some)]
+    return [request for queue, some in by_queue.items() for request in _puts(keys, queue, some)]
 
 
-def _puts(keys: Keys, queue: str, messages: Sequence[Outgoing]) -> Iterator[Call]:
+def _puts(keys: Keys, queue: str, messages: Sequence[Outgoing]) -> Iterator[Request]:
     its = keys.of(queue)
     least = _ASKING_BYTES if any(map(is_asking, messages)) else 0
     for page in pages(messages, lambda message: max(least, len(message.body))):
