@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -32,7 +32,26 @@ module_option = click.option(
     "ASYNCTASQ_IMPORTS names more. Without any, environment variables and defaults apply.",
 )
 
+queue_option = click.option("-q", "--queue", metavar="QUEUE", help="Only this queue.")
+
+arguments_option = click.option(
+    "--no-arguments", "hides_arguments", is_flag=True, help="Do not show the calls' arguments."
+)
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def shows_one(function: Callable[..., None]) -> Callable[..., None]:
+    """Add the arguments of the commands that show one call by its id."""
+    for option in (
+        json_option,
+        arguments_option,
+        queue_option,
+        module_option,
+        click.argument("message_id", metavar="ID"),
+    ):
+        function = option(function)
+    return function
 
 
 def loaded(modules: tuple[str, ...]) -> App:
@@ -76,6 +95,14 @@ def show(*renderables: Any) -> None:
     console = Console(width=None if sys.stdout.isatty() else 200, highlight=False, markup=False)
     for renderable in renderables:
         console.print(renderable)
+
+
+def show_fields(fields: Mapping[str, object], traceback: str, width: int) -> None:
+    """Print one field per line, with the values `width` characters in, and then the traceback."""
+    for name, value in fields.items():
+        click.echo(f"{name + ':':<{width}} {printable(str(value))}")
+    if traceback:
+        click.echo(f"\n{printable(traceback, lines=True)}")
 
 
 def moment(seconds: float) -> str:

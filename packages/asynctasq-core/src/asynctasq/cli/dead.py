@@ -13,7 +13,19 @@ import click
 
 from ..errors import AsynctasqError
 from .ages import age
-from .application import add_row, json_option, loaded, module_option, moment, show, table
+from .application import (
+    add_row,
+    arguments_option,
+    json_option,
+    loaded,
+    module_option,
+    moment,
+    queue_option,
+    show,
+    show_fields,
+    shows_one,
+    table,
+)
 from .log_lines import printable
 
 if TYPE_CHECKING:
@@ -23,12 +35,6 @@ _NONE = "no dead letter {}; `asynctasq dead list` shows them"
 
 #: Up to this many rows `list` prints a table.
 _MOST_IN_TABLE = 200
-
-queue_option = click.option("-q", "--queue", metavar="QUEUE", help="Only this queue.")
-
-arguments_option = click.option(
-    "--no-arguments", "hides_arguments", is_flag=True, help="Do not show the calls' arguments."
-)
 
 
 def _filtered(function: Callable[..., None]) -> Callable[..., None]:
@@ -157,11 +163,7 @@ def _cells(letter: DeadCall) -> tuple[str, ...]:
 
 
 @command.command("show")
-@click.argument("message_id", metavar="ID")
-@module_option
-@queue_option
-@arguments_option
-@json_option
+@shows_one
 def show_command(
     message_id: str,
     modules: tuple[str, ...],
@@ -183,9 +185,7 @@ def show_command(
     traceback = fields.pop("traceback")
     del fields["references"]  # the arguments say the same
     fields["died_at"] = moment(letter.died_at)
-    for name, value in fields.items():
-        click.echo(f"{name + ':':<14} {printable(str(value))}")
-    click.echo(f"\n{printable(traceback, lines=True)}" if traceback else "")
+    show_fields(fields, traceback, width=14)
 
 
 def _chosen(function: Callable[..., None]) -> Callable[..., None]:

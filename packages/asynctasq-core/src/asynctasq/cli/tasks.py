@@ -11,8 +11,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import AsynctasqError
-from .application import add_row, json_option, loaded, module_option, moment, show, table
-from .dead import arguments_option, queue_option
+from .application import (
+    add_row,
+    arguments_option,
+    json_option,
+    loaded,
+    module_option,
+    moment,
+    queue_option,
+    show,
+    show_fields,
+    shows_one,
+    table,
+)
 from .log_lines import printable
 
 if TYPE_CHECKING:
@@ -107,11 +118,7 @@ def _when_or_where(call: CallInfo) -> str:
 
 
 @command.command("show")
-@click.argument("message_id", metavar="ID")
-@module_option
-@queue_option
-@arguments_option
-@json_option
+@shows_one
 def show_command(
     message_id: str,
     modules: tuple[str, ...],
@@ -138,7 +145,4 @@ def show_command(
             fields[name] = moment(fields[name])
     if call.progress is not None:
         fields["progress"] = str(call.progress)
-    for name, value in fields.items():
-        click.echo(f"{name + ':':<18} {printable(str(value))}")
-    if traceback:
-        click.echo(f"\n{printable(traceback, lines=True)}")
+    show_fields(fields, traceback, width=18)

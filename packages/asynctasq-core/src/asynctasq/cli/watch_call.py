@@ -10,8 +10,7 @@ from dataclasses import dataclass
 import click
 
 from ..errors import AsynctasqError
-from .application import loaded, module_option
-from .dead import queue_option
+from .application import loaded, module_option, queue_option
 from .log_lines import printable
 
 #: Time between two looks.
