@@ -76,7 +76,7 @@ def test_the_suite_of_a_new_adapter_finds_mistakes_in_what_it_tests(skeleton: Pa
 def test_what_is_no_name_is_refused(tmp_path: Path, name: str) -> None:
     done = run(tmp_path, "new-adapter", name)
     assert done.returncode == 2
-    assert "is no name" in done.stderr
+    assert "is not a name" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
@@ -84,4 +84,4 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "asynctasq-fresh").mkdir()
     done = run(tmp_path, "new-adapter", "fresh")
     assert done.returncode == 1
-    assert "asynctasq-fresh is there already" in done.stderr
+    assert "asynctasq-fresh already exists" in done.stderr

@@ -1,4 +1,4 @@
-"""What commands that look into a queue share: the application's configuration and its loop."""
+"""What commands share: loading the application, talking to its broker, printing."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ module_option = click.option(
     "modules",
     multiple=True,
     metavar="MODULE",
-    help="Module or script of the application whose asynctasq.init(...) applies; repeatable. "
+    help="Module or script of the application that calls asynctasq.init(...); repeatable. "
     "ASYNCTASQ_IMPORTS names more. Without any, environment variables and defaults apply.",
 )
 
@@ -73,7 +73,7 @@ def with_broker(app: App, use: Callable[[Broker], Awaitable[T]]) -> T:
 
 
 def table(title: str, *columns: str) -> Table:
-    """A plain table that cuts nothing off and keeps ids whole, so that they can be copied."""
+    """A plain table that truncates nothing and keeps ids whole, so that they can be copied."""
     from rich import box
     from rich.table import Table
 
@@ -106,7 +106,7 @@ def show_fields(fields: Mapping[str, object], traceback: str, width: int) -> Non
 
 
 def moment(seconds: float) -> str:
-    """A Unix time as local date and time; `?` if it is not a possible time."""
+    """A Unix time as local date and time; `?` if it is not a valid time."""
     from datetime import datetime
 
     try:

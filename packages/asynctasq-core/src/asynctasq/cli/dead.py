@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 _NONE = "no dead letter {}; `asynctasq dead list` shows them"
 
-#: Up to this many rows `list` prints a table.
+#: `list` prints a table only up to this many rows.
 _MOST_IN_TABLE = 200
 
 
@@ -44,17 +44,19 @@ def _filtered(function: Callable[..., None]) -> Callable[..., None]:
             "--older-than",
             metavar="AGE",
             callback=age,
-            help="Only those that died so long ago: 7d, 12h.",
+            help="Only those that died at least this long ago: 7d, 12h.",
         ),
-        click.option("--reason", metavar="TEXT", help="Only those with this in their reason."),
-        click.option("--error", metavar="TEXT", help="Only those with this in their error."),
+        click.option("--reason", metavar="TEXT", help="Only those whose reason contains this."),
+        click.option("--error", metavar="TEXT", help="Only those whose error contains this."),
         click.option(
             "--arguments",
             metavar="TEXT",
-            help="Only those with this in their arguments as shown, such as Tenant#5.",
+            help="Only those whose arguments, as shown, contain this, such as Tenant#5.",
         ),
         click.option(
-            "--task", metavar="NAME", help="Only of this task, or of tasks such as shop.*"
+            "--task",
+            metavar="NAME",
+            help="Only those of this task, or of tasks matching a pattern such as shop.*",
         ),
     ):
         function = option(function)
@@ -79,7 +81,7 @@ def command() -> None:
 @queue_option
 @_filtered
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True)
-@click.option("--offset", type=click.IntRange(0), default=0, help="How many to pass over.")
+@click.option("--offset", type=click.IntRange(0), default=0, help="How many to skip.")
 @arguments_option
 @json_option
 def list_command(
@@ -191,7 +193,7 @@ def show_command(
 def _chosen(function: Callable[..., None]) -> Callable[..., None]:
     """Arguments of the commands that change something: ids, a filter, or a deliberate `--all`."""
     for option in (
-        click.option("--all", "everything", is_flag=True, help="All, of all queues or of --queue."),
+        click.option("--all", "everything", is_flag=True, help="All, in all queues or in --queue."),
         queue_option,
         _filtered,
         module_option,
@@ -206,7 +208,7 @@ def _selected(
 ) -> tuple[Sequence[str] | None, Filter | None]:
     if [bool(ids), everything, where is not None].count(True) != 1:
         raise click.UsageError(
-            "give either ids of dead letters, or --all, or some of --task, --reason, --error, "
+            "give either ids of dead letters, or --all, or any of --task, --reason, --error, "
             "--arguments, --older-than"
         )
     return ids or None, where
@@ -217,7 +219,7 @@ def _selected(
 def retry_command(
     ids: tuple[str, ...], modules: tuple[str, ...], queue: str | None, everything: bool, **by: Any
 ) -> None:
-    """Run dead letters again, each under its id and with all attempts ahead."""
+    """Run dead letters again, each with its old id and all of its attempts."""
     from .. import deadletters
 
     chosen, where = _selected(ids, everything, _where(**by))
@@ -230,7 +232,7 @@ def retry_command(
 def purge_command(
     ids: tuple[str, ...], modules: tuple[str, ...], queue: str | None, everything: bool, **by: Any
 ) -> None:
-    """Delete dead letters for ever."""
+    """Delete dead letters for good."""
     from .. import deadletters
 
     chosen, where = _selected(ids, everything, _where(**by))

@@ -1,4 +1,4 @@
-"""What the queues hold and who works on them, at one moment."""
+"""What the queues hold, and which workers serve them, at one moment."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..services.backlog import Backlog, backlogs
 from ..worker.not_yet_known import NotYetKnownTask, not_yet_known
 from .application import add_row, moment, table
 
-#: Maximum number of calls holding a key that a line of the table names.
+#: Maximum number of holders of a key that a line of the table names.
 _HOLDERS = 3
 
 
@@ -35,7 +35,7 @@ class Status:
     keys: Mapping[str, list[KeyInUse]] | None = None
 
     def content(self) -> dict[str, object]:
-        """The status as JSON takes it."""
+        """The status in a form that JSON can hold."""
         shown: dict[str, object] = {
             "broker": self.broker,
             "queues": [asdict(q) for q in self.queues],
