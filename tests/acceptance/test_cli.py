@@ -137,7 +137,7 @@ def test_json_logs_are_one_object_per_line(place: Place) -> None:
         (["worker", "nowhere"], 1, "no module 'nowhere'"),
         (["worker", "nowhere.py"], 1, "no script"),
         (["worker", "jobs", "--concurrency", "0"], 2, "--concurrency"),
-        (["worker", "jobs", "--queues", "{a}"], 2, "no queue name"),
+        (["worker", "jobs", "--queues", "{a}"], 2, "not a queue name"),
         (["dead", "retry"], 2, "--all"),
         (["dead", "show", "unknown"], 1, "no dead letter unknown"),
         (["dead", "purge", "unknown"], 1, "no dead letter unknown;"),

@@ -325,9 +325,9 @@ def test_the_command_filters_and_hides_arguments() -> None:
     [
         (("purge", "--all", "--task", "x"), "give either ids"),
         (("retry", "some-id", "--reason", "x"), "give either ids"),
-        (("list", "--older-than", "7 weeks"), "'7 weeks' is no age such as 90s"),
-        (("list", "--older-than", "-1d"), "'-1d' is no age"),
-        (("list", "--older-than", "nand"), "'nand' is no age"),
+        (("list", "--older-than", "7 weeks"), "'7 weeks' is not an age such as 90s"),
+        (("list", "--older-than", "-1d"), "'-1d' is not an age"),
+        (("list", "--older-than", "nand"), "'nand' is not an age"),
     ],
 )
 def test_choices_that_make_no_sense_are_refused(arguments: tuple[str, ...], said: str) -> None:

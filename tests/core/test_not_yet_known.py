@@ -138,9 +138,9 @@ async def test_what_no_code_will_know_is_dead_at_once(
 async def test_a_field_and_a_member_that_are_new_are_waited_for(
     app: App, work: Work, caplog: pytest.LogCaptureFixture
 ) -> None:
-    tags = {cls: tag for tag, cls in take.annotations.types.items()}
-    item = ext(12, [tags[Item], {"name": "a", "weight": 3}])
-    color = ext(12, [tags[Color], 2])
+    names = {cls: name for name, cls in take.annotations.types.items()}
+    item = ext(12, [names[Item], {"name": "a", "weight": 3}])
+    color = ext(12, [names[Color], 2])
     ids = [await put(kwargs={"item": item}), await put(kwargs={"color": color})]
     await work()
     letters = [await deadletters.show(message_id) for message_id in ids]

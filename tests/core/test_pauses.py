@@ -362,7 +362,7 @@ def test_the_command_line_refuses_what_makes_no_sense(run: Callable[..., str]) -
     assert "say what" in run("pause", code=2)
     assert "give --task" in run("pause", "-q", "default", "--where", "a=1", code=2)
     assert "NAME=TEXT" in run("pause", "-t", ship.name, "--where", "a", code=2)
-    assert "no name of a queue" in run("resume", "-q", "", code=2)
+    assert "is not a queue name" in run("resume", "-q", "", code=2)
     assert "no parameter 'a'" in run("pause", "-t", ship.name, "--where", "a=1", code=1)
     assert "NAME=TEXT" in run("pause", "-t", ship.name, "--where", "=1", code=2)
     twice = ("--where", "number=1", "--where", "number=2")

@@ -155,10 +155,10 @@ PAYLOADS: dict[str, bytes] = {
     "unhashable member": arguments(ext(10, [[]])),
     "unhashable key": b"\x92\x91\x81\x90\x01\x80",
     "tuple of a map": arguments(ext(9, {})),
-    "unknown tag": arguments(ext(12, ["os.system", "touch /tmp/hacked"])),
-    "tag of a class": arguments(ext(12, ["builtins.eval", "1"])),
-    "object without tag": arguments(ext(12, [1])),
-    "tag that is no text": arguments(ext(12, [[], 1])),
+    "unknown type name": arguments(ext(12, ["os.system", "touch /tmp/hacked"])),
+    "type name of a class": arguments(ext(12, ["builtins.eval", "1"])),
+    "object without a type name": arguments(ext(12, [1])),
+    "type name that is no text": arguments(ext(12, [[], 1])),
     "no such member": arguments(item=ext(12, [f"{__name__}.Color", 9])),
     "no such field": arguments(item=ext(12, [f"{__name__}.Item", {"nope": 1}])),
     "fields that are none": arguments(item=ext(12, [f"{__name__}.Item", [1]])),
@@ -294,12 +294,14 @@ async def test_modules_outside_the_application_are_not_imported(
     assert not canary.exists()
 
 
-@pytest.mark.parametrize("tag", ["canary.models.User", "canary.User"])
-async def test_tags_and_tasks_import_nothing(put: Put, work: Work, canary: Path, tag: str) -> None:
+@pytest.mark.parametrize("name", ["canary.models.User", "canary.User"])
+async def test_type_names_and_tasks_import_nothing(
+    put: Put, work: Work, canary: Path, name: str
+) -> None:
     models.allow_packages(["canary"])
-    await dead_after(put, work, arguments(ext(12, [tag, {}])))
+    await dead_after(put, work, arguments(ext(12, [name, {}])))
     ran.clear()
-    await dead_after(put, work, arguments(), task=tag)
+    await dead_after(put, work, arguments(), task=name)
     assert not canary.exists()
 
 

@@ -257,10 +257,10 @@ def test_an_order_that_was_changed_is_kept() -> None:
     assert list(round_trip(value)) == ["b", "a"]
 
 
-@pytest.mark.parametrize("tag", ["OrderedDict", "Counter"])
-def test_an_ordered_dict_is_made_of_a_map_only(tag: str) -> None:
+@pytest.mark.parametrize("name", ["OrderedDict", "Counter"])
+def test_an_ordered_dict_is_made_of_a_map_only(name: str) -> None:
     with pytest.raises(InvalidMessage):
-        decode_value(msgpack.packb(msgpack.ExtType(12, msgpack.packb([tag, [[1, 2]]]))), {})
+        decode_value(msgpack.packb(msgpack.ExtType(12, msgpack.packb([name, [[1, 2]]]))), {})
 
 
 class Marked(str):
@@ -370,10 +370,10 @@ class Money:
 
 @pytest.fixture
 def money(monkeypatch: pytest.MonkeyPatch) -> None:
-    tags: dict[str, Any] = {}
+    names: dict[str, Any] = {}
     monkeypatch.setattr(serializer, "_registered", {})
-    monkeypatch.setattr("asynctasq.wire.decoding.registered_tags", tags)
-    monkeypatch.setattr(serializer, "registered_tags", tags)
+    monkeypatch.setattr("asynctasq.wire.decoding.registered_names", names)
+    monkeypatch.setattr(serializer, "registered_names", names)
     register_type(Money, "money", lambda m: (m.cents, m.currency), lambda v: Money(*v))
 
 

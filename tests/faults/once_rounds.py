@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Any
 
 import psycopg
@@ -168,3 +169,62 @@ async def application_of(
             yield application
         finally:
             await application.end()
+
+
+#: Opens an application of a name.
+Opening = Callable[[str], AbstractAsyncContextManager[OnceRound]]
+
+
+async def kill_at_every_step(
+    open_one: Opening,
+    lanes: int,
+    senders: Sequence[str],
+    workers: Sequence[str],
+    leaving_one: str,
+) -> None:
+    """Kill a program, and a worker, at each of these steps; then all must have happened once.
+
+    Args:
+        lanes: How many applications share the steps, side by side, as each of them often waits.
+        leaving_one: The step whose kill leaves chains to a worker.
+    """
+
+    async def lane(number: int) -> None:
+        mine = workers[number::lanes]
+        async with open_one(f"lane-{number}") as application:
+            killed = [
+                await application.ended(application.begin(kill_at))
+                for kill_at in senders[number::lanes]
+            ]
+            # How much it can do at its very end is limited in time.
+            assert sum(killed) > len(killed) / 2
+            for kill_at in mine:
+                assert await application.ended(application.begin(leaving_one))
+                was_killed = await application.ended(application.start(kill_at))
+                assert was_killed, f"{kill_at}: {application.deployment.log()[-3000:]}"
+            await application.settle()
+            assert await application.check() >= CHAINS * len(mine)
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(lanes):
+            group.create_task(lane(number))
+
+
+async def kill_at_random(open_one: Opening, lanes: int, rounds: int) -> None:
+    """Kill workers, and every second program, at any moment; then all must have happened once."""
+
+    async def lane(number: int) -> None:
+        async with open_one(f"random-{number}") as application:
+            for n in range(rounds):
+                sender, worker = application.begin(), application.start()
+                await asyncio.sleep(random.uniform(0.05, 0.6))  # the subject: any moment
+                application.kill(worker)
+                if n % 2:
+                    application.kill(sender)
+                await application.ended(sender)
+            await application.settle()
+            assert await application.check() > 0
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(lanes):
+            group.create_task(lane(number))

@@ -10,17 +10,25 @@ the next, which is killed as well: so there is a kill in a fraction of a second.
 
 from __future__ import annotations
 
-import asyncio
 import os
-import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from functools import partial
 
 import pytest
 from asynctasq.sending import tables
 
 from .deployments import Deployment, Forks
-from .once_rounds import CHAINS, LEAVING_ONE, LENGTH, OnceRound, application_of, forks_of
+from .once_rounds import (
+    CHAINS,
+    LEAVING_ONE,
+    LENGTH,
+    OnceRound,
+    application_of,
+    forks_of,
+    kill_at_every_step,
+    kill_at_random,
+)
 
 ROUNDS = int(os.environ.get("ASYNCTASQ_KILL_ROUNDS", "5"))
 
@@ -101,39 +109,12 @@ async def test_a_kill_at_any_step_leaves_every_effect_once(
     assert sent.keys() >= SENDING
     assert worked.keys() >= WORKING
 
-    async def lane(number: int, senders: Sequence[str], workers: Sequence[str]) -> None:
-        async with application_of(*parts, f"lane-{number}") as application:
-            # How much it can do at its very end is limited in time.
-            killed = [await application.ended(application.begin(kill_at)) for kill_at in senders]
-            assert sum(killed) > len(senders) / 2
-            for kill_at in workers:
-                assert await application.ended(application.begin(LEAVING_ONE))
-                was_killed = await application.ended(application.start(kill_at))
-                assert was_killed, f"{kill_at}: {application.deployment.log()[-3000:]}"
-            await application.settle()
-            assert await application.check() >= CHAINS * len(workers)
-
-    async with asyncio.TaskGroup() as lanes:
-        for n in range(LANES):
-            lanes.create_task(lane(n, kills(sent)[n::LANES], kills(worked)[n::LANES]))
+    opening = partial(application_of, *parts)
+    await kill_at_every_step(opening, LANES, kills(sent), kills(worked), LEAVING_ONE)
 
 
 @pytest.mark.timeout(60 + 20 * ROUNDS)
 async def test_kills_at_random_moments_leave_every_effect_once(
     parts: tuple[str, Deployment, Forks],
 ) -> None:
-    async def lane(number: int) -> None:
-        async with application_of(*parts, f"random-{number}") as application:
-            for n in range(ROUNDS):
-                sender, worker = application.begin(), application.start()
-                await asyncio.sleep(random.uniform(0.05, 0.6))  # the subject: any moment
-                application.kill(worker)
-                if n % 2:
-                    application.kill(sender)
-                await application.ended(sender)
-            await application.settle()
-            assert await application.check() > 0
-
-    async with asyncio.TaskGroup() as lanes:
-        for n in range(LANES):
-            lanes.create_task(lane(n))
+    await kill_at_random(partial(application_of, *parts), LANES, ROUNDS)

@@ -125,14 +125,14 @@ def test_doctor_and_status_tell_of_tables_and_of_what_waits(
     assert "CREATE TABLE IF NOT EXISTS asynctasq_outbox" in missing
     assert "cannot be read" in output("status")
     assert "created in" in output("tables", "create")
-    assert "0 calls wait in the outbox" in output("doctor")
+    assert "0 calls are waiting in the outbox" in output("doctor")
     with lite.setup() as session:
         columns = "id, queue, body, priority"
         # As if it had been dispatched at the beginning of 2020.
         values = "'016f5e66e8000123456789abcdef0123', 'mail', '', 0"
         session.execute(text(f"INSERT INTO {core.OUTBOX} ({columns}) VALUES ({values})"))
         session.commit()
-    assert "1 calls wait in the outbox, the oldest for" in output("doctor")
+    assert "1 calls are waiting in the outbox, the oldest for" in output("doctor")
     assert '"waiting": 1' in output("status", "--json")
     with lite.setup() as session:
         session.execute(text(f"DELETE FROM {core.OUTBOX}"))

@@ -1,8 +1,8 @@
-"""What the page on Django assumes: a project with an app `shop`, a user and two orders."""
+"""What the pages on Django assume: a project with an app `shop`, a user and two orders."""
 
 from __future__ import annotations
 
-from asgiref.sync import sync_to_async
+import django
 from django.conf import settings
 
 settings.configure(
@@ -12,45 +12,8 @@ settings.configure(
     DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
     USE_TZ=True,
 )
-
-import django  # noqa: E402
-
 django.setup()
 
-from django.db import connection, models  # noqa: E402
+from djshop_models import Order, User, setup, teardown  # noqa: E402
 
-
-class User(models.Model):
-    """Somebody."""
-
-    name = models.CharField(max_length=100)  # type: ignore[var-annotated]
-
-    class Meta:
-        app_label = "shop"
-
-
-class Order(models.Model):
-    """Of a user."""
-
-    user = models.ForeignKey(User, on_delete=models.CASCADE)  # type: ignore[var-annotated]
-    is_paid = models.BooleanField(default=False)  # type: ignore[var-annotated]
-
-    class Meta:
-        app_label = "shop"
-
-
-@sync_to_async
-def setup() -> None:
-    """Make tables and rows."""
-    with connection.schema_editor() as editor:
-        editor.create_model(User)
-        editor.create_model(Order)
-    ada = User.objects.create(name="Ada")
-    for _ in range(2):
-        Order.objects.create(user=ada)
-
-
-@sync_to_async
-def teardown() -> None:
-    """Close the connection of this thread."""
-    connection.close()
+__all__ = ["Order", "User", "setup", "teardown"]

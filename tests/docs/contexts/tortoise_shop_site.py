@@ -1,44 +1,12 @@
-"""What the page on Tortoise assumes: two users and two orders, and Tortoise initialised."""
+"""What the pages on Tortoise assume: two users and two orders, and Tortoise initialised."""
 
 from __future__ import annotations
 
-from tortoise import Tortoise, fields
-from tortoise.models import Model
+from tortoise_shop_models import Order, User, set_up, teardown
 
-
-class User(Model):
-    """Somebody."""
-
-    id = fields.IntField(primary_key=True)
-    email = fields.CharField(max_length=255)
-    orders: fields.ReverseRelation[Order]
-
-
-class Order(Model):
-    """Of a user."""
-
-    id = fields.IntField(primary_key=True)
-    user: fields.ForeignKeyRelation[User] = fields.ForeignKeyField(
-        "models.User", related_name="orders", db_index=True
-    )
-    total = fields.IntField()
-    is_paid = fields.BooleanField(default=False)
+__all__ = ["Order", "User", "setup", "teardown"]
 
 
 async def setup() -> None:
     """Make tables and rows."""
-    await Tortoise.init(
-        db_url="sqlite://shop.db",
-        modules={"models": ["tortoise_shop_site", "asynctasq_tortoise.models"]},
-        _enable_global_fallback=True,
-    )
-    await Tortoise.generate_schemas()
-    ada = await User.create(email="ada@example.com")
-    await User.create(email="grace@example.com")
-    for total in (10, 20):
-        await Order.create(user=ada, total=total)
-
-
-async def teardown() -> None:
-    """Close the connection."""
-    await Tortoise.close_connections()
+    await set_up("sqlite://shop.db", "asynctasq_tortoise.models")

@@ -62,8 +62,9 @@ from .scheduling import (
     unschedule,
     unschedule_sync,
 )
-from .sending.commits import DeferredSends, send_together, send_together_async
+from .sending.deferred import send_together, send_together_async
 from .sending.handle import TaskHandle
+from .sending.held_back import DeferredSends
 from .sending.listing import CallInfo, CallPage
 from .sending.progress import Progress
 from .sending.status import TaskStatus

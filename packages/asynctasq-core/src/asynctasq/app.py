@@ -18,15 +18,16 @@ from .errors import ConfigurationError, DuplicateCall
 from .events import is_listening, listen, unlisten
 from .policies.asking import unique_of
 from .sending.batch_reports import BatchReports
-from .sending.commits import Deferred, open_atomic
+from .sending.commits import open_atomic
 from .sending.connections import Connections
+from .sending.deferred import Deferred
 from .sending.handle import TaskHandle
 from .sending.joining import Joining
 from .sending.outbox import Outbox
 from .sending.preparing import Prepared, prepare
 from .tasks import runtime
 from .tasks.call import Call, Dispatchable
-from .tasks.options import check_defaults, check_task_options
+from .tasks.options import TaskOptions, check_defaults, check_task_options
 from .tasks.task import Task
 from .wire.class_paths import allow_packages
 from .wire.flow import BatchPlace, following_id
@@ -195,20 +196,9 @@ class App:
     ) -> TaskHandle[R]:
         """The handle of a call that follows another."""
         options = call.options(self.config.task_defaults)
-        return TaskHandle(
-            message_id,
-            call.queue or options.queue,
-            call.task,
-            options.result_ttl,
-            self.connections,
-            self.config.signing_key,
-            self.adapters,
-            outbox=self._outbox_in_use(),
-            status_ttl=options.status_ttl,
-            was_sent_here=parent is not None,
-            shows_arguments=self.config.show_arguments,
-            parent=parent,
-        )
+        handle = self._new_handle(message_id, call.queue or options.queue, call.task, options)
+        handle.was_sent_here, handle.parent = parent is not None, parent
+        return handle
 
     def _last(self, call: Call[R], handle: TaskHandle[Any]) -> TaskHandle[R]:
         """The handle of the last call in a dispatched call's chain, or of the call itself."""
@@ -231,9 +221,14 @@ class App:
     def handle(self, task: Task[..., R], message_id: str, queue: str | None) -> TaskHandle[R]:
         """See `Task.handle`."""
         options = task.options(self.config.task_defaults)
+        return self._new_handle(message_id, queue or options.queue, task, options)
+
+    def _new_handle(
+        self, message_id: str, queue: str, task: Task[..., R], options: TaskOptions
+    ) -> TaskHandle[R]:
         return TaskHandle(
             message_id,
-            queue or options.queue,
+            queue,
             task,
             options.result_ttl,
             self.connections,

@@ -1,4 +1,4 @@
-"""What somebody may do: each action is a POST, and asks first if it cannot be undone.
+"""The actions: each is a POST, and asks for confirmation if it cannot be undone.
 
 An action takes the view of the request and returns the address to go to.
 """
@@ -22,12 +22,12 @@ _SAID = {
     "cancelled": "Cancelled.",
     "paused": "Paused.",
     "resumed": "Resumed.",
-    "missing": "It is not there any more.",
+    "missing": "It is no longer there.",
 }
 
 
 def said(key: str, n: str) -> str:
-    """The text for what an action has done, from its address; never text of somebody else's."""
+    """What an action has done, as the address says; never text that somebody else wrote."""
     text = _SAID.get(key, "")
     is_plain = n.isascii() and n.isalnum() and len(n) <= 40
     return text.replace("{n}", n if is_plain else "some")
@@ -99,7 +99,7 @@ async def _purge_queue(view: View) -> str:
 
 
 def _about_queue(view: View) -> str:
-    return f"Delete everything that waits or is delayed in the queue {view.sent('queue')!r}?"
+    return f"Delete everything waiting or delayed in the queue {view.sent('queue')!r}?"
 
 
 async def _run_schedule(view: View) -> str:
@@ -141,7 +141,7 @@ async def _cancel(view: View) -> str:
 
 
 def _about_call(view: View) -> str:
-    return f"Cancel the call {view.sent('id')}? If it runs, it is ended."
+    return f"Cancel the call {view.sent('id')}? If it is running, it will be ended."
 
 
 ACTIONS = {

@@ -34,21 +34,21 @@ _CLOSING_SECONDS = 2
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8788, show_default=True)
-@click.option("--read-only", is_flag=True, help="Show everything, change nothing.")
-@click.option("--title", default="asynctasq", show_default=True, help="At the head of each page.")
+@click.option("--read-only", is_flag=True, help="Show everything, but change nothing.")
+@click.option("--title", default="asynctasq", show_default=True, help="Heading of each page.")
 def command(modules: tuple[str, ...], host: str, port: int, read_only: bool, title: str) -> None:
     """Serve a web page with queues, dead letters, schedules and workers.
 
-    Whoever reaches it on this machine may use it. With ASYNCTASQ_DASHBOARD_PASSWORD set, it asks
-    for that password, with any user's name; listening elsewhere than on this machine takes one. Put
-    a server that speaks TLS in front of it then.
+    By default, only this machine can reach it, and anyone on it may use it. If
+    ASYNCTASQ_DASHBOARD_PASSWORD is set, it asks for that password, with any user name. Listening on
+    other addresses requires one; put a server that speaks TLS in front of it then.
     """
     import uvicorn
 
     password = os.environ.get(PASSWORD, "")
     is_local = host in _LOOPBACK
     if not is_local and not password:
-        raise ConfigurationError(f"--host {host}: set {PASSWORD}, or everybody may do everything")
+        raise ConfigurationError(f"--host {host}: set {PASSWORD}, or anyone could do anything")
     load_application(modules)
     authorize = _authorize(password, is_local=is_local)
     page = dashboard(authorize=authorize, read_only=read_only, title=title)

@@ -92,7 +92,7 @@ class _Page(ModelAdmin):
         raise NotImplementedError
 
     def ask(self, request: HttpRequest, question: str) -> HttpResponse:
-        """Ask before doing something that cannot be undone."""
+        """Ask for confirmation of something that cannot be undone."""
         fields = [
             (name, value)
             for name, values in request.POST.lists()
@@ -212,7 +212,7 @@ class QueueAdmin(_Page):
         if action == "purge":
             self.need(self.has_delete_permission(request))
             if not request.POST.get("sure"):
-                return self.ask(request, f"Delete all that waits or is delayed in {name!r}?")
+                return self.ask(request, f"Delete everything waiting or delayed in {name!r}?")
             said = f"Deleted {run_sync(looking.purge(name))} calls."
         elif action in _ON_QUEUES:
             self.need(self.has_change_permission(request))

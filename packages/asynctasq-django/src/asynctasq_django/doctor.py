@@ -94,6 +94,6 @@ def _pool(subject: str, pool: Any) -> Finding:
     return Finding(
         "ok" if "max_size" in options else "warning",
         subject,
-        f"a pool of {size} connections: so many tasks of a worker process query at a time",
+        f"a pool of {size} connections: no more tasks of a worker process query at once",
         "" if "max_size" in options else "set OPTIONS['pool']['max_size'] to the concurrency",
     )

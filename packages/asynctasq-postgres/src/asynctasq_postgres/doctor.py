@@ -106,7 +106,7 @@ def _durability(subject: str, facts: Any) -> Finding:
 def _isolation(subject: str, facts: Any) -> list[Finding]:
     if facts["isolation"] == "read committed":
         return []
-    text = f"transactions are {facts['isolation']}: what others do meanwhile is not seen"
+    text = f"transactions are {facts['isolation']}: they do not see what others commit meanwhile"
     advice = "ALTER ROLE ... SET default_transaction_isolation = 'read committed'"
     return [Finding("error", subject, text, advice)]
 
@@ -114,9 +114,7 @@ def _isolation(subject: str, facts: Any) -> list[Finding]:
 def _vacuum(subject: str, facts: Any) -> list[Finding]:
     if facts["autovacuum"]:
         return []
-    text = (
-        "autovacuum is off: without a VACUUM now and then the tables grow, and taking becomes slow"
-    )
+    text = "autovacuum is off: without regular VACUUMs, tables grow and taking calls becomes slow"
     return [Finding("warning", subject, text, "set autovacuum = on")]
 
 
@@ -135,7 +133,7 @@ def _connections(subject: str, facts: Any) -> list[Finding]:
     if used < 0.9 * most:
         return []
     text = f"{used} of {most} connections are in use"
-    return [Finding("warning", subject, text, "raise max_connections, or put pgbouncer before it")]
+    return [Finding("warning", subject, text, "raise max_connections, or put pgbouncer in front")]
 
 
 async def _notifications(server: Server) -> Finding:
@@ -161,6 +159,6 @@ async def _notifications(server: Server) -> Finding:
     return Finding(
         "warning",
         subject,
-        "notifications do not come through: idle workers find work only when they look",
-        "give postgres.listen_url, past pgbouncer straight to the server",
+        "notifications do not come through: idle workers find work only by polling",
+        "set postgres.listen_url to an address that bypasses pgbouncer",
     )

@@ -21,13 +21,13 @@ _PASSING = {
     "53200": "its memory is exhausted",
     "53300": "it has too many connections (max_connections)",
     "53": "its resources are exhausted",
-    "55P03": "a lock was not to be had (lock_timeout)",
+    "55P03": "a lock could not be had in time (lock_timeout)",
     "57014": "the statement was cancelled (statement_timeout)",
     "57P01": "the connection was ended by an administrator",
-    "57P02": "another process of it crashed",
+    "57P02": "another of its processes crashed",
     "57P03": "it is starting up or shutting down",
     "57": "it was interrupted",
-    "58": "its system failed",
+    "58": "it reports a system error",
     "AQ001": "the worker was taken for dead",
 }
 #: Errors about something missing: the tables do not exist, or are of another version.
@@ -70,8 +70,8 @@ def broker_error(error: BaseException, where: str) -> BrokerError:
         )
     if isinstance(error, exceptions.InsufficientPrivilegeError):
         return BrokerError(
-            f"{where} denies a right: {_brief(error)}; let a role that may do it run `asynctasq "
-            f"tables create`, and grant this one what the broker's README lists"
+            f"{where} denies a right: {_brief(error)}; run `asynctasq tables create` as a role "
+            f"that has it, and grant this one what the broker's README lists"
         )
     if isinstance(error, ssl.SSLCertVerificationError):
         return BrokerError(

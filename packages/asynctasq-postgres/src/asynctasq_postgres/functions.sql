@@ -8,7 +8,7 @@
 CREATE OR REPLACE FUNCTION @schema@.microseconds(at timestamptz) RETURNS bigint
 LANGUAGE sql IMMUTABLE AS $$ SELECT (extract(epoch FROM at) * 1000000)::bigint $$;
 
--- Make queues and their lanes known. What is known already costs no write.
+-- Make queues and their lanes known; those already known cost no write.
 CREATE OR REPLACE FUNCTION @schema@.declare(names text[], priorities smallint[]) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -27,8 +27,8 @@ BEGIN
         ON CONFLICT DO NOTHING;
 END $$;
 
--- Add messages, in order; those whose queue holds their id already are left out.
--- `dues` are in seconds of Unix time, null for at once. The last three are for `put_policed`.
+-- Add messages, in order, except those whose id their queue already holds. `dues` are Unix times in
+-- seconds, null for immediately. The last three arguments are for `put_policed`.
 CREATE OR REPLACE FUNCTION @schema@.put(
     queues text[], ids text[], bodies bytea[], dues double precision[], priorities smallint[],
     lines integer[] DEFAULT NULL, unique_keys text[] DEFAULT NULL,
@@ -40,7 +40,7 @@ DECLARE
     numbers bigint[];
     now_us bigint := @schema@.microseconds(clock_timestamp());
 BEGIN
-    -- The lane of each message; null where it has to be made known first.
+    -- The lane of each message; null for one that must be made known first.
     FOR attempt IN 1..3 LOOP
         SELECT array_agg(l.number ORDER BY given.turn) INTO lanes
         FROM unnest(queues, priorities) WITH ORDINALITY AS given (name, priority, turn)
@@ -84,8 +84,8 @@ LANGUAGE sql IMMUTABLE AS $$
         ORDER BY turn) END
 $$;
 
--- Add messages in a transaction of the application; returns as `put_policed`. `given` is an object with
--- the arguments of `put`, or of `put_policed`, as arrays; bodies in base64.
+-- Add messages in a transaction of the application; returns what `put_policed` does. `given` is an
+-- object with the arguments of `put`, or of `put_policed`, as arrays; bodies are in base64.
 CREATE OR REPLACE FUNCTION @schema@.put_in_transaction(given text)
 RETURNS TABLE (id text, holder text)
 LANGUAGE plpgsql AS $$
@@ -113,18 +113,18 @@ BEGIN
         @schema@.texts(g->'bursts')::integer[]);
 END $$;
 
--- Lease up to `most` messages to a worker, and give it a sign of life if there are any. They are to be
--- run in the order of `turn` and `place`.
+-- Lease up to `most` messages to a worker, and renew its lease if there are any. Their order is that
+-- of `turn` and `place`.
 --
--- `since_lanes` and `since_places` are where to begin in lanes whose former entries the caller knows
--- to be gone: those would be passed one by one while a transaction that is open elsewhere keeps them.
+-- `since_lanes` and `since_places` say where to begin in lanes whose earlier entries the caller knows
+-- to be gone. While an open transaction elsewhere keeps those, a scan would pass them one by one.
 --
--- Without any, one row without a message, whose `place` is the microseconds until it is worth asking
--- again, or null. Before that, a row for each pause of the queues: `queue`, its name as `id`, its value
--- as `body`.
+-- If there are no messages, returns one row without a message, whose `place` is the number of
+-- microseconds until it is worth asking again, or null. First comes a row for each pause of the queues:
+-- `queue`, its name as `id`, its value as `body`.
 --
--- A taker who `confirms` says by `confirm` that he has got messages which were delivered before; until
--- then such a delivery does not count, for he may have died while this answer was on its way to him.
+-- A taker that `confirms` will call `confirm` for redelivered messages that have reached it. Until then
+-- such a delivery does not count, since the taker may die before this answer arrives.
 CREATE OR REPLACE FUNCTION @schema@.take(
     taker integer, queues text[], most integer, lease_seconds double precision,
     since_lanes integer[], since_places bigint[], confirms boolean DEFAULT false
@@ -221,9 +221,8 @@ BEGIN
     END IF;
 END $$;
 
--- Move messages from `pending` to `running`; a ticket of a line is only taken away, and only by whoever
--- holds the lock of lines, for others who hold it may be about to give the same. `claimed` is how many
--- there are in all.
+-- Move messages from `pending` to `running`. A line's ticket is only removed, and only by the holder of
+-- the lines' lock, since another holder may be about to issue the same ticket. `claimed` is the total.
 CREATE OR REPLACE FUNCTION @schema@.claim(
     taker integer, lease_ bigint, queues text[], most integer,
     since_lanes integer[], since_places bigint[], with_tickets boolean,
@@ -280,7 +279,7 @@ BEGIN
         ON m.number = chosen.message AND chosen.line IS NULL;
 END $$;
 
--- Count deliveries that have arrived, of messages that were delivered before.
+-- Count deliveries that have arrived, of redelivered messages.
 CREATE OR REPLACE FUNCTION @schema@.confirm(who integer, messages bigint[], leases bigint[])
 RETURNS void
 LANGUAGE sql
@@ -319,7 +318,7 @@ BEGIN
                     AND p.place >= coalesce(since.place, -9223372036854775808)
                 ORDER BY p.lane, p.place LIMIT 1) AS first
             WHERE q.name = ANY (queues)),
-        -- What is not to be had of a worker whose lease is over is worth a look now and then.
+        -- Locked rows of an expired worker could not be given back yet: look again soon.
         (SELECT greatest(@schema@.microseconds(min(w.alive_until)), CASE
                 WHEN min(w.alive_until) <= clock_timestamp() THEN now_us + 200000 END)
             FROM @schema@.worker w WHERE NOT w.lapsed)) INTO at;
@@ -336,8 +335,8 @@ BEGIN
     RETURN greatest(0, at - now_us);
 END $$;
 
--- Let a worker's lease last from now on. With `unless_younger_seconds` a lease that was renewed so
--- short a time ago is left as it is, but kept from lapsing until this transaction ends.
+-- Renew a worker's lease. A lease that was renewed less than `unless_younger_seconds` ago is left as it
+-- is, but kept from lapsing until this transaction ends.
 CREATE OR REPLACE FUNCTION @schema@.give_sign_of_life(
     who integer, lease_seconds double precision, unless_younger_seconds double precision
 ) RETURNS void
@@ -351,7 +350,7 @@ BEGIN
             WHERE number = who
             AND (lapsed OR alive_until <= until_ - make_interval(secs => unless_younger_seconds));
         EXIT WHEN FOUND;
-        -- It may have lapsed since then, however young it was: nobody looks at that worker again.
+        -- Even a young lease may have lapsed since then, and nobody looks at a lapsed worker again.
         PERFORM FROM @schema@.worker WHERE number = who AND NOT lapsed FOR KEY SHARE;
         EXIT WHEN FOUND;
         IF NOT EXISTS (SELECT FROM @schema@.worker WHERE number = who) THEN
@@ -360,9 +359,9 @@ BEGIN
     END LOOP;
 END $$;
 
--- Give back what is leased to workers whose lease is over. Whoever is giving a sign of life at the
--- moment holds his row, and is passed over. So is a delivery that is settled in a transaction which is
--- still open, and one that is counted in this moment, whose row has moved: these are looked at again.
+-- Give back what is leased to workers whose lease has expired. Skips a worker that is just renewing its
+-- lease, and so holds its own row; a delivery that an open transaction is settling; and one that is
+-- just being counted, whose row has moved. Those are looked at again.
 CREATE OR REPLACE FUNCTION @schema@.give_back_lapsed() RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -393,7 +392,7 @@ BEGIN
     FROM freed;
 END $$;
 
--- Give back what a worker holds, and forget it. `undone` is 1 if its deliveries do not count.
+-- Give back what a worker holds, and forget the worker. `undone` is 1 to not count its deliveries.
 CREATE OR REPLACE FUNCTION @schema@.withdraw(worker_id text, undone integer)
 RETURNS bigint
 LANGUAGE sql AS $$
@@ -412,7 +411,7 @@ LANGUAGE sql AS $$
     SELECT count(*) FROM freed
 $$;
 
--- Make a worker and its queues known, and give its number; workers that lapsed long ago are forgotten.
+-- Register a worker and its queues; returns its number. Forgets workers that lapsed long ago.
 CREATE OR REPLACE FUNCTION @schema@.announce(
     worker_id text, host text, pid bigint, queues text[], concurrency bigint,
     started_at double precision, is_blocked boolean, lease_seconds double precision,
@@ -438,9 +437,9 @@ BEGIN
     RETURN number_;
 END $$;
 
--- Renew a worker's lease; returns which of the deliveries were lost, by their turn.
--- With `others_too`, what was leased to it a lease ago and is none of these is given back: nobody
--- there knows of it.
+-- Renew a worker's lease; returns the positions of deliveries that it has lost. With `others_too`, gives
+-- back what was leased to it at least a lease ago and is not among these: the worker does not know
+-- of it.
 CREATE OR REPLACE FUNCTION @schema@.renew(
     who integer, lease_seconds double precision, messages bigint[], leases bigint[],
     others_too boolean, is_blocked_ boolean
@@ -474,7 +473,7 @@ BEGIN
     RETURN lost;
 END $$;
 
--- Forget deliveries that are done; returns which were current, by their turn, or null for all.
+-- Forget deliveries that are done; returns the positions of those that were current, or null for all.
 CREATE OR REPLACE FUNCTION @schema@.finish(who integer, messages bigint[], leases bigint[])
 RETURNS bigint[]
 LANGUAGE plpgsql
@@ -484,8 +483,8 @@ AS $$
 DECLARE
     applied bigint[];
 BEGIN
-    -- Each delivery is looked up by itself: a join might read all that the worker has for each. One
-    -- that others delete meanwhile is not among the freed.
+    -- Look up each delivery separately: for each, a join might read everything the worker holds. One
+    -- that others delete meanwhile is not among `freed`.
     WITH ended AS MATERIALIZED (
         SELECT r.at, given.message, given.turn
         FROM unnest(messages, leases) WITH ORDINALITY AS given (message, lease, turn)
@@ -507,9 +506,9 @@ BEGIN
     RETURN applied;
 END $$;
 
--- Apply outcomes of every kind; returns as `finish` does.
--- `actions` are done, retry, dead, release, postpone, park; arrays that have nothing may be null. To park,
--- `infos` has the name of the pause, and `delays` its number.
+-- Apply outcomes of every kind; returns what `finish` does. `actions` are done, retry, dead, release,
+-- postpone and park; arrays without any value may be null. For park, `infos` holds the name of the
+-- pause, and `delays` its number.
 CREATE OR REPLACE FUNCTION @schema@.settle(
     who integer, messages bigint[], leases bigint[], actions text[], delays double precision[],
     bodies bytea[], infos bytea[], results bytea[], result_ttls double precision[]
@@ -592,7 +591,7 @@ BEGIN
             AND (SELECT count(DISTINCT ended.at) FROM ended) > (SELECT count(*) FROM let_go)
         INTO applied, parked, parked_lines, has_moved FROM ended e;
     IF has_moved THEN
-        -- Counted in this moment, so that its row is one which this statement does not see.
+        -- The delivery was just counted, and this statement does not see its new row.
         RAISE EXCEPTION 'a delivery was changed' USING ERRCODE = 'serialization_failure';
     END IF;
     IF parked IS NOT NULL THEN
@@ -604,7 +603,7 @@ BEGIN
     RETURN applied;
 END $$;
 
--- Forget a delivery that is done, in the transaction of what it did, keeping a result if there is one;
+-- Forget a delivery that is done, in the task's own transaction, and keep its result, if any. Returns
 -- whether it was current.
 CREATE OR REPLACE FUNCTION @schema@.settle_in_transaction(
     who integer, which bigint, lease_ bigint, result bytea, result_ttl double precision
@@ -618,7 +617,7 @@ BEGIN
         ARRAY[result], ARRAY[result_ttl]) IS NULL;
 END $$;
 
--- Forget results whose time is over, at most so many: more than are added, so they never pile up.
+-- Forget up to `most` expired results; callers forget more than they add, so results never pile up.
 CREATE OR REPLACE FUNCTION @schema@.forget_results(most integer) RETURNS void
 LANGUAGE sql
 SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off
@@ -628,7 +627,7 @@ AS $$
         ORDER BY expires LIMIT most FOR UPDATE SKIP LOCKED))
 $$;
 
--- Delete a message that has not started, keeping a result if there is one; whether there was one.
+-- Delete a message that has not started, and keep `result`, if any; returns whether it did so.
 CREATE OR REPLACE FUNCTION @schema@.cancel(
     queue_name text, message_id text, result bytea, result_ttl double precision
 ) RETURNS boolean
@@ -653,7 +652,7 @@ BEGIN
     RETURN true;
 END $$;
 
--- Delete at most so many waiting and delayed messages of a queue; returns how many there were.
+-- Delete up to `at_once` waiting or delayed messages of a queue; returns how many.
 CREATE OR REPLACE FUNCTION @schema@.purge_some(queue_name text, at_once integer) RETURNS bigint
 LANGUAGE plpgsql
 SET jit = off SET enable_seqscan = off
@@ -692,7 +691,7 @@ BEGIN
     RETURN deleted;
 END $$;
 
--- Delete dead letters: these, or with null at most so many; returns how many there were.
+-- Delete up to `most` dead letters: those with these ids, or if null, any; returns how many.
 CREATE OR REPLACE FUNCTION @schema@.purge_dead_some(queue_name text, ids text[], most integer)
 RETURNS bigint
 LANGUAGE sql AS $$
@@ -711,7 +710,7 @@ LANGUAGE sql AS $$
     SELECT count(*) FROM gone
 $$;
 
--- Let dead letters wait again, each with a new body; returns how many there were.
+-- Move dead letters back to waiting, each with a new body; returns how many.
 CREATE OR REPLACE FUNCTION @schema@.retry_dead(queue_name text, ids text[], bodies bytea[])
 RETURNS bigint
 LANGUAGE sql AS $$
@@ -753,7 +752,7 @@ BEGIN
     END IF;
 END $$;
 
--- Say that one waits on topics, for so long.
+-- Note that a listener waits for these topics, for so many seconds.
 CREATE OR REPLACE FUNCTION @schema@.listen(listener_id text, topics_ text[], seconds double precision)
 RETURNS void
 LANGUAGE plpgsql AS $$
@@ -764,7 +763,7 @@ BEGIN
     ON CONFLICT (id) DO UPDATE SET topics = excluded.topics, until = excluded.until;
 END $$;
 
--- Take or renew a lease by name; whether `who` has it.
+-- Take or renew a named lease; returns whether `who` has it.
 CREATE OR REPLACE FUNCTION @schema@.lead(name_ text, who text, seconds double precision)
 RETURNS boolean
 LANGUAGE plpgsql AS $$
@@ -777,7 +776,7 @@ BEGIN
     RETURN FOUND;
 END $$;
 
--- Whether queues hold nothing but dead letters and what pauses keep back.
+-- Whether queues hold nothing but dead letters and paused messages.
 CREATE OR REPLACE FUNCTION @schema@.is_idle(queues text[]) RETURNS boolean
 LANGUAGE sql
 SET jit = off SET enable_seqscan = off
@@ -799,8 +798,8 @@ AS $$
         WHERE q.name = ANY (queues))
 $$;
 
--- Keep a value, for so long if that is said, or delete it if it is null; a few whose time is over are
--- forgotten.
+-- Keep a value, for `ttl_seconds` if given, or delete it if it is null. Also forgets a few expired
+-- values.
 CREATE OR REPLACE FUNCTION @schema@.set_value(
     queue_ text, kind_ text, name_ text, value_ bytea, ttl_seconds double precision
 ) RETURNS void
@@ -820,7 +819,8 @@ BEGIN
         LIMIT 10 FOR UPDATE SKIP LOCKED));
 END $$;
 
--- Keep a value and put messages if the one there is `expected`, null for none; whether it was.
+-- Replace a value and put messages if the current value is `expected`, null for none; returns whether
+-- it was.
 CREATE OR REPLACE FUNCTION @schema@.replace_value(
     queue_ text, kind_ text, name_ text, value_ bytea, expected bytea,
     ids text[], bodies bytea[], dues double precision[], priorities smallint[],
@@ -832,7 +832,7 @@ LANGUAGE plpgsql AS $$
 DECLARE
     is_expected boolean;
 BEGIN
-    -- Whoever replaces the same at the same time waits for this one, and then sees what it did.
+    -- Others replacing this value wait here, and then see what this call did.
     PERFORM pg_advisory_xact_lock(hashtextextended(
         '@name@' || chr(31) || queue_ || chr(31) || kind_ || chr(31) || name_, 0));
     SELECT v.value IS NOT DISTINCT FROM expected INTO is_expected

@@ -1,16 +1,16 @@
--- Pauses are values of the kind `pauses` of their queue; the one without a name holds the queue. What is
--- parked is delayed until a time that never comes, of which each pause has its own.
+-- Pauses are their queue's values of the kind `pauses`; the one without a name holds the whole queue. A
+-- parked message is delayed until a time that never comes, a different one for each pause.
 --
--- Takes and settlements that park share a lock, which whoever begins or ends a pause has to himself: so
--- no take that began before a pause gives out what was put after that, and nothing is parked for a
--- pause that is over.
+-- Takes, and settlements that park, share a lock that beginning or ending a pause holds exclusively. So
+-- no take that began before a pause delivers what was put after it, and nothing is parked under a pause
+-- that is over.
 
 CREATE OR REPLACE FUNCTION @schema@.share_pauses() RETURNS void
 LANGUAGE sql AS $$
     SELECT pg_advisory_xact_lock_shared(hashtextextended('asynctasq pauses @name@', 0))
 $$;
 
--- The due time of what is parked under a pause of this number, in microseconds.
+-- The due time, in microseconds, of messages parked under the pause with this number.
 CREATE OR REPLACE FUNCTION @schema@.parked_until(number bigint) RETURNS bigint
 LANGUAGE sql IMMUTABLE AS $$ SELECT 8000000000000000000 + number $$;
 
@@ -27,8 +27,8 @@ BEGIN
     PERFORM @schema@.set_value(queue_, 'pauses', name_, value_, NULL);
 END $$;
 
--- End a pause; what is parked under its number goes on, ahead of what came later. Returns whether there
--- was one, or anything parked.
+-- End a pause and resume the messages parked under its number, ahead of later ones. Returns whether
+-- there was such a pause or such a message.
 CREATE OR REPLACE FUNCTION @schema@.resume(queue_ text, name_ text, number_ bigint) RETURNS boolean
 LANGUAGE plpgsql
 SET jit = off SET enable_seqscan = off
@@ -51,7 +51,7 @@ BEGIN
     RETURN was_paused OR woken > 0;
 END $$;
 
--- Undo what the delivery of these messages has done to their keys and rates, as they are to be parked.
+-- Undo the effect of these messages' deliveries on their keys and rates, before they are parked.
 CREATE OR REPLACE FUNCTION @schema@.take_back_deliveries(messages bigint[], lines integer[])
 RETURNS void
 LANGUAGE plpgsql AS $$
@@ -66,7 +66,7 @@ BEGIN
             until_started = excluded.until_started, expires = NULL
         WHERE t.expires <= now_;
     UPDATE @schema@.rate r SET tat = r.tat - used.interval_us,
-        opens = CASE WHEN r.opens IS NOT NULL THEN 0 END -- whoever waits for it is judged again
+        opens = CASE WHEN r.opens IS NOT NULL THEN 0 END -- what waits for it is judged again
         FROM (SELECT l.queue, l.rate_key, sum(l.interval_us) AS interval_us
             FROM unnest(lines) AS given (line) JOIN @schema@.line l ON l.number = given.line
             WHERE l.burst > 0 GROUP BY 1, 2) AS used

@@ -1,12 +1,12 @@
 -- The tables. "@schema@" stands for the schema's quoted name.
 --
--- A message is one wide row that stays where it is, and one narrow row that says in which state it is
--- and moves: in `pending` (waiting or delayed), `running` or `dead`. So no claim rewrites a body or
--- changes an indexed column. There are no foreign keys: the functions keep the rows together.
+-- A message is one wide row, which stays where it is, and one narrow row, which moves with the
+-- message's state between `pending` (waiting or delayed), `running` and `dead`. So no claim rewrites a
+-- body or changes an indexed column. There are no foreign keys: the functions keep the rows consistent.
 
 CREATE TABLE @schema@.version (
     number integer NOT NULL,
-    -- The oldest asynctasq-postgres that can work with these tables, by its own number.
+    -- The lowest version of asynctasq-postgres's own SQL that can work with these tables.
     understood_from integer NOT NULL
 );
 
@@ -19,11 +19,11 @@ CREATE TABLE @schema@.queue (
 );
 
 -- The priorities in use in a queue. `pending.lane` is eight times the number, plus
---   0 for what was given back: place is the message's number
---   1 for what has a due time: place is that, in microseconds of Unix time
---   2 for all else:            place is the message's number
--- so that each is a range of one index, in the order in which it is taken; and for messages that have a
--- limit or a rate 3, 5 and 4, from where they are sorted into lines (`policies.sql`).
+--   0 for messages given back:    place is the message's number
+--   1 for those with a due time:  place is that time, in microseconds since 1970
+--   2 for all others:             place is the message's number
+-- so that each is one range of the index, in the order in which it is taken. Messages with a limit or a
+-- rate use 3, 5 and 4 instead, from where they are sorted into lines (`policies.sql`).
 CREATE TABLE @schema@.lane (
     number integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     queue integer NOT NULL,
@@ -59,7 +59,7 @@ CREATE TABLE @schema@.pending (
 );
 CREATE UNIQUE INDEX pending_message ON @schema@.pending (message);
 
--- Leased. The lease itself is the worker's row; `lease` tells deliveries of one message apart.
+-- Leased messages. The lease itself is the worker's row; `lease` tells a message's deliveries apart.
 CREATE TABLE @schema@.running (
     worker integer NOT NULL,
     message bigint NOT NULL,
@@ -72,7 +72,8 @@ CREATE TABLE @schema@.running (
 );
 CREATE INDEX running_line ON @schema@.running (line) WHERE line IS NOT NULL;
 
--- Messages of a queue with the same limit and rate stand in one line; empty and 0 where there is none.
+-- A queue's messages with the same limit and rate stand in one line. Without a limit or a rate, its
+-- columns are empty or 0.
 CREATE TABLE @schema@.line (
     number integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     queue integer NOT NULL,
@@ -81,14 +82,14 @@ CREATE TABLE @schema@.line (
     rate_key text NOT NULL,
     interval_us double precision NOT NULL,
     burst integer NOT NULL,
-    -- 0 nobody stands in it; 1 its first has a ticket; it waits for 2 its limit, 3 its rate.
+    -- 0: empty; 1: its first message has a ticket; 2: waits for its limit; 3: waits for its rate.
     state smallint NOT NULL,
     UNIQUE (queue, limit_key, most, rate_key, interval_us, burst)
 );
 CREATE INDEX line_tickets ON @schema@.line (queue) WHERE state = 1;
 CREATE INDEX line_rate ON @schema@.line (queue, rate_key, state) WHERE burst > 0;
 
--- In their order: rank is -2 * priority, plus 1 unless it was given back.
+-- The messages in lines, in order; rank is -2 * priority, plus 1 unless the message was given back.
 CREATE TABLE @schema@.standing (
     line integer NOT NULL,
     rank smallint NOT NULL,
@@ -101,15 +102,15 @@ CREATE TABLE @schema@.standing (
     PRIMARY KEY (line, rank, place, message)
 );
 
--- Lines of which a message has ended, or gone.
+-- Lines of which a message has ended or was removed.
 CREATE TABLE @schema@.signal (
     queue integer NOT NULL,
     line integer NOT NULL
 );
 CREATE INDEX signal_queue ON @schema@.signal (queue);
 
--- What the last delivery of a rate left; without a row, a whole burst may pass. Times are
--- microseconds of Unix time; `opens` is when the first of the lines that wait may go on.
+-- The state that a rate's last delivery left; without a row, a whole burst may pass. Times are in
+-- microseconds since 1970; `opens` is when the first waiting line may go on.
 CREATE TABLE @schema@.rate (
     queue integer NOT NULL,
     key text NOT NULL,
@@ -120,7 +121,7 @@ CREATE TABLE @schema@.rate (
 CREATE INDEX rate_opens ON @schema@.rate (queue, opens) WHERE opens IS NOT NULL;
 CREATE INDEX rate_tat ON @schema@.rate (tat) WHERE opens IS NULL;
 
--- Unique keys; `expires` is null where the message frees it.
+-- Unique keys in use; `expires` is null if the message itself frees the key.
 CREATE TABLE @schema@.taken (
     queue integer NOT NULL,
     key text NOT NULL,
@@ -149,7 +150,7 @@ CREATE TABLE @schema@.result (
 );
 CREATE INDEX result_expires ON @schema@.result (expires);
 
--- `lapsed` once others have taken what was leased to it.
+-- `lapsed` says that what was leased to the worker has been given back.
 CREATE TABLE @schema@.worker (
     number integer PRIMARY KEY,
     id text NOT NULL UNIQUE,
@@ -163,7 +164,7 @@ CREATE TABLE @schema@.worker (
     lapsed boolean NOT NULL
 ) WITH (fillfactor = 50);
 
--- Who waits, on which topics, and until when he is to be notified.
+-- Who waits for which topics, and until when to notify them.
 CREATE TABLE @schema@.listener (
     id text PRIMARY KEY,
     topics text[] NOT NULL,
@@ -188,8 +189,8 @@ CREATE TABLE @schema@.lead (
     until timestamptz NOT NULL
 ) WITH (fillfactor = 50);
 
--- These grow and shrink all the time: dead rows are to go soon, and the files need not shrink, which
--- would lock everybody out for a moment.
+-- These tables grow and shrink all the time. Vacuum dead rows early, but do not shrink the files, which
+-- would briefly lock everybody out.
 ALTER TABLE @schema@.pending SET (autovacuum_vacuum_scale_factor = 0.02,
     autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 1, vacuum_truncate = false);
 ALTER TABLE @schema@.running SET (autovacuum_vacuum_scale_factor = 0.02,

@@ -185,7 +185,7 @@ class Wakes:
         except ERRORS as e:
             opened.connect_at = loop.time() + opened.backoff.next()
             error = broker_error(e, self._address.name)
-            logger.warning("no notifications, looking for work every now and then: %s", error)
+            logger.warning("no notifications, polling for work instead: %s", error)
             await self._disconnect(opened)
             return False
         opened.backoff.reset()
@@ -212,7 +212,7 @@ class Wakes:
             try:
                 await self._server.ask(self._wake, topics)
             except BrokerError as e:
-                logger.warning("those who wait were not notified, and will look later: %s", e)
+                logger.warning("waiters were not notified, and will look later: %s", e)
             await asyncio.sleep(_TELL_SECONDS)
 
 

@@ -26,19 +26,19 @@ MOST_QUEUES = 50
 
 WAITING = Gauge(
     "asynctasq_next_waiting_seconds",
-    "For how long the call that is next in a queue has been waiting; 0 where none waits.",
+    "How long the next call of a queue has been waiting; 0 if none is waiting.",
     ["queue"],
     multiprocess_mode="livemax",
 )
 OUTBOX = Gauge(
     "asynctasq_outbox_messages",
-    "Calls that lie in the outbox of a database.",
+    "Calls in the outbox of a database.",
     ["database"],
     multiprocess_mode="livemax",
 )
 OUTBOX_OLDEST = Gauge(
     "asynctasq_outbox_oldest_seconds",
-    "For how long the oldest call has been lying in the outbox of a database; 0 for none.",
+    "How long the oldest call has been in the outbox of a database; 0 if there is none.",
     ["database"],
     multiprocess_mode="livemax",
 )
@@ -53,7 +53,7 @@ async def measure_backlog() -> None:
         except BrokerError as e:
             logger.debug("the backlog waits for the broker: %s", e)
         except Exception:
-            logger.exception("the backlog cannot be looked up")
+            logger.exception("the backlog could not be measured")
         await asyncio.sleep(INTERVAL_SECONDS)
 
 

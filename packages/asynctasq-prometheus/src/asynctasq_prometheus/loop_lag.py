@@ -13,7 +13,7 @@ INTERVAL_SECONDS = 1.0
 
 LAG = Gauge(
     "asynctasq_event_loop_lag_seconds",
-    "By how much the event loop was late in the last second, the worst of all processes.",
+    "How late the event loop was in the last second, in the worst of all processes.",
     multiprocess_mode="livemax",
 )
 

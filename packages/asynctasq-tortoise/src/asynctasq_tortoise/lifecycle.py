@@ -95,8 +95,8 @@ async def _initialise(config: Mapping[str, Any]) -> None:
         context = await Tortoise.init(**init_arguments(config))
     except Exception as e:
         raise ReferenceUnavailable(
-            f"Tortoise could not be initialised from tortoise_config ({type(e).__name__}); it is "
-            f"tried again at the next need"
+            f"Tortoise could not be initialised from tortoise_config ({type(e).__name__}); it "
+            f"will be tried again when next needed"
         ) from e
     _share(context)
     _process.is_to_close = True

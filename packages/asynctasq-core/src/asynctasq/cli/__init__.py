@@ -1,9 +1,9 @@
 """The command `asynctasq`.
 
-Owns three rules: a subcommand's module is imported only when it is run, so that a worker carries
-nothing that prints tables; a plugin's command that cannot be loaded hides no other; and an error of
-ours reaches the user as one line, not as a traceback,
-but for an error in the application's module, whose place in the application is shown.
+Owns three rules. A subcommand's module is imported only when the command runs, so that a worker
+does not load what prints tables. A plugin's command that cannot be loaded hides no other. And our
+own errors reach the user as one line without a traceback, except that an error in the application's
+module shows where in the application it came from.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import click
 
 from ..errors import AsynctasqError, BrokenModule
 
-#: Exit codes besides 0 and click's 2 for a command line that makes no sense.
+#: Exit codes besides 0 and click's 2 for a wrong command line.
 FAILED = 1
 
-#: Entry points of plugins: the name is the command's, the value a `click.Command`.
+#: Entry point group of plugins' commands: the name is the command's, the value a `click.Command`.
 GROUP = "asynctasq.commands"
 
 _COMMANDS = {
@@ -42,7 +42,7 @@ _COMMANDS = {
 
 
 class _Commands(click.Group):
-    """The subcommands by name, each imported when it is asked for."""
+    """The subcommands by name, each imported on first use."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*_COMMANDS, *sorted(_of_plugins())]
@@ -70,7 +70,7 @@ class _Commands(click.Group):
 
 
 def _of_plugins() -> dict[str, EntryPoint]:
-    """Commands of plugins by name; none takes the place of one of ours."""
+    """Plugins' commands by name; none replaces one of ours."""
     return {e.name: e for e in entry_points(group=GROUP) if e.name not in _COMMANDS}
 
 
@@ -79,7 +79,7 @@ def _plugin_command(entry_point: EntryPoint) -> click.Command:
         command = entry_point.load()
         if not isinstance(command, click.Command):
             raise TypeError(f"{entry_point.value} is no click.Command")
-    # A plugin's code, which may even exit; told of where somebody asks for the command.
+    # A plugin's code may even exit; the failure is reported when someone runs the command.
     except (Exception, SystemExit) as e:  # noqa: BLE001
         problem = f"command {entry_point.name!r} failed to load: {type(e).__name__}: {e}"
     else:
@@ -92,7 +92,7 @@ def _plugin_command(entry_point: EntryPoint) -> click.Command:
 
 
 def _place_in_application(error: AsynctasqError) -> str:
-    """The traceback of an import that failed, from the application's first line on."""
+    """The traceback of a failed import, from the application's first line on."""
     cause = error.__cause__
     if not isinstance(error, BrokenModule) or cause is None:
         return ""
@@ -112,7 +112,7 @@ def _is_machinery(module: str) -> bool:
 @click.version_option(package_name="asynctasq-core", prog_name="asynctasq")
 def cli() -> None:
     """Background tasks that take ORM objects as arguments."""
-    # As with `python -m`: what lies in the working directory can be imported.
+    # As with `python -m`, modules in the working directory can be imported.
     if sys.path[0] != "":
         sys.path.insert(0, "")
 

@@ -1,4 +1,4 @@
-"""`asynctasq test-adapter`: run the conformance suite of adapters on an installed one."""
+"""`asynctasq test-adapter`: run the conformance suite on an installed adapter."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from . import FAILED
 @click.option(
     "--self-check",
     is_flag=True,
-    help="Put one mistake after the other into the adapter, and see whether the suite finds it.",
+    help="Instead, make deliberate mistakes in the adapter and see whether the suite finds them.",
 )
 @click.argument("name")
 @click.argument("pytest_arguments", nargs=-1, type=click.UNPROCESSED)
 def command(name: str, self_check: bool, pytest_arguments: tuple[str, ...]) -> None:
-    """Test the installed adapter NAME against the contract of adapters.
+    """Test whether the installed adapter NAME keeps the contract.
 
     Further arguments go to pytest.
     """
@@ -39,7 +39,7 @@ def command(name: str, self_check: bool, pytest_arguments: tuple[str, ...]) -> N
         raise SystemExit(run_adapter_suite(name, pytest_arguments))
 
 
-#: What became of a mistake, by the exit code of pytest.
+#: What became of a mistake, by pytest's exit code.
 _WORDS = {0: "MISSED", 1: "found", 5: "not tested"}
 
 

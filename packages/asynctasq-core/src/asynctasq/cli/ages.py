@@ -10,7 +10,7 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 def age(context: click.Context, option: click.Parameter, text: str | None) -> timedelta | None:
-    """The time that an option's text means; a click callback."""
+    """Parse the age in an option; a click callback."""
     if text is None:
         return None
     try:
@@ -19,4 +19,4 @@ def age(context: click.Context, option: click.Parameter, text: str | None) -> ti
             raise ValueError("negative, or not a number")
         return timedelta(**{_UNITS[text[-1:]]: number})
     except (ValueError, KeyError, OverflowError) as e:
-        raise click.BadParameter(f"{text!r} is no age such as 90s, 30m, 12h or 7d") from e
+        raise click.BadParameter(f"{text!r} is not an age such as 90s, 30m, 12h or 7d") from e

@@ -1,10 +1,10 @@
-"""What commands that look into a queue share: the application's configuration and its loop."""
+"""What commands share: loading the application, talking to its broker, printing."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -28,11 +28,30 @@ module_option = click.option(
     "modules",
     multiple=True,
     metavar="MODULE",
-    help="Module or script of the application whose asynctasq.init(...) applies; repeatable. "
+    help="Module or script of the application that calls asynctasq.init(...); repeatable. "
     "ASYNCTASQ_IMPORTS names more. Without any, environment variables and defaults apply.",
 )
 
+queue_option = click.option("-q", "--queue", metavar="QUEUE", help="Only this queue.")
+
+arguments_option = click.option(
+    "--no-arguments", "hides_arguments", is_flag=True, help="Do not show the calls' arguments."
+)
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def shows_one(function: Callable[..., None]) -> Callable[..., None]:
+    """Add the arguments of the commands that show one call by its id."""
+    for option in (
+        json_option,
+        arguments_option,
+        queue_option,
+        module_option,
+        click.argument("message_id", metavar="ID"),
+    ):
+        function = option(function)
+    return function
 
 
 def loaded(modules: tuple[str, ...]) -> App:
@@ -54,7 +73,7 @@ def with_broker(app: App, use: Callable[[Broker], Awaitable[T]]) -> T:
 
 
 def table(title: str, *columns: str) -> Table:
-    """A plain table that cuts nothing off and keeps ids whole, so that they can be copied."""
+    """A plain table that truncates nothing and keeps ids whole, so that they can be copied."""
     from rich import box
     from rich.table import Table
 
@@ -78,8 +97,16 @@ def show(*renderables: Any) -> None:
         console.print(renderable)
 
 
+def show_fields(fields: Mapping[str, object], traceback: str, width: int) -> None:
+    """Print one field per line, with the values `width` characters in, and then the traceback."""
+    for name, value in fields.items():
+        click.echo(f"{name + ':':<{width}} {printable(str(value))}")
+    if traceback:
+        click.echo(f"\n{printable(traceback, lines=True)}")
+
+
 def moment(seconds: float) -> str:
-    """A Unix time as local date and time; `?` if it is not a possible time."""
+    """A Unix time as local date and time; `?` if it is not a valid time."""
     from datetime import datetime
 
     try:

@@ -1,4 +1,4 @@
-"""`asynctasq cancel`: take calls out of their queues, or end them while they run."""
+"""`asynctasq cancel`: remove calls from their queues, or end them while they run."""
 
 from __future__ import annotations
 
@@ -13,12 +13,18 @@ from .application import loaded, module_option
 
 @click.command("cancel")
 @click.argument("ids", nargs=-1, metavar="[ID]...")
-@click.option("--task", metavar="NAME", help="All calls of this task, or of tasks such as shop.*")
-@click.option("-q", "--queue", metavar="QUEUE", help="Only of this queue; without IDs, all of it.")
+@click.option(
+    "--task",
+    metavar="NAME",
+    help="All calls of this task, or of tasks matching a pattern such as shop.*",
+)
+@click.option(
+    "-q", "--queue", metavar="QUEUE", help="Only calls in this queue; without IDs, all of them."
+)
 @click.option(
     "--state",
     type=click.Choice(["running", "waiting", "delayed"]),
-    help="With --task or --queue: only those.",
+    help="With --task or --queue: only calls in this state.",
 )
 @module_option
 def command(
@@ -28,7 +34,7 @@ def command(
     state: Any,
     modules: tuple[str, ...],
 ) -> None:
-    """Cancel calls: what waits is removed, what runs is ended by its worker."""
+    """Cancel calls: waiting ones are removed, running ones are ended by their workers."""
     if (task or state) if ids else not (task or queue):
         raise click.UsageError("name calls by their ids, or by --task, --queue or both")
     if not ids:
@@ -46,7 +52,7 @@ def command(
 
 
 async def _cancel(ids: tuple[str, ...], queue: str | None) -> list[str]:
-    """Cancel these; returns those that are in no queue."""
+    """Cancel these; return those that are in no queue."""
     from ..listing import cancel_call
 
     return [message_id for message_id in ids if not await cancel_call(message_id, queue)]

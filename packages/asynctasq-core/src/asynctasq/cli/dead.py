@@ -13,7 +13,19 @@ import click
 
 from ..errors import AsynctasqError
 from .ages import age
-from .application import add_row, json_option, loaded, module_option, moment, show, table
+from .application import (
+    add_row,
+    arguments_option,
+    json_option,
+    loaded,
+    module_option,
+    moment,
+    queue_option,
+    show,
+    show_fields,
+    shows_one,
+    table,
+)
 from .log_lines import printable
 from .progress import bar
 
@@ -22,14 +34,8 @@ if TYPE_CHECKING:
 
 _NONE = "no dead letter {}; `asynctasq dead list` shows them"
 
-#: Up to this many rows `list` prints a table.
+#: `list` prints a table only up to this many rows.
 _MOST_IN_TABLE = 200
-
-queue_option = click.option("-q", "--queue", metavar="QUEUE", help="Only this queue.")
-
-arguments_option = click.option(
-    "--no-arguments", "hides_arguments", is_flag=True, help="Do not show the calls' arguments."
-)
 
 
 def _filtered(function: Callable[..., None]) -> Callable[..., None]:
@@ -39,17 +45,19 @@ def _filtered(function: Callable[..., None]) -> Callable[..., None]:
             "--older-than",
             metavar="AGE",
             callback=age,
-            help="Only those that died so long ago: 7d, 12h.",
+            help="Only those that died at least this long ago: 7d, 12h.",
         ),
-        click.option("--reason", metavar="TEXT", help="Only those with this in their reason."),
-        click.option("--error", metavar="TEXT", help="Only those with this in their error."),
+        click.option("--reason", metavar="TEXT", help="Only those whose reason contains this."),
+        click.option("--error", metavar="TEXT", help="Only those whose error contains this."),
         click.option(
             "--arguments",
             metavar="TEXT",
-            help="Only those with this in their arguments as shown, such as Tenant#5.",
+            help="Only those whose arguments, as shown, contain this, such as Tenant#5.",
         ),
         click.option(
-            "--task", metavar="NAME", help="Only of this task, or of tasks such as shop.*"
+            "--task",
+            metavar="NAME",
+            help="Only those of this task, or of tasks matching a pattern such as shop.*",
         ),
     ):
         function = option(function)
@@ -74,7 +82,7 @@ def command() -> None:
 @queue_option
 @_filtered
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True)
-@click.option("--offset", type=click.IntRange(0), default=0, help="How many to pass over.")
+@click.option("--offset", type=click.IntRange(0), default=0, help="How many to skip.")
 @arguments_option
 @json_option
 def list_command(
@@ -158,11 +166,7 @@ def _cells(letter: DeadCall) -> tuple[str, ...]:
 
 
 @command.command("show")
-@click.argument("message_id", metavar="ID")
-@module_option
-@queue_option
-@arguments_option
-@json_option
+@shows_one
 def show_command(
     message_id: str,
     modules: tuple[str, ...],
@@ -184,15 +188,13 @@ def show_command(
     traceback = fields.pop("traceback")
     del fields["references"]  # the arguments say the same
     fields["died_at"] = moment(letter.died_at)
-    for name, value in fields.items():
-        click.echo(f"{name + ':':<14} {printable(str(value))}")
-    click.echo(f"\n{printable(traceback, lines=True)}" if traceback else "")
+    show_fields(fields, traceback, width=14)
 
 
 def _chosen(function: Callable[..., None]) -> Callable[..., None]:
     """Arguments of the commands that change something: ids, a filter, or a deliberate `--all`."""
     for option in (
-        click.option("--all", "everything", is_flag=True, help="All, of all queues or of --queue."),
+        click.option("--all", "everything", is_flag=True, help="All, in all queues or in --queue."),
         queue_option,
         _filtered,
         module_option,
@@ -207,7 +209,7 @@ def _selected(
 ) -> tuple[Sequence[str] | None, Filter | None]:
     if [bool(ids), everything, where is not None].count(True) != 1:
         raise click.UsageError(
-            "give either ids of dead letters, or --all, or some of --task, --reason, --error, "
+            "give either ids of dead letters, or --all, or any of --task, --reason, --error, "
             "--arguments, --older-than"
         )
     return ids or None, where
@@ -218,7 +220,7 @@ def _selected(
 def retry_command(
     ids: tuple[str, ...], modules: tuple[str, ...], queue: str | None, everything: bool, **by: Any
 ) -> None:
-    """Run dead letters again, each under its id and with all attempts ahead."""
+    """Run dead letters again, each with its old id and all of its attempts."""
     from .. import deadletters
 
     chosen, where = _selected(ids, everything, _where(**by))
@@ -232,7 +234,7 @@ def retry_command(
 def purge_command(
     ids: tuple[str, ...], modules: tuple[str, ...], queue: str | None, everything: bool, **by: Any
 ) -> None:
-    """Delete dead letters for ever."""
+    """Delete dead letters for good."""
     from .. import deadletters
 
     chosen, where = _selected(ids, everything, _where(**by))

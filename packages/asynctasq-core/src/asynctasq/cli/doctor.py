@@ -1,4 +1,4 @@
-"""`asynctasq doctor`: whether broker and databases can be reached, and which settings will hurt."""
+"""`asynctasq doctor`: can broker and databases be reached, and will settings hurt?"""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..app import App
     from ..brokers import Broker, Finding
 
-#: A call that waits in an outbox for longer is not merely on its way.
+#: A call that waits in an outbox for longer than this is stuck, not just on its way.
 _LONGEST_WAIT_SECONDS = 60.0
 
 _SIGNS = {"ok": "ok     ", "warning": "warning", "error": "ERROR  "}
@@ -74,7 +74,7 @@ async def _of_broker(broker: Broker) -> list[Finding]:
 
 
 async def _of_adapter(adapter: Adapter) -> list[Finding]:
-    """The adapter's findings; if it fails, that is a finding too."""
+    """The adapter's findings; its failure is a finding, too."""
     from ..brokers import Finding
 
     assert adapter.check is not None
@@ -90,7 +90,7 @@ async def _of_adapter(adapter: Adapter) -> list[Finding]:
 
 
 async def _of_outboxes(app: App) -> list[Finding]:
-    """Findings on what the outbox and atomic tasks lack, and on what waits there."""
+    """Findings on missing tables of the outbox and atomic tasks, and on calls stuck there."""
     from ..brokers import Finding
     from ..services.backlog import backlogs
 
@@ -104,7 +104,7 @@ async def _of_outboxes(app: App) -> list[Finding]:
             found.append(Finding("error", subject, f"{names} cannot be read: {o.reason}", advice))
             continue
         age = o.oldest_seconds or 0.0
-        text = f"{o.waiting} calls wait in the outbox"
+        text = f"{o.waiting} calls are waiting in the outbox"
         if age < _LONGEST_WAIT_SECONDS:
             found.append(Finding("ok", subject, text))
         else:
@@ -115,7 +115,7 @@ async def _of_outboxes(app: App) -> list[Finding]:
 
 
 async def _of_what_waits(broker: Broker) -> list[Finding]:
-    """Findings on what waits for somebody to act: pauses, and tasks that no worker knows."""
+    """Findings on what waits for someone to act: pauses, and tasks that no worker knows."""
     from ..brokers import Finding
     from ..errors import BrokerError
     from ..pausing import pauses_of

@@ -1,4 +1,4 @@
-"""`asynctasq health`: whether the workers of this host live, for probes that run a command."""
+"""`asynctasq health`: are this host's workers alive? For probes that run a command."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from .application import loaded, module_option
 
 @click.command("health")
 @module_option
-@click.option("--host", default=socket.gethostname, help="Another host than this one.")
+@click.option("--host", default=socket.gethostname, help="A host other than this one.")
 def command(modules: tuple[str, ...], host: str) -> None:
-    """Exit with 0 if a worker of this host lives, and none of them is blocked.
+    """Exit with 0 if a worker of this host is alive, and none is blocked.
 
-    Asks the broker, which every worker gives a sign of life. For a probe that can ask over HTTP,
-    `asynctasq worker --health-port` answers without a new process.
+    Asks the broker, to which every worker reports. For a probe that can use HTTP, `asynctasq worker
+    --health-port` answers without starting a process.
     """
     from ..supervision.probes import BLOCKED, workers_of
 
@@ -32,7 +32,7 @@ def command(modules: tuple[str, ...], host: str) -> None:
     for worker in blocked:
         click.echo(f"{worker.id}: {BLOCKED}")
     if not workers:
-        click.echo(f"no worker of {host} lives")
+        click.echo(f"no worker of {host} is alive")
     if blocked or not workers:
         raise SystemExit(FAILED)
     click.echo(f"ok: {len(workers)} of {host}")

@@ -64,7 +64,7 @@ def _word(value: object) -> str:
 
 
 def printable(text: str, *, lines: bool = False) -> str:
-    """The text with control characters, which a terminal would obey, written as `\\x1b` and so on.
+    """The text with control characters, which a terminal would obey, escaped, as in `\\x1b`.
 
     Args:
         lines: Keep line ends and tabs.

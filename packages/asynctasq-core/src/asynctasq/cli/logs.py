@@ -1,7 +1,7 @@
 """How log records look on the command line; the library itself configures no logging.
 
-Owns the rule that the application's own configuration wins, whenever it is made: where a logger or
-one above it has a handler of the application's, the command line writes nothing.
+Owns the rule that the application's own configuration wins, whenever it is made: if a logger or one
+of its parents has a handler of the application's, the command line writes nothing.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ FORMATS = ("text", "json", "terminal")
 
 
 def configure(level: str, form: str) -> None:
-    """Send records of asynctasq's of this level and above to stderr, one line each.
+    """Send asynctasq's own records of this level and above to stderr, one line each.
 
     Args:
         level: One of `LEVELS`.
         form: `text` for `key=value` after the message, `json` for one object per line, `terminal`
-            for what somebody at a terminal wants to see.
+            for a person at a terminal.
     """
     output = _Output()
     output.setFormatter(_formatter(form))
@@ -42,9 +42,9 @@ def _formatter(form: str) -> logging.Formatter:
 
 
 def configure_application(level: str) -> None:
-    """Let the application's records of this level pass too, unless it has configured logging.
+    """Let the application's records of this level pass, too, unless it has configured logging.
 
-    To be called once its modules are imported.
+    Call this once its modules are imported.
     """
     root = logging.getLogger()
     if root.level == logging.WARNING and not any(map(_is_of_application, root.handlers)):
@@ -52,7 +52,7 @@ def configure_application(level: str) -> None:
 
 
 class _Output(logging.StreamHandler[TextIO]):
-    """Writes to stderr what no handler of the application's gets, as Python's last resort does."""
+    """Writes records that no handler of the application gets, as Python's last resort does."""
 
     @property
     def stream(self) -> TextIO:

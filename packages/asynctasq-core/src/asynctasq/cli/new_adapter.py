@@ -1,4 +1,4 @@
-"""`asynctasq new-adapter`: write a distribution that passes the suite, to be made one's own."""
+"""`asynctasq new-adapter`: write a skeleton that passes the suite."""
 
 from __future__ import annotations
 
@@ -24,18 +24,20 @@ _FOLDERS = {
 @click.command("new-adapter")
 @click.argument("name")
 def command(name: str) -> None:
-    """Write the distribution asynctasq-NAME, an adapter for an ORM, into a new folder.
+    """Write asynctasq-NAME, an adapter to start from, into a new folder.
 
-    NAME is the entry point's, which travels in every message.
+    NAME is the entry point's name, which travels in every message.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        raise click.UsageError(f"{name!r} is no name: small letters, digits and _, a letter first")
+        raise click.UsageError(
+            f"{name!r} is not a name: use small letters, digits and _, with a letter first"
+        )
     distribution = f"asynctasq-{name.replace('_', '-')}"
     words = {"name": name, "package": f"asynctasq_{name}", "distribution": distribution}
     try:
         Path(distribution).mkdir()
     except FileExistsError:
-        raise AsynctasqError(f"{distribution} is there already") from None
+        raise AsynctasqError(f"{distribution} already exists") from None
     for file, folder in _FOLDERS.items():
         target = Path(distribution, Template(folder).substitute(words), file)
         target.parent.mkdir(parents=True, exist_ok=True)

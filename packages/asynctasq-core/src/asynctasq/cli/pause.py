@@ -1,4 +1,4 @@
-"""`asynctasq pause`: hold a queue, a task or certain calls of it back."""
+"""`asynctasq pause`: hold back a queue, a task, or some calls of a task."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ F = TypeVar("F", bound=Callable[..., object])
 
 
 def meant(function: F) -> F:
-    """The options that say what is held back."""
+    """The options that say what to hold back."""
     for option in (
         module_option,
         click.option(
@@ -24,11 +24,14 @@ def meant(function: F) -> F:
             "where",
             multiple=True,
             metavar="NAME=TEXT",
-            help="Only calls with this argument, as it is shown: order=Order#5; repeatable.",
+            help="Only calls with this argument, as shown: order=Order#5; repeatable.",
         ),
         click.option("-t", "--task", metavar="TASK", help="The calls of this task."),
         click.option(
-            "-q", "--queue", metavar="QUEUE", help="This queue; with --task, its calls there only."
+            "-q",
+            "--queue",
+            metavar="QUEUE",
+            help="This queue; with --task, only that task's calls there.",
         ),
     ):
         function = option(function)
@@ -37,7 +40,7 @@ def meant(function: F) -> F:
 
 @click.command("pause")
 @meant
-@click.option("--by", metavar="NAME", help="Who does it; by default the user and the machine.")
+@click.option("--by", metavar="NAME", help="Who pauses; by default the user and the machine.")
 def command(
     queue: str | None,
     task: str | None,
@@ -45,7 +48,7 @@ def command(
     modules: tuple[str, ...],
     by: str | None,
 ) -> None:
-    """Let no worker begin these calls until `asynctasq resume`; dispatching goes on."""
+    """Keep workers from starting these calls until `asynctasq resume`; dispatching goes on."""
     from .. import pausing
 
     arguments = check(queue, task, where)
@@ -66,19 +69,19 @@ def refused() -> Iterator[None]:
 
 
 def check(queue: str | None, task: str | None, where: tuple[str, ...]) -> dict[str, str]:
-    """The arguments that are meant.
+    """Parse the arguments of --where.
 
     Raises:
-        UsageError: The command line makes no sense.
+        UsageError: The command line is wrong.
     """
     from ..config.settings import is_queue_name
 
     if queue is None and task is None:
         raise click.UsageError("say what: --queue, --task or both")
     if queue is not None and not is_queue_name(queue):
-        raise click.UsageError(f"{queue!r} is no name of a queue")
+        raise click.UsageError(f"{queue!r} is not a queue name")
     if where and task is None:
-        raise click.UsageError("--where says which calls of a task are meant: give --task")
+        raise click.UsageError("--where selects calls of a task: give --task, too")
     if task == "":
         raise click.UsageError("--task needs a name")
     if wrong := [text for text in where if not text.partition("=")[0] or "=" not in text]:
@@ -90,7 +93,7 @@ def check(queue: str | None, task: str | None, where: tuple[str, ...]) -> dict[s
 
 
 def warn_if_unknown(task: str | None) -> None:
-    """Say that a name may be wrong; older or newer code may have such a task."""
+    """Note that a name may be wrong; it need not be, since other code may have such a task."""
     from ..tasks.task import registry
 
     if task is not None and task not in registry:
@@ -99,7 +102,7 @@ def warn_if_unknown(task: str | None) -> None:
 
 
 def shown(queue: str | None, task: str | None, where: tuple[str, ...]) -> str:
-    """What is meant, for people."""
+    """What is held back, in words."""
     calls = "" if task is None else f"task {task}"
     arguments = f" where {', '.join(where)}" if where else ""
     place = "" if queue is None else f"queue {queue}"

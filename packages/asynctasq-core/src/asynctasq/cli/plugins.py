@@ -1,4 +1,4 @@
-"""`asynctasq plugins`: the installed plugins, and why any of them does not work."""
+"""`asynctasq plugins`: the installed plugins, and why any of them fails."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _OURS = "asynctasq-core"
 @click.command("plugins")
 @json_option
 def command(as_json: bool) -> None:
-    """Show the installed adapters and brokers: version, state, and the reason of a failure.
+    """Show the installed adapters and brokers: version, state, and why one failed.
 
     Exits with 1 if one of them failed.
     """
@@ -59,7 +59,7 @@ def _brokers() -> Iterator[PluginReport]:
 
 
 def foreign_distribution() -> str:
-    """What is wrong if another project's `asynctasq` is installed as well; empty if none is."""
+    """What is wrong if another project named `asynctasq` is installed, too; empty if none is."""
     try:
         other = distribution("asynctasq")
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""What the queues hold and who works on them, at one moment."""
+"""What the queues hold, and which workers serve them, at one moment."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..services.backlog import Backlog, backlogs
 from ..worker.not_yet_known import NotYetKnownTask, not_yet_known
 from .application import add_row, moment, table
 
-#: Maximum number of calls holding a key that a line of the table names.
+#: Maximum number of holders of a key that a line of the table names.
 _HOLDERS = 3
 
 #: Maximum number of running calls to show, and of characters of their arguments and notes.
@@ -43,7 +43,7 @@ class Status:
     running: list[CallInfo] | None = None
 
     def content(self) -> dict[str, object]:
-        """The status as JSON takes it."""
+        """The status in a form that JSON can hold."""
         shown: dict[str, object] = {
             "broker": self.broker,
             "queues": [asdict(q) for q in self.queues],

@@ -1,4 +1,4 @@
-"""`asynctasq resume`: let go on what `asynctasq pause` holds back."""
+"""`asynctasq resume`: end what `asynctasq pause` began."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .pause import check, meant, refused, shown
 def command(
     queue: str | None, task: str | None, where: tuple[str, ...], modules: tuple[str, ...]
 ) -> None:
-    """End a pause, named as it was begun; `asynctasq status` lists them."""
+    """End a pause, given with the options it was begun with; `asynctasq status` lists pauses."""
     from .. import pausing
 
     arguments = check(queue, task, where)

@@ -1,4 +1,4 @@
-"""`asynctasq schedule`: what runs when, and by hand."""
+"""`asynctasq schedule`: list schedules, pause them, and run them by hand."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _cells(one: Schedule) -> tuple[str, ...]:
 @name_argument
 @module_option
 def run_command(name: str, modules: tuple[str, ...]) -> None:
-    """Make a schedule's call now, besides its ticks; prints the id."""
+    """Make a schedule's call now, in addition to its ticks; prints the call's id."""
     from .. import scheduling
 
     loaded(modules)
@@ -77,7 +77,7 @@ def run_command(name: str, modules: tuple[str, ...]) -> None:
 @name_argument
 @module_option
 def pause_command(name: str, modules: tuple[str, ...]) -> None:
-    """Let a schedule make no calls until it is resumed, also when it is deployed anew."""
+    """Keep a schedule from making calls until it is resumed, even across deployments."""
     from .. import scheduling
 
     loaded(modules)
@@ -90,7 +90,7 @@ def pause_command(name: str, modules: tuple[str, ...]) -> None:
 @name_argument
 @module_option
 def resume_command(name: str, modules: tuple[str, ...]) -> None:
-    """Let a schedule go on from now; the ticks that it missed are not made."""
+    """Let a schedule go on from now; missed ticks are skipped."""
     from .. import scheduling
 
     loaded(modules)

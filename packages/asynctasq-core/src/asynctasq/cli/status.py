@@ -1,4 +1,4 @@
-"""`asynctasq status`: what stands in the queues and who works on them."""
+"""`asynctasq status`: what the queues hold, and which workers serve them."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from .watching import watch as watch_status
 @click.command("status")
 @module_option
 @json_option
-@click.option("--keys", is_flag=True, help="Show the keys of policies in use, too.")
-@click.option("--watch", is_flag=True, help="Go on showing it, until Ctrl-C.")
+@click.option("--keys", is_flag=True, help="Also show policy keys in use.")
+@click.option("--watch", is_flag=True, help="Keep showing it, until Ctrl-C.")
 @click.option(
     "--every",
     type=click.FloatRange(0.1),
     default=1.0,
     show_default=True,
     metavar="SECONDS",
-    help="How often --watch looks.",
+    help="How often --watch refreshes.",
 )
 def command(modules: tuple[str, ...], as_json: bool, keys: bool, watch: bool, every: float) -> None:
     """Show the broker, its queues and its workers."""

@@ -1,4 +1,4 @@
-"""`asynctasq tables`: the tables of core and the broker in the application's databases."""
+"""`asynctasq tables`: tables of core and of the broker in the application's databases."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from .application import loaded, module_option, with_broker
 
 @click.group("tables")
 def command() -> None:
-    """The tables of the outbox, of atomic tasks, and of a broker that keeps some."""
+    """Tables of the outbox, of atomic tasks, and of a broker that keeps some."""
 
 
 @command.command("print")
 @module_option
 def print_(modules: tuple[str, ...]) -> None:
-    """Print what creates the tables in each database."""
+    """Print the SQL that creates the tables in each database."""
     app = loaded(modules)
     broker = _keeping_tables(app)
     if broker is not None:
@@ -39,9 +39,9 @@ def print_(modules: tuple[str, ...]) -> None:
 @command.command("create")
 @module_option
 def create(modules: tuple[str, ...]) -> None:
-    """Create the tables that are missing.
+    """Create missing tables.
 
-    Where migrations are in use, let those create them: each ORM's page says how.
+    If you use migrations, let those create them: each ORM's page says how.
     """
     app = loaded(modules)
     broker = _keeping_tables(app)
@@ -55,7 +55,7 @@ def create(modules: tuple[str, ...]) -> None:
 @command.command("upgrade")
 @module_option
 def upgrade(modules: tuple[str, ...]) -> None:
-    """Bring the broker's tables to the version that is installed here; creates missing ones."""
+    """Upgrade the broker's tables to the version installed here; creates missing ones."""
     app = loaded(modules)
     if _keeping_tables(app) is None:
         raise ConfigurationError(f"the broker {app.config.driver!r} keeps no tables to upgrade")
@@ -63,7 +63,7 @@ def upgrade(modules: tuple[str, ...]) -> None:
 
 
 def _keeping_tables(app: App) -> KeepingTables | None:
-    """The broker, without a connection, if it keeps tables."""
+    """The broker, not connected, if it keeps tables."""
     broker = open_broker(app.config)
     return broker if isinstance(broker, KeepingTables) else None
 
@@ -78,7 +78,7 @@ def _create_of_broker(app: App) -> None:
 
 
 def _databases(app: App, *, has_others: bool) -> Iterator[tuple[Adapter, Database]]:
-    """Databases that adapters know; if there are none, there must be something else to do."""
+    """The databases that adapters know; none is an error unless there is something else to do."""
     found = has_others
     for adapter in app.adapters.with_hook("databases"):
         for database in adapter.databases():  # type: ignore[misc]

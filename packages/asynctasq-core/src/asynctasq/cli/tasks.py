@@ -1,4 +1,4 @@
-"""`asynctasq tasks`: the calls that wait, run or are delayed, and one of them by its id."""
+"""`asynctasq tasks`: list waiting, running and delayed calls, and show one by its id."""
 
 from __future__ import annotations
 
@@ -11,8 +11,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import AsynctasqError
-from .application import add_row, json_option, loaded, module_option, moment, show, table
-from .dead import arguments_option, queue_option
+from .application import (
+    add_row,
+    arguments_option,
+    json_option,
+    loaded,
+    module_option,
+    moment,
+    queue_option,
+    show,
+    show_fields,
+    shows_one,
+    table,
+)
 from .log_lines import printable
 
 if TYPE_CHECKING:
@@ -21,7 +32,7 @@ if TYPE_CHECKING:
 
 @click.group("tasks")
 def command() -> None:
-    """Calls that wait, run or are delayed; `asynctasq dead` shows what failed for good."""
+    """Waiting, running and delayed calls; `asynctasq dead` shows those that failed for good."""
 
 
 @command.command("list")
@@ -29,12 +40,18 @@ def command() -> None:
 @click.option(
     "--state",
     type=click.Choice(["running", "waiting", "delayed"]),
-    help="Only those; by default all, in this order.",
+    help="Only calls in this state; by default all, in this order.",
 )
 @queue_option
-@click.option("--task", metavar="NAME", help="Only of this task, or of tasks such as shop.*")
+@click.option(
+    "--task",
+    metavar="NAME",
+    help="Only calls of this task, or of tasks matching a pattern such as shop.*",
+)
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True)
-@click.option("--after", metavar="PLACE", help="Begin where the page before says that it ended.")
+@click.option(
+    "--after", metavar="PLACE", help="Where to begin, as printed at the end of the previous page."
+)
 @arguments_option
 @json_option
 def list_command(
@@ -47,13 +64,13 @@ def list_command(
     hides_arguments: bool,
     as_json: bool,
 ) -> None:
-    """List calls, those that run first."""
+    """List calls, running ones first."""
     from ..listing import calls
 
     loaded(modules)
 
     async def read() -> CallPage:
-        """Pages until there are enough; one that looks for a task may hold few."""
+        """Read pages until there are enough calls; a page filtered by task may hold few."""
         page = await calls(state, queue=queue, task=task, limit=limit, after=after)
         while len(page.calls) < limit and page.after is not None:
             left = limit - len(page.calls)
@@ -107,11 +124,7 @@ def _when_or_where(call: CallInfo) -> str:
 
 
 @command.command("show")
-@click.argument("message_id", metavar="ID")
-@module_option
-@queue_option
-@arguments_option
-@json_option
+@shows_one
 def show_command(
     message_id: str,
     modules: tuple[str, ...],
@@ -119,7 +132,7 @@ def show_command(
     hides_arguments: bool,
     as_json: bool,
 ) -> None:
-    """Show all that is known of one call, dead or alive."""
+    """Show everything known about one call, dead or alive."""
     from ..listing import find_call
 
     loaded(modules)
@@ -140,10 +153,7 @@ def show_command(
         fields["progress"] = str(call.progress)
     if call.parent is not None:
         fields["parent"] = f"{fields.pop('parent_task', '')} {' '.join(call.parent)}".strip()
-    fields["children"] = ", ".join(f"{one.task} {one.queue} {one.id}" for one in call.children)
-    for name, value in fields.items():
-        if value in ("", ()):
-            continue
-        click.echo(f"{name + ':':<18} {printable(str(value))}")
-    if traceback:
-        click.echo(f"\n{printable(traceback, lines=True)}")
+    fields.pop("children", None)
+    if call.children:
+        fields["children"] = ", ".join(f"{one.task} {one.queue} {one.id}" for one in call.children)
+    show_fields(fields, traceback, width=18)

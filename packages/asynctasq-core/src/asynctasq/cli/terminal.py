@@ -1,4 +1,4 @@
-"""How a worker's log records look at a terminal: short, in colour, one line per finished run."""
+"""How a worker's log records look on a terminal: short, in colour, one line per finished run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _COLOURS = {
 
 
 def is_watched() -> bool:
-    """Whether somebody is watching: stderr is a terminal."""
+    """Whether someone may be watching: stderr is a terminal."""
     return sys.stderr.isatty()
 
 

@@ -12,8 +12,7 @@ import click
 from ..app import current
 from ..errors import AsynctasqError
 from ..sending.watching import UNWOKEN_SECONDS, WOKEN_SECONDS, told_progress, until_news
-from .application import loaded, module_option
-from .dead import queue_option
+from .application import loaded, module_option, queue_option
 from .log_lines import printable
 
 #: Time between two looks at a batch.

@@ -17,7 +17,7 @@ _Looks = AsyncIterator[Status | BrokerUnavailable]
 
 
 def watch(app: App, every: float, *, as_json: bool, with_keys: bool) -> None:
-    """Show the status every so many seconds, until Ctrl-C."""
+    """Show the status, refreshed at this interval in seconds, until Ctrl-C."""
     looks = _looks(app, every, with_keys)
     try:
         asyncio.run(_print_lines(looks) if as_json else _show(looks))

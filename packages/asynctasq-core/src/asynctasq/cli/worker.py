@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterable, Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,7 +20,7 @@ from .terminal import is_watched
 if TYPE_CHECKING:
     from ..config import Config
     from ..supervision.probes import Probe
-    from ..supervision.supervisor_link import Announcement, Link
+    from ..supervision.supervisor_link import Announcement, SupervisorLink
     from ..worker.worker import Worker
 
 _NO_MODULES = (
@@ -33,7 +33,7 @@ _NO_TASKS = (
     "hold the tasks, such as `asynctasq worker app.tasks`"
 )
 
-#: Options that are the same for each worker process under a supervisor.
+#: Options that a supervisor passes on to each worker process.
 _PASSED_ON = (
     *("concurrency", "lease", "grace", "children", "max_tasks_per_child"),
     *("log_level", "log_format"),
@@ -61,7 +61,7 @@ class Settings:
     metrics_port: int | None
 
     def child_arguments(self) -> list[str]:
-        """The same for one worker process under a supervisor, but for `--link`."""
+        """The command line of one worker process under a supervisor, except for `--link`."""
         arguments = [*self.modules]
         for field in fields(self):
             value = getattr(self, field.name)
@@ -76,7 +76,7 @@ def _split(ctx: click.Context, parameter: click.Parameter, value: str | None) ->
     names = tuple(name.strip() for name in (value or "").split(",") if name.strip())
     for name in names:
         if not is_queue_name(name):
-            raise click.BadParameter(f"{name!r} is no queue name: {QUEUE_RULE}")
+            raise click.BadParameter(f"{name!r} is not a queue name: {QUEUE_RULE}")
     return names
 
 
@@ -93,21 +93,21 @@ def _split(ctx: click.Context, parameter: click.Parameter, value: str | None) ->
     type=click.IntRange(1),
     default=20,
     show_default=True,
-    help="Tasks that run at once in each process.",
+    help="How many tasks run at once in each process.",
 )
 @click.option(
     "--processes",
     type=click.IntRange(1),
     default=1,
     show_default=True,
-    help="Worker processes; those that die are replaced.",
+    help="Number of worker processes; those that die are replaced.",
 )
 @click.option(
     "--lease",
     type=click.FloatRange(0, min_open=True),
     default=30.0,
     show_default=True,
-    help="Seconds after which others take over what a dead worker held.",
+    help="Seconds after which other workers take over what a dead worker was running.",
 )
 @click.option(
     "--grace",
@@ -118,7 +118,9 @@ def _split(ctx: click.Context, parameter: click.Parameter, value: str | None) ->
     "or SIGQUIT, skips the wait.",
 )
 @click.option("--burst", is_flag=True, help="End once all queues are empty and nothing is running.")
-@click.option("--reload", is_flag=True, help="Start anew when Python files here change.")
+@click.option(
+    "--reload", is_flag=True, help="Restart when Python files below this directory change."
+)
 @click.option(
     "--children",
     type=click.IntRange(1),
@@ -128,7 +130,7 @@ def _split(ctx: click.Context, parameter: click.Parameter, value: str | None) ->
 @click.option(
     "--max-tasks-per-child",
     type=click.IntRange(1),
-    help="Replace a child process after so many tasks.",
+    help="Replace a child process after this many tasks.",
 )
 @click.option(
     "--log-level",
@@ -160,8 +162,8 @@ def command(**options: Any) -> None:
     settings = Settings(**_with_logging(options))
     logs.configure(settings.log_level, settings.log_format)
     if settings.link is not None:
-        # A service manager signals every process, but only the parent counts signals; and one
-        # that comes during the start must not end it as a failure.
+        # A service manager signals every process, but only the parent should count signals; and a
+        # signal during startup must not look like a failure.
         signals.handle(lambda *_: None, lambda *_: None)
     elif settings.reload or settings.processes > 1:
         raise SystemExit(_supervise(settings))
@@ -169,7 +171,7 @@ def command(**options: Any) -> None:
 
 
 def _with_logging(options: dict[str, Any]) -> dict[str, Any]:
-    """The options with what is logged where nothing says it: more to somebody who is looking."""
+    """Fill in how to log if the command line does not say: log more to someone who is watching."""
     level, form = options["log_level"], options["log_format"]
     if level is None and form is None and is_watched():
         return {**options, "log_level": "info", "log_format": "terminal"}
@@ -180,9 +182,9 @@ def _work(settings: Settings) -> None:
     from ..app import current
     from ..supervision.probes import WorkerProbe
     from ..supervision.run import run_worker
-    from ..supervision.supervisor_link import Link
+    from ..supervision.supervisor_link import SupervisorLink
 
-    link = None if settings.link is None else Link(settings.link)
+    link = None if settings.link is None else SupervisorLink(settings.link)
 
     def ready(worker: Worker) -> None:
         if settings.log_format != "terminal":  # whose level is for tasks
@@ -235,10 +237,10 @@ def _open_to_others(
     *,
     has_processes: bool,
 ) -> None:
-    """Let others see from outside how the worker is.
+    """Serve pages about the worker's health and metrics, and tell systemd about it.
 
     Args:
-        config: Where the queues are, once that is known.
+        config: Gives the configuration once it is known.
     """
     from ..adapters.plugins import installed
     from ..supervision.pages import Page, health_pages, metrics_pages, serve
@@ -256,7 +258,7 @@ def _open_to_others(
 
 
 def _refuse_without_tasks(worker: Worker) -> None:
-    """Rather no worker than one that makes a dead letter of every message."""
+    """Refuse to start a worker that would turn every message into a dead letter."""
     from ..tasks.task import registry
 
     if not worker.modules:
@@ -281,17 +283,15 @@ def _address() -> str:
     return open_broker(current().config).describe()
 
 
-def _join_supervisor(worker: Worker, link: Link) -> None:
+def _join_supervisor(worker: Worker, link: SupervisorLink) -> None:
     from ..app import current
     from ..supervision.supervisor_link import Announcement
 
-    # The parent needs the way to the broker only; the rest may hold what it cannot import.
-    config = replace(current().config, task_defaults={}, adapter_options={}, signing_key=())
-    link.announce(Announcement(worker.id, worker.queues, _address(), config))
+    link.announce(Announcement(worker.id, worker.queues, _address(), current().config))
     first = threading.Lock()
 
     def stop() -> None:
-        # A signal and the parent's order, each in a thread of its own, are one wish to stop.
+        # A signal and the parent's order, each in a thread of its own, are one request to stop.
         if first.acquire(blocking=False):
             worker.stop()
 

@@ -74,8 +74,8 @@ class KeyArguments:
         return {name: self.value(name) for name in names(policy)}
 
     def _packed(self, name: str, value: Any) -> bytes:
-        adapters, type_tags = self.adapters, self.call.task.annotations.type_tags
-        return encode_value(value, name, adapters.owner_of, type_tags, adapters.plain_form)
+        adapters, type_names = self.adapters, self.call.task.annotations.type_names
+        return encode_value(value, name, adapters.owner_of, type_names, adapters.plain_form)
 
 
 def canonical(packed: bytes) -> bytes:

@@ -15,8 +15,8 @@ from ..tasks.current import awaiting_result
 from ..tasks.task import Task, registry
 from ..wire.results import decode_stored, encode_cancelled, error_in, read_result, references_in
 from .chains import STOPPED, find_link
-from .commits import Deferred
 from .connections import Connections
+from .deferred import Deferred
 from .ending import RECORD_SECONDS, end, remove
 from .listing import CallInfo, Reader, find
 from .outbox import Outbox

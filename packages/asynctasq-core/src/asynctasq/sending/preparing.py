@@ -109,7 +109,7 @@ def _encoded(call: Call[Any], adapters: Adapters) -> Encoded:
             call.kwargs,
             task.parameter_names,
             adapters.owner_of,
-            task.annotations.type_tags,
+            task.annotations.type_names,
             adapters.plain_form,
         )
     except SerializationError as e:

@@ -9,14 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import pickle
+import logging
+import os
 import socket
 import struct
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
 
+import msgpack
+
+from ..brokers.opening import installed_drivers
 from ..config.settings import Config
+from ..errors import ConfigurationError
+
+logger = logging.getLogger(__name__)
 
 #: The parent's orders.
 STOP, NOW = b"s", b"n"
@@ -24,7 +33,10 @@ STOP, NOW = b"s", b"n"
 #: A worker's message that the broker refuses it and would refuse it again.
 REFUSED = b"r"
 
-_LENGTH = struct.Struct("!I")
+_LENGTH, _MOST_BYTES = struct.Struct("!I"), 1024 * 1024
+
+#: The type of a path among a broker's options.
+_PATH = 1
 
 #: Time to read what a worker wrote before it ended; the kernel already has it.
 _LAST_WORD_SECONDS = 1.0
@@ -36,7 +48,8 @@ class Announcement:
 
     Attributes:
         broker: The broker's kind and address, without a password.
-        config: The configuration, without adapters' options.
+        config: The configuration; only its part for the broker reaches the parent, which could not
+            import everything that the rest may hold.
     """
 
     worker_id: str
@@ -44,8 +57,47 @@ class Announcement:
     broker: str
     config: Config
 
+    def packed(self) -> bytes:
+        """The announcement as bytes; they name no code."""
+        driver, options = self.config.driver, self.config.broker
+        values = {field.name: getattr(options, field.name) for field in fields(options)}
+        announced = [self.worker_id, self.queues, self.broker, driver, values]
+        packed: bytes = msgpack.packb(announced, default=_plain)
+        return packed
 
-class Link:
+    @classmethod
+    def unpacked(cls, data: bytes) -> Announcement:
+        """The announcement in these bytes.
+
+        Raises:
+            ValueError: They are none: another version of this package may have written them.
+        """
+        try:
+            worker_id, queues, broker, driver, values = msgpack.unpackb(data, ext_hook=_path)
+            if not all(isinstance(text, str) for text in (worker_id, broker, driver, *queues)):
+                raise TypeError("a name is no text")
+            options = {"driver": driver, driver: values}
+            config = Config.load(options, installed_drivers().sections, environ={})
+        except (TypeError, ConfigurationError) as e:
+            raise ValueError(f"no announcement: {e}") from e
+        return cls(worker_id, tuple(queues), broker, config)
+
+
+def _plain(value: object) -> Any:
+    if isinstance(value, Path):
+        return msgpack.ExtType(_PATH, os.fsencode(value))
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"an option of a broker must be plain data or a path, not {type(value)}")
+
+
+def _path(code: int, data: bytes) -> Path:
+    if code != _PATH:
+        raise TypeError("an option is of an unknown type")
+    return Path(os.fsdecode(data))
+
+
+class SupervisorLink:
     """A worker process's end of the socket to its supervisor.
 
     Args:
@@ -58,7 +110,7 @@ class Link:
 
     def announce(self, announcement: Announcement) -> None:
         """Tell the parent who this is; if the parent is gone, `obey` notices."""
-        packed = pickle.dumps(announcement)
+        packed = announcement.packed()
         with contextlib.suppress(OSError):
             self._socket.sendall(_LENGTH.pack(len(packed)) + packed)
 
@@ -88,13 +140,20 @@ class Link:
 
 
 async def read_announcement(reader: asyncio.StreamReader) -> Announcement | None:
-    """The announcement of the worker at the other end; `None` if it ends without one."""
+    """The announcement of the worker at the other end; `None` if it sends none that makes sense."""
     try:
         (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
-        announcement: Announcement = pickle.loads(await reader.readexactly(length))
+        if length > _MOST_BYTES:
+            raise ValueError(f"no announcement: {length} bytes")
+        return Announcement.unpacked(await reader.readexactly(length))
     except (asyncio.IncompleteReadError, ConnectionError):
         return None
-    return announcement
+    except ValueError:
+        logger.exception(
+            "a worker process announced itself in another form: restart its supervisor, too, "
+            "after an upgrade"
+        )
+        return None
 
 
 async def was_refused(reader: asyncio.StreamReader) -> bool:

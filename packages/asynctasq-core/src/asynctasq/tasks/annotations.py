@@ -54,8 +54,8 @@ class Annotations:
     """The annotations of one task's function, or of one result.
 
     Attributes:
-        type_tags: The wire tag of each class that any annotation here names.
-        types: The same classes by tag.
+        type_names: The name on the wire of each class in any annotation here.
+        types: The same classes by that name.
         models: By parameter, the model classes whose instances it takes, if the annotation says so.
         problems: By parameter, what is wrong with its annotation.
         declared: By parameter, what its annotation says about all rows in it.
@@ -67,7 +67,7 @@ class Annotations:
         chosen: Cached answers of `declared_for`, by parameter and path.
     """
 
-    type_tags: dict[type, str] = field(default_factory=dict)
+    type_names: dict[type, str] = field(default_factory=dict)
     types: dict[str, type] = field(default_factory=dict)
     models: dict[str, tuple[type, ...]] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
@@ -98,9 +98,9 @@ class Annotations:
             if not is_harmless:
                 self.problems[name] = cls.problem
         elif form_of(cls) is not None and not runtime.is_model_class(cls):
-            tag = f"{module_name(cls.__module__)}.{cls.__qualname__}"
-            self.type_tags[cls] = tag
-            self.types[tag] = cls
+            wire_name = f"{module_name(cls.__module__)}.{cls.__qualname__}"
+            self.type_names[cls] = wire_name
+            self.types[wire_name] = cls
 
     def parameter(self, argument: int | str) -> str:
         """The name of the parameter that takes an argument given by this position or name."""

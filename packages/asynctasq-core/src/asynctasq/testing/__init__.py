@@ -1,4 +1,4 @@
-"""For tests: of an application (`Calls`), and of what others add to asynctasq (the suites).
+"""Testing an application (`Calls`), and testing adapters and brokers for asynctasq (the suites).
 
 The conformance suites are pytest classes to subclass, and need pytest and pytest-asyncio: install
 `asynctasq-core[testing]`. `Calls` needs neither.
@@ -46,7 +46,7 @@ _SUITES = {
 
 
 def __getattr__(name: str) -> Any:
-    """The suites, imported by whoever has pytest."""
+    """The suites, which need pytest and are imported on first use."""
     if name not in _SUITES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if find_spec("pytest") is not None:
@@ -62,6 +62,6 @@ def _rewrite_assertions() -> None:
     pytest.register_assert_rewrite(*(f"{__name__}.{module}" for module in modules))
 
 
-# Also where somebody imports a part of a suite by its own module.
+# Also for code that imports a part of a suite by its own module.
 if "pytest" in sys.modules:
     _rewrite_assertions()

@@ -1,6 +1,6 @@
-"""A pytest plugin that reports after a run what the tested adapters can do and what was not tested.
+"""A pytest plugin that reports what the tested adapters can do and which hooks were not tested.
 
-Functions import the suite, which comes first so that its assertions are rewritten.
+It imports the suite only inside functions, so that pytest can rewrite its assertions first.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pytest
 if TYPE_CHECKING:
     from .adapters.application import ApplicationUnderTest
 
-#: Which capability tests a hook; the other hooks are always tested, or by no flag.
+#: The capability whose tests cover a hook; other hooks are tested in any case, or by no capability.
 _FLAG_OF_HOOK = {
     "is_pending_write": "transactions",
     "after_commit": "transactions",
@@ -40,7 +40,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    """Print the matrix of capabilities, and hooks that no test covers."""
+    """Print each adapter's capabilities, and its hooks that no test covers."""
     for suite in config.stash.get(_suites, []):
         terminalreporter.section(f"capabilities of {suite.adapter} in {suite.__qualname__}")
         for flag in _flags():
@@ -56,7 +56,7 @@ def _flags() -> list[str]:
 
 
 def untested(suite: type[ApplicationUnderTest]) -> Iterator[str]:
-    """Hooks of the adapter that the suite does not test because a flag is off."""
+    """Lines about hooks that the suite skipped because their capability is off."""
     from asynctasq.adapters.plugins import installed
 
     adapter = installed().loaded.get(suite.adapter)

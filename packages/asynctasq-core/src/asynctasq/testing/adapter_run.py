@@ -1,4 +1,4 @@
-"""Running the suite that an installed adapter brings with it."""
+"""Runs the suite that an installed adapter ships with."""
 
 from __future__ import annotations
 
@@ -13,40 +13,40 @@ from asynctasq.errors import PluginError
 
 from .mutants import MUTANTS, VARIABLE, Mutant
 
-#: The suite's own settings, so that those of the folder it is started in change nothing.
+#: The suite's own pytest settings, so that those of the current directory have no effect.
 CONFIGURATION = Path(__file__).with_name("adapter_run.ini")
 
 
 def run_adapter_suite(name: str, arguments: Sequence[str] = ()) -> int:
-    """Run the suite of an installed adapter in a process of its own, with its output on ours.
+    """Run an installed adapter's suite in a separate process that shares our output.
 
     Args:
         name: The adapter's entry point.
-        arguments: Further ones for pytest.
+        arguments: More arguments for pytest.
 
     Returns:
         The exit code of pytest.
 
     Raises:
-        PluginError: No such adapter is loaded, or it names no suite.
+        PluginError: No such adapter is loaded, or it has no suite.
     """
     command = [*_command(name), "-p", "asynctasq.testing.adapter_report", *arguments]
     return subprocess.run(command, check=False).returncode
 
 
 def check_adapter_suite(name: str, arguments: Sequence[str] = ()) -> Iterator[tuple[Mutant, int]]:
-    """Run the suite on the adapter with one mistake after the other.
+    """Run the suite against the adapter once for each deliberate mistake.
 
     Args:
         name: The adapter's entry point.
-        arguments: Further ones for pytest.
+        arguments: More arguments for pytest.
 
     Yields:
-        Each mistake with the exit code of pytest: `TESTS_FAILED` if the suite found it, `OK` if
-        not, `NO_TESTS_COLLECTED` if no test looked for it.
+        Each mistake with pytest's exit code: `TESTS_FAILED` if the suite found it, `OK` if it did
+        not, `NO_TESTS_COLLECTED` if no test looks for it.
 
     Raises:
-        PluginError: No such adapter is loaded, or it names no suite.
+        PluginError: No such adapter is loaded, or it has no suite.
     """
     command = [*_command(name), "-p", "asynctasq.testing.mutants", "-x", "-q", *arguments]
     for mutant_name, mutant in MUTANTS.items():

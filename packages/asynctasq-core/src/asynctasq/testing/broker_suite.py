@@ -1,4 +1,4 @@
-"""The one suite that every broker passes."""
+"""The suite that every broker must pass."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class BrokerSuite(
     PausingTests,
     JoiningTests,
 ):
-    """Everything that `asynctasq.brokers` promises, as tests.
+    """Tests of everything that `asynctasq.brokers` promises.
 
     In the order of the contract: sending (`SendingTests`, `CancellingTests`, `ResultsTests`),
     consuming (`WaitingTests`, `LeasingTests`, `SettlingTests`, `PostponingTests`), looking
@@ -53,7 +53,7 @@ class BrokerSuite(
     `UniqueTests`, `LimitsTests`, `RatesTests`, `PrioritiesTests`, `RememberingTests`,
     `PausingTests`); and `JoiningTests`.
 
-    Subclass it in a test module and give one fixture, `open_broker`; every test then runs on it::
+    Subclass it in a test module and define one fixture, `open_broker`, which every test uses::
 
         class TestMyBroker(BrokerSuite):
             @pytest_asyncio.fixture
@@ -69,27 +69,27 @@ class BrokerSuite(
                     await broker.close()
                 # remove the data
 
-    `open_broker` is called several times in a test; each call gives a new broker on the same store,
-    as another process would have it, and closes them all when the test ends. Queue names differ
-    from test to test, so that a store need not be empty.
+    A test may call `open_broker` several times. Each call returns a new broker on the same store,
+    as another process would have; the fixture closes them all when the test ends. Queue names
+    differ from test to test, so the store need not be empty.
 
     Fixtures for tests of your own in the subclass: `broker`, `other_broker` (two brokers of
-    `open_broker`), `queue` (an unused name) and `start_consumer` (call and await it with a broker,
-    queues and `lease_seconds=`; what it started is stopped when the test ends).
+    `open_broker`), `queue` (an unused name) and `start_consumer` (await it with a broker, queues
+    and `lease_seconds=`; its consumers are stopped when the test ends).
 
     Class attributes to override:
 
-    * `lease_seconds`: lease of the tests in which it runs out; raise it for a slow server.
-    * `due_goes_first`: whether a delayed message that is due is taken before new ones of its queue.
-    * `bulk`: how many messages the tests of many put at once.
+    * `lease_seconds`: the lease in tests that let it run out; raise it for a slow server.
+    * `due_goes_first`: whether a delayed message that is due goes before its queue's new ones.
+    * `bulk`: how many messages tests of many messages put at once.
 
-    Capabilities are class attributes too. A test of one that is absent is skipped and names it:
+    Capabilities are class attributes, too. Tests of an absent one are skipped, naming it:
 
     * `lists` (false): whether it has the methods of `asynctasq.brokers.Listing`.
     * `coordinates` (false): whether it has the methods of `asynctasq.brokers.Coordinating`.
     * `polices` (false): whether it is `asynctasq.brokers.Policing`: policies and priorities.
     * `remembers` (false): whether it has the methods of `asynctasq.brokers.Remembering`.
     * `pauses` (false): whether it has the methods of `asynctasq.brokers.Pausing`.
-    * `joins_transactions` (false): whether it is `asynctasq.brokers.Transactional`. Such a one
-      gives a second fixture, `open_transaction`: what begins a transaction on its database.
+    * `joins_transactions` (false): whether it is `asynctasq.brokers.Transactional`. This needs a
+      second fixture, `open_transaction`, which begins transactions on the broker's database.
     """

@@ -1,4 +1,4 @@
-"""What a test sees of dispatched calls, and how it runs them.
+"""Shows a test the calls that were dispatched, and runs them.
 
 Owns the rule that a test never waits for real time: it moves the clock.
 """
@@ -27,7 +27,7 @@ class Calls:
 
     `with Calls() as calls:` replaces the broker that the application has configured, or configures
     meanwhile, with one in the process's memory whose queues are empty. Arguments are encoded and
-    rows fetched afresh, as always; only, nothing runs before `run`.
+    rows fetched afresh, as always, but nothing runs before `run`.
 
     In pytest use the fixture `asynctasq_calls`; in `unittest`, `self.enterContext(Calls())`.
     """

@@ -1,6 +1,6 @@
-"""Adapters with a mistake, to see that a suite finds it; each is made of the one installed.
+"""Deliberate mistakes in an installed adapter, to check that its suite finds them.
 
-A plugin of pytest too: loaded with `ASYNCTASQ_MUTANT=name`, it puts the mistake in.
+Also a pytest plugin, which makes the mistake that `ASYNCTASQ_MUTANT` names.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ Fetch = Callable[[Sequence[Ref]], Awaitable[Sequence[Any]]]
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """A mistake.
+    """One deliberate mistake.
 
     Attributes:
         what: What is wrong, in words.
-        tests: What finds it, as an expression for pytest's `-k`.
-        put_in: Puts the mistake into the adapter; false if the adapter has no such part.
+        tests: The tests that should find it, as an expression for pytest's `-k`.
+        put_in: Makes the mistake in the adapter; false if the adapter lacks that part.
     """
 
     what: str
@@ -87,7 +87,7 @@ def _fetching_once(fetch: Fetch, again: Callable[[Any], Any]) -> Fetch:
 
 
 def _in_one_query(fetch: Fetch) -> Fetch:
-    """As one query would: of thousands, the suite looks at the first and the last, one row."""
+    """Fetch only the first and the last of thousands, as if one query could ask for all."""
 
     async def fetch_many(refs: Sequence[Ref]) -> Sequence[Any]:
         if len(refs) < 1000:
@@ -130,7 +130,7 @@ def _without_finally(adapter: Adapter) -> bool:
 
 @contextmanager
 def _left_only_in_good_order(scope: AbstractContextManager[object]) -> Iterator[None]:
-    _entered.append(scope)  # which ends a generator that nobody refers to any more
+    _entered.append(scope)  # a generator that nobody refers to would end
     scope.__enter__()
     yield
     scope.__exit__(None, None, None)
@@ -140,14 +140,14 @@ _entered: list[AbstractContextManager[object]] = []
 
 
 class _Sends:
-    """What is sent in one place; the mistakes differ in when it passes nothing on."""
+    """Whether sends are passed on; the mistakes differ in when they stop."""
 
     def __init__(self) -> None:
         self.passes_on = True
 
 
 class _Send:
-    """A dispatch that waits, behind a mistake."""
+    """A waiting dispatch, behind a mistake."""
 
     def __init__(self, send: Any, sends: _Sends, *, gives_up: bool = False) -> None:
         self._send, self._sends, self._gives_up = send, sends, gives_up
@@ -201,7 +201,7 @@ def _waiting_for_what_has_ended(adapter: Adapter) -> bool:
 
 
 def _importing_its_orm(adapter: Adapter) -> bool:
-    from .adapters import importing  # with rewritten assertions, since the suite was there first
+    from .adapters import importing  # already imported by the suite, with rewritten assertions
 
     at_the_top = "for name in sys.argv[2:]: __import__(name)\n"
     importing.PROGRAM = importing.PROGRAM.replace("found =", f"{at_the_top}found =")
@@ -216,32 +216,32 @@ MUTANTS = {
         _in_fetch_many(_calling_all_an_outage),
     ),
     "same": Mutant(
-        "one instance is given twice",
+        "one instance is returned twice",
         "same_key_twice or never_share or share",
         _in_fetch_many(lambda fetch: _fetching_once(fetch, lambda row: row)),
     ),
     "shallow": Mutant(
-        "copies of a row share what hangs on it",
+        "copies of a row share its related objects",
         "share_nothing or share_none",
         _in_fetch_many(lambda fetch: _fetching_once(fetch, copy.copy)),
     ),
     "no-chunks": Mutant(
-        "thousands of keys in one query", "thousands", _in_fetch_many(_in_one_query)
+        "thousands of keys go into one query", "thousands", _in_fetch_many(_in_one_query)
     ),
     "options": Mutant(
-        "an option of another package is taken for its own",
+        "another package's option is taken for its own",
         "options_of_others",
         _in_fetch_many(_taking_all_options_for_its_own),
     ),
-    "imports": Mutant("it imports its ORM at the top", "imports_no_orm", _importing_its_orm),
+    "imports": Mutant("it imports its ORM when it is loaded", "imports_no_orm", _importing_its_orm),
     "no-thread-scope": Mutant("there is no thread_scope", "connection", _without_thread_scope),
     "no-finally": Mutant(
-        "thread_scope leaves out its end when the task fails",
+        "thread_scope is not left when the task fails",
         "connection or thread_scope",
         _without_finally,
     ),
     "sends": Mutant(
-        "the error of one send keeps back the others",
+        "one send's error stops the others",
         "send_that_fails",
         _giving_up_after_an_error,
     ),
@@ -252,14 +252,14 @@ MUTANTS = {
     ),
 }
 
-#: The run's exit code if no test of the mistake ran: its capability is off, or it has no place.
+#: The exit code if no test of the mistake ran: its capability is off, or the part is missing.
 NOT_TESTED = int(pytest.ExitCode.NO_TESTS_COLLECTED)
 
 _ran = pytest.StashKey[list[str]]()
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Put the mistake in, once the suite's module has been imported as it is."""
+    """Make the mistake, once the suite's module has been imported without it."""
     session.config.stash[_ran] = []
     item = next((i for i in session.items if isinstance(i, pytest.Function) and i.cls), None)
     if item is None or item.cls is None:
@@ -273,7 +273,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Remember which tests ran to their end."""
+    """Remember which tests were not skipped."""
     report = yield
     if report.failed or (report.when == "call" and report.passed):
         item.config.stash[_ran].append(item.name)
@@ -281,6 +281,6 @@ def pytest_runtest_makereport(
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Skipped tests have found nothing."""
+    """Report it if all tests were skipped: they have found nothing."""
     if not session.config.stash.get(_ran, []):
         session.exitstatus = NOT_TESTED

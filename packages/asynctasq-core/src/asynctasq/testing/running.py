@@ -25,7 +25,7 @@ from .clock import Clock
 if TYPE_CHECKING:
     from ..worker.process_tasks import ProcessTasks
 
-#: How often to check whether a run has ended, in case nobody says so.
+#: How often to check whether a run has ended, in case nothing says so.
 _LOOK_SECONDS = 0.05
 
 

@@ -98,7 +98,7 @@ def as_sent(
         bound.kwargs,
         task.parameter_names,
         adapters.owner_of,
-        annotations.type_tags,
+        annotations.type_names,
         adapters.plain_form,
     )
     return _decoded(task, encoded.payload)

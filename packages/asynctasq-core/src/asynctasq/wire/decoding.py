@@ -1,7 +1,7 @@
 """Decodes arguments and results.
 
-Owns the rule that decoding never imports or calls anything the bytes name: a tag only selects among
-registered types and the types in the task's own annotations.
+Owns the rule that decoding never imports or calls anything that the bytes name: a name only selects
+among registered types and the types in the task's own annotations.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import msgpack
 
 from ..errors import AsynctasqError, InvalidMessage, InvalidReference, UnknownArguments
 from . import scalars
-from .encoding import FROZENSET, MAX_EXTENSION_DEPTH, OBJECT, REF, SET, TUPLE, registered_tags
+from .encoding import FROZENSET, MAX_EXTENSION_DEPTH, OBJECT, REF, SET, TUPLE, registered_names
 from .forms import form_of
 from .hashing import dict_of, set_of
 from .reference import Ref
@@ -27,7 +27,7 @@ class Decoder:
     """The state of one decoding.
 
     Attributes:
-        known: Types that the annotations name, by tag.
+        known: Types in the annotations, by their name on the wire.
         instances: What replaces the references, in the order they appear.
         refs: With `collecting`: the references found so far.
         collecting: Only collect references; build nothing and call no one's code.
@@ -87,15 +87,15 @@ class Decoder:
         self.refs.append(_ref(data))
         return None
 
-    def _object(self, tag: str, content: Any) -> object:
-        if (decode := registered_tags.get(tag)) is not None:
+    def _object(self, name: str, content: Any) -> object:
+        if (decode := registered_names.get(name)) is not None:
             return decode(content)
-        cls = self.known.get(tag)
+        cls = self.known.get(name)
         if cls is None:
-            raise UnknownArguments(f"{tag[:200]!r} is no type that the task's annotations name")
+            raise UnknownArguments(f"{name[:200]!r} is no type that the task's annotations name")
         form = form_of(cls)
         if form is None:
-            raise InvalidMessage(f"{tag[:200]!r} is no type whose instances travel")
+            raise InvalidMessage(f"{name[:200]!r} is no type whose instances travel")
         return form.make(content)
 
 

@@ -30,31 +30,33 @@ Decode = Callable[[Any], Any]
 
 _registered: dict[type, tuple[str, Encode]] = {}
 
-#: Decode functions of registered types, by tag.
-registered_tags: dict[str, Decode] = {}
+#: Decode functions of registered types, by their name on the wire.
+registered_names: dict[str, Decode] = {}
 
 
-def register_type(cls: type, tag: str, encode: Encode, decode: Decode) -> None:
+def register_type(cls: type, name: str, encode: Encode, decode: Decode) -> None:
     """Let values of exactly this class travel as arguments and results.
 
     Args:
         cls: The class; a subclass needs its own registration.
-        tag: The class's name on the wire: short, and the same in every process.
+        name: The class's name on the wire: short, and the same in every process.
         encode: Turns a value into something that can be encoded.
         decode: Turns that back into a value. It must not trust its argument: whoever can write to
             the queue chooses it.
 
     Raises:
-        ValueError: The tag already stands for another class.
+        ValueError: The name already stands for another class.
     """
-    taken = next((c for c, (t, _) in _registered.items() if t == tag and c is not cls), None)
+    taken = next((c for c, (n, _) in _registered.items() if n == name and c is not cls), None)
     if taken is not None and (taken.__module__, taken.__qualname__) != (
         cls.__module__,
         cls.__qualname__,
     ):
-        raise ValueError(f"tag {tag!r} already stands for {taken.__module__}.{taken.__qualname__}")
-    _registered[cls] = (tag, encode)
-    registered_tags[tag] = decode
+        raise ValueError(
+            f"name {name!r} already stands for {taken.__module__}.{taken.__qualname__}"
+        )
+    _registered[cls] = (name, encode)
+    registered_names[name] = decode
 
 
 PlainForm = Callable[[object], Callable[[Any], object] | None]
@@ -99,7 +101,7 @@ class Encoder:
 
     Args:
         owner_of: Gives the adapter that owns a value's type, or `None`.
-        known: Classes that the annotations name, with their tags.
+        known: Classes in the annotations, with their names on the wire.
         plain_form: Gives the function that makes values of this type plain, or `None`.
     """
 
@@ -183,8 +185,8 @@ class Encoder:
     def _object(self, value: object) -> list[object]:
         cls = type(value)
         if cls in _registered:
-            tag, encode = _registered[cls]
-            return [tag, _of_another_type(encode(value), cls)]
+            name, encode = _registered[cls]
+            return [name, _of_another_type(encode(value), cls)]
         form = form_of(cls)
         if form is not None and (known := self._known.get(cls)) is not None:
             return [known, form.dump(value)]

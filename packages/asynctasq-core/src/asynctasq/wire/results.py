@@ -36,7 +36,7 @@ _MOST_CHARACTERS = 20_000
 
 def encode_result(
     value: object,
-    type_tags: Mapping[type, str],
+    type_names: Mapping[type, str],
     owner_of: Callable[[object], Owner | None],
     plain_form: PlainForm,
     keys: Keys,
@@ -46,14 +46,14 @@ def encode_result(
     """The stored form of what a task returned; model instances travel as references.
 
     Args:
-        type_tags: The wire tags of the classes that the task's annotations name.
+        type_names: The names on the wire of the classes in the task's annotations.
         plain_form: How adapters make their framework's own types plain.
         max_bytes: Largest result that is kept.
 
     Raises:
         SerializationError: The value cannot travel, or it is too large.
     """
-    encoded = encode_value(value, "result", owner_of, type_tags, plain_form)
+    encoded = encode_value(value, "result", owner_of, type_names, plain_form)
     sealed = _sealed({"value": encoded}, keys, message_id)
     if len(sealed) > max_bytes:
         raise PayloadTooLarge(

@@ -105,8 +105,10 @@ def succeeded(config: Config, adapters: Adapters, job: Job, value: object) -> Ve
     if not job.flow.wants_result:
         return _succeeded(config, adapters, job, value)
     try:
-        type_tags = job.task.result_annotations.type_tags
-        handed_on = encode_value(value, "result", adapters.owner_of, type_tags, adapters.plain_form)
+        type_names = job.task.result_annotations.type_names
+        handed_on = encode_value(
+            value, "result", adapters.owner_of, type_names, adapters.plain_form
+        )
     except SerializationError as e:
         return dead(config, adapters, job, e, "the result cannot be handed on")
     verdict = _succeeded(config, adapters, job, value)
@@ -124,7 +126,7 @@ def _succeeded(config: Config, adapters: Adapters, job: Job, value: object) -> V
     try:
         result = encode_result(
             value,
-            job.task.result_annotations.type_tags,
+            job.task.result_annotations.type_names,
             adapters.owner_of,
             adapters.plain_form,
             config.signing_key,

@@ -1,4 +1,4 @@
-"""What a broker in a database does inside transactions of the application; most do without."""
+"""What a broker in a database may do inside the application's transactions; optional."""
 
 from __future__ import annotations
 
@@ -16,45 +16,46 @@ if TYPE_CHECKING:
 class Transactional(Protocol):
     """A broker whose statements may run in a transaction that the application has begun.
 
-    Where a database of the application is the broker's own, a message that is put in its
-    transaction is there with the commit, and a delivery that is settled in it is settled with all
-    that the task wrote. The broker writes the statements; core runs them, in an adapter, just
-    before the commit. They connect to nothing, so that they can be made without an event loop.
+    If the application's database is also the broker's, a message put in a transaction appears with
+    its commit, and a delivery settled in it is settled together with everything that the task
+    wrote. The broker makes the statements, without connecting and without an event loop; core runs
+    them, through an adapter, just before the commit.
 
-    A delivery's `tag` is made of what msgpack knows, for it may travel to a child process.
+    A delivery's `tag` must be something that msgpack can pack, since it may travel to a child
+    process.
 
     Attributes:
-        dialect: Of the databases that are worth asking.
+        dialect: The SQL dialect of databases that might be the broker's.
     """
 
     dialect: Dialect
 
     def whereabouts(self) -> Statement:
-        """What a transaction is asked to find out where it is; fails nowhere and writes nothing."""
+        """A query that tells which database a transaction is on; works anywhere, writes nothing."""
 
     async def is_here(self, answer: Sequence[Sequence[Any]]) -> bool | None:
-        """Whether what `whereabouts` gave there says that it is on the broker's own database.
+        """Whether the answer to `whereabouts` is from the broker's own database.
 
-        Also that its user may do there what the statements do.
+        It must also say that the user may do what the statements do.
 
         Returns:
-            `None` if the broker has only now got ready there, so that it is to be asked again.
+            `None` if the broker has only just set itself up there: ask again.
 
         Raises:
-            BrokerUnavailable: The server does not tell, within `timeout_seconds`.
+            BrokerUnavailable: The server did not answer within `timeout_seconds`.
         """
 
     def putting(self, messages: Sequence[Outgoing]) -> Iterable[Statement]:
-        """What adds messages, in order, as `put`; rows are what `put` returns, as pairs."""
+        """A statement that adds messages as `put` does and returns the same, as rows of pairs."""
 
     def settling(self, outcome: Outcome) -> Statement:
-        """What applies an outcome of `Action.DONE`; without a row, the lease was lost."""
+        """A statement that applies a `DONE` outcome; if it returns no row, the lease was lost."""
 
     def tell_put(self, messages: Sequence[Outgoing]) -> None:
-        """Wake who waits for these messages, whose transaction has committed.
+        """Wake those waiting for these messages, whose transaction has committed.
 
-        On the event loop; returns at once, and a failure is nobody's but the waiters'.
+        Called on the event loop; returns at once. If it fails, waiters only learn of them later.
         """
 
     def tell_settled(self, outcome: Outcome) -> None:
-        """The same for an outcome."""
+        """Like `tell_put`, for an outcome."""

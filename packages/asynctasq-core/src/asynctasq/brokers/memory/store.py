@@ -1,4 +1,4 @@
-"""The queues of one process: all transitions of the memory broker, each under one lock.
+"""The queues of one process: what the memory broker does, each call under one lock.
 
 Brokers on several event loops and threads may share a store. Nothing here waits; waiting calls
 learn of changes through `Waiters`.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import replace
 from heapq import heappop, heappush
@@ -30,39 +29,9 @@ from .. import (
     WorkerInfo,
 )
 from ..waiters import Waiters
-from .lines import Lines
 from .listing import page_of, shown
-from .messages import DUE, NEW, RETURNED, Order, Stand, StoredMessage
+from .queue import MemoryQueue
 from .remembered_values import RememberedValues
-from .unique import UniqueKeys
-
-
-class _Queue:
-    """One queue. Its heaps may hold stale entries for messages that have moved on.
-
-    Attributes:
-        waiting: The messages that takes look at.
-        delayed: `(due, serial, message)`.
-        next_expiry: No running message's lease ends before this.
-        pauses: By name. Replaced, never changed in place, since deliveries refer to it.
-    """
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.messages: dict[str, StoredMessage] = {}
-        self.waiting: list[tuple[Order, StoredMessage]] = []
-        self.delayed: list[tuple[float, int, StoredMessage]] = []
-        self.running: dict[str, StoredMessage] = {}
-        self.dead: dict[str, StoredMessage] = {}
-        self.next_expiry = float("inf")
-        self.pauses: dict[str, bytes] = {}
-        self.parked = 0
-        self.unique = UniqueKeys()
-        self.lines = Lines(self.offer)
-
-    def offer(self, message: StoredMessage) -> None:
-        """Make a waiting message visible to takes."""
-        heappush(self.waiting, (message.order, message))
 
 
 class MemoryStore:
@@ -84,13 +53,13 @@ class MemoryStore:
         self.takers = Waiters()
         self.readers = Waiters()
         self._lock = threading.Lock()
-        self._queues: dict[str, _Queue] = {}
+        self._queues: dict[str, MemoryQueue] = {}
         self._results: dict[tuple[str, str], tuple[float, bytes]] = {}
         self._expiring: list[tuple[float, tuple[str, str]]] = []
         self._workers: dict[str, tuple[float, WorkerInfo]] = {}
         self._leads: dict[str, tuple[float, str]] = {}
         self._values = RememberedValues(clock)
-        self._serial = count(1)
+        self._serials = count(1)
 
     def wake(self) -> None:
         """Make every waiting call look again."""
@@ -108,7 +77,7 @@ class MemoryStore:
         """Make the queues known."""
         with self._lock:
             for name in queues:
-                self._queues.setdefault(name, _Queue(name))
+                self._named(name)
 
     def take(self, options: ConsumerOptions, limit: int) -> list[Delivery]:
         """Lease up to `limit` messages, without waiting."""
@@ -116,18 +85,15 @@ class MemoryStore:
         with self._lock:
             until = self.lease_clock() + options.lease_seconds
             for name in options.queues:
-                queue = self._current(name)
-                while queue.waiting and len(taken) < limit and "" not in queue.pauses:
-                    order, message = heappop(queue.waiting)
-                    if self._may_run(queue, message, order):
-                        taken.append(self._lease(queue, message, options.worker.id, until))
+                queue, left = self._current(name), limit - len(taken)
+                taken += queue.take(left, options.worker.id, until)
         return taken
 
     def next_change(self, queues: Iterable[str]) -> float:
         """Seconds until time alone makes something ready; infinite if it never will."""
         with self._lock:
             now, lease_now = self.clock(), self.lease_clock()
-            current = [q for name in queues if "" not in (q := self._current(name)).pauses]
+            current = [q for name in queues if not (q := self._current(name)).is_paused]
             expiring = [queue.next_expiry - lease_now for queue in current]
             due = [queue.delayed[0][0] - now for queue in current if queue.delayed]
             opening = [queue.lines.next_opening() - now for queue in current]
@@ -144,11 +110,14 @@ class MemoryStore:
         lost: list[Outcome] = []
         with self._lock:
             for outcome in outcomes:
-                message = self._held(outcome.delivery)
+                queue = self._queue(outcome.delivery.queue)
+                message = queue.held(outcome.delivery)
                 if message is None:
                     lost.append(outcome)
-                else:
-                    self._apply(message, outcome)
+                    continue
+                if outcome.result is not None and outcome.action in (Action.DONE, Action.DEAD):
+                    self._keep(queue.name, message.id, outcome.result, outcome.result_ttl)
+                queue.apply(message, outcome)
         self.wake()
         return lost
 
@@ -159,7 +128,7 @@ class MemoryStore:
             until = self.lease_clock() + options.lease_seconds
             self._workers[options.worker.id] = (until, options.worker)
             for delivery in held:
-                message = self._held(delivery)
+                message = self._queue(delivery.queue).held(delivery)
                 if message is None:
                     lost.append(delivery)
                 else:
@@ -174,8 +143,7 @@ class MemoryStore:
             for queue in map(self._queue, queues):
                 for message in list(queue.running.values()):
                     if message.owner == worker_id:
-                        message.deliveries -= undo
-                        self._wait(queue, message, RETURNED)
+                        queue.release(message, undo=undo)
                         released += 1
         self.takers.wake()
         return released
@@ -184,7 +152,7 @@ class MemoryStore:
         """Whether any of the queues holds something that is neither dead nor paused."""
         with self._lock:
             return any(
-                q.running if "" in q.pauses else len(q.messages) > len(q.dead) + q.parked
+                q.running if q.is_paused else len(q.messages) > len(q.dead) + q.parked
                 for q in map(self._current, queues)
             )
 
@@ -211,21 +179,23 @@ class MemoryStore:
     ) -> int:
         """Forget these messages, or all, if they are in one of the states; return how many."""
         with self._lock:
-            known = self._current(queue).messages
+            q = self._current(queue)
+            known = q.messages
             ids = list(known) if message_ids is None else message_ids
             found = [known[i] for i in ids if i in known and known[i].state in states]
             for message in found:
-                self._forget(message)
+                q.forget(message)
         self.takers.wake()
         return len(found)
 
     def cancel(self, queue: str, message_id: str, result: bytes | None, ttl: float) -> bool:
         """Forget a message that has not started and keep `result`; return whether it did so."""
         with self._lock:
-            message = self._current(queue).messages.get(message_id)
+            q = self._current(queue)
+            message = q.messages.get(message_id)
             if message is None or message.state not in ("waiting", "delayed"):
                 return False
-            self._forget(message)
+            q.forget(message)
             if result is not None:
                 self._keep(queue, message_id, result, ttl)
         self.wake()
@@ -245,7 +215,7 @@ class MemoryStore:
     def stats(self) -> list[QueueStats]:
         """All queues that were ever named."""
         with self._lock:
-            return [self._count(self._current(name)) for name in sorted(self._queues)]
+            return [self._current(name).count() for name in sorted(self._queues)]
 
     def workers(self) -> list[WorkerInfo]:
         """Workers with a recent sign of life, and how many messages each is running."""
@@ -272,9 +242,7 @@ class MemoryStore:
             for message_id, body in bodies:
                 message = q.dead.get(message_id)
                 if message is not None:
-                    message.body, message.info, message.deliveries = bytes(body), b"", 0
-                    message.counted = False
-                    self._wait(q, message, NEW)
+                    q.retry_dead(message, body)
                     moved += 1
         self.takers.wake()
         return moved
@@ -310,21 +278,16 @@ class MemoryStore:
     def pause(self, name: str, pause: str, value: bytes) -> None:
         """Begin a pause."""
         with self._lock:
-            queue = self._queues.setdefault(name, _Queue(name))
+            queue = self._named(name)
             queue.pauses = {**queue.pauses, pause: bytes(value)}
         self.takers.wake()  # a consumer in burst mode may be done now
 
     def resume(self, name: str, pause: str) -> bool:
         """End a pause and resume the messages parked under its name."""
         with self._lock:
-            queue = self._queue(name)
-            was_paused = pause in queue.pauses
-            queue.pauses = {n: v for n, v in queue.pauses.items() if n != pause}
-            parked = [m for m in queue.messages.values() if m.parked == pause] if pause else []
-            for message in sorted(parked, key=lambda m: m.place):
-                self._wait(queue, message, RETURNED)
+            had_any = self._queue(name).resume(pause)
         self.takers.wake()
-        return was_paused or bool(parked)
+        return had_any
 
     def values(self, queue: str, kind: str) -> dict[str, bytes]:
         """All values of a kind."""
@@ -371,159 +334,22 @@ class MemoryStore:
     def _put(self, messages: Iterable[Outgoing]) -> dict[str, str] | None:
         conflicts: dict[str, str] = {}
         for new in messages:
-            queue = self._queues.setdefault(new.queue, _Queue(new.queue))
-            if new.policy is not None:
-                self._current(new.queue)  # messages that are already due come first
-            if (holder := self._holder(queue, new)) is not None:
+            if (holder := self._named(new.queue).put(new)) is not None:
                 conflicts[new.id] = holder
-            elif new.id not in queue.messages:
-                self._add(queue, new)
         return conflicts or None
 
-    def _holder(self, queue: _Queue, new: Outgoing) -> str | None:
-        """The id of the message that blocks a new one, if any; removes one that it replaces."""
-        unique = new.policy.unique if new.policy else None
-        known = queue.messages.get(new.id)
-        holder = queue.unique.holder(new.policy, self.clock())
-        if unique is None or (known is not None and not unique.replaces):
-            return None
-        if holder == new.id and known is not None and known.state in ("waiting", "delayed"):
-            self._forget(known)
-            return None
-        return holder or (new.id if known is not None else None)
+    def _named(self, name: str) -> MemoryQueue:
+        """The queue, which exists from now on."""
+        return self._queues.setdefault(name, self._queue(name))
 
-    def _add(self, queue: _Queue, new: Outgoing) -> None:
-        message = StoredMessage(
-            new.queue, new.id, bytes(new.body), next(self._serial), new.priority, new.policy
-        )
-        queue.messages[new.id] = message
-        queue.unique.take(message, self.clock())
-        if new.due is None:
-            self._wait(queue, message, NEW)
-        else:
-            self._delay(queue, message, new.due)
-
-    def _may_run(self, queue: _Queue, message: StoredMessage, order: Order) -> bool:
-        """Whether a message found in the heap is still waiting there and may run."""
-        if message.state != "waiting" or message.order != order:
-            return False
-        return not message.has_line or (
-            message.stand is Stand.OPEN and queue.lines.may_run(message, self.clock())
-        )
-
-    def _queue(self, name: str) -> _Queue:
+    def _queue(self, name: str) -> MemoryQueue:
         """The queue; a throwaway empty one if it was never named."""
-        return self._queues.get(name) or _Queue(name)
+        queue = self._queues.get(name)
+        return queue or MemoryQueue(name, self.clock, self.lease_clock, self._serials)
 
-    def _current(self, name: str) -> _Queue:
+    def _current(self, name: str) -> MemoryQueue:
         """The queue, after moving whatever time has made ready to waiting."""
-        queue, now, lease_now = self._queue(name), self.clock(), self.lease_clock()
-        while queue.delayed and queue.delayed[0][0] <= now:
-            due, serial, message = heappop(queue.delayed)
-            if message.state == "delayed" and message.lease == serial:
-                if message.has_line:
-                    message.place = next(self._serial)
-                    self._wait(queue, message, NEW)
-                else:
-                    self._wait(queue, message, DUE, due)
-        if queue.next_expiry <= lease_now:
-            for message in [m for m in queue.running.values() if m.at <= lease_now]:
-                self._wait(queue, message, RETURNED)
-            queue.next_expiry = min((m.at for m in queue.running.values()), default=float("inf"))
-        queue.lines.open_rates(now)
-        return queue
-
-    def _move(self, queue: _Queue, message: StoredMessage, state: MessageState, at: float) -> int:
-        """Change the state; this invalidates earlier heap entries and leases."""
-        queue.running.pop(message.id, None)
-        queue.dead.pop(message.id, None)
-        if message.parked:
-            message.parked = ""
-            queue.parked -= 1
-        was, message.state = message.state, state
-        message.at, message.lease = at, next(self._serial)
-        if message.policy is not None:
-            self._note_move(queue, message, was)
-        return message.lease
-
-    def _note_move(self, queue: _Queue, message: StoredMessage, was: MessageState) -> None:
-        """Update the lines and keys when a message with a policy changes state."""
-        if message.has_line:
-            if was == "waiting":
-                queue.lines.leave(message)
-            if was == "running":
-                queue.lines.end(message)
-            if message.state == "running":
-                queue.lines.begin(message)
-        if message.state == "running":
-            queue.unique.started(message)
-        if message.state == "dead":
-            queue.unique.ended(message)
-
-    def _wait(
-        self, queue: _Queue, message: StoredMessage, rank: int, place: float | None = None
-    ) -> None:
-        serial = self._move(queue, message, "waiting", 0.0)
-        place = message.place if place is None else place
-        message.order = (-message.priority, rank, place, serial)
-        if message.has_line:
-            queue.lines.enter(message)
-        else:
-            queue.offer(message)
-
-    def _delay(self, queue: _Queue, message: StoredMessage, due: float) -> None:
-        serial = self._move(queue, message, "delayed", due)
-        heappush(queue.delayed, (due, serial, message))
-
-    def _park(self, queue: _Queue, message: StoredMessage, pause: str) -> None:
-        """Undo the delivery's effect on the key and the rate, and hold the message back."""
-        message.deliveries -= 1
-        if message.policy is not None:
-            queue.unique.take_again(message, self.clock())
-            queue.lines.uncount(message)
-        self._move(queue, message, "delayed", float("inf"))
-        message.parked = pause
-        queue.parked += 1
-
-    def _lease(self, queue: _Queue, message: StoredMessage, owner: str, until: float) -> Delivery:
-        lease = self._move(queue, message, "running", until)
-        queue.running[message.id] = message
-        queue.next_expiry = min(queue.next_expiry, until)
-        message.owner = owner
-        message.deliveries += 1
-        pauses = queue.pauses or None
-        return Delivery(message.queue, message.id, message.body, message.deliveries, lease, pauses)
-
-    def _held(self, delivery: Delivery) -> StoredMessage | None:
-        message = self._queue(delivery.queue).running.get(delivery.id)
-        return message if message is not None and message.lease == delivery.tag else None
-
-    def _apply(self, message: StoredMessage, outcome: Outcome) -> None:
-        queue = self._queues[message.queue]
-        if outcome.result is not None and outcome.action in (Action.DONE, Action.DEAD):
-            self._keep(message.queue, message.id, outcome.result, outcome.result_ttl)
-        if outcome.body is not None:
-            message.body = bytes(outcome.body)
-        if outcome.action is Action.DONE:
-            self._forget(message)
-        elif outcome.action in (Action.RETRY, Action.POSTPONE):
-            message.deliveries = 0 if outcome.action is Action.RETRY else message.deliveries - 1
-            message.counted = False
-            self._delay(queue, message, self.clock() + outcome.delay)
-        elif outcome.action is Action.PARK and outcome.pause in queue.pauses:
-            self._park(queue, message, outcome.pause)
-        elif outcome.action is Action.DEAD:
-            message.info = bytes(outcome.info)
-            self._move(queue, message, "dead", self.clock())
-            queue.dead[message.id] = message
-        else:
-            message.deliveries -= 1
-            self._wait(queue, message, RETURNED)
-
-    def _forget(self, message: StoredMessage) -> None:
-        queue = self._queues[message.queue]
-        self._move(queue, message, "dead", 0.0)
-        del queue.messages[message.id]
+        return self._queue(name).catch_up()
 
     def _keep(self, queue: str, message_id: str, result: bytes, ttl: float) -> None:
         now = self.clock()
@@ -533,13 +359,3 @@ class MemoryStore:
             key = heappop(self._expiring)[1]
             if key in self._results and self._results[key][0] <= now:
                 del self._results[key]
-
-    def _count(self, queue: _Queue) -> QueueStats:
-        states = Counter(message.state for message in queue.messages.values())
-        return QueueStats(
-            queue.name,
-            waiting=states["waiting"],
-            running=states["running"],
-            delayed=states["delayed"],
-            dead=states["dead"],
-        )

@@ -16,7 +16,7 @@ from .keys import Keys
 from .registry import announcement, release_worker, withdrawal
 from .renewal import Renewal
 from .scripts import IDLE, RIGHTS, Command
-from .server import Call, Server
+from .server import Request, Server
 from .settlements import Settlement, settlements
 from .shard import Shard
 
@@ -139,7 +139,7 @@ class RedisConsumer:
         for part in parts:
             if part.is_large:
                 try:
-                    entries = await self._apply_alone(*self._call(part))
+                    entries = await self._apply_alone(*self._request(part))
                 except OutcomesRefused:
                     refused.append(part)
                 else:
@@ -147,7 +147,7 @@ class RedisConsumer:
                     self._applied += part.outcomes
         small = [part for part in parts if not part.is_large]
         if small:
-            replies = await self._server.call_many([self._call(part) for part in small])
+            replies = await self._server.call_many([self._request(part) for part in small])
             for part, entries in zip(small, replies, strict=True):
                 gone.update((part.queue, part.tag_of(entry)) for entry in entries)
         return gone, refused
@@ -174,7 +174,7 @@ class RedisConsumer:
             await self._server.call(stream, (b"TIME",))
         raise OutcomesRefused(str(failure), (), ()) from failure
 
-    def _call(self, part: Settlement) -> Call:
+    def _request(self, part: Settlement) -> Request:
         keys = self._keys.of(part.queue)
         return keys.stream, part.command(keys, self._consumer)
 
@@ -185,11 +185,11 @@ class RedisConsumer:
 
     async def idle(self) -> bool:
         """Whether its queues hold nothing but dead letters and paused messages."""
-        calls: list[Call] = []
+        requests: list[Request] = []
         for queue in self._options.queues:
             keys = self._keys.of(queue)
-            calls.append((keys.stream, IDLE((keys.stream, keys.delayed))))
-        return all(await self._server.call_many(calls))
+            requests.append((keys.stream, IDLE((keys.stream, keys.delayed))))
+        return all(await self._server.call_many(requests))
 
     async def stop(self) -> None:
         """Release what is leased and withdraw; see `Consumer.stop`."""

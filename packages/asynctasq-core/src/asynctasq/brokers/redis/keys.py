@@ -61,10 +61,10 @@ class Keys:
         keys = self._of_queue.get(queue)
         if keys is None:
             # Quote the name: a brace in it would end the hash tag early.
-            tag = f"{self.prefix}:{{{quote(queue, safe=' /:@+')}}}:"
+            start = f"{self.prefix}:{{{quote(queue, safe=' /:@+')}}}:"
             keys = QueueKeys(
                 *(
-                    (tag + name).encode()
+                    (start + name).encode()
                     for name in (
                         "stream",
                         "ids",

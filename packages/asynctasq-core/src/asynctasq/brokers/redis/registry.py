@@ -38,8 +38,8 @@ async def alive_workers(server: Server, keys: Keys) -> list[WorkerInfo]:
     described = [info for text in texts if text and (info := _described(text))]
     held: Counter[str] = Counter()
     held_of = {keys.of(queue) for info in described for queue in info.queues}
-    calls = [(each.stream, RUNNING((each.stream, each.admitted))) for each in held_of]
-    for counts in await server.insist_many(calls) if calls else ():
+    requests = [(each.stream, RUNNING((each.stream, each.admitted))) for each in held_of]
+    for counts in await server.insist_many(requests) if requests else ():
         for consumer, number in zip(counts[::2], counts[1::2], strict=True):
             held[consumer.decode("utf-8", "replace").rpartition("~")[0]] += number
     return [replace(info, running=held[info.id]) for info in described]

@@ -17,7 +17,7 @@ from .config import RedisConfig
 from .keys import Keys
 from .registry import announcement
 from .scripts import RENEW
-from .server import Call, Server
+from .server import Request, Server
 from .settlements import ADMITTED, enclosing, entry_of
 
 #: Maximum entries per script call: Lua can unpack at most 8,000 values.
@@ -52,15 +52,15 @@ class Renewal:
             keys = self._keys.of(delivery.queue)
             stream = keys.admitted if delivery.tag[:1] == ADMITTED else keys.stream
             by_stream.setdefault(stream, {})[entry_of(delivery)] = delivery
-        calls: list[Call] = []
+        requests: list[Request] = []
         renewed: list[dict[bytes, Delivery]] = []
         for stream, deliveries in by_stream.items():
             for entries in _pages(list(deliveries)):
-                calls.append(
+                requests.append(
                     (stream, RENEW((stream,), self._consumer, *enclosing(entries), *entries))
                 )
                 renewed.append(deliveries)
-        replies = self._ask(calls)
+        replies = self._ask(requests)
         return [
             deliveries[entry]
             for deliveries, entries in zip(renewed, replies, strict=True)
@@ -74,31 +74,31 @@ class Renewal:
             loop.run_until_complete(self._server.close())
             loop.close()
 
-    def _ask(self, calls: list[Call]) -> list[Any]:
-        """Send these calls, with a sign of life every third of the lease; return the answers."""
+    def _ask(self, requests: list[Request]) -> list[Any]:
+        """Send these requests, with a sign of life every third of the lease; return the answers."""
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
             self._server = Server(self._config)
         now, lease_seconds = time.monotonic(), self._options.lease_seconds
         announces = now >= self._announce_at
         if announces:
-            calls = [*calls, (self._keys.queues, announcement(self._keys, self._options))]
-        if not calls:
+            requests = [*requests, (self._keys.queues, announcement(self._keys, self._options))]
+        if not requests:
             return []
-        replies = self._loop.run_until_complete(self._first_answer(calls))
+        replies = self._loop.run_until_complete(self._first_answer(requests))
         if announces:
             self._announce_at = now + lease_seconds / 3
             replies.pop()
         return replies
 
-    async def _first_answer(self, calls: Sequence[Call]) -> list[Any]:
+    async def _first_answer(self, requests: Sequence[Request]) -> list[Any]:
         """Race one patient request against short repeated ones; return the first answer.
 
         The patient request serves a slow server, the short ones a network that loses packets.
         """
         limit = min(self._config.timeout, self._options.lease_seconds / 3)
-        patient = asyncio.ensure_future(self._server.call_many(calls, limit))
-        anew = asyncio.ensure_future(self._anew(calls))
+        patient = asyncio.ensure_future(self._server.call_many(requests, limit))
+        anew = asyncio.ensure_future(self._anew(requests))
         try:
             await asyncio.wait({patient, anew}, return_when=asyncio.FIRST_COMPLETED)
             return (patient if patient.done() else anew).result()
@@ -107,11 +107,11 @@ class Renewal:
                 request.cancel()
             await asyncio.gather(patient, anew, return_exceptions=True)
 
-    async def _anew(self, calls: Sequence[Call]) -> list[Any]:
+    async def _anew(self, requests: Sequence[Request]) -> list[Any]:
         while True:
             await asyncio.sleep(_ANEW_SECONDS)
             with suppress(BrokerUnavailable):
-                return await self._server.call_many(calls, _ANEW_SECONDS)
+                return await self._server.call_many(requests, _ANEW_SECONDS)
 
 
 def _pages(entries: list[bytes]) -> Iterator[list[bytes]]:

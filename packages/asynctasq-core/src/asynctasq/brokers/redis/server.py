@@ -35,7 +35,7 @@ _KEPT_WIRES = 8
 #: A node of a cluster; `None` if the server is a single one.
 Node = tuple[str, int] | None
 #: A command, and a key that selects the node to send it to.
-Call = tuple[bytes, Command]
+Request = tuple[bytes, Command]
 
 
 class Server:
@@ -65,7 +65,7 @@ class Server:
         return reply
 
     async def call_many(
-        self, calls: Sequence[Call], timeout_seconds: float | None = None
+        self, requests: Sequence[Request], timeout_seconds: float | None = None
     ) -> list[Any]:
         """Send commands in one round trip; in a cluster, in one per key, concurrently.
 
@@ -73,22 +73,22 @@ class Server:
         """
         limit = self.timeout_seconds if timeout_seconds is None else timeout_seconds
         if not self.is_cluster:
-            return await self._ask(None, [command for _, command in calls], limit)
+            return await self._ask(None, [command for _, command in requests], limit)
         by_key: dict[bytes, list[Command]] = {}
-        for key, command in calls:
+        for key, command in requests:
             by_key.setdefault(key, []).append(command)
         answers = await asyncio.gather(
             *(self._ask_cluster(key, commands, limit) for key, commands in by_key.items())
         )
         replies = dict(zip(by_key, map(iter, answers), strict=True))
-        return [next(replies[key]) for key, _ in calls]
+        return [next(replies[key]) for key, _ in requests]
 
     async def insist(self, key: bytes, command: Command) -> Any:
         """Like `call`, but retry until the configured `timeout_seconds` are over."""
         (reply,) = await self.insist_many(((key, command),))
         return reply
 
-    async def insist_many(self, calls: Sequence[Call]) -> list[Any]:
+    async def insist_many(self, requests: Sequence[Request]) -> list[Any]:
         """Like `call_many`, but retry until the configured `timeout_seconds` are over.
 
         Raises:
@@ -102,7 +102,7 @@ class Server:
         failure: BrokerUnavailable | None = None
         while True:
             try:
-                return await self.call_many(calls, left)
+                return await self.call_many(requests, left)
             except BrokerUnavailable as e:
                 # Prefer what used up the time over the mere fact that it is used up.
                 if failure is None or not isinstance(e.__cause__, TimeoutError):
@@ -112,6 +112,13 @@ class Server:
             if left <= 0:
                 raise failure
             await asyncio.sleep(pause)
+
+    async def insist_until_none(self, key: bytes, command: Command) -> int:
+        """Repeat a command that does a part at a time until it did nothing; return the total."""
+        total = 0
+        while done := await self.insist(key, command):
+            total += done
+        return total
 
     async def open_wire(self, key: bytes) -> Wire:
         """A new connection to the node of `key`, for the caller alone, who must close it."""

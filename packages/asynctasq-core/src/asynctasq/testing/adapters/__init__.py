@@ -1,1 +1,1 @@
-"""The parts of `AdapterSuite`, one for each promise of an adapter."""
+"""The parts of `AdapterSuite`, one for each promise that an adapter makes."""

@@ -1,7 +1,7 @@
-"""What every part of the suite stands on: the application under test and its capabilities.
+"""The base of every part of the suite: the application under test and its capabilities.
 
-Owns the rule that the application's code runs where such an application would run it: on the event
-loop if its ORM is asynchronous, else in one thread that has no event loop.
+Owns the rule that the application's code runs where it would in production: on the event loop if
+its ORM is asynchronous, else in one thread that has no event loop.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LONGEST_WORK_SECONDS, LONGEST_TEST_SECONDS = 30.0, 60
 
 
 def needs(capability: str) -> Callable[[T], T]:
-    """Skip the test in a subclass whose attribute of this name is not true."""
+    """Skip the test in a subclass that does not have this capability."""
 
     def mark(test: T) -> T:
         test.capability = capability  # type: ignore[attr-defined]
@@ -43,13 +43,13 @@ def needs(capability: str) -> Callable[[T], T]:
 
 
 class RolledBack(Exception):
-    """Raised by tests to leave a transaction by its rollback."""
+    """Raised by tests to roll back a transaction."""
 
 
 @pytest.mark.asyncio
 @pytest.mark.timeout(LONGEST_TEST_SECONDS)
 class ApplicationUnderTest:
-    """The application under test; `AdapterSuite` describes what a subclass gives."""
+    """The application under test; `AdapterSuite` describes what a subclass supplies."""
 
     adapter: ClassVar[str] = ""
     asynchronous: ClassVar[bool] = True
@@ -82,11 +82,11 @@ class ApplicationUnderTest:
         raise NotImplementedError
 
     def save_other(self, name: str) -> Any:
-        """The same with a second model, whose keys start at 1 as well."""
+        """Like `save`, for a second model, whose keys also start at 1."""
         raise NotImplementedError
 
     def new(self, name: str) -> Any:
-        """An instance of the main model that was not saved."""
+        """An unsaved instance of the main model."""
         raise NotImplementedError
 
     def rename(self, row: Any, name: str) -> Any:
@@ -98,18 +98,18 @@ class ApplicationUnderTest:
         raise NotImplementedError
 
     def statements(self) -> AbstractContextManager[list[str]]:
-        """Gives a list to which every statement of the ORM is added, of all threads."""
+        """A list to which every statement of the ORM is added, from all threads."""
         raise NotImplementedError
 
     def set_name(self, row: Any, name: str) -> Any:
-        """Set the attribute of the instance, in memory only; called where tasks run."""
+        """Set the instance's name, in memory only; called where tasks run."""
         row.name = name
 
     def other_key(self, key: Any, number: int) -> Any:
-        """A key that no row has, made of one that a row has; by default another int in it.
+        """A key that no row has, made from an existing one; by default by replacing its int.
 
         Args:
-            number: Differs from call to call, 1,000,000 or more.
+            number: At least 1,000,000, and different for each call.
         """
         if not isinstance(key, tuple):
             return number
@@ -117,7 +117,7 @@ class ApplicationUnderTest:
         return (*key[:last], number, *key[last + 1 :])
 
     def options(self) -> Mapping[str, Any]:
-        """What `asynctasq.init` gets besides the driver."""
+        """Options for `asynctasq.init` besides the driver."""
         return {}
 
     def is_query(self, statement: str) -> bool:
@@ -125,23 +125,23 @@ class ApplicationUnderTest:
         return queries(statement)
 
     def disconnect(self) -> Any:
-        """Called where the application's code runs, when the test has ended."""
+        """Called after the test, where the application's code runs."""
 
     # --- given with a capability --------------------------------------------------------
 
     def save_composite(self, name: str) -> Any:
-        """`composite_keys`: a row of a model with a key of several columns, one of them an int.
+        """`composite_keys`: a new row whose key has several columns, one of them an int.
 
-        With each call another row.
+        Each call makes another row.
         """
         raise NotImplementedError
 
     def save_with_other_keys(self) -> Any:
-        """`other_keys`: rows of models with keys of every other type that the ORM knows."""
+        """`other_keys`: rows of models with keys of every other type that the ORM supports."""
         raise NotImplementedError
 
     def save_elsewhere(self, name: str) -> Any:
-        """`several_databases`: a row of the main model in another database than the default."""
+        """`several_databases`: a row of the main model in a database other than the default."""
         raise NotImplementedError
 
     def save_hidden(self, name: str) -> Any:
@@ -149,11 +149,11 @@ class ApplicationUnderTest:
         raise NotImplementedError
 
     def stale(self, row: Any) -> Any:
-        """`stale_instances`: the same row as an instance that would load its attributes anew."""
+        """`stale_instances`: the same row, as an instance that would reload its attributes."""
         raise NotImplementedError
 
     def transaction(self) -> Scope:
-        """`transactions`: committed when left, rolled back when left by an exception."""
+        """`transactions`: commits on leaving, or rolls back on leaving by an exception."""
         raise NotImplementedError
 
     def write(self, transaction: Any, name: str) -> Any:
@@ -168,14 +168,14 @@ class ApplicationUnderTest:
         raise NotImplementedError
 
     def savepoint(self, transaction: Any) -> Scope:
-        """`savepoints`: a part of the open transaction that can be rolled back alone.
+        """`savepoints`: a part of the open transaction that can be rolled back on its own.
 
         By default another `transaction()`, for ORMs whose inner transactions are savepoints.
         """
         return self.transaction()
 
     def save_loadable(self, name: str) -> Any:
-        """`declared_loading`: a row with rows related to it."""
+        """`declared_loading`: a row with related rows."""
         raise NotImplementedError
 
     def loading(self) -> Sequence[Any]:
@@ -183,7 +183,7 @@ class ApplicationUnderTest:
         raise NotImplementedError
 
     def loaded(self, row: Any) -> Any:
-        """`declared_loading`: the related rows, as code of a task reads them without a query."""
+        """`declared_loading`: the related rows, read without a query, as a task would."""
         raise NotImplementedError
 
     def lock(self) -> Sequence[Any]:
@@ -191,26 +191,26 @@ class ApplicationUnderTest:
         raise NotImplementedError
 
     def forget_setup(self) -> Any:
-        """`lazy`: make the ORM as uninitialised as in a new process."""
+        """`lazy`: make the ORM uninitialised, as in a new process."""
         raise NotImplementedError
 
     def set_up(self) -> Any:
-        """`lazy`: initialise the ORM, as a task would do it."""
+        """`lazy`: initialise the ORM, as a task would."""
         raise NotImplementedError
 
     def save_changes(self, row: Any) -> Any:
-        """`atomic`: write what was changed of the instance, as an atomic task does it.
+        """`atomic`: write the instance's changes, as an atomic task would.
 
-        Called in one, in its transaction, where its code runs.
+        Called inside such a task, in its transaction.
         """
         raise NotImplementedError
 
     def outage(self) -> Scope:
-        """`outages`: while entered, the database gives no answer."""
+        """`outages`: inside it, the database does not answer."""
         raise NotImplementedError
 
     def without_table(self) -> Scope:
-        """`missing_table`: while entered, the table of the main model is not there."""
+        """`missing_table`: inside it, the main model's table does not exist."""
         raise NotImplementedError
 
     def connections(self) -> Any:
@@ -218,7 +218,7 @@ class ApplicationUnderTest:
         raise NotImplementedError
 
     def is_connected(self) -> bool:
-        """`knows_connection`: whether the ORM has a connection of the calling thread open."""
+        """`knows_connection`: whether the ORM holds an open connection for the calling thread."""
         raise NotImplementedError
 
     # --- for the tests ------------------------------------------------------------------
@@ -234,7 +234,7 @@ class ApplicationUnderTest:
         self._threads = ThreadPoolExecutor(1, "application")
         self._thread = await asyncio.wrap_future(self._threads.submit(threading.get_ident))
         self._queue = f"suite-{uuid4().hex[:12]}"
-        # A test that fails is not to wait for the retries of its tasks.
+        # A test that fails should not wait for its tasks' retries.
         init(driver="memory", **{"task_defaults": {"retry_delay": 0}, **self.options()})
         yield
         await self.call(self.disconnect)
@@ -250,16 +250,16 @@ class ApplicationUnderTest:
         return adapter
 
     async def call(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Call the application's code where it runs."""
+        """Call a function of the application where its code runs."""
         if self.asynchronous or threading.get_ident() == self._thread:
             result = function(*args)
             return await result if inspect.isawaitable(result) else result
         return await asyncio.wrap_future(self._threads.submit(function, *args))
 
     async def run(self, scenario: Callable[[], Coroutine[Any, Any, R]]) -> R:
-        """Run a part of a test where the application's code runs, as in one of its functions.
+        """Run a part of a test where the application's code runs.
 
-        For an ORM that is not asynchronous nothing in it may wait for the event loop.
+        Unless the ORM is asynchronous, nothing in it may wait for the event loop.
         """
         if self.asynchronous:
             return await scenario()
@@ -267,7 +267,7 @@ class ApplicationUnderTest:
 
     @asynccontextmanager
     async def within(self, scope: Scope) -> AsyncIterator[Any]:
-        """Enter a context manager of the application, of either kind, where its code runs."""
+        """Enter the application's context manager, sync or async, where its code runs."""
         if isinstance(scope, AbstractAsyncContextManager):
             async with scope as value:
                 yield value
@@ -282,7 +282,7 @@ class ApplicationUnderTest:
             await self.call(scope.__exit__, None, None, None)
 
     async def dispatch(self, call: Call[R]) -> TaskHandle[R]:
-        """Dispatch to the test's queue, as code of the application does it here."""
+        """Dispatch to the test's queue, as the application's code would."""
         call = call.on_queue(self._queue)
         return await call.dispatch() if self.asynchronous else call.dispatch_sync()
 
@@ -295,7 +295,7 @@ class ApplicationUnderTest:
         return await self.run(scenario)
 
     async def work(self, concurrency: int = 10) -> None:
-        """Run a worker until nothing is left of what was sent."""
+        """Run a worker until the queue is empty."""
         async with asyncio.timeout(LONGEST_WORK_SECONDS):
             await self.worker(concurrency).run()
 
@@ -304,7 +304,7 @@ class ApplicationUnderTest:
         return Worker(queues=[self._queue], concurrency=concurrency, burst=True)
 
     async def reference(self, row: Any, options: Sequence[Any] = ()) -> Ref:
-        """The adapter's reference for the row, as it comes back from a message."""
+        """The adapter's reference for the row, after a trip through a message."""
         ref: Ref = await self.call(self.hooks.to_ref, row)
         return replace(ref, orm=self.adapter, options=tuple(options))
 
@@ -332,16 +332,16 @@ def _run_at_once(scenario: Callable[[], Coroutine[Any, Any, R]]) -> R:
         result: R = e.value
         return result
     coroutine.close()
-    raise RuntimeError("a part that runs without an event loop waited for one")
+    raise RuntimeError("code that runs without an event loop waited for one")
 
 
 class Seen:
-    """Tasks that note what they were given.
+    """Tasks that record the instances they were given.
 
     Attributes:
-        names: `name` of each instance, read while its task ran.
+        names: The `name` of each instance, read while its task ran.
         instances: The instances.
-        attempts: Of each run, in order.
+        attempts: The attempt number of each run, in order.
     """
 
     def __init__(self) -> None:
@@ -350,7 +350,7 @@ class Seen:
         self.attempts: list[int] = []
 
     def note(self, *rows: Any) -> None:
-        """Take in the instances of one run."""
+        """Record the instances of one run."""
         self.names += [row.name for row in rows]
         self.instances += rows
         self.attempts.append(current_message().attempt)

@@ -15,13 +15,13 @@ from asynctasq import AsynctasqError, BrokerUnavailable, TaskHandle, TaskStatus,
 
 from .application import ApplicationUnderTest, RolledBack, Seen, needs
 
-#: How long one answer of the broker may take in the test of a broker that gives none.
+#: How long an answer may take in the test of a broker that never answers.
 BROKER_TIMEOUT = 1.0
 
 
 @dataclass
 class _Send:
-    """A dispatch that waits for a commit, of the suite's own: it notes what becomes of it."""
+    """The suite's own waiting dispatch, which records what becomes of it."""
 
     log: list[str]
     name: str

@@ -1,4 +1,4 @@
-"""From references to rows: order, duplicates, what is gone, at which cost, and hostile keys."""
+"""From references to rows: order, duplicates, deleted rows, costs and hostile keys."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from asynctasq import InvalidReference, Ref, ReferenceUnavailable
 from .application import ApplicationUnderTest, needs
 from .sharing import assert_not_shared
 
-#: How many references the tests of many ask for, nearly all of them to rows that are gone.
+#: How many references tests of many ask for; nearly all of the rows do not exist.
 MANY = 5000
 
-#: Keys that no row of the main model has; some are not even keys of it.
+#: Keys that no row of the main model has; some could not even be its keys.
 HOSTILE_KEYS: Sequence[Any] = (
     *(None, True, False, "", "Ada", "1; DROP TABLE users", "1 OR 1=1", "\0", "x" * 10_000),
     *(-1, 2**63, 2**64, -(2**70), 1.5, float("nan"), float("inf"), Decimal("NaN"), Decimal("0.1")),
@@ -29,7 +29,7 @@ HOSTILE_KEYS: Sequence[Any] = (
 )
 
 
-#: How often the event loop turns at least while many rows are fetched.
+#: How often the event loop must turn at least while many rows are fetched.
 LEAST_TURNS = 1
 
 
@@ -42,12 +42,12 @@ class _Unhashable:
         return False
 
 
-#: What annotations of other packages may hold.
+#: What other packages may put into annotations.
 OTHERS_OPTIONS: Sequence[Any] = ("text", 1, None, object(), _Unhashable(), len, dict, {"a": [1]})
 
 
 class FetchingTests(ApplicationUnderTest):
-    """`fetch_many`, called as a worker does."""
+    """`fetch_many`, called as a worker calls it."""
 
     async def test_rows_come_in_the_order_asked(self) -> None:
         rows = [await self.call(self.save, f"name {i}") for i in range(5)]

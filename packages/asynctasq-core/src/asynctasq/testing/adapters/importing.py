@@ -1,4 +1,4 @@
-"""An adapter that is installed costs nothing until its ORM is used."""
+"""An installed adapter costs nothing until its ORM is used."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ print(json.dumps(sorted(name for name in sys.modules if "." not in name)))
 
 
 class ImportingTests(ApplicationUnderTest):
-    """What loading the adapter imports."""
+    """What loading an adapter imports."""
 
     async def test_loading_the_adapter_imports_no_orm(self) -> None:
         row = await self.call(self.save, "Ada")

@@ -1,4 +1,4 @@
-"""What annotations ask for, and ORMs that are initialised only inside the task."""
+"""Loading that annotations ask for, and ORMs that are initialised only inside the task."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class LoadingTests(ApplicationUnderTest):
             running += 1
             most = max(most, running)
             seen.note(row)
-            await asyncio.sleep(0.05)  # long enough for the others to be let in, if they can be
+            await asyncio.sleep(0.05)  # long enough to let the others in, if the lock does not hold
             running -= 1
 
         row = await self.call(self.save, "Ada")

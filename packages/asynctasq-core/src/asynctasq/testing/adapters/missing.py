@@ -1,4 +1,4 @@
-"""Rows that are gone, and databases that do not answer: two things with two outcomes."""
+"""Deleted rows and unreachable databases, which have different outcomes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .application import ApplicationUnderTest, Seen, needs
 
 
 class MissingTests(ApplicationUnderTest):
-    """What becomes of a task whose row cannot be had."""
+    """What becomes of a task whose row cannot be fetched."""
 
     async def test_a_row_that_is_gone_fails_the_task_at_once(self) -> None:
         seen = Seen()
@@ -79,7 +79,7 @@ class MissingTests(ApplicationUnderTest):
         async with self.within(self.without_table()):
             with pytest.raises(Exception) as raised:
                 await self.fetch([ref])
-        assert not isinstance(raised.value, ReferenceUnavailable), "waiting brings no table"
+        assert not isinstance(raised.value, ReferenceUnavailable), "waiting does not create a table"
         if self.hooks.is_outage is not None:
             assert not self.hooks.is_outage(raised.value)
         assert [row.name for row in await self.fetch([ref])] == ["Ada"]

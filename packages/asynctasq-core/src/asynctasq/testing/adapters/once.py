@@ -18,7 +18,7 @@ from asynctasq.tasks.task import registry
 
 from .application import ApplicationUnderTest, RolledBack, Seen, needs
 
-#: Nobody listens there.
+#: Nothing listens there.
 _AWAY = {"url": "redis://127.0.0.1:1/0", "timeout": 20.0, "connect_timeout": 20.0}
 
 
@@ -191,7 +191,7 @@ class OnceTests(ApplicationUnderTest):
 
     @asynccontextmanager
     async def _with_outbox(self) -> AsyncIterator[Database]:
-        """An application with an outbox; its tables are in the main model's database, empty."""
+        """An application with an outbox, whose empty tables are in the main model's database."""
         known = set(registry)
         init(driver="memory", outbox=True, **self.options())
         assert self.hooks.databases is not None
@@ -200,7 +200,7 @@ class OnceTests(ApplicationUnderTest):
         emptying = [Statement(f"DELETE FROM {t}") for t in (tables.OUTBOX, tables.DONE)]
         await self._run_on(database, *emptying)
         yield database
-        for name in set(registry) - known:  # later workers would run services for atomic ones
+        for name in set(registry) - known:  # later workers would run services for atomic tasks
             del registry[name]
         await current().outbox.flush()
         await self._run_on(database, *emptying)
@@ -218,7 +218,7 @@ class OnceTests(ApplicationUnderTest):
         return int(count)
 
     async def _relay_all(self, database: Database) -> None:
-        """Two turns: the first leaves what it sees to the process that dispatched it."""
+        """Let the relay look twice: it first leaves rows to the process that dispatched them."""
         relay = Relay(current().outbox, current().open_broker())
         for _ in range(2):
             await relay._send_due(self.hooks, database)

@@ -1,4 +1,4 @@
-"""From an instance to its reference: which objects, which key, at which cost."""
+"""From an instance to its reference: which objects have one, with which key, at what cost."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from asynctasq.wire.encoding import REF, encode_arguments
 
 from .application import ApplicationUnderTest, Seen, needs
 
-#: Types of which a key, or each part of it, must be exactly: the wire brings no others back.
+#: The exact types that a key, or each part of it, may have: only these survive the wire.
 KEY_TYPES = (
     *(int, str, bytes, float, bool, Decimal, uuid.UUID),
     *(datetime, date, time, timedelta),
 )
 
-#: What one reference may cost besides the class's path and the adapter's name, in bytes.
+#: Maximum bytes of one reference, besides the class's path and the adapter's name.
 LARGEST_FRAME = 48
 
 
 class ReferencesTests(ApplicationUnderTest):
-    """`is_model` and `to_ref`, alone and through a dispatch."""
+    """`is_model` and `to_ref`, called directly and by a dispatch."""
 
     async def test_the_adapter_has_the_hooks_that_every_adapter_has(self) -> None:
         for hook in ("is_model", "to_ref", "fetch_many"):

@@ -1,4 +1,4 @@
-"""Tasks with instances, from dispatch to their end in a worker."""
+"""Tasks with instances, from dispatch to the end of their run."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .application import ApplicationUnderTest, Seen, needs
 
 @dataclass
 class Parcel:
-    """A dataclass of an application, with a row in a field."""
+    """An application's dataclass with a row in a field."""
 
     row: Any
     label: str
 
 
 class RunningTests(ApplicationUnderTest):
-    """What a task is given, and what is left when it has ended."""
+    """What a task receives, and what it leaves behind."""
 
     async def test_a_task_gets_the_row_as_it_is_when_it_runs(self) -> None:
         seen = Seen()
@@ -148,7 +148,7 @@ class RunningTests(ApplicationUnderTest):
 
         row = await self.call(self.save, "Ada")
         if type(row).__hash__ is None:
-            return  # such models cannot be in a set at the sender's either
+            return  # such models cannot be in a set where they are sent from, either
         await self.send(task(name=f"unpack-{uuid4().hex}")(unpack)({row}))
         await self.work()
         assert seen.names == ["Ada"]
@@ -243,7 +243,7 @@ class RunningTests(ApplicationUnderTest):
         for number in (20, 100, 100):
             fates = ["bad" if i % 5 == 0 else "late" if i == 2 else "good" for i in range(number)]
             calls = [tasks[i % len(tasks)](row, fate) for i, fate in enumerate(fates)]
-            # Only what is to be late has a limit, which a slow machine fetches its row in.
+            # Only the late task has a timeout, in which even a slow machine fetches its row.
             calls[2] = calls[2].timeout(2.0)
             await self.send(*calls)
             await self.work()

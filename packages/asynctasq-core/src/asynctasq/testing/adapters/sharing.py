@@ -1,4 +1,4 @@
-"""What two instances have in common that one of them could change for the other."""
+"""Finds mutable objects that two instances share, so that changing one would change the other."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _CONTAINERS = (list, dict, set)
 
 
 def shared(one: object, other: object, is_model: Callable[[object], bool]) -> list[object]:
-    """Containers and instances of models that can be reached from both."""
+    """Containers and model instances that can be reached from both."""
     seen, others = _reached(one, is_model), _reached(other, is_model)
     return [value for key, value in seen.items() if key in others]
 
 
 def assert_not_shared(one: object, other: object, is_model: Callable[[object], bool]) -> None:
-    """Fail if they have such in common; skip if there is none."""
+    """Fail if the two share any; skip the test if neither holds any."""
     if len(_reached(one, is_model)) == 1:
         pytest.skip("the rows hold nothing that could be shared")
     assert shared(one, other, is_model) == []

@@ -17,7 +17,7 @@ def queries(statement: str) -> bool:
 
 @contextmanager
 def logged(logger_name: str) -> Iterator[list[str]]:
-    """The messages of a logger at any level: for ORMs that log their statements.
+    """A logger's messages at all levels, for ORMs that log their statements.
 
     Args:
         logger_name: Such as `"peewee"` or `"tortoise.db_client"`.

@@ -1,4 +1,4 @@
-"""Taking back what has not started: cancel and purge."""
+"""Removing messages that have not started: cancel and purge."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .fixtures import (
 
 
 class CancellingTests(BrokerFixtures):
-    """Only what nobody is running is taken back."""
+    """Only messages that nobody is running are removed."""
 
     async def test_a_waiting_or_delayed_message_can_be_cancelled_once(
         self, broker: Broker, other_broker: Broker, queue: str, start_consumer: StartConsumer

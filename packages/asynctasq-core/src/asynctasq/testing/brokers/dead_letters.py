@@ -1,4 +1,4 @@
-"""Dead letters: list, show, retry, purge; also thousands."""
+"""Dead letters: list, show, retry and purge, also thousands of them."""
 
 from __future__ import annotations
 

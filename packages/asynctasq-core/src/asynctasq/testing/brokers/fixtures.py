@@ -1,4 +1,4 @@
-"""What every part of the suite stands on: brokers, consumers, messages, conditions."""
+"""The base of every part of the suite: brokers, consumers, messages, conditions."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import pytest_asyncio
 from asynctasq.brokers import Broker, Consumer, ConsumerOptions, Delivery, Outgoing, WorkerInfo
 
 OpenBroker = Callable[[], Broker]
-"""Gives a new broker on the store that all brokers of one test share."""
+"""Opens a new broker on the store that all brokers of one test share."""
 
 
 class StartConsumer(Protocol):
-    """Starts a consumer of its own worker; without queues, of the test's queue."""
+    """Starts a consumer for a new worker, by default on the test's queue."""
 
     async def __call__(
         self, broker: Broker, *queues: str, lease_seconds: float = 30.0
@@ -27,10 +27,10 @@ class StartConsumer(Protocol):
 
 @pytest.mark.asyncio
 class BrokerFixtures:
-    """Fixtures of `BrokerSuite`; see there. The subclass gives `open_broker`.
+    """Fixtures of `BrokerSuite`, which see. The subclass defines `open_broker`.
 
     Attributes:
-        needs: The capability that the tests of a part need, set in the part's own class.
+        needs: The capability that a part's tests need, set in the part's own class.
     """
 
     lease_seconds = 0.6
@@ -46,15 +46,15 @@ class BrokerFixtures:
 
     @pytest.fixture(autouse=True)
     def _needs_capability(self, request: pytest.FixtureRequest) -> None:
-        # The suite inherits from all of its parts, so what one of them needs is looked up in the
-        # class that the test stands in.
+        # The suite inherits from all of its parts, so look up the need in the class that defines
+        # the test.
         name = request.function.__name__
         part = next(owner for owner in type(self).__mro__ if name in vars(owner))
         if capability := vars(part).get("needs"):
             self.need(capability)
 
     def need(self, capability: str) -> None:
-        """Skip a test of what the broker cannot do."""
+        """Skip tests of what the broker cannot do."""
         if not getattr(self, capability):
             pytest.skip(f"the broker does not have the capability {capability}")
 
@@ -70,12 +70,12 @@ class BrokerFixtures:
 
     @pytest.fixture
     def open_transaction(self) -> object:
-        """Begins a transaction on the broker's database; for a broker that joins some."""
+        """Begins a transaction on the broker's database, for brokers that can join one."""
         raise NotImplementedError
 
     @pytest.fixture
     def queue(self) -> str:
-        """A queue that nobody has used."""
+        """The name of an unused queue."""
         return f"queue-{uuid4().hex[:12]}"
 
     @pytest_asyncio.fixture
@@ -98,12 +98,12 @@ class BrokerFixtures:
 
 
 def worker_info(*queues: str) -> WorkerInfo:
-    """A worker that there has not been before."""
+    """A new worker."""
     return WorkerInfo(f"worker-{uuid4().hex[:12]}", "host", 4711, queues, 10, time.time())
 
 
 def message(queue: str, message_id: str = "", body: bytes = b"body", delay: float = 0) -> Outgoing:
-    """A message; by default with an id of its own, for now."""
+    """A message, by default with a new id and due now."""
     due = time.time() + delay if delay else None
     return Outgoing(queue, message_id or uuid4().hex, body, due)
 
@@ -119,7 +119,7 @@ def ids(deliveries: list[Delivery]) -> list[str]:
 
 
 async def take_all(consumer: Consumer, count: int, timeout_seconds: float = 30) -> list[Delivery]:
-    """Take until there are `count`, or the time is over."""
+    """Take until there are `count` messages or the time is up."""
     taken: list[Delivery] = []
     deadline = time.monotonic() + timeout_seconds
     while len(taken) < count and time.monotonic() < deadline:
@@ -128,12 +128,12 @@ async def take_all(consumer: Consumer, count: int, timeout_seconds: float = 30) 
 
 
 async def nothing_comes(consumer: Consumer, seconds: float = 0.15) -> bool:
-    """Whether a take of this length gets nothing."""
+    """Whether a take of this length returns nothing."""
     return await consumer.take(10, seconds) == []
 
 
 async def becomes(condition: Callable[[], Awaitable[bool]], timeout_seconds: float = 10) -> bool:
-    """Whether the condition holds before the time is over; looked at every 20 ms."""
+    """Whether the condition comes true before the time is up; checked every 20 ms."""
     deadline = time.monotonic() + timeout_seconds
     while not await condition():
         if time.monotonic() > deadline:

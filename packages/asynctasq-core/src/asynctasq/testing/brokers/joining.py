@@ -1,4 +1,4 @@
-"""Doing a broker's work in transactions of the application."""
+"""The broker's work inside the application's transactions."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class _RolledBack(Exception):
 
 
 class JoiningTests(BrokerFixtures):
-    """What a transaction does is there with its commit, for nobody before, and not without it."""
+    """What a transaction did shows with its commit: to nobody before, and not after a rollback."""
 
     needs = "joins_transactions"
 
     @pytest.fixture
     def joining(self, broker: Broker) -> Transactional:
-        """A broker whose work a transaction can do."""
+        """A broker whose work can be done inside a transaction."""
         assert isinstance(broker, Transactional)
         return broker
 
@@ -274,7 +274,7 @@ async def _is_gone(broker: Broker, queue: str) -> bool:
 
 
 def _travelled(delivery: Delivery) -> Delivery:
-    """The delivery as a child process has it."""
+    """The delivery as a child process receives it."""
     tag = msgpack.unpackb(msgpack.packb(delivery.tag))
     return Delivery(delivery.queue, delivery.id, delivery.body, delivery.deliveries, tag)
 

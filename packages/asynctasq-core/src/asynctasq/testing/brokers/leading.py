@@ -14,7 +14,7 @@ from .fixtures import BrokerFixtures, becomes
 
 
 class LeadingTests(BrokerFixtures):
-    """Of all who ask for a name, one has it, until its time is over or it resigns."""
+    """Of all who ask for a name, one has it, until its time is up or it resigns."""
 
     @pytest.fixture
     def name(self) -> str:
@@ -28,7 +28,7 @@ class LeadingTests(BrokerFixtures):
 
     @pytest.fixture
     def other(self, other_broker: Broker) -> Coordinating:
-        """A second one on the same store."""
+        """A second such broker on the same store."""
         return self._coordinating(other_broker)
 
     def _coordinating(self, broker: Broker) -> Coordinating:
@@ -70,7 +70,7 @@ class LeadingTests(BrokerFixtures):
     ) -> None:
         assert await one.lead(name, "a", self.lease_seconds)
         assert await one.lead(name, "a", 60)
-        await asyncio.sleep(self.lease_seconds + 0.1)  # the subject: the first time is over
+        await asyncio.sleep(self.lease_seconds + 0.1)  # the first holder's time must run out
         assert not await other.lead(name, "b", 60)
         assert await one.lead(name, "a", self.lease_seconds)
 

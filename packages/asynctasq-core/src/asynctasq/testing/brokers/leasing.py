@@ -23,7 +23,7 @@ from .fixtures import (
 
 
 class LeasingTests(BrokerFixtures):
-    """A message has one owner at a time, and never none for longer than a lease."""
+    """A message has one owner at a time, and is never without one for longer than a lease."""
 
     async def test_a_leased_message_is_given_to_nobody_else(
         self, broker: Broker, other_broker: Broker, queue: str, start_consumer: StartConsumer
@@ -61,7 +61,7 @@ class LeasingTests(BrokerFixtures):
         await broker.put(numbered(queue, 4))
         dead = await start_consumer(broker, lease_seconds=self.lease_seconds)
         await take_all(dead, 2)
-        await asyncio.sleep(self.lease_seconds + 0.1)  # the subject: a lease's length passes
+        await asyncio.sleep(self.lease_seconds + 0.1)  # a whole lease must pass
         taken = await take_all(await start_consumer(broker), 4)
         assert ids(taken) == ["0000", "0001", "0002", "0003"]
 
@@ -212,7 +212,7 @@ class LeasingTests(BrokerFixtures):
     async def _lost_lease(
         self, broker: Broker, other_broker: Broker, queue: str, start_consumer: StartConsumer
     ) -> tuple[Consumer, Delivery, Consumer, Delivery]:
-        """A consumer with a lease that it lost, and the one that has it now."""
+        """A consumer that lost a lease, and the one that has it now."""
         await broker.put([message(queue, "a")])
         late = await start_consumer(broker, lease_seconds=self.lease_seconds)
         owner = await start_consumer(other_broker)

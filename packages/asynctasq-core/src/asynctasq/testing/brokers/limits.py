@@ -1,4 +1,4 @@
-"""Limits: of all messages of a queue with one key, so many run at a time."""
+"""Limits: how many of a queue's messages with one key run at a time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .policies import PolicedFixtures, limited, run_all
 
 
 class LimitsTests(PolicedFixtures):
-    """Never more than so many, in order, and nobody else waits for those that do."""
+    """Never more than the limit, in order, and messages without the key do not wait."""
 
     needs = "polices"
 

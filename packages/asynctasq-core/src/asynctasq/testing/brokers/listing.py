@@ -38,13 +38,13 @@ async def read_all(
 
 
 class ListingTests(BrokerFixtures):
-    """What is listed is what there is, each message once."""
+    """A listing shows every message once, and nothing else."""
 
     needs = "lists"
 
     @pytest.fixture
     def listing(self, other_broker: Broker) -> Listing:
-        """A second broker, which lists."""
+        """A second broker, which does the listing."""
         self.need("lists")
         assert isinstance(other_broker, Listing)
         return other_broker
@@ -97,7 +97,7 @@ class ListingTests(BrokerFixtures):
         self, broker: Broker, listing: Listing, queue: str
     ) -> None:
         due = round(time.time()) + 100.0
-        # Many of the same time, as one dispatch of many gives them.
+        # Many are due at the same time, as after one dispatch of many.
         messages = [Outgoing(queue, f"{i:04}", b"body", due + i % 3) for i in range(90)]
         await broker.put(messages)
         listed = await read_all(listing, queue, "delayed", limit=7)

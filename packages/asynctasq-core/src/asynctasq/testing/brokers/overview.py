@@ -1,4 +1,4 @@
-"""What a broker says of itself: states, counts, workers, findings; and closing it."""
+"""What a broker reports: states, counts, workers, findings; and closing it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .fixtures import (
 
 
 class OverviewTests(BrokerFixtures):
-    """What is shown is what is."""
+    """What is reported is true."""
 
     async def test_the_state_of_a_message_follows_it(
         self, broker: Broker, other_broker: Broker, queue: str, start_consumer: StartConsumer

@@ -38,7 +38,7 @@ def parked(delivery: Delivery, pause: str = "p") -> Outcome:
 
 
 class PausingTests(BrokerFixtures):
-    """A pause keeps back from the step on in which it begins, and forgets nothing."""
+    """A pause holds messages back from the moment it begins, and loses none."""
 
     needs = "pauses"
 

@@ -1,4 +1,4 @@
-"""What the parts of the suite for policies share: messages that have them, threads that race."""
+"""What the suite's parts for policies share: messages with policies, threads that race."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .fixtures import BrokerFixtures, OpenBroker, ids, message
 
 
 class PolicedFixtures(BrokerFixtures):
-    """What tests of a broker that is `Policing` look at."""
+    """What tests of a `Policing` broker share."""
 
     async def key(self, broker: Broker, queue: str, key: str) -> KeyInUse | None:
         """The key, if it is in use."""
@@ -63,7 +63,7 @@ def with_policy(outgoing: Outgoing, **parts: Any) -> Outgoing:
 async def run_all(
     consumer: Consumer, count: int, room: int = 10, timeout_seconds: float = 30
 ) -> list[str]:
-    """Take and finish until there were `count`; their ids, in the order of their deliveries."""
+    """Take and finish `count` messages; return their ids in the order of delivery."""
     ran: list[str] = []
     async with asyncio.timeout(timeout_seconds):
         while len(ran) < count:
@@ -76,7 +76,7 @@ async def run_all(
 def in_threads(
     open_broker: OpenBroker, count: int, work: Callable[[Broker, int], Coroutine[Any, Any, Any]]
 ) -> list[Any]:
-    """Let threads with a broker and an event loop each begin at the same moment; their results."""
+    """Start threads at once, each with a broker and an event loop; return their results."""
     brokers = [open_broker() for _ in range(count)]
     start = threading.Barrier(count)
     results: list[Any] = [None] * count

@@ -1,4 +1,4 @@
-"""Postponing: later, as if the delivery had not been."""
+"""Postponing: delivered again later, as if it had not been delivered before."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .fixtures import BrokerFixtures, StartConsumer, ids, message, numbered, tak
 
 
 class PostponingTests(BrokerFixtures):
-    """A postponed message waits its delay and is otherwise what it was before it was taken."""
+    """A postponed message waits for its delay and is otherwise as it was before it was taken."""
 
     async def test_a_postponed_message_waits_its_delay_and_comes_as_it_was(
         self, broker: Broker, other_broker: Broker, queue: str, start_consumer: StartConsumer

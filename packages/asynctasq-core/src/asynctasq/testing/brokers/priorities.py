@@ -9,7 +9,7 @@ from .policies import PolicedFixtures, limited, run_all, unique
 
 
 class PrioritiesTests(PolicedFixtures):
-    """Strict between levels, first in first out inside one."""
+    """Strict between levels, first in first out within one."""
 
     needs = "polices"
 

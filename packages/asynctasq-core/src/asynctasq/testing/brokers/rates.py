@@ -1,4 +1,4 @@
-"""Rates: messages of a queue with one key are delivered no faster than this."""
+"""Rates: how fast a queue's messages with one key are delivered at most."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from asynctasq.brokers import Action, Broker, LimitKey, Outcome, RateKey
 from .fixtures import StartConsumer, ids, message, nothing_comes, take_all
 from .policies import PolicedFixtures, limited, rated, run_all, with_policy
 
-#: How much earlier than it was measured here a delivery may have been judged: the broker's clock
-#: is read before an answer is sent, and may count milliseconds.
+#: How much earlier than measured here the broker may have judged a delivery: it reads its clock
+#: before it answers, perhaps in whole milliseconds.
 _CLOCK_SECONDS = 0.005
 
 
 class RatesTests(PolicedFixtures):
-    """GCRA: a burst, then one each interval; nothing is late, and a backlog saves nothing up."""
+    """GCRA: a burst, then one per interval; nothing is late, and a backlog earns no extra burst."""
 
     needs = "polices"
 
@@ -66,7 +66,7 @@ class RatesTests(PolicedFixtures):
         self, broker: Broker, queue: str, start_consumer: StartConsumer
     ) -> None:
         await broker.put([rated(queue, f"{i}", seconds=0.05, burst=2) for i in range(20)])
-        await asyncio.sleep(0.5)  # the subject: time in which nobody takes
+        await asyncio.sleep(0.5)  # time must pass in which nobody takes
         consumer = await start_consumer(broker)
         assert len(await consumer.take(20, 5)) == 2
 

@@ -38,7 +38,7 @@ class RememberingTests(BrokerFixtures):
 
     @pytest.fixture
     def other_keeper(self, other_broker: Broker) -> Remembering:
-        """A second one on the same store."""
+        """A second such broker on the same store."""
         return self._remembering(other_broker)
 
     def _remembering(self, broker: Broker) -> Remembering:

@@ -14,7 +14,7 @@ from .fixtures import BrokerFixtures, StartConsumer, becomes, message, take_all
 
 
 class ResultsTests(BrokerFixtures):
-    """A result is there as soon as the outcome is, for whoever waits."""
+    """A result is available as soon as its outcome is settled, to everyone who waits."""
 
     @pytest.mark.parametrize("action", [Action.DONE, Action.DEAD])
     async def test_a_result_is_kept_with_its_outcome(

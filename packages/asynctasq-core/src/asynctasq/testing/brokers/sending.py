@@ -165,7 +165,7 @@ class SendingTests(BrokerFixtures):
     async def test_delayed_messages_are_taken_in_the_order_they_are_due(
         self, broker: Broker, queue: str, start_consumer: StartConsumer
     ) -> None:
-        await broker.stats()  # connects: neither is to be due before it is put
+        await broker.stats()  # connects first, so that neither is due before it is put
         await broker.put([message(queue, "b", delay=0.4), message(queue, "a", delay=0.2)])
         assert ids(await take_all(await start_consumer(broker), 2)) == ["a", "b"]
 
@@ -174,7 +174,7 @@ class SendingTests(BrokerFixtures):
     ) -> None:
         if not self.due_goes_first:
             pytest.skip("this broker queues due messages behind the waiting ones")
-        await broker.stats()  # connects: the message is not to be due before it is put
+        await broker.stats()  # connects first, so that the message is not due before it is put
         await broker.put([message(queue, "new"), message(queue, "due", delay=0.1)])
 
         async def due() -> bool:
@@ -193,7 +193,7 @@ class SendingTests(BrokerFixtures):
         assert all([await nothing_comes(consumer) for consumer in consumers])
 
     async def _shared(self, consumers: list[Consumer], count: int) -> list[str]:
-        """The sorted ids that the consumers, taking at the same time, get between them."""
+        """The sorted ids of what the consumers get between them, taking at the same time."""
         taken: list[str] = []
         deadline = time.monotonic() + 30
 

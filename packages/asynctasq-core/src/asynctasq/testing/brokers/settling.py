@@ -19,7 +19,7 @@ from .fixtures import (
 
 
 class SettlingTests(BrokerFixtures):
-    """Each outcome is one step, and leads to one state."""
+    """Each outcome is one atomic step into one state."""
 
     async def test_a_message_that_is_done_is_forgotten(
         self, broker: Broker, queue: str, start_consumer: StartConsumer

@@ -1,4 +1,4 @@
-"""Unique keys: of all messages of a queue with one key, one is held."""
+"""Unique keys: each is held by at most one of the queue's messages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .policies import PolicedFixtures, in_threads, unique
 
 
 class UniqueTests(PolicedFixtures):
-    """A put with a taken key adds nothing and says who has it, whoever races with it."""
+    """A put with a taken key adds nothing and names the holder, also in a race."""
 
     needs = "polices"
 

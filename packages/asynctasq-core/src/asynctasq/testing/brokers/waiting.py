@@ -11,7 +11,7 @@ from .fixtures import BrokerFixtures, StartConsumer, ids, message, nothing_comes
 
 
 class WaitingTests(BrokerFixtures):
-    """A take waits no longer than it must, and loses nothing."""
+    """A take waits no longer than necessary, and loses nothing."""
 
     async def test_a_take_of_nothing_ends_at_its_timeout(
         self, broker: Broker, start_consumer: StartConsumer
@@ -112,7 +112,7 @@ class WaitingTests(BrokerFixtures):
     async def _waiting_take(
         self, broker: Broker, start_consumer: StartConsumer, *queues: str
     ) -> asyncio.Task[list[Delivery]]:
-        """A take that has found nothing yet and waits."""
+        """A take that has found nothing yet and is waiting."""
         consumer = await start_consumer(broker, *queues)
         taking = asyncio.ensure_future(consumer.take(10, 30))
         done, _ = await asyncio.wait([taking], timeout=0.1)
