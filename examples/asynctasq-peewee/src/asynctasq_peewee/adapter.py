@@ -5,12 +5,7 @@ import copy
 import sys
 import weakref
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import (
-    AbstractAsyncContextManager,
-    ExitStack,
-    asynccontextmanager,
-    contextmanager,
-)
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from functools import partial, reduce
 from operator import and_, eq
@@ -243,16 +238,12 @@ def databases() -> list[Database]:
 
 
 @hookimpl
-def own_transaction(database: Database) -> AbstractAsyncContextManager[Run]:
-    """On a connection of its own."""
-    return _begun(database.handle)
-
-
 @asynccontextmanager
-async def _begun(db: Any) -> AsyncIterator[Run]:
-    """A transaction on a new connection, which this context uses from here on, in every thread."""
+async def own_transaction(database: Database) -> AsyncIterator[Run]:
+    """On a new connection, which this context uses until the end, in every thread."""
     import peewee
 
+    db = database.handle
     _watch(db)
     if db.param == "?":
         db.connect_params["check_same_thread"] = False
@@ -272,7 +263,7 @@ async def _begun(db: Any) -> AsyncIterator[Run]:
 
 
 class _State:
-    """What Peewee keeps for each thread, or inside `_begun` for the context."""
+    """What Peewee keeps for each thread, or in `own_transaction` for the context."""
 
     def __init__(self, of_threads: Any) -> None:
         vars(self).update(of_threads=of_threads, here=ContextVar("state", default=None))
@@ -294,7 +285,7 @@ async def atomic_transaction(target: Any, refs: Sequence[Ref]) -> AsyncIterator[
     if len(found) != 1:
         raise ConfigurationError(f"atomic={target!r} names {len(found)} databases; name a model")
     try:
-        async with _begun(found[0].handle) as run:
+        async with own_transaction(found[0]) as run:
             yield Transaction(run, found[0].handle, found[0])
     except Exception as e:
         if not is_outage(e):
