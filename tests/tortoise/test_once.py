@@ -11,7 +11,7 @@ from uuid import uuid4
 import asynctasq
 import pytest
 import tortoise
-from asynctasq import TaskStatus, Worker, dispatch_many, task
+from asynctasq import Statement, TaskStatus, Worker, dispatch_many, task
 from asynctasq.adapters import plugins
 from asynctasq.app import App
 from asynctasq.brokers import Outgoing
@@ -22,7 +22,7 @@ from asynctasq.services.relay import Relay
 from asynctasq.tasks.task import registry
 from asynctasq_tortoise import adapter, select_for_update
 from asynctasq_tortoise.clients import base_client
-from asynctasq_tortoise.outbox import run
+from asynctasq_tortoise.outbox import databases, own_transaction, run
 from tortoise.transactions import in_transaction
 from tortoise_shop.models import Order, User
 
@@ -151,6 +151,19 @@ async def test_the_relay_sends_what_a_process_left(app: App) -> None:
         seen.append(await count(tables.OUTBOX))
     assert seen == [1, 0]
     assert await call.task.handle(message.id).status() == TaskStatus.WAITING
+
+
+async def test_a_transaction_of_ours_that_is_cancelled_gives_its_connection_back(db: str) -> None:
+    if db == "sqlite":
+        pytest.skip("SQLite has one connection, and nothing in SQL to wait for")
+    sleep = "SELECT SLEEP(60)" if db == "mysql" else "SELECT pg_sleep(60)"
+    database = next(iter(databases()))
+    for _ in range(6):  # one more than its pool holds
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.05), own_transaction(database) as run_in:
+                await run_in(Statement(sleep))
+    async with asyncio.timeout(20), own_transaction(database) as run_in:
+        assert await run_in(Statement("SELECT 1")) == [(1,)]
 
 
 # --- atomic tasks -----------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from asynctasq import (
@@ -15,6 +15,7 @@ from asynctasq import (
     uninterrupted,
 )
 
+from .blocks import transaction
 from .clients import base_client
 from .commits import transaction_of
 from .lifecycle import ensure_initialised
@@ -60,21 +61,16 @@ async def atomic_transaction(target: object, refs: Sequence[Ref]) -> AsyncIterat
 @asynccontextmanager
 async def _begun(parent: Any) -> AsyncIterator[Any]:
     """Open the block; a failure to begin counts as an outage."""
-    block = parent._in_transaction()
-    try:
-        client = await block.__aenter__()
-    except Exception as e:
-        if (cause := outage(e)) is None:
-            raise
-        raise ReferenceUnavailable(
-            f"connection {parent.connection_name!r} could not answer ({type(cause).__name__})"
-        ) from cause
-    try:
+    async with AsyncExitStack() as stack:
+        try:
+            client = await stack.enter_async_context(transaction(parent))
+        except Exception as e:
+            if (cause := outage(e)) is None:
+                raise
+            raise ReferenceUnavailable(
+                f"connection {parent.connection_name!r} could not answer ({type(cause).__name__})"
+            ) from cause
         yield client
-    except BaseException as e:
-        await block.__aexit__(type(e), e, e.__traceback__)
-        raise
-    await block.__aexit__(None, None, None)
 
 
 def _alias(target: object, refs: Sequence[Ref]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from asynctasq import ConfigurationError, InvalidReference, Ref, ReferenceUnavailable
 
+from .blocks import transaction
 from .clients import is_transaction
 from .keys import key_of, sent
 from .lifecycle import current_scope, ensure_initialised
@@ -77,7 +78,6 @@ def _select(model: Any, connection: Any, loads: Sequence[LoadOption], keys: list
 
 async def _connection(model: Any, ref: Ref, is_locked: bool) -> Any:
     from tortoise.connection import connections
-    from tortoise.transactions import in_transaction
 
     alias = alias_of(model, ref)
     connection = connections.get(alias)
@@ -85,7 +85,7 @@ async def _connection(model: Any, ref: Ref, is_locked: bool) -> Any:
         return connection
     if (scope := current_scope()) is None:
         raise ConfigurationError("select_for_update() works for arguments of a running task only")
-    return await scope.enter_async_context(in_transaction(alias))
+    return await scope.enter_async_context(transaction(connection))
 
 
 def alias_of(model: Any, ref: Ref | None = None) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from asynctasq import Database, Run, Statement
 
 from . import lifecycle
+from .blocks import transaction
 from .clients import base_client
 
 #: By Tortoise backend: the dialect of its SQL, and the parameter style of its driver.
@@ -80,7 +81,7 @@ async def own_transaction(database: Database) -> AsyncIterator[Run]:
     is_made_here = not lifecycle.is_initialised()
     await lifecycle.ensure_initialised()
     try:
-        async with base_client(database.handle)._in_transaction() as client:
+        async with transaction(base_client(database.handle)) as client:
 
             async def run_in(statement: Statement) -> Sequence[Sequence[Any]]:
                 return await run(client, statement)
