@@ -319,7 +319,7 @@ async def test_a_batch_gets_the_result_of_a_call_that_came_again(
         return item
 
     @task(name=name(), result_ttl=60)
-    async def collect(results: tuple[str, Item]) -> list[str]:
+    async def collect(results: list[Any]) -> list[str]:
         return [results[0], results[1].name]
 
     user = User(id=1, name="Ann")
