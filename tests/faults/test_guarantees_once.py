@@ -14,12 +14,14 @@ import asyncio
 import os
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
 
 import pytest
 from asynctasq.sending import tables
 
-from .deployments import Deployment, Forks
+from ..servers import mysql_database, postgres_database
+from .deployments import Deployment
 from .once_rounds import CHAINS, LEAVING_ONE, LENGTH, OnceRound, application_of, forks_of
 
 ROUNDS = int(os.environ.get("ASYNCTASQ_KILL_ROUNDS", "5"))
@@ -54,22 +56,35 @@ WORKING = {
     "put by the relay",
 }
 
-#: Each adapter and each broker at least once.
+#: Each adapter, broker and kind of database at least once.
 APPLICATIONS = [
-    ("sqlalchemy", "redis"),
-    ("sqlalchemy", "postgres"),
-    ("django", "sqlite"),
-    ("tortoise", "redis"),
+    ("sqlalchemy", "redis", "postgresql"),
+    ("sqlalchemy", "postgres", "postgresql"),
+    ("django", "sqlite", "postgresql"),
+    ("tortoise", "redis", "postgresql"),
+    ("sqlalchemy", "redis", "mariadb"),
 ]
 
+#: Killed at random moments only, as the last of them is at its steps only.
+MORE = [("django", "sqlite", "mariadb"), ("tortoise", "redis", "mariadb")]
 
-@pytest.fixture(params=APPLICATIONS, ids="-".join)
-def parts(request: pytest.FixtureRequest) -> Iterator[tuple[str, Deployment, Forks]]:
-    """Of applications: an ORM, a deployment, and what forks its programs and workers."""
-    orm, broker = request.param
+DATABASES = {"postgresql": postgres_database, "mariadb": mysql_database}
+
+#: Opens an application with a name of its own.
+Open = Callable[[str], AbstractAsyncContextManager[OnceRound]]
+
+
+def joined(parts: Sequence[str]) -> str:
+    return "-".join(parts)
+
+
+@pytest.fixture
+def open_one(request: pytest.FixtureRequest) -> Iterator[Open]:
+    """Opens applications of one kind, whose programs and workers are forks."""
+    orm, broker, database = request.param
     deployment: Deployment = request.getfixturevalue(f"{broker}_deployment")
     with forks_of(orm, deployment) as forked:
-        yield orm, deployment, forked
+        yield lambda name: application_of(orm, deployment, forked, name, DATABASES[database])
 
 
 async def count_steps(application: OnceRound) -> tuple[Counter[str], Counter[str]]:
@@ -93,16 +108,15 @@ def kills(steps: Counter[str]) -> list[str]:
 
 
 @pytest.mark.timeout(300)
-async def test_a_kill_at_any_step_leaves_every_effect_once(
-    parts: tuple[str, Deployment, Forks],
-) -> None:
-    async with application_of(*parts, "counting") as application:
+@pytest.mark.parametrize("open_one", APPLICATIONS, ids=joined, indirect=True)
+async def test_a_kill_at_any_step_leaves_every_effect_once(open_one: Open) -> None:
+    async with open_one("counting") as application:
         sent, worked = await count_steps(application)
     assert sent.keys() >= SENDING
     assert worked.keys() >= WORKING
 
     async def lane(number: int, senders: Sequence[str], workers: Sequence[str]) -> None:
-        async with application_of(*parts, f"lane-{number}") as application:
+        async with open_one(f"lane-{number}") as application:
             # How much it can do at its very end is limited in time.
             killed = [await application.ended(application.begin(kill_at)) for kill_at in senders]
             assert sum(killed) > len(senders) / 2
@@ -119,11 +133,10 @@ async def test_a_kill_at_any_step_leaves_every_effect_once(
 
 
 @pytest.mark.timeout(60 + 20 * ROUNDS)
-async def test_kills_at_random_moments_leave_every_effect_once(
-    parts: tuple[str, Deployment, Forks],
-) -> None:
+@pytest.mark.parametrize("open_one", APPLICATIONS[:4] + MORE, ids=joined, indirect=True)
+async def test_kills_at_random_moments_leave_every_effect_once(open_one: Open) -> None:
     async def lane(number: int) -> None:
-        async with application_of(*parts, f"random-{number}") as application:
+        async with open_one(f"random-{number}") as application:
             for n in range(ROUNDS):
                 sender, worker = application.begin(), application.start()
                 await asyncio.sleep(random.uniform(0.05, 0.6))  # the subject: any moment
@@ -137,3 +150,33 @@ async def test_kills_at_random_moments_leave_every_effect_once(
     async with asyncio.TaskGroup() as lanes:
         for n in range(LANES):
             lanes.create_task(lane(n))
+
+
+#: Where children are killed, and where their worker is, of which they may hear later.
+CHILDS_KILLS = [
+    "UPDATE chains|after",
+    f"INSERT {tables.DONE}|after",
+    f"COMMIT of INSERT {tables.OUTBOX}|before",
+    f"COMMIT of INSERT {tables.OUTBOX}|after",
+    f"COMMIT of UPDATE {tables.DONE}|after",
+]
+PARENTS_KILLS = [f"INSERT {tables.DONE}|parent", f"COMMIT of UPDATE {tables.DONE}|parent"]
+
+
+@pytest.mark.timeout(240)
+async def test_kills_of_children_and_of_their_worker_leave_every_effect_once(
+    redis_deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ONCE_PROCESS", "yes")
+    kills = CHILDS_KILLS + PARENTS_KILLS
+    with forks_of("django", redis_deployment) as forked:
+        async with application_of("django", redis_deployment, forked, "kids") as application:
+            await application.ended(application.begin(chains=4))
+            pid = application.start(FAULT_KILL_ONCE_AT=";".join(kills))
+            for _ in PARENTS_KILLS:
+                await application.ended(pid)
+                pid = application.start(FAULT_KILL_ONCE_AT=";".join(kills))
+            await application.settled()
+            assert await application.check() == 4
+            path = application.deployment.path
+            assert {p.name for p in path.glob("killed at *")} == {f"killed at {k}" for k in kills}
