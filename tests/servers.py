@@ -120,6 +120,19 @@ def _find_mysql() -> _Server:
     return _Server(_MYSQL_URL)
 
 
+@contextmanager
+def mysql_database(prefix: str) -> Iterator[str]:
+    """The URL of a database on the MariaDB server, which is removed in the end."""
+    server, name = mysql_url(), f"{prefix}_{uuid4().hex[:12]}"
+    with connect_mysql() as connection:
+        connection.cursor().execute(f"CREATE DATABASE {name}")
+    try:
+        yield urlsplit(server)._replace(path=f"/{name}").geturl()
+    finally:
+        with connect_mysql() as connection:
+            connection.cursor().execute(f"DROP DATABASE {name}")
+
+
 def connect_mysql(**options: Any) -> Any:
     """A connection to the MariaDB server."""
     parts = urlsplit(_MYSQL_URL)

@@ -31,10 +31,10 @@ def test_every_block_is_of_the_example_or_a_command_that_a_test_runs(guide: Page
     assert all(block.file or block.language == "bash" for block in guide.blocks)
 
 
-def test_the_example_has_fewer_than_400_lines_of_python_and_its_adapter_than_300() -> None:
+def test_the_example_has_fewer_than_450_lines_of_python_and_its_adapter_than_330() -> None:
     lines = {m.name: len(m.read_text().splitlines()) for m in EXAMPLE.rglob("*.py")}
-    assert sum(lines.values()) < 400
-    assert lines["adapter.py"] + lines["__init__.py"] < 300
+    assert sum(lines.values()) < 450
+    assert lines["adapter.py"] + lines["__init__.py"] < 330
 
 
 def test_the_example_imports_public_names_only() -> None:

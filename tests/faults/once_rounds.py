@@ -10,14 +10,20 @@ import os
 import random
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+    contextmanager,
+)
 from typing import Any
+from urllib.parse import urlsplit
 
 import psycopg
 from asynctasq.errors import BrokerUnavailable
 from asynctasq.sending import tables
 
-from ..servers import postgres_database
+from ..servers import connect_mysql, postgres_database
 from .deployments import PATIENCE_SECONDS, Deployment, Forks, forks
 from .test_guarantees_kills import Round, is_alive
 
@@ -33,14 +39,31 @@ LEAVING_ONE = f"COMMIT of INSERT {tables.OUTBOX}|{CHAINS}|after"
 def create_tables(url: str) -> None:
     """The tables of an application, in an empty database."""
     statements = [
-        "CREATE TABLE chains (id serial PRIMARY KEY, value integer NOT NULL, call text)",
+        "CREATE TABLE chains (id serial PRIMARY KEY, value integer NOT NULL, first_call text)",
         "CREATE TABLE effects"
         " (id serial PRIMARY KEY, chain_id integer NOT NULL, step integer NOT NULL)",
-        *(statement.sql for statement in tables.creation("postgresql")),
+        *(s.sql for s in tables.creation("mysql" if is_mysql(url) else "postgresql")),
     ]
-    with psycopg.connect(url, autocommit=True) as connection:
+    with connected(url) as cursor:
         for statement in statements:
-            connection.execute(statement)
+            cursor.execute(statement)
+
+
+def is_mysql(url: str) -> bool:
+    """Whether the database is MariaDB's."""
+    return url.startswith("mysql:")
+
+
+@contextmanager
+def connected(url: str) -> Iterator[Any]:
+    """A cursor that commits each statement."""
+    if is_mysql(url):
+        database = urlsplit(url).path[1:]
+        with connect_mysql(database=database, autocommit=True) as connection:
+            yield connection.cursor()
+    else:
+        with psycopg.connect(url, autocommit=True) as connection:
+            yield connection.cursor()
 
 
 @contextmanager
@@ -94,10 +117,11 @@ class OnceRound(Round):
         self.workers.append(self._forked.run(self.deployment, code, FAULT_KILL_AT=kill_at))
         return self.workers[-1]
 
-    def start(self, kill_at: str = NEVER, *options: str) -> int:
+    def start(self, kill_at: str = NEVER, *options: str, **settings: str) -> int:
         """Start a worker."""
         options = (self._module, "--lease", "1", "--concurrency", "4", *options)
-        pid = self._forked.start(self.deployment, "worker", *options, FAULT_KILL_AT=kill_at)
+        settings["FAULT_KILL_AT"] = kill_at
+        pid = self._forked.start(self.deployment, "worker", *options, **settings)
         self.workers.append(pid)
         return pid
 
@@ -114,8 +138,9 @@ class OnceRound(Round):
 
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
         """What is in the database."""
-        with psycopg.connect(self._url, autocommit=True) as connection:
-            return connection.execute(sql).fetchall()
+        with connected(self._url) as cursor:
+            cursor.execute(sql)
+            return list(cursor.fetchall())
 
     async def settle(self, kill_at: str = NEVER) -> None:
         """Let a worker go on until nothing is left anywhere: nothing can come after that."""
@@ -146,7 +171,7 @@ class OnceRound(Round):
 
     async def check(self, *, is_told: bool = True) -> int:
         """Every step of every chain that is there is done once, and told; how many there are."""
-        chains = self.rows("SELECT id, value, call FROM chains ORDER BY id")
+        chains = self.rows("SELECT id, value, first_call FROM chains ORDER BY id")
         effects = self.rows("SELECT chain_id, step FROM effects ORDER BY chain_id, step")
         assert effects == [(c, s) for c, *_ in chains for s in range(LENGTH)]
         assert {value for _, value, _ in chains} <= {LENGTH}
@@ -159,10 +184,14 @@ class OnceRound(Round):
 
 @asynccontextmanager
 async def application_of(
-    orm: str, deployment: Deployment, forked: Forks, name: str
+    orm: str,
+    deployment: Deployment,
+    forked: Forks,
+    name: str,
+    database: Callable[[str], AbstractContextManager[str]] = postgres_database,
 ) -> AsyncIterator[OnceRound]:
     """An application with a database of its own, too: an outbox belongs to one."""
-    with postgres_database("asynctasq_once") as url:
+    with database("asynctasq_once") as url:
         create_tables(url)
         application = OnceRound(deployment, forked, name, orm, url)
         try:

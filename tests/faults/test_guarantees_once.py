@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
 
 import pytest
 from asynctasq.sending import tables
 
-from .deployments import Deployment, Forks
+from ..servers import mysql_database, postgres_database
+from .deployments import Deployment
 from .once_rounds import (
     CHAINS,
     LEAVING_ONE,
@@ -62,22 +63,35 @@ WORKING = {
     "put by the relay",
 }
 
-#: Each adapter and each broker at least once.
+#: Each adapter, broker and kind of database at least once.
 APPLICATIONS = [
-    ("sqlalchemy", "redis"),
-    ("sqlalchemy", "postgres"),
-    ("django", "sqlite"),
-    ("tortoise", "redis"),
+    ("sqlalchemy", "redis", "postgresql"),
+    ("sqlalchemy", "postgres", "postgresql"),
+    ("django", "sqlite", "postgresql"),
+    ("tortoise", "redis", "postgresql"),
+    ("sqlalchemy", "redis", "mariadb"),
 ]
 
+#: Killed at random moments only, as the last of them is at its steps only.
+MORE = [("django", "sqlite", "mariadb"), ("tortoise", "redis", "mariadb")]
 
-@pytest.fixture(params=APPLICATIONS, ids="-".join)
-def parts(request: pytest.FixtureRequest) -> Iterator[tuple[str, Deployment, Forks]]:
-    """Of applications: an ORM, a deployment, and what forks its programs and workers."""
-    orm, broker = request.param
+DATABASES = {"postgresql": postgres_database, "mariadb": mysql_database}
+
+#: Opens an application with a name of its own.
+Open = Callable[[str], AbstractAsyncContextManager[OnceRound]]
+
+
+def joined(parts: Sequence[str]) -> str:
+    return "-".join(parts)
+
+
+@pytest.fixture
+def open_one(request: pytest.FixtureRequest) -> Iterator[Open]:
+    """Opens applications of one kind, whose programs and workers are forks."""
+    orm, broker, database = request.param
     deployment: Deployment = request.getfixturevalue(f"{broker}_deployment")
     with forks_of(orm, deployment) as forked:
-        yield orm, deployment, forked
+        yield lambda name: application_of(orm, deployment, forked, name, DATABASES[database])
 
 
 async def count_steps(application: OnceRound) -> tuple[Counter[str], Counter[str]]:
@@ -101,20 +115,47 @@ def kills(steps: Counter[str]) -> list[str]:
 
 
 @pytest.mark.timeout(300)
-async def test_a_kill_at_any_step_leaves_every_effect_once(
-    parts: tuple[str, Deployment, Forks],
-) -> None:
-    async with application_of(*parts, "counting") as application:
+@pytest.mark.parametrize("open_one", APPLICATIONS, ids=joined, indirect=True)
+async def test_a_kill_at_any_step_leaves_every_effect_once(open_one: Open) -> None:
+    async with open_one("counting") as application:
         sent, worked = await count_steps(application)
     assert sent.keys() >= SENDING
     assert worked.keys() >= WORKING
 
-    opening = partial(application_of, *parts)
-    await kill_at_every_step(opening, LANES, kills(sent), kills(worked), LEAVING_ONE)
+    await kill_at_every_step(open_one, LANES, kills(sent), kills(worked), LEAVING_ONE)
 
 
 @pytest.mark.timeout(60 + 20 * ROUNDS)
-async def test_kills_at_random_moments_leave_every_effect_once(
-    parts: tuple[str, Deployment, Forks],
+@pytest.mark.parametrize("open_one", APPLICATIONS[:4] + MORE, ids=joined, indirect=True)
+async def test_kills_at_random_moments_leave_every_effect_once(open_one: Open) -> None:
+    await kill_at_random(open_one, LANES, ROUNDS)
+
+
+#: Where children are killed, and where their worker is, of which they may hear later.
+CHILDS_KILLS = [
+    "UPDATE chains|after",
+    f"INSERT {tables.DONE}|after",
+    f"COMMIT of INSERT {tables.OUTBOX}|before",
+    f"COMMIT of INSERT {tables.OUTBOX}|after",
+    f"COMMIT of UPDATE {tables.DONE}|after",
+]
+PARENTS_KILLS = [f"INSERT {tables.DONE}|parent", f"COMMIT of UPDATE {tables.DONE}|parent"]
+
+
+@pytest.mark.timeout(240)
+async def test_kills_of_children_and_of_their_worker_leave_every_effect_once(
+    redis_deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await kill_at_random(partial(application_of, *parts), LANES, ROUNDS)
+    monkeypatch.setenv("ONCE_PROCESS", "yes")
+    kills = CHILDS_KILLS + PARENTS_KILLS
+    with forks_of("django", redis_deployment) as forked:
+        async with application_of("django", redis_deployment, forked, "kids") as application:
+            await application.ended(application.begin(chains=4))
+            pid = application.start(FAULT_KILL_ONCE_AT=";".join(kills))
+            for _ in PARENTS_KILLS:
+                await application.ended(pid)
+                pid = application.start(FAULT_KILL_ONCE_AT=";".join(kills))
+            await application.settled()
+            assert await application.check() == 4
+            path = application.deployment.path
+            assert {p.name for p in path.glob("killed at *")} == {f"killed at {k}" for k in kills}

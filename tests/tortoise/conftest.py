@@ -35,7 +35,7 @@ def postgres(statement: Any, database: str = "postgres") -> None:
 
 def mysql(statement: str) -> None:
     """Run a statement on the server of the tests."""
-    with servers.connect_mysql() as connection, connection.cursor() as cursor:
+    with servers.connect_mysql(autocommit=True) as connection, connection.cursor() as cursor:
         cursor.execute(statement)
 
 

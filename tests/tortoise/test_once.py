@@ -26,7 +26,7 @@ from asynctasq_tortoise.outbox import databases, own_transaction, run
 from tortoise.transactions import in_transaction
 from tortoise_shop.models import Order, User
 
-from .conftest import Initialise, Statements
+from .conftest import Initialise, Statements, mysql
 
 HAS_SAVEPOINTS = not tortoise.__version__.startswith("0.21")
 MODULES = {"models": ["tortoise_shop.models", "asynctasq_tortoise.models"]}
@@ -296,6 +296,29 @@ async def test_a_deadlock_is_run_again_without_using_up_an_attempt(app: App, db:
     assert await errors(app) == []
     assert [user.email for user in await User.all().order_by("email")] == ["a!!", "b!!"]
     assert (len(runs), await count(tables.DONE)) == (3, 2)
+
+
+async def test_a_serialization_failure_is_run_again(app: App, db: str, url: str) -> None:
+    if db != "mysql":
+        pytest.skip("the others say by an SQLSTATE what it is")
+    runs: list[int] = []
+    table = f"{url.rpartition('/')[2].partition('?')[0]}.{User._meta.db_table}"
+
+    @task(name=name(), atomic=True)
+    async def change(user: User) -> None:
+        runs.append(1)
+        client = User._meta.db
+        await client.execute_query("SET SESSION innodb_snapshot_isolation = ON")
+        await user.refresh_from_db()
+        if len(runs) == 1:
+            await asyncio.to_thread(mysql, f"UPDATE {table} SET email = 'b'")
+        user.email += "!"
+        await user.save()
+
+    await change(await new_user("a")).dispatch()
+    await work(app)
+    assert await errors(app) == []
+    assert ((await User.get()).email, len(runs), await count(tables.DONE)) == ("b!", 2, 1)
 
 
 @pytest.mark.parametrize("target", [True, User, "default"])

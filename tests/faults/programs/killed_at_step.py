@@ -5,6 +5,9 @@ by what it does: `INSERT asynctasq_done`, `COMMIT of INSERT asynctasq_done`, `se
 `FAULT_KILL_AT=settle|2|after` names is the second one of its kind. If it is empty, each step leaves
 a line in the file `steps`. Read late: the program that forks the processes has imported this.
 
+`FAULT_KILL_ONCE_AT` has several, divided by semicolons; each kills the first process of all to come
+there or, with `parent` for `before`, that process's parent.
+
 What the workers do in turns is done in quick ones, so that nobody waits for them. With
 `FAULT_ALL_LEAD` each does it, as one does that was stopped for a while and knows of no other.
 """
@@ -20,6 +23,7 @@ import signal
 import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 from asynctasq.brokers.redis.broker import RedisBroker
@@ -87,7 +91,14 @@ def _is_it(step: str) -> str:
                 file.write(f"{step}\n")
             return ""
         name, number, when = wanted.split("|")
-        return when if (name, int(number)) == (step, _reached[step]) else ""
+        if (name, int(number)) == (step, _reached[step]):
+            return when
+    for kill in filter(None, os.environ.get("FAULT_KILL_ONCE_AT", "").split(";")):
+        name, when = kill.split("|")
+        if name == step:
+            with suppress(FileExistsError), open(f"killed at {kill}", "x"):
+                return when
+    return ""
 
 
 def _kill() -> None:
@@ -103,15 +114,17 @@ def make_deadly(cls: type, method: str, name: Name) -> None:
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         step = name(*args)
         when = _is_it(step) if step else ""
-        if when == "before":
+        if when == "parent":
+            os.kill(os.getppid(), signal.SIGKILL)
+        elif when == "before":
             _kill()
         answer = None
         try:
             answer = original(self, *args, **kwargs)
         finally:
-            if when and not inspect.isawaitable(answer):
+            if when == "after" and not inspect.isawaitable(answer):
                 _kill()
-        return _awaited(answer) if when else answer
+        return _awaited(answer) if when == "after" else answer
 
     setattr(cls, method, call)
 

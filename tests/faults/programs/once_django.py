@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import django
+import pymysql
 from asynctasq import task
 from django.conf import settings
 from django.db import connections, models, transaction
@@ -21,6 +22,7 @@ make_deadly(CursorWrapper, "execute", lambda sql, *_: statement(sql))
 make_deadly(CursorWrapper, "executemany", lambda sql, *_: statement(sql))
 make_deadly(BaseDatabaseWrapper, "_commit", commit)
 
+pymysql.install_as_MySQLdb()
 settings.configure(
     DATABASES={"default": {"ENGINE": "django.db.backends.postgresql"}},
     INSTALLED_APPS=["asynctasq_django"],
@@ -32,11 +34,11 @@ django.setup()
 class Chain(models.Model):
     """Attributes:
     value: How many of its steps are done, counted by them.
-    call: The id of the call that begins it.
+    first_call: The id of the call that begins it.
     """
 
     value: Any = models.IntegerField(default=0)
-    call: Any = models.TextField(null=True)
+    first_call: Any = models.TextField(null=True)
 
     class Meta:
         app_label = "once"
@@ -54,7 +56,13 @@ class Effect(models.Model):
         db_table = "effects"
 
 
-@task(atomic=True, result_ttl=600)
+@task(
+    atomic=True,
+    result_ttl=600,
+    process="ONCE_PROCESS" in os.environ,
+    max_attempts=100,
+    retry_delay=0.01,
+)
 def advance(chain: Chain, step: int) -> int:
     """One step, which dispatches the next."""
     Chain.objects.filter(pk=chain.pk).update(value=models.F("value") + 1)
@@ -68,12 +76,18 @@ def forked() -> None:
     """Use the database of this process."""
     url = urlsplit(os.environ["ONCE_DATABASE_URL"])
     settings.DATABASES["default"] |= {
+        "ENGINE": f"django.db.backends.{url.scheme}",
         "NAME": url.path[1:],
         "HOST": url.hostname,
         "PORT": url.port,
         "USER": url.username,
-        "PASSWORD": url.password,
+        "PASSWORD": url.password or "",
     }
+    del connections["default"]  # which the setup has made, perhaps for another kind of server
+
+
+if "ONCE_DATABASE_URL" in os.environ:  # in a child of a worker, which imports this itself
+    forked()
 
 
 class Never(Exception):
@@ -87,7 +101,7 @@ def send(chains: int) -> None:
             try:
                 with transaction.atomic():
                     chain = Chain.objects.create()
-                    chain.call = advance(chain, 0).dispatch_sync().id
+                    chain.first_call = advance(chain, 0).dispatch_sync().id
                     chain.save()
                     if not is_real:
                         raise Never
@@ -103,7 +117,7 @@ def doubt(chains: int) -> None:
             with transaction.atomic():
                 chain = Chain.objects.create()
                 handle = advance(chain, 0).dispatch_sync()
-                chain.call = handle.id
+                chain.first_call = handle.id
                 chain.save()
         except Exception as e:  # noqa: BLE001 - of the driver
             note_doubt(e, handle.status_sync())

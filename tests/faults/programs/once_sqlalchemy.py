@@ -9,14 +9,16 @@ from typing import Any
 from asynctasq import task
 from asynctasq_sqlalchemy import create_worker_session_factory, task_session
 from killed_at_step import commit, make_deadly, note_doubt, statement  # type: ignore[import-not-found]
+from sqlalchemy.dialects.mysql.aiomysql import MySQLDialect_aiomysql
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 #: Steps of one chain.
 LENGTH = 3
 
-make_deadly(PGDialect_asyncpg, "do_execute", lambda _cursor, sql, *_: statement(sql))
-make_deadly(PGDialect_asyncpg, "do_commit", commit)
+for _dialect in (PGDialect_asyncpg, MySQLDialect_aiomysql):
+    make_deadly(_dialect, "do_execute", lambda _cursor, sql, *_: statement(sql))
+    make_deadly(_dialect, "do_commit", commit)
 
 
 class Base(DeclarativeBase):
@@ -26,13 +28,13 @@ class Base(DeclarativeBase):
 class Chain(Base):
     """Attributes:
     value: How many of its steps are done, counted by them.
-    call: The id of the call that begins it.
+    first_call: The id of the call that begins it.
     """
 
     __tablename__ = "chains"
     id: Mapped[int] = mapped_column(primary_key=True)
     value: Mapped[int] = mapped_column(default=0)
-    call: Mapped[str | None]
+    first_call: Mapped[str | None]
 
 
 class Effect(Base):
@@ -57,8 +59,9 @@ async def advance(chain: Chain, step: int) -> int:
 
 def forked() -> None:
     """Use the database of this process."""
-    url = os.environ["ONCE_DATABASE_URL"].replace("postgresql://", "postgresql+asyncpg://")
-    Base._asynctasq_session_factory = create_worker_session_factory(url)
+    scheme, rest = os.environ["ONCE_DATABASE_URL"].split("://")
+    driver = {"postgresql": "asyncpg", "mysql": "aiomysql"}[scheme]
+    Base._asynctasq_session_factory = create_worker_session_factory(f"{scheme}+{driver}://{rest}")
 
 
 async def begin(chains: int) -> None:
@@ -70,7 +73,7 @@ async def begin(chains: int) -> None:
                 session.add(chain)
                 await session.flush()
                 handle = await advance(chain, 0).dispatch()
-                chain.call = handle.id
+                chain.first_call = handle.id
                 await (session.commit() if is_real else session.rollback())
 
 
@@ -87,7 +90,7 @@ async def begin_in_doubt(chains: int) -> None:
                 session.add(chain := Chain())
                 await session.flush()
                 handle = await advance(chain, 0).dispatch()
-                chain.call = handle.id
+                chain.first_call = handle.id
                 await session.commit()
         except Exception as e:  # noqa: BLE001 - of the driver
             note_doubt(e, await handle.status())

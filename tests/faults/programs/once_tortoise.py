@@ -6,6 +6,7 @@ import asyncio
 import os
 from typing import Any
 
+import aiomysql
 import asyncpg
 from asyncpg.transaction import Transaction
 from asynctasq import init, task
@@ -21,17 +22,19 @@ LENGTH = 3
 for _name in ("execute", "executemany", "fetch", "fetchrow", "fetchval"):
     make_deadly(asyncpg.Connection, _name, lambda sql, *_: statement(sql))
 make_deadly(Transaction, "commit", commit)
+make_deadly(aiomysql.Cursor, "execute", lambda sql, *_: statement(sql))
+make_deadly(aiomysql.Connection, "commit", commit)
 
 
 class Chain(Model):
     """Attributes:
     value: How many of its steps are done, counted by them.
-    call: The id of the call that begins it.
+    first_call: The id of the call that begins it.
     """
 
     id = fields.IntField(primary_key=True)
     value = fields.IntField(default=0)
-    call = fields.TextField(null=True)
+    first_call = fields.TextField(null=True)
 
     class Meta:
         table = "chains"
@@ -85,7 +88,7 @@ async def begin(chains: int) -> None:
                 async with in_transaction():
                     chain = await Chain.create()
                     handle = await advance(chain, 0).dispatch()
-                    chain.call = handle.id
+                    chain.first_call = handle.id
                     await chain.save()
                     if not is_real:
                         raise Never
@@ -107,7 +110,7 @@ async def begin_in_doubt(chains: int) -> None:
             async with in_transaction():
                 chain = await Chain.create()
                 handle = await advance(chain, 0).dispatch()
-                chain.call = handle.id
+                chain.first_call = handle.id
                 await chain.save()
         except Exception as e:  # noqa: BLE001 - of the driver
             note_doubt(e, await handle.status())

@@ -5,13 +5,14 @@ import copy
 import sys
 import weakref
 from collections.abc import AsyncIterator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from functools import partial, reduce
 from operator import and_, eq
 from typing import Any
 
 from asynctasq import (
+    ConfigurationError,
     Database,
     DeferredSends,
     InvalidReference,
@@ -19,6 +20,7 @@ from asynctasq import (
     ReferenceUnavailable,
     Run,
     Statement,
+    Transaction,
     UnsavedModelError,
     class_path,
     hookimpl,
@@ -171,17 +173,23 @@ def is_pending_write(obj: object) -> bool:
 
 @hookimpl
 def after_commit(obj: object, send: Any) -> None:
-    """Send when the model's database has committed."""
-    _transaction(_database(type(obj))).sends.add(send)
+    """Send when the model's database has committed, or the database itself."""
+    db = obj if hasattr(obj, "top_transaction") else _database(type(obj))
+    _transaction(db).sends.add(send)
 
 
 @hookimpl
 def configure() -> None:
     """Watch what is written through the databases of all models, from before the first write."""
     for db in _databases():
-        if db not in _watched:
-            _watched.add(db)
-            db.query_hooks.append(partial(_note, weakref.ref(db)))
+        _watch(db)
+
+
+def _watch(db: Any) -> None:
+    if db not in _watched:
+        _watched.add(db)
+        db.query_hooks.append(partial(_note, weakref.ref(db)))
+        db._state = _State(db._state)
 
 
 def _databases() -> list[Any]:
@@ -232,20 +240,57 @@ def databases() -> list[Database]:
 @hookimpl
 @asynccontextmanager
 async def own_transaction(database: Database) -> AsyncIterator[Run]:
-    """On the connection of a thread of its own, which closes it."""
+    """On a new connection, which this context uses until the end, in every thread."""
+    import peewee
+
     db = database.handle
-    with ThreadPoolExecutor(1) as thread:
+    _watch(db)
+    if db.param == "?":
+        db.connect_params["check_same_thread"] = False
+    outer, stack = db._state.here.get(), ExitStack()
+    db._state.here.set(peewee._ConnectionState())
+    try:
+        for block in (db.connection_context(), db.atomic()):
+            await uninterrupted(asyncio.to_thread(stack.enter_context, block))
+        yield lambda statement: asyncio.to_thread(_run, db, statement)
+    except BaseException as e:
+        await uninterrupted(asyncio.to_thread(stack.__exit__, type(e), e, e.__traceback__))
+        raise
+    else:
+        await uninterrupted(asyncio.to_thread(stack.close))
+    finally:
+        db._state.here.set(outer)
 
-        async def there(function: Any, *args: Any) -> Any:
-            return await asyncio.wrap_future(thread.submit(function, *args))
 
-        await there(db.__enter__)
-        try:
-            yield partial(there, _run, db)
-        except BaseException as e:
-            await uninterrupted(there(db.__exit__, type(e), e, e.__traceback__))
+class _State:
+    """What Peewee keeps for each thread, or in `own_transaction` for the context."""
+
+    def __init__(self, of_threads: Any) -> None:
+        vars(self).update(of_threads=of_threads, here=ContextVar("state", default=None))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.here.get() or self.of_threads, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.here.get() or self.of_threads, name, value)
+
+
+@hookimpl
+@asynccontextmanager
+async def atomic_transaction(target: Any, refs: Sequence[Ref]) -> AsyncIterator[Transaction]:
+    """The same around a task; an error of the database means that it is to run again."""
+    models = [target] if isinstance(target, type) else [ref.model_class() for ref in refs]
+    meant = {target} if isinstance(target, str) else {_database(model) for model in models}
+    found = [d for d in databases() if not meant or meant & {d.name, d.handle}]
+    if len(found) != 1:
+        raise ConfigurationError(f"atomic={target!r} names {len(found)} databases; name a model")
+    try:
+        async with own_transaction(found[0]) as run:
+            yield Transaction(run, found[0].handle, found[0])
+    except Exception as e:
+        if not is_outage(e):
             raise
-        await uninterrupted(there(db.__exit__, None, None, None))
+        raise ReferenceUnavailable(f"{found[0].name} ended the transaction") from e
 
 
 @hookimpl
@@ -256,7 +301,7 @@ def thread_scope() -> Iterator[None]:
         yield
     finally:
         for db in list(_watched):
-            if not db.is_closed():
+            if not db.is_closed() and not db.in_transaction():  # an atomic task's ends later
                 db.close()
 
 

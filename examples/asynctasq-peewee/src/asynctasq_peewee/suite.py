@@ -40,7 +40,7 @@ class TestPeewee(AdapterSuite):
     adapter = "peewee"
     asynchronous = False
     composite_keys = declared_loading = transactions = savepoints = outages = True
-    missing_table = counts_connections = knows_connection = outbox = True
+    missing_table = counts_connections = knows_connection = outbox = atomic = True
 
     @pytest.fixture
     def database(self, tmp_path: Any) -> None:
@@ -62,6 +62,9 @@ class TestPeewee(AdapterSuite):
 
     def rename(self, row: Any, name: str) -> None:
         type(row).set_by_id(row.id, {"name": name})
+
+    def save_changes(self, row: Any) -> None:
+        row.save()
 
     def delete(self, row: Any) -> None:
         row.delete_instance()

@@ -3,7 +3,8 @@
 --
 -- Plans are cached, and made when tables may be empty: where they are to hold for a million rows too,
 -- the choices that go wrong then are switched off; which makes costs look high, and is no reason to
--- compile anything. Times are the server's.
+-- compile anything. `force_generic_plan` keeps them cached: a plan for the very arrays of a call looks
+-- cheaper, and takes longer to make than to run. Times are the server's.
 
 CREATE OR REPLACE FUNCTION @schema@.microseconds(at timestamptz) RETURNS bigint
 LANGUAGE sql IMMUTABLE AS $$ SELECT (extract(epoch FROM at) * 1000000)::bigint $$;
@@ -34,7 +35,9 @@ CREATE OR REPLACE FUNCTION @schema@.put(
     lines integer[] DEFAULT NULL, unique_keys text[] DEFAULT NULL,
     untils_started boolean[] DEFAULT NULL
 ) RETURNS void
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan
+AS $$
 DECLARE
     lanes integer[];
     numbers bigint[];
@@ -88,7 +91,9 @@ $$;
 -- object with the arguments of `put`, or of `put_policed`, as arrays; bodies are in base64.
 CREATE OR REPLACE FUNCTION @schema@.put_in_transaction(given text)
 RETURNS TABLE (id text, holder text)
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan
+AS $$
 DECLARE
     g json := given;
     bodies bytea[] := ARRAY(
@@ -133,6 +138,7 @@ CREATE OR REPLACE FUNCTION @schema@.take(
     lane integer, turn bigint, place bigint, line integer
 )
 LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan
 SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off
 SET enable_hashjoin = off SET enable_mergejoin = off
 AS $$
@@ -300,6 +306,7 @@ CREATE OR REPLACE FUNCTION @schema@.ready_in(
     queues text[], since_lanes integer[], since_places bigint[]
 ) RETURNS bigint
 LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan
 SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off
 AS $$
 DECLARE
@@ -445,6 +452,7 @@ CREATE OR REPLACE FUNCTION @schema@.renew(
     others_too boolean, is_blocked_ boolean
 ) RETURNS bigint[]
 LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan
 SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off
 SET enable_hashjoin = off SET enable_mergejoin = off
 AS $$
@@ -477,6 +485,7 @@ END $$;
 CREATE OR REPLACE FUNCTION @schema@.finish(who integer, messages bigint[], leases bigint[])
 RETURNS bigint[]
 LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan
 SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off
 SET enable_hashjoin = off SET enable_mergejoin = off
 AS $$
@@ -514,6 +523,7 @@ CREATE OR REPLACE FUNCTION @schema@.settle(
     bodies bytea[], infos bytea[], results bytea[], result_ttls double precision[]
 ) RETURNS bigint[]
 LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan
 SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off
 SET enable_hashjoin = off SET enable_mergejoin = off
 AS $$
@@ -608,7 +618,9 @@ END $$;
 CREATE OR REPLACE FUNCTION @schema@.settle_in_transaction(
     who integer, which bigint, lease_ bigint, result bytea, result_ttl double precision
 ) RETURNS boolean
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan
+AS $$
 BEGIN
     IF result IS NULL THEN
         RETURN @schema@.finish(who, ARRAY[which], ARRAY[lease_]) IS NULL;
@@ -739,7 +751,9 @@ $$;
 -- Notify those who wait on a topic; called after the commit of what they wait for. Nothing is written
 -- when nobody does, and nothing waits for the disk.
 CREATE OR REPLACE FUNCTION @schema@.wake(changed text[]) RETURNS void
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan
+AS $$
 DECLARE
     awaited text[];
 BEGIN

@@ -374,7 +374,9 @@ CREATE OR REPLACE FUNCTION @schema@.put_policed(
     replacing boolean[], limit_keys text[], mosts integer[], rate_keys text[],
     intervals double precision[], bursts integer[]
 ) RETURNS TABLE (id text, holder text)
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan
+AS $$
 #variable_conflict use_column
 DECLARE
     one record;

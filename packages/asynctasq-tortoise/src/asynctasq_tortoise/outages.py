@@ -12,9 +12,13 @@ from collections.abc import Iterator
 _SQLSTATE_CLASSES = ("08", "28", "53", "57", "58")
 #: Serialization failure, deadlock, lock not available, no such database.
 _SQLSTATES = {"40001", "40P01", "55P03", "3D000"}
-#: Too many connections, access denied, no such database, shutdown, too many for this user, lock
-#: wait timeout, deadlock, lock taken; 2000 to 2099 are errors of the client's connection.
-_MYSQL_CODES = {1040, 1044, 1045, 1049, 1053, 1077, 1129, 1130, 1203, 1205, 1213, 1226, 3572}
+#: Row changed since the snapshot, too many connections, access denied, node not ready, no such
+#: database, shutdown, too many for this user, lock wait timeout, deadlock, lock taken; 2000 to 2099
+#: are errors of the client's connection.
+_MYSQL_CODES = {
+    *(1020, 1040, 1044, 1045, 1047, 1049, 1053, 1077, 1129),
+    *(1130, 1203, 1205, 1213, 1226, 3572),
+}
 _SQLITE_CODES = {
     sqlite3.SQLITE_BUSY,
     sqlite3.SQLITE_LOCKED,

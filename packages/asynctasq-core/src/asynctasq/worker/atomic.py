@@ -19,6 +19,8 @@ from dataclasses import dataclass, replace
 from time import time
 from typing import Any, TypeVar
 
+import msgpack
+
 from ..adapters.fetching import Wanted
 from ..adapters.plugins import Adapter, Adapters
 from ..adapters.statements import Database, Run, Statement, Transaction
@@ -120,8 +122,8 @@ class AtomicRun:
         verdict = outcomes.succeeded(self.config, self.adapters, self.job, value)
         if verdict.word != "succeeded":
             raise Decided(verdict)
-        if verdict.outcome.result is not None:
-            await run(tables.with_result(message_id, verdict.outcome.result))
+        if (kept := _kept(self.job, verdict)) is not None:
+            await run(tables.with_result(message_id, kept))
         if self.job.flow.then:
             self.following = self._next(verdict)
             for statement in tables.insertion((self.following,)):
@@ -361,11 +363,34 @@ async def _done(job: Job, run: Run) -> Verdict | None:
     if not rows:
         return None
     logger.info("a call came again that is done", extra={"id": job.message.id})
-    result = rows[0][0]
+    result, handed_on = _read_kept(job, rows[0][0])
     if result is None or job.options.result_ttl is None:
-        return Verdict(Outcome(job.delivery), "succeeded")
-    outcome = Outcome(job.delivery, result=bytes(result), result_ttl=job.options.result_ttl)
-    return Verdict(outcome, "succeeded")
+        return Verdict(Outcome(job.delivery), "succeeded", handed_on=handed_on)
+    outcome = Outcome(job.delivery, result=result, result_ttl=job.options.result_ttl)
+    return Verdict(outcome, "succeeded", handed_on=handed_on)
+
+
+def _kept(job: Job, verdict: Verdict) -> bytes | None:
+    """What to keep of a call's return value: its result, and what its batch is still to get."""
+    result, handed_on = verdict.outcome.result, verdict.handed_on
+    if not _is_collected(job):
+        return result
+    packed: bytes = msgpack.packb([result, handed_on])
+    return packed
+
+
+def _read_kept(job: Job, kept: Any) -> tuple[bytes | None, bytes | None]:
+    if kept is None:
+        return None, None
+    if not _is_collected(job):
+        return bytes(kept), None
+    result, handed_on = msgpack.unpackb(bytes(kept))
+    return result, handed_on
+
+
+def _is_collected(job: Job) -> bool:
+    """Whether a batch passes on what the call returns; what follows in a chain is put already."""
+    return job.flow.wants_result and not job.flow.then
 
 
 # --- in which database ------------------------------------------------------------------
