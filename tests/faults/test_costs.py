@@ -96,13 +96,14 @@ async def test_tasks_without_flows_ask_nothing_for_them(
     configure(driver="redis", redis=server.url)
     await dispatch_many(noop() for _ in range(TASKS))
     async with redis.asyncio.Redis.from_url(server.url) as client:
-        before = await client.info("commandstats")
+        before, started = await client.info("commandstats"), time.monotonic()
         await Worker(concurrency=100, burst=True).run()
-        after = await client.info("commandstats")
+        after, seconds = await client.info("commandstats"), time.monotonic() - started
     # Values of chains, batches, progress and checkpoints are written by HSET, and who waits is
     # told by PUBLISH, which a worker tries once at its start. It looks at values a few times a
     # second.
-    for command, most in (("publish", 1), ("hset", 5), ("hget", 30), ("hgetall", 30)):
+    looks = 30 + 10 * seconds
+    for command, most in (("publish", 1), ("hset", 5), ("hget", looks), ("hgetall", looks)):
         used = [stats.get(f"cmdstat_{command}", {"calls": 0})["calls"] for stats in (before, after)]
         assert used[1] - used[0] <= most, command
 
@@ -113,17 +114,19 @@ async def test_a_link_of_a_chain_adds_two_round_trips(
     server = start_redis()
     configure(driver="redis", redis=server.url)
 
-    async def round_trips(links: int) -> int:
+    async def round_trips(links: int) -> float:
         call = link(0)
         for _ in range(links - 1):
             call = call.then(link)
         last = await call.dispatch()
         async with redis.asyncio.Redis.from_url(server.url) as client:
-            before = await client.info("commandstats")
+            before, started = await client.info("commandstats"), time.monotonic()
             await Worker(burst=True).run()
-            after = await client.info("commandstats")
+            after, seconds = await client.info("commandstats"), time.monotonic() - started
         assert await last.result() == links
-        return int(after["cmdstat_evalsha"]["calls"] - before["cmdstat_evalsha"]["calls"])
+        calls = int(after["cmdstat_evalsha"]["calls"] - before["cmdstat_evalsha"]["calls"])
+        # What a worker looks after anyway, it does by the clock.
+        return calls - 10 * max(0.0, seconds - 0.5)
 
     await round_trips(1)
     alone, chain = await round_trips(1), await round_trips(10)
@@ -148,9 +151,11 @@ async def test_leases_that_ran_out_are_looked_for_by_one_worker_at_a_time(
         async with asyncio.timeout(30):
             while time.monotonic() - started < 5:  # ten sweeps of each worker
                 await asyncio.sleep(0.1)
-        # At its start each worker tries whether it may, and looks once; then one each two seconds.
+        # At its start each worker tries whether it may, and looks once; then one each two seconds,
+        # or a few more where a machine is so busy that another takes the lead. All of them twice a
+        # second would be sixty.
         asked = await calls("xinfo|consumers")
-        assert asked <= 2 * len(workers) + 1 + (time.monotonic() - started) / 2
+        assert asked <= 3 * len(workers) + 1 + (time.monotonic() - started) / 2
     for worker in workers:
         worker.stop()
     await asyncio.gather(*running)
