@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from time import time
 from typing import Any
 
@@ -11,7 +11,7 @@ from ..app import App
 from ..brokers import Broker, KeyInUse, Listing, Policing, QueueStats, WorkerInfo
 from ..pausing import pauses_of
 from ..policies.pauses import Pause
-from ..sending.listing import CallInfo, Reader, running
+from ..sending.listing import CallInfo, Reader, running, waiting_since
 from ..sending.progress import Progress
 from ..services.backlog import Backlog, backlogs
 from ..worker.not_yet_known import NotYetKnownTask, not_yet_known
@@ -23,6 +23,9 @@ _HOLDERS = 3
 #: Maximum number of running calls to show, and of characters of their arguments and notes.
 _MOST_RUNNING, _ARGUMENTS = 15, 80
 
+#: Maximum number of lines whose next call is looked at, as each takes a question to the broker.
+_MOST_LINES = 20
+
 
 @dataclass(frozen=True, slots=True)
 class Status:
@@ -31,6 +34,7 @@ class Status:
     Attributes:
         keys: The keys of policies in use, by queue; `None` if nobody asked.
         running: Some of the calls that run; `None` if nobody asked.
+        waiting_since: When the next call of the longest lines was dispatched, Unix time in seconds.
     """
 
     broker: str
@@ -41,12 +45,14 @@ class Status:
     not_yet_known: list[NotYetKnownTask]
     keys: Mapping[str, list[KeyInUse]] | None = None
     running: list[CallInfo] | None = None
+    waiting_since: Mapping[str, float] = field(default_factory=dict)
 
     def content(self) -> dict[str, object]:
         """The status as JSON takes it."""
         shown: dict[str, object] = {
             "broker": self.broker,
             "queues": [asdict(q) for q in self.queues],
+            "waiting_since": dict(self.waiting_since),
             "workers": [asdict(w) for w in self.workers],
             "outboxes": [_outbox(o) for o in self.outboxes],
             "pauses": [asdict(p) for p in self.pauses],
@@ -74,7 +80,16 @@ async def look(
         await not_yet_known(broker, names),
         await _keys(broker, names) if with_keys else None,
         await _running(app, broker) if with_running else None,
+        await _waiting_since(app, broker, queues),
     )
+
+
+async def _waiting_since(
+    app: App, broker: Broker, queues: Sequence[QueueStats]
+) -> dict[str, float]:
+    longest = sorted((q for q in queues if q.waiting), key=lambda q: -q.waiting)
+    names = [queue.name for queue in longest[:_MOST_LINES]]
+    return await waiting_since(broker, names, app.config.signing_key)
 
 
 async def _running(app: App, broker: Broker) -> list[CallInfo]:
@@ -98,7 +113,7 @@ def tables(status: Status, growth: Mapping[str, float] | None = None) -> list[An
         growth: How many messages per second each queue's line grows by, if known.
     """
     shown: list[Any] = [
-        _queue_table(status.queues, growth) if status.queues else "No queues yet.",
+        _queue_table(status, growth) if status.queues else "No queues yet.",
         _worker_table(status.workers) if status.workers else "No workers.",
     ]
     if status.running:
@@ -154,11 +169,13 @@ def _key_table(keys: Mapping[str, list[KeyInUse]]) -> object:
     return shown
 
 
-def _queue_table(queues: list[QueueStats], growth: Mapping[str, float] | None) -> object:
-    more = () if growth is None else ("waiting/s",)
+def _queue_table(status: Status, growth: Mapping[str, float] | None) -> object:
+    more = ("next waits",) if growth is None else ("next waits", "waiting/s")
     shown = table("Queues", "queue", "waiting", "running", "delayed", "dead", *more)
-    for q in queues:
+    for q in status.queues:
         counts = [str(n) for n in (q.waiting, q.running, q.delayed, q.dead)]
+        since = status.waiting_since.get(q.name)
+        counts.append("" if since is None else f"{max(0.0, time() - since):.0f} s")
         if growth is not None:
             counts.append(f"{growth[q.name]:+.1f}" if q.name in growth else "")
         add_row(shown, q.name, *counts)
