@@ -132,7 +132,7 @@ def test_the_picture_of_the_watched_status_can_be_made(tmp_path: Path) -> None:
     subprocess.run(command, cwd=root, check=True, capture_output=True, timeout=60)
     picture = (tmp_path / "status-watch.svg").read_text()
     shown = (root / "docs" / "images" / "status-watch.svg").read_text()
-    for text in ("order=Order#5", "15&#160;of&#160;40&#160;pages&#160;drawn"):
+    for text in ("order=Order#5", "shop.remind", "15&#160;of&#160;40&#160;pages&#160;drawn"):
         assert text in picture
         assert text in shown
 

@@ -8,9 +8,10 @@ from time import time
 from typing import Any
 
 from ..app import App
-from ..brokers import Broker, KeyInUse, Listing, Policing, QueueStats, WorkerInfo
+from ..brokers import Broker, KeyInUse, Listing, Policing, QueueStats, Remembering, WorkerInfo
 from ..pausing import pauses_of
 from ..policies.pauses import Pause
+from ..scheduling import Schedule, schedules
 from ..sending.listing import CallInfo, Reader, running, waiting_since
 from ..sending.progress import Progress
 from ..services.backlog import Backlog, backlogs
@@ -23,6 +24,9 @@ _HOLDERS = 3
 #: Maximum number of running calls to show, and of characters of their arguments and notes.
 _MOST_RUNNING, _ARGUMENTS = 15, 80
 
+#: Maximum number of schedules to show.
+_MOST_SCHEDULES = 10
+
 #: Maximum number of lines whose next call is looked at, as each takes a question to the broker.
 _MOST_LINES = 20
 
@@ -34,6 +38,7 @@ class Status:
     Attributes:
         keys: The keys of policies in use, by queue; `None` if nobody asked.
         running: Some of the calls that run; `None` if nobody asked.
+        schedules: Those whose next ticks come first; `None` if nobody asked.
         waiting_since: When the next call of the longest lines was dispatched, Unix time in seconds.
     """
 
@@ -45,6 +50,7 @@ class Status:
     not_yet_known: list[NotYetKnownTask]
     keys: Mapping[str, list[KeyInUse]] | None = None
     running: list[CallInfo] | None = None
+    schedules: list[Schedule] | None = None
     waiting_since: Mapping[str, float] = field(default_factory=dict)
 
     def content(self) -> dict[str, object]:
@@ -62,13 +68,19 @@ class Status:
             shown["keys"] = {queue: [asdict(k) for k in keys] for queue, keys in self.keys.items()}
         if self.running is not None:
             shown["running"] = [asdict(call) for call in self.running]
+        if self.schedules is not None:
+            shown["schedules"] = [_schedule(one) for one in self.schedules]
         return shown
 
 
 async def look(
     app: App, broker: Broker, *, with_keys: bool = False, with_running: bool = False
 ) -> Status:
-    """The status now."""
+    """The status now.
+
+    Args:
+        with_running: With the calls that run and the schedules, as people watch them.
+    """
     queues, workers = await broker.stats(), await broker.workers()
     names = [queue.name for queue in queues]
     return Status(
@@ -80,8 +92,21 @@ async def look(
         await not_yet_known(broker, names),
         await _keys(broker, names) if with_keys else None,
         await _running(app, broker) if with_running else None,
+        await _schedules(broker) if with_running else None,
         await _waiting_since(app, broker, queues),
     )
+
+
+async def _schedules(broker: Broker) -> list[Schedule]:
+    if not isinstance(broker, Remembering):
+        return []
+    found = [one for one in await schedules() if one.next is not None]
+    return sorted(found, key=lambda one: one.next or one.last)[:_MOST_SCHEDULES]
+
+
+def _schedule(one: Schedule) -> dict[str, object]:
+    moments = {"last": one.last.isoformat(), "next": one.next and one.next.isoformat()}
+    return {**asdict(one), **moments}
 
 
 async def _waiting_since(
@@ -118,6 +143,8 @@ def tables(status: Status, growth: Mapping[str, float] | None = None) -> list[An
     ]
     if status.running:
         shown.append(_running_table(status.running))
+    if status.schedules:
+        shown.append(_schedule_table(status.schedules))
     if status.pauses:
         shown.append(_pause_table(status.pauses))
     if status.not_yet_known:
@@ -135,6 +162,14 @@ def _running_table(calls: list[CallInfo]) -> object:
         since = "" if c.enqueued_at is None else f"{max(0.0, time() - c.enqueued_at):.0f} s ago"
         cells = (c.queue, c.task, c.arguments[:_ARGUMENTS], str(c.attempt), since)
         add_row(shown, *cells, "" if c.progress is None else _progress(c.progress))
+    return shown
+
+
+def _schedule_table(schedules: list[Schedule]) -> object:
+    shown = table("Schedules", "name", "task", "queue", "next")
+    for s in schedules:
+        seconds = "" if s.next is None else f"in {max(0.0, s.next.timestamp() - time()):.0f} s"
+        add_row(shown, s.name, s.task, s.queue, seconds)
     return shown
 
 
