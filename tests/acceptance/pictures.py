@@ -10,6 +10,7 @@ import io
 import re
 import sys
 import tempfile
+from datetime import timedelta
 from pathlib import Path
 
 import asynctasq
@@ -49,6 +50,11 @@ async def welcome(address: str) -> None:
     """Wait for a worker that never comes."""
 
 
+@task(name="shop.remind", queue="mail", every=timedelta(hours=1))
+async def remind() -> None:
+    """Remind customers."""
+
+
 async def screen(folder: Path) -> str:
     """The screen as SVG."""
     engine = create_async_engine(f"sqlite+aiosqlite:///{folder}/shop.db")
@@ -68,7 +74,8 @@ async def screen(folder: Path) -> str:
     async with asyncio.timeout(30):
         for _ in orders:
             await under_way.acquire()
-    status = await look(app, app.open_broker(), with_running=True)
+        while not (status := await look(app, app.open_broker(), with_running=True)).schedules:
+            await asyncio.sleep(0.01)  # until the worker has told of them
     console = Console(record=True, width=110, file=io.StringIO())
     console.print("[bold]$ asynctasq status --watch[/]\n")
     console.print(f"broker: {status.broker.replace(str(folder), '.asynctasq')}\n", highlight=False)

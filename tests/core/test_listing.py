@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -101,6 +102,15 @@ async def test_a_page_of_one_task_holds_no_more_than_asked_for() -> None:
     assert await every_page(40, task="nothing") == []
 
 
+async def test_a_page_of_certain_arguments_holds_no_more_than_asked_for() -> None:
+    await dispatch_many([pay(n) for n in range(150)])
+    listed = await every_page(4, arguments="N=1", task="*.pay")
+    assert {call.arguments.partition(",")[0] for call in listed} == {
+        f"n={n}" for n in range(150) if str(n).startswith("1")
+    }
+    assert await every_page(40, arguments="m=1") == []
+
+
 async def test_what_is_no_message_is_listed_by_its_id() -> None:
     await current().open_broker().put([Outgoing("bills", "odd", b"\0\1")])
     [call] = (await calls()).calls
@@ -112,6 +122,7 @@ async def test_arguments_are_not_shown_where_the_configuration_says_so() -> None
     handle = await pay(5).dispatch()
     [call] = (await calls()).calls
     assert (call.task, call.arguments) == (pay.name, "")
+    assert (await calls(arguments="5")).calls == []
     assert (await handle.info()).arguments == ""
 
 
@@ -255,9 +266,11 @@ def test_tasks_list_shows_a_table_and_where_it_goes_on() -> None:
     assert second.id not in run("list", "--state", "waiting")
     page = run("list", "--limit", "1")
     assert second.id not in page
-    place = page.rpartition("--after ")[2].strip()
+    [place] = shlex.split(page.rpartition("--after ")[2])
     assert second.id in run("list", "--after", place)
     assert run("list", "--task", "nothing") == "No calls.\n"
+    assert first.id in run("list", "--arguments", "RENT", "--limit", "1")
+    assert run("list", "--arguments", "lent") == "No calls.\n"
     assert run("list", "-q", "letters") == "No calls.\n"
     result = CliRunner().invoke(cli, ["tasks", "list", "--after", "nowhere"])
     assert result.exit_code == 2

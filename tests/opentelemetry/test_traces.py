@@ -11,12 +11,14 @@ from typing import Any
 import asynctasq
 import asynctasq.adapters.plugins
 import asynctasq.app
+import asynctasq.events
 import asynctasq_opentelemetry.plugin
 import asynctasq_opentelemetry.tracing
 import pytest
 import pytest_asyncio
 from asynctasq import Worker
 from asynctasq.adapters.plugins import Adapters
+from asynctasq_opentelemetry import measuring
 from opentelemetry import metrics
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -228,6 +230,20 @@ async def test_metrics_count_and_measure(reader: InMemoryMetricReader) -> None:
     duration = points["messaging.process.duration", fail.name]
     assert duration.attributes["asynctasq.outcome"] in ("retried", "dead")
     assert duration.attributes["error.type"] == "LookupError"
+
+
+@pytest.mark.usefixtures("toy")
+async def test_beyond_a_number_of_queues_the_rest_is_counted_as_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counts: dict[str, dict[Any, int]] = {"dispatch": {}, "run": {}}
+    monkeypatch.setattr(measuring, "_counts", counts)
+    monkeypatch.setattr(measuring, "MOST", 2)
+    for tenant in range(5):
+        await inner_span().on_queue(f"tenant-{tenant}").dispatch()
+    assert asynctasq.events.flush()
+    queues = {queue: count for (_, _, _, queue), count in counts["dispatch"].items()}
+    assert queues == {"tenant-0": 1, "tenant-1": 1, "(other)": 3}
 
 
 # --- an instrumented ORM ------------------------------------------------------------------

@@ -48,6 +48,7 @@ async def calls(
     *,
     queue: str | None = None,
     task: Task[..., Any] | str | None = None,
+    arguments: str | None = None,
     limit: int = 100,
     after: str | None = None,
 ) -> CallPage:
@@ -62,6 +63,8 @@ async def calls(
         task: Only calls of this task: the task, its name, or a pattern such as `shop.*`. A page
             looks at no more than 2,000 messages, so it may hold few calls, or none, and still not
             be the last.
+        arguments: Only calls with this text in their arguments as they are shown, such as
+            `"Order#5"`, in upper or lower case; pages are like those of a task.
         limit: Maximum number of calls in the page.
         after: `CallPage.after` of the previous page.
 
@@ -72,7 +75,8 @@ async def calls(
     """
     if limit < 1:
         raise ValueError("limit must be at least 1")
-    chosen = Chosen(states_of(state), queue, task.name if isinstance(task, Task) else task)
+    name = task.name if isinstance(task, Task) else task
+    chosen = Chosen(states_of(state), queue, name, arguments)
     return await page_of(current().open_broker(), _reader(), chosen, limit, after)
 
 
@@ -81,11 +85,14 @@ def calls_sync(
     *,
     queue: str | None = None,
     task: Task[..., Any] | str | None = None,
+    arguments: str | None = None,
     limit: int = 100,
     after: str | None = None,
 ) -> CallPage:
     """`calls` for synchronous code."""
-    return portal.run(calls(state, queue=queue, task=task, limit=limit, after=after))
+    return portal.run(
+        calls(state, queue=queue, task=task, arguments=arguments, limit=limit, after=after)
+    )
 
 
 async def cancel_calls(

@@ -6,17 +6,15 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine, Sequence
-from contextlib import suppress
 from typing import Any, TypeVar
 
 from .app import current
-from .brokers import KeyInUse, Listing, Policing, QueueStats, WorkerInfo
+from .brokers import KeyInUse, Policing, QueueStats, WorkerInfo
 from .brokers.opening import open_broker
-from .errors import MessageError
+from .sending import listing
 from .sending.ending import RECORD_SECONDS, end
 from .sending.portal import portal
 from .services.backlog import Backlog, backlogs
-from .wire.message import Message
 from .wire.results import encode_cancelled
 
 R = TypeVar("R")
@@ -110,15 +108,7 @@ async def waiting_since(queues: Sequence[str]) -> dict[str, float]:
         BrokerUnavailable: The broker cannot be reached.
     """
     app = current()
-    broker = app.open_broker()
-    if not isinstance(broker, Listing):
-        return {}
-    found: dict[str, float] = {}
-    for queue in queues:
-        for held in (await broker.held(queue, "waiting", limit=1)).messages:
-            with suppress(MessageError):
-                found[queue] = Message.decode(held.body, app.config.signing_key).enqueued_at
-    return found
+    return await listing.waiting_since(app.open_broker(), queues, app.config.signing_key)
 
 
 async def purge(queue: str) -> int:

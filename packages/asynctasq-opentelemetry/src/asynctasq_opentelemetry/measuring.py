@@ -23,6 +23,10 @@ from opentelemetry.metrics import CallbackOptions, Observation
 from . import __version__
 from .attributes import ERROR_TYPE, OUTCOME, Attributes, error_type, of_operation
 
+#: Maximum number of tasks and queues that are counted apart, and the name of the rest: an
+#: application may make a queue for each tenant.
+MOST, OTHER = 2000, "(other)"
+
 #: The arguments of `of_operation`.
 _Operation = tuple[str, str, str, str]
 
@@ -94,6 +98,8 @@ def note(event: Event) -> None:
 
 def _count(name: str, kind: str, event: Called) -> _Operation:
     operation, counts = (name, kind, event.task, event.queue), _counts[name]
+    if operation not in counts and len(counts) >= MOST:
+        operation = (name, kind, OTHER, OTHER)
     counts[operation] = counts.get(operation, 0) + 1
     return operation
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from time import time
 from typing import Any
 
 from ..app import App
-from ..brokers import Broker, KeyInUse, Listing, Policing, QueueStats, WorkerInfo
+from ..brokers import Broker, KeyInUse, Listing, Policing, QueueStats, Remembering, WorkerInfo
 from ..pausing import pauses_of
 from ..policies.pauses import Pause
-from ..sending.listing import CallInfo, Reader, running
+from ..scheduling import Schedule, schedules
+from ..sending.listing import CallInfo, Reader, running, waiting_since
 from ..sending.progress import Progress
 from ..services.backlog import Backlog, backlogs
 from ..worker.not_yet_known import NotYetKnownTask, not_yet_known
@@ -23,6 +24,12 @@ _HOLDERS = 3
 #: Maximum number of running calls to show, and of characters of their arguments and notes.
 _MOST_RUNNING, _ARGUMENTS = 15, 80
 
+#: Maximum number of schedules to show.
+_MOST_SCHEDULES = 10
+
+#: Maximum number of lines whose next call is looked at, as each takes a question to the broker.
+_MOST_LINES = 20
+
 
 @dataclass(frozen=True, slots=True)
 class Status:
@@ -31,6 +38,8 @@ class Status:
     Attributes:
         keys: The keys of policies in use, by queue; `None` if nobody asked.
         running: Some of the calls that run; `None` if nobody asked.
+        schedules: Those whose next ticks come first; `None` if nobody asked.
+        waiting_since: When the next call of the longest lines was dispatched, Unix time in seconds.
     """
 
     broker: str
@@ -41,12 +50,15 @@ class Status:
     not_yet_known: list[NotYetKnownTask]
     keys: Mapping[str, list[KeyInUse]] | None = None
     running: list[CallInfo] | None = None
+    schedules: list[Schedule] | None = None
+    waiting_since: Mapping[str, float] = field(default_factory=dict)
 
     def content(self) -> dict[str, object]:
         """The status in a form that JSON can hold."""
         shown: dict[str, object] = {
             "broker": self.broker,
             "queues": [asdict(q) for q in self.queues],
+            "waiting_since": dict(self.waiting_since),
             "workers": [asdict(w) for w in self.workers],
             "outboxes": [_outbox(o) for o in self.outboxes],
             "pauses": [asdict(p) for p in self.pauses],
@@ -56,13 +68,19 @@ class Status:
             shown["keys"] = {queue: [asdict(k) for k in keys] for queue, keys in self.keys.items()}
         if self.running is not None:
             shown["running"] = [asdict(call) for call in self.running]
+        if self.schedules is not None:
+            shown["schedules"] = [_schedule(one) for one in self.schedules]
         return shown
 
 
 async def look(
     app: App, broker: Broker, *, with_keys: bool = False, with_running: bool = False
 ) -> Status:
-    """The status now."""
+    """The status now.
+
+    Args:
+        with_running: With the calls that run and the schedules, as people watch them.
+    """
     queues, workers = await broker.stats(), await broker.workers()
     names = [queue.name for queue in queues]
     return Status(
@@ -74,7 +92,29 @@ async def look(
         await not_yet_known(broker, names),
         await _keys(broker, names) if with_keys else None,
         await _running(app, broker) if with_running else None,
+        await _schedules(broker) if with_running else None,
+        await _waiting_since(app, broker, queues),
     )
+
+
+async def _schedules(broker: Broker) -> list[Schedule]:
+    if not isinstance(broker, Remembering):
+        return []
+    found = [one for one in await schedules() if one.next is not None]
+    return sorted(found, key=lambda one: one.next or one.last)[:_MOST_SCHEDULES]
+
+
+def _schedule(one: Schedule) -> dict[str, object]:
+    moments = {"last": one.last.isoformat(), "next": one.next and one.next.isoformat()}
+    return {**asdict(one), **moments}
+
+
+async def _waiting_since(
+    app: App, broker: Broker, queues: Sequence[QueueStats]
+) -> dict[str, float]:
+    longest = sorted((q for q in queues if q.waiting), key=lambda q: -q.waiting)
+    names = [queue.name for queue in longest[:_MOST_LINES]]
+    return await waiting_since(broker, names, app.config.signing_key)
 
 
 async def _running(app: App, broker: Broker) -> list[CallInfo]:
@@ -98,11 +138,13 @@ def tables(status: Status, growth: Mapping[str, float] | None = None) -> list[An
         growth: How many messages per second each queue's line grows by, if known.
     """
     shown: list[Any] = [
-        _queue_table(status.queues, growth) if status.queues else "No queues yet.",
+        _queue_table(status, growth) if status.queues else "No queues yet.",
         _worker_table(status.workers) if status.workers else "No workers.",
     ]
     if status.running:
         shown.append(_running_table(status.running))
+    if status.schedules:
+        shown.append(_schedule_table(status.schedules))
     if status.pauses:
         shown.append(_pause_table(status.pauses))
     if status.not_yet_known:
@@ -120,6 +162,14 @@ def _running_table(calls: list[CallInfo]) -> object:
         since = "" if c.enqueued_at is None else f"{max(0.0, time() - c.enqueued_at):.0f} s ago"
         cells = (c.queue, c.task, c.arguments[:_ARGUMENTS], str(c.attempt), since)
         add_row(shown, *cells, "" if c.progress is None else _progress(c.progress))
+    return shown
+
+
+def _schedule_table(schedules: list[Schedule]) -> object:
+    shown = table("Schedules", "name", "task", "queue", "next")
+    for s in schedules:
+        seconds = "" if s.next is None else f"in {max(0.0, s.next.timestamp() - time()):.0f} s"
+        add_row(shown, s.name, s.task, s.queue, seconds)
     return shown
 
 
@@ -154,11 +204,13 @@ def _key_table(keys: Mapping[str, list[KeyInUse]]) -> object:
     return shown
 
 
-def _queue_table(queues: list[QueueStats], growth: Mapping[str, float] | None) -> object:
-    more = () if growth is None else ("waiting/s",)
+def _queue_table(status: Status, growth: Mapping[str, float] | None) -> object:
+    more = ("next waits",) if growth is None else ("next waits", "waiting/s")
     shown = table("Queues", "queue", "waiting", "running", "delayed", "dead", *more)
-    for q in queues:
+    for q in status.queues:
         counts = [str(n) for n in (q.waiting, q.running, q.delayed, q.dead)]
+        since = status.waiting_since.get(q.name)
+        counts.append("" if since is None else f"{max(0.0, time() - since):.0f} s")
         if growth is not None:
             counts.append(f"{growth[q.name]:+.1f}" if q.name in growth else "")
         add_row(shown, q.name, *counts)

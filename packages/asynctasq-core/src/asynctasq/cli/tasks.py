@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import asdict, replace
+from functools import partial
+from shlex import quote
 from time import time
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +50,11 @@ def command() -> None:
     metavar="NAME",
     help="Only calls of this task, or of tasks matching a pattern such as shop.*",
 )
+@click.option(
+    "--arguments",
+    metavar="TEXT",
+    help="Only calls with this in their arguments as shown, such as Tenant#5.",
+)
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True)
 @click.option(
     "--after", metavar="PLACE", help="Where to begin, as printed at the end of the previous page."
@@ -59,6 +66,7 @@ def list_command(
     state: Any,
     queue: str | None,
     task: str | None,
+    arguments: str | None,
     limit: int,
     after: str | None,
     hides_arguments: bool,
@@ -70,11 +78,11 @@ def list_command(
     loaded(modules)
 
     async def read() -> CallPage:
-        """Read pages until there are enough calls; a page filtered by task may hold few."""
-        page = await calls(state, queue=queue, task=task, limit=limit, after=after)
+        """Read pages until there are enough calls; a page of a search may hold few."""
+        ask = partial(calls, state, queue=queue, task=task, arguments=arguments)
+        page = await ask(limit=limit, after=after)
         while len(page.calls) < limit and page.after is not None:
-            left = limit - len(page.calls)
-            more = await calls(state, queue=queue, task=task, limit=left, after=page.after)
+            more = await ask(limit=limit - len(page.calls), after=page.after)
             page = replace(more, calls=page.calls + more.calls)
         return page
 
@@ -101,7 +109,7 @@ def _show(page: CallPage) -> None:
         add_row(shown, *_cells(call))
     show(shown)
     if page.after is not None:
-        click.echo(f"There are more: --after {printable(page.after)}")
+        click.echo(f"There are more: --after {quote(printable(page.after))}")
 
 
 def _cells(call: CallInfo) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ Owns the rule that looking at calls builds no argument, fetches no row and impor
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from operator import attrgetter
@@ -211,15 +212,24 @@ class Chosen:
         states: In the order in which to list them.
         queue: Only calls in this queue.
         task: Only calls of this task, or of tasks that match this pattern.
+        arguments: Only calls with this text in their arguments as shown, in any case.
     """
 
     states: Sequence[ListedState]
     queue: str | None = None
     task: str | None = None
+    arguments: str | None = None
+
+    @property
+    def is_search(self) -> bool:
+        """Whether not every call in these states and queues fits."""
+        return self.task is not None or self.arguments is not None
 
     def fits(self, info: CallInfo) -> bool:
-        """Whether the call's task matches."""
-        return self.task is None or fnmatchcase(info.task, self.task)
+        """Whether the call's task and arguments match."""
+        if self.task is not None and not fnmatchcase(info.task, self.task):
+            return False
+        return self.arguments is None or self.arguments.lower() in info.arguments.lower()
 
 
 def states_of(state: str | None) -> Sequence[ListedState]:
@@ -285,6 +295,20 @@ async def running(broker: Broker, reader: Reader, most: int) -> list[CallInfo]:
     return [await _with_values(broker, call) for call in page.calls]
 
 
+async def waiting_since(
+    broker: Broker, queues: Sequence[str], keys: Sequence[bytes]
+) -> dict[str, float]:
+    """When the next call in each of these queues was dispatched, where calls wait."""
+    if not isinstance(broker, Listing):
+        return {}
+    found: dict[str, float] = {}
+    for queue in queues:
+        for held in (await broker.held(queue, "waiting", limit=1)).messages:
+            with suppress(MessageError):
+                found[queue] = Message.decode(held.body, keys).enqueued_at
+    return found
+
+
 async def _some(
     lists: Listing,
     reader: Reader,
@@ -295,7 +319,7 @@ async def _some(
 ) -> tuple[HeldPage, list[CallInfo]]:
     """A page of the broker, with up to `most` of its calls that were chosen."""
     state, queue = place
-    wanted = min(most, _AT_ONCE) if chosen.task is None else _AT_ONCE
+    wanted = _AT_ONCE if chosen.is_search else min(most, _AT_ONCE)
     while True:
         page = await lists.held(queue, state, limit=wanted, after=after)
         infos = [reader.held(message) for message in page.messages]

@@ -18,7 +18,7 @@ def keys_in_use(db: Connection, queue: str, limit: int) -> list[KeyInUse]:
         return []
     who = {"queue": found[0], "now": time.time(), "lease_now": clock.now(), "limit": limit}
     limits = db.execute(_LIMITS, who).fetchall()
-    keys = [KeyInUse("limit", name, _holders(db, who, name), waits) for name, waits in limits]
+    keys = [KeyInUse("limit", name, _holders(db, who, name), int(n)) for name, n in limits]
     keys += [KeyInUse("rate", name, (), waits, opens) for name, waits, opens in _rates(db, who)]
     keys += [KeyInUse("unique", *row) for row in _taken(db, who)]
     return sorted(keys, key=lambda key: (-key.waiting, key.kind, key.key))[:limit]

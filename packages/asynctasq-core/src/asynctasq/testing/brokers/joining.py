@@ -9,6 +9,7 @@ from typing import Any
 
 import msgpack
 import pytest
+import pytest_asyncio
 
 from asynctasq.adapters.statements import Run
 from asynctasq.brokers import (
@@ -36,10 +37,11 @@ class JoiningTests(BrokerFixtures):
 
     needs = "joins_transactions"
 
-    @pytest.fixture
-    def joining(self, broker: Broker) -> Transactional:
-        """A broker whose work can be done inside a transaction."""
+    @pytest_asyncio.fixture
+    async def joining(self, broker: Broker) -> Transactional:
+        """A broker whose work can be done inside a transaction, with its tables made."""
         assert isinstance(broker, Transactional)
+        await broker.stats()
         return broker
 
     async def test_a_transaction_on_its_own_database_is_here(

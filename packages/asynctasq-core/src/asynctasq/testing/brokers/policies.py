@@ -29,7 +29,9 @@ class PolicedFixtures(BrokerFixtures):
     async def key(self, broker: Broker, queue: str, key: str) -> KeyInUse | None:
         """The key, if it is in use."""
         assert isinstance(broker, Policing)
-        return next((k for k in await broker.keys_in_use(queue) if k.key == key), None)
+        found = next((k for k in await broker.keys_in_use(queue) if k.key == key), None)
+        assert found is None or type(found.waiting) is int
+        return found
 
 
 def limited(
