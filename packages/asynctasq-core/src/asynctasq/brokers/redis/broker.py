@@ -73,7 +73,7 @@ _BYTES_AT_ONCE = 1024 * 1024
 #: Maximum dead letters per answer, and per call that deletes them.
 _LETTERS_AT_ONCE = 100
 #: Maximum lines, limits, rates and unique keys (of each) that a look at the keys in use covers.
-_KEYS_AT_ONCE = 1000
+_KEYS_AT_ONCE = 500
 #: The minimum size that a message which asks for something counts as, since it takes about ten
 #: commands.
 _ASKING_BYTES = 8192
@@ -267,7 +267,7 @@ class RedisBroker:
     async def keys_in_use(self, queue: str, *, limit: int = 100) -> list[KeyInUse]:
         """The policy keys in use; see `Policing.keys_in_use`."""
         keys = self._keys.of(queue)
-        command = KEYS_IN_USE(keys[:4], max(limit, _KEYS_AT_ONCE))
+        command = KEYS_IN_USE(keys[:4], _KEYS_AT_ONCE)
         return in_use(await self._server.insist(keys.stream, command), limit)
 
     async def pauses(self, queue: str) -> Mapping[str, bytes]:
@@ -293,9 +293,14 @@ class RedisBroker:
     async def values(self, queue: str, kind: str) -> Mapping[str, bytes]:
         """All values of a kind; see `Remembering.values`."""
         key = self._keys.of(queue).kind(kind)
-        found = await self._server.insist(key, VALUES((key,)))
-        pairs = zip(found[::2], found[1::2], strict=True)
-        return {name.decode("utf-8", "replace"): value for name, value in pairs}
+        values: dict[str, bytes] = {}
+        cursor = b"0"
+        while True:
+            cursor, *found = await self._server.insist(key, VALUES((key,), cursor))
+            pairs = zip(found[::2], found[1::2], strict=True)
+            values |= {name.decode("utf-8", "replace"): value for name, value in pairs}
+            if cursor == b"0":
+                return values
 
     async def value(self, queue: str, kind: str, name: str) -> bytes | None:
         """One value; see `Remembering.value`."""
