@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import threading
 from collections.abc import Awaitable, Callable, Sequence
@@ -67,6 +68,28 @@ def puts(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
     monkeypatch.setattr(MemoryBroker, "put", noted)
     return seen
+
+
+@pytest.mark.parametrize(("step_seconds", "least"), [(0.0, 3 + 6), (0.001, 280)])
+async def test_dispatching_many_lets_the_loop_go_on_meanwhile(
+    app: App, monkeypatch: pytest.MonkeyPatch, step_seconds: float, least: int
+) -> None:
+    """However fast the clock goes: after so many handles and messages, and after so long."""
+    clock = itertools.count(0.0, step_seconds)
+    monkeypatch.setattr(asynctasq.app, "monotonic", lambda: next(clock))
+    turns, is_over = 0, False
+
+    async def others() -> None:
+        nonlocal turns
+        while not is_over:
+            await asyncio.sleep(0)
+            turns += 1
+
+    waiting = asyncio.create_task(others())
+    await dispatch_many([note(n) for n in range(3000)])
+    is_over = True
+    await waiting
+    assert turns >= least
 
 
 async def test_many_go_in_one_round_trip_and_in_order(

@@ -160,6 +160,59 @@ async def test_no_script_moves_much_more_than_a_megabyte(start_redis: Any) -> No
     await broker.close()
 
 
+LIMITED = {"policy": Policy(limit=LimitKey("key", 100))}
+
+
+@pytest.mark.parametrize("asking", [{}, LIMITED], ids=["nothing", "a limit"])
+async def test_what_the_server_holds_itself_counts_too(
+    start_redis: Any, asking: dict[str, Any]
+) -> None:
+    """Large messages in a page for people, and outcomes for which nothing large is sent."""
+    server, count, body = start_redis(), 12, bytes(400_000)
+    broker = RedisBroker(RedisConfig(url=server.url))
+    info = WorkerInfo("w", "host", 1, ("q",), 10, time.time())
+    consumer = broker.consumer(ConsumerOptions(info, ("q",)))
+    await consumer.start()
+    await broker.put([Outgoing("q", f"{n}", body, **asking) for n in range(count)])
+    page = await broker.held("q", "waiting", limit=100)
+    assert 1 < len(page.messages) <= 3
+    with server.client() as client:
+        for action in (Action.POSTPONE, Action.RETRY, Action.RELEASE):
+            taken: list[Delivery] = []
+            async with asyncio.timeout(20):
+                while len(taken) < count:
+                    taken += await consumer.take(count, 1)
+            before = calls_of_scripts(client)
+            await consumer.settle([Outcome(delivery, action) for delivery in taken])
+            moves = action is not Action.RELEASE or bool(asking)  # or only the lease ends
+            assert calls_of_scripts(client) - before >= (count / 3 if moves else 1)
+    await consumer.stop()
+    await broker.close()
+
+
+def calls_of_scripts(client: Any) -> int:
+    stats = client.info("commandstats")
+    return sum(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("evalsha", "eval"))
+
+
+async def test_thousands_of_values_and_keys_are_looked_at_in_parts(start_redis: Any) -> None:
+    server = start_redis()
+    broker = RedisBroker(RedisConfig(url=server.url))
+    values = {f"{n}": b"%d" % n for n in range(3000)}
+    with server.client() as client:
+        for name, value in values.items():
+            client.hset("asynctasq:{q}:values:kind", name, bytes(8) + value)
+        before = calls_of_scripts(client)
+        assert dict(await broker.values("q", "kind")) == values
+        assert calls_of_scripts(client) - before >= 3
+    policies = [Policy(limit=LimitKey(f"key-{n}", 1)) for n in range(1500)]
+    await broker.put([Outgoing("q", f"{n}", b"", policy=p) for n, p in enumerate(policies)])
+    with commands_of_scripts(server) as counts:
+        assert len(await broker.keys_in_use("q", limit=1500)) == 500
+    assert max(counts) < 3000
+    await broker.close()
+
+
 async def fill_with_dead(broker: RedisBroker, queues: list[str], count: int) -> None:
     """So many dead letters in each queue, named by queue and number."""
     info = WorkerInfo("w", "host", 1, tuple(queues), 10, time.time())

@@ -152,7 +152,7 @@ def show_command(
     if as_json:
         click.echo(json.dumps(asdict(call), indent=2))
         return
-    fields = {name: value for name, value in asdict(call).items() if value not in (None, "")}
+    fields = {name: value for name, value in asdict(call).items() if value not in (None, "", ())}
     traceback = fields.pop("traceback", "")
     for name in ("enqueued_at", "due", "died_at"):
         if name in fields:

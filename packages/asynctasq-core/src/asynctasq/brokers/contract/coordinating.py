@@ -44,7 +44,10 @@ class Policing(Protocol):
     """Policies and priorities: marks a broker whose `put` accepts them."""
 
     async def keys_in_use(self, queue: str, *, limit: int = 100) -> list[KeyInUse]:
-        """The keys that are taken or have messages, longest lines first."""
+        """The keys that are taken or have messages, longest lines first.
+
+        Where there are hundreds, a broker may look at some of them only.
+        """
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,8 +89,15 @@ local function put_asking(stream, ids, delayed, bodies, arguments, first)
     end
   end
 
-  local function holder_in(key)
-    return taken[key] or holder_of(lines, key, now)
+  -- What stands in `unique`, by key; empty once that may have changed.
+  local standing = {}
+
+  local function holder_now(key)
+    local text = standing[key]
+    if taken[key] or text ~= nil then
+      return taken[key] or holder_in(text, now)
+    end
+    return holder_of(lines, key, now)
   end
 
   -- Whether to add a message; if not, who holds its key.
@@ -98,11 +105,12 @@ local function put_asking(stream, ids, delayed, bodies, arguments, first)
     if ask.unique == '' or (known and not ask.replaces) then
       return not known, nil
     end
-    local holder = holder_in(ask.unique)
+    local holder = holder_now(ask.unique)
     if not known then
       return not holder, holder
     end
     write_all()
+    standing = {}
     local state = locate(stream, ids, id)
     if holder ~= id or not is_asking_place(known) or (state ~= 'waiting' and state ~= 'delayed') then
       return false, holder or id
@@ -111,24 +119,33 @@ local function put_asking(stream, ids, delayed, bodies, arguments, first)
     return true, nil
   end
 
-  local names = {}
+  local names, asks, unique_keys = {}, {}, {}
   for i = first, #arguments, 4 do
+    local ask = arguments[i + 3] ~= '' and asked_by(arguments[i + 3])
     names[#names + 1] = arguments[i]
+    asks[#names] = ask
+    if ask and ask.unique ~= '' then
+      unique_keys[#unique_keys + 1] = ask.unique
+    end
+  end
+  if #unique_keys > 0 then
+    for i, text in ipairs(redis.call('HMGET', lines.unique, unpack(unique_keys))) do
+      standing[unique_keys[i]] = text
+    end
   end
   local known_places = redis.call('HMGET', ids, unpack(names))
   local serial = redis.call('HINCRBY', lines.rates, MARKED, #names) - #names
 
   local conflicts = {}
   for i = first, #arguments, 4 do
-    local id, body, due, text = unpack(arguments, i, i + 3)
-    local known = placed[id] or known_places[(i - first) / 4 + 1]
+    local id, body, due, n = arguments[i], arguments[i + 1], arguments[i + 2], (i - first) / 4 + 1
+    local ask, known = asks[n], placed[id] or known_places[n]
     serial = serial + 1
-    if text == '' then
+    if not ask then
       if not known then
         add_plain(id, body, due)
       end
     else
-      local ask = asked_by(text)
       local wanted, holder = is_wanted(id, ask, known)
       if wanted then
         add_asking(id, body, due, ask, serial)

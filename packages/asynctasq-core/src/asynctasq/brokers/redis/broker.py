@@ -56,7 +56,7 @@ from .server import Request, Server
 logger = logging.getLogger(__name__)
 
 #: Maximum lines, limits, rates and unique keys (of each) that a look at the keys in use covers.
-_KEYS_AT_ONCE = 1000
+_KEYS_AT_ONCE = 500
 
 
 class RedisBroker:
@@ -204,7 +204,7 @@ class RedisBroker:
     async def keys_in_use(self, queue: str, *, limit: int = 100) -> list[KeyInUse]:
         """The policy keys in use; see `Policing.keys_in_use`."""
         keys = self._keys.of(queue)
-        command = KEYS_IN_USE(keys[:4], max(limit, _KEYS_AT_ONCE))
+        command = KEYS_IN_USE(keys[:4], _KEYS_AT_ONCE)
         return in_use(await self._server.insist(keys.stream, command), limit)
 
     async def pauses(self, queue: str) -> Mapping[str, bytes]:

@@ -142,8 +142,10 @@ for part in string.gmatch(ARGV[1], '.') do
     count = math.min(asked_for, most - shown)
     found, after = parts[part](after, count)
     seen = seen + found
-    local bytes = math.max(before - budget, 1)
-    asked_for = math.max(1, math.min(2 * count, 100, math.floor(budget * count / bytes)))
+    if found > 0 then  -- parts without messages say nothing about their size
+      local bytes = math.max(before - budget, 1)
+      asked_for = math.max(1, math.min(2 * found, 100, math.floor(budget * found / bytes)))
+    end
   until found < count
   after = ''
 end

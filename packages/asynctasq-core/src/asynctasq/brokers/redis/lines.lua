@@ -220,14 +220,17 @@ local function leave(lines, id, ask, kind, order)
   end
 end
 
--- Who holds a unique key, and until when; nil if it is free.
-local function holder_of(lines, key, now)
-  local text = redis.call('HGET', lines.unique, key)
+-- Who holds a unique key, and until when, by what stands in `unique`; nil if it is free.
+local function holder_in(text, now)
   local over = text and tonumber(string.sub(text, 1, 14)) or 0
   if not text or (over > 0 and over <= now) then
     return nil
   end
   return string.sub(text, 15), over
+end
+
+local function holder_of(lines, key, now)
+  return holder_in(redis.call('HGET', lines.unique, key), now)
 end
 
 local function take_key(lines, id, ask, now)

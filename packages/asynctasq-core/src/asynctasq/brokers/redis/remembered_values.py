@@ -23,9 +23,14 @@ class RememberedValues:
     async def all(self, queue: str, kind: str) -> Mapping[str, bytes]:
         """All values of a kind, by name."""
         key = self._keys.of(queue).kind(kind)
-        found = await self._server.insist(key, VALUES((key,)))
-        pairs = zip(found[::2], found[1::2], strict=True)
-        return {name.decode("utf-8", "replace"): value for name, value in pairs}
+        values: dict[str, bytes] = {}
+        cursor = b"0"
+        while True:
+            cursor, *found = await self._server.insist(key, VALUES((key,), cursor))
+            pairs = zip(found[::2], found[1::2], strict=True)
+            values |= {name.decode("utf-8", "replace"): value for name, value in pairs}
+            if cursor == b"0":
+                return values
 
     async def get(self, queue: str, kind: str, name: str) -> bytes | None:
         """One value, until it expires."""

@@ -79,7 +79,7 @@ def _pages(queue: str, outcomes: Sequence[Outcome], *, is_asking: bool) -> Itera
         if sent >= _LARGE_BYTES:
             yield Settlement(queue, [outcome], is_large=True, is_asking=is_asking)
             continue
-        moved = sent + (len(outcome.delivery.body) if outcome.action is Action.DEAD else 0)
+        moved = sent + (len(outcome.delivery.body) if _moves_body(outcome, is_asking) else 0)
         if page and page_bytes + moved + least > _MOST_BYTES:
             yield Settlement(queue, page, is_large=False, is_asking=is_asking)
             page, page_bytes = [], 0
@@ -87,6 +87,14 @@ def _pages(queue: str, outcomes: Sequence[Outcome], *, is_asking: bool) -> Itera
         page_bytes += moved + least
     if page:
         yield Settlement(queue, page, is_large=False, is_asking=is_asking)
+
+
+def _moves_body(outcome: Outcome, is_asking: bool) -> bool:
+    """Whether the server moves the body that it has."""
+    if is_asking:
+        return outcome.action is not Action.DONE or outcome.result is not None
+    keeps_it = outcome.action in (Action.RETRY, Action.POSTPONE, Action.PARK)
+    return outcome.action is Action.DEAD or (keeps_it and outcome.body is None)
 
 
 def entry_of(delivery: Delivery) -> bytes:

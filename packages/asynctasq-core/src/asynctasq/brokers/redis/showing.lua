@@ -46,7 +46,9 @@ local function show_standing(bodies, id, without_line)
   local record = redis.call('HGET', bodies, MARKED .. id)
   if record then
     local extra, body = from_record(record)
-    if not (without_line and asked(extra).has_line) then
+    if without_line and asked(extra).has_line then
+      budget = budget - #record  -- read all the same
+    else
       show(id, body, 'waiting', earlier(extra))
     end
   end
