@@ -46,8 +46,8 @@ async def _block(namespace: dict[str, Any], code: str, title: str) -> str:
         if inspect.iscoroutine(result):
             await result
         if current().config.driver in ("memory", "postgres"):
-            # What was committed is sent in the background, and no worker waits for that: neither for
-            # what the block dispatched, nor for what its tasks did.
+            # What was committed is sent in the background, and no worker waits for that, be it what
+            # the block dispatched or what its tasks did.
             outbox = current().outbox
             for _ in range(2):
                 await outbox.flush()
