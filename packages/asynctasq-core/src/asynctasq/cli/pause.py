@@ -70,7 +70,7 @@ def check(queue: str | None, task: str | None, where: tuple[str, ...]) -> dict[s
     if queue is not None and not is_queue_name(queue):
         raise click.UsageError(f"{queue!r} is not a queue name")
     if where and task is None:
-        raise click.UsageError("--where selects calls of a task: give --task, too")
+        raise click.UsageError("--where says which calls of a task are meant: give --task")
     if wrong := [text for text in where if "=" not in text]:
         raise click.UsageError(f"--where {wrong[0]!r}: write NAME=TEXT, such as order=Order#5")
     return dict(text.split("=", 1) for text in where)

@@ -43,11 +43,7 @@ def command() -> None:
     help="Only calls in this state; by default all, in this order.",
 )
 @queue_option
-@click.option(
-    "--task",
-    metavar="NAME",
-    help="Only calls of this task, or of tasks matching a pattern such as shop.*",
-)
+@click.option("--task", metavar="NAME", help="Only of this task, or of tasks such as shop.*")
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True)
 @click.option(
     "--after", metavar="PLACE", help="Where to begin, as printed at the end of the previous page."
@@ -70,7 +66,7 @@ def list_command(
     loaded(modules)
 
     async def read() -> CallPage:
-        """Read pages until there are enough calls; a page filtered by task may hold few."""
+        """Pages until there are enough; one that looks for a task may hold few."""
         page = await calls(state, queue=queue, task=task, limit=limit, after=after)
         while len(page.calls) < limit and page.after is not None:
             left = limit - len(page.calls)

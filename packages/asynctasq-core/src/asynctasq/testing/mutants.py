@@ -226,17 +226,17 @@ MUTANTS = {
         _in_fetch_many(lambda fetch: _fetching_once(fetch, copy.copy)),
     ),
     "no-chunks": Mutant(
-        "thousands of keys go into one query", "thousands", _in_fetch_many(_in_one_query)
+        "thousands of keys in one query", "thousands", _in_fetch_many(_in_one_query)
     ),
     "options": Mutant(
         "another package's option is taken for its own",
         "options_of_others",
         _in_fetch_many(_taking_all_options_for_its_own),
     ),
-    "imports": Mutant("it imports its ORM when it is loaded", "imports_no_orm", _importing_its_orm),
+    "imports": Mutant("it imports its ORM at the top", "imports_no_orm", _importing_its_orm),
     "no-thread-scope": Mutant("there is no thread_scope", "connection", _without_thread_scope),
     "no-finally": Mutant(
-        "thread_scope is not left when the task fails", "connection", _without_finally
+        "thread_scope leaves out its end when the task fails", "connection", _without_finally
     ),
     "sends": Mutant(
         "one send's error stops the others",
