@@ -204,7 +204,7 @@ def test_an_annotation_that_cannot_be_told_ends_all_at_once(place: Place, proces
     place.write("untold.py", "import asynctasq\n@asynctasq.task\ndef send(order: 'Ordr'): ...\n")
     done = place.run("worker", "untold", "--processes", processes)
     assert done.returncode == 1
-    assert "Error: task untold.send: the annotation of 'order' cannot be told" in done.stderr
+    assert "Error: task untold.send: the annotation of 'order' cannot be resolved" in done.stderr
     assert "Traceback" not in done.stderr
     assert "died" not in done.stderr
 

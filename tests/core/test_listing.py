@@ -274,7 +274,7 @@ def test_tasks_list_shows_a_table_and_where_it_goes_on() -> None:
     assert run("list", "-q", "letters") == "No calls.\n"
     result = CliRunner().invoke(cli, ["tasks", "list", "--after", "nowhere"])
     assert result.exit_code == 2
-    assert "no place in this list" in result.output
+    assert "not a place in this list" in result.output
 
 
 @pytest.mark.usefixtures("shared")

@@ -266,7 +266,7 @@ async def test_what_makes_no_sense_is_refused(app: App) -> None:
         await pause()
     with pytest.raises(ValueError, match="name the task"):
         await pause(queue="default", where={"number": 1})
-    with pytest.raises(ValueError, match="no name of a queue"):
+    with pytest.raises(ValueError, match="not a queue name"):
         await pause(queue="")
     with pytest.raises(ConfigurationError, match="no parameter 'nubmer'; it has number, speed"):
         await pause(task=ship.name, where={"nubmer": 1})

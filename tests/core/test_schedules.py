@@ -330,8 +330,8 @@ async def test_a_paused_schedule_makes_no_call_and_goes_on_from_when_it_is_resum
     [
         ({}, "exactly one of cron, every and at"),
         ({"cron": "0 3 * * *", "every": timedelta(1)}, "exactly one"),
-        ({"cron": "0 3 * *"}, "no cron expression"),
-        ({"cron": "0 0 30 2 *"}, "no cron expression"),
+        ({"cron": "0 3 * *"}, "not a cron expression"),
+        ({"cron": "0 0 30 2 *"}, "not a cron expression"),
         ({"cron": "0 3 * * *", "timezone": "Mars/Olympus"}, "no time zone 'Mars/Olympus'"),
         ({"every": timedelta(1), "timezone": "UTC"}, "with cron only"),
         ({"every": timedelta(0)}, "0.1 seconds"),
@@ -451,7 +451,7 @@ async def test_a_task_declares_several_with_arguments(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"cron": "bad"}, "no cron expression"),
+        ({"cron": "bad"}, "not a cron expression"),
         ({"timezone": "Europe/Berlin"}, "exactly one"),
         ({"cron": "0 3 * * *", "timezone": "Nowhere"}, "no time zone"),
         ({"every": 5}, "timedelta"),

@@ -421,7 +421,7 @@ def test_what_a_registered_decode_raises_is_a_damaged_message() -> None:
 
 def test_an_unregistered_tag_is_refused() -> None:
     body = msgpack.packb(msgpack.ExtType(12, msgpack.packb(["os.system", "ls"])))
-    with pytest.raises(InvalidMessage, match=r"'os\.system' is no type"):
+    with pytest.raises(InvalidMessage, match=r"'os\.system' is not a type"):
         decode_value(body, {})
 
 

@@ -132,7 +132,9 @@ async def test_a_worker_imports_what_is_named_from_the_applications_packages(
     package: Package, toy: Toy
 ) -> None:
     tasks = package.tasks("from .models import Loaded", "@task\ndef send(order: Loaded): ...")
-    with pytest.raises(ConfigurationError, match=r"'order' cannot be told: 'Loaded' is not known"):
+    with pytest.raises(
+        ConfigurationError, match=r"'order' cannot be resolved: 'Loaded' is not known"
+    ):
         await Worker(burst=True).run()
     allow_packages([package.name])
     await Worker(burst=True).run()
@@ -189,7 +191,7 @@ async def test_a_worker_does_not_start_with_an_annotation_that_cannot_be_told(
     tasks = package.tasks(imports, f"@task\ndef send({parameter}): ...")
     allow_packages([package.name])
     package.load("models")
-    expected = rf"task {tasks.send.name}: the annotation of 'order' cannot be told: .*{problem}"
+    expected = rf"task {tasks.send.name}: the annotation of 'order' cannot be resolved: .*{problem}"
     with pytest.raises(ConfigurationError, match=expected):
         await Worker(burst=True).run()
 

@@ -68,12 +68,12 @@ async def test_every_page_shows_what_there_is(visitor: httpx.AsyncClient) -> Non
     await pausing.pause(queue="mail", by="somebody")
     shown = {
         "/": ("2 calls wait in", "queue &#39;mail&#39; is paused", "was given up in the last hour"),
-        "/queues": ("invoices", "somebody", "none takes it"),
+        "/queues": ("invoices", "somebody", "none serves it"),
         "/calls": ("second", "third", "delayed"),
         "/calls?arguments=third": ("third",),
         "/dead": ("ConnectionError", "ValueError"),
         "/dead?by=one": ("first", "ada@example.com"),
-        "/workers": ("nothing is run",),
+        "/workers": ("nothing runs",),
         "/schedules": ("Schedules",),
         "/keys": ("limit", "tenant=7"),
     }

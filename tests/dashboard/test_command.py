@@ -99,7 +99,7 @@ def test_it_shows_the_queues_of_the_application_and_ends_when_told(folder: Path)
 
 def test_read_only_is_read_only(folder: Path) -> None:
     with serving(folder, ["--read-only"]) as (visitor, _):
-        assert "you may look, not change anything" in visitor.get("/").text
+        assert "you may look, but not change anything" in visitor.get("/").text
         data = {"do": "purge", "csrf": visitor.cookies["asynctasq_csrf"], "sure": "yes"}
         assert visitor.post("/do", data=data).status_code == 403
 

@@ -54,13 +54,13 @@ def scheduled(site: str) -> None:
 
 def test_an_empty_application_is_calm(browser: Browser) -> None:
     browser.open()
-    browser.until_text("Nothing is wrong that can be seen from here.")
+    browser.until_text("Nothing seems to be wrong.")
     browser.until_text("No queues yet.")
     for path, said in (
         ("/queues", "No queues yet."),
         ("/dead", "No dead letters. All is well."),
         ("/dead?by=one", "No dead letters. All is well."),
-        ("/workers", "No worker is alive: nothing is run."),
+        ("/workers", "No worker is alive: nothing runs."),
         ("/schedules", "No schedules."),
         ("/keys", "No key is in use."),
     ):
@@ -73,7 +73,7 @@ def test_the_overview_tells_of_the_last_hour(browser: Browser, failures: None) -
     shop.wave("x").on_queue("nobodys").dispatch_sync()
     shop.work()
     browser.open()
-    browser.until_text("1 call waits in 'nobodys', and no worker takes them")
+    browser.until_text("1 call waits in 'nobodys', which no worker serves")
     browser.until_text(f"3 calls of {shop.bill.name} were given up in the last hour")
     row = browser.row(shop.wave.name).text.split()
     assert row[:3] == [shop.wave.name, "mail", "5"]

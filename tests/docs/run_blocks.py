@@ -46,11 +46,13 @@ async def _block(namespace: dict[str, Any], code: str, title: str) -> str:
         if inspect.iscoroutine(result):
             await result
         if current().config.driver in ("memory", "postgres"):
-            # What was committed is sent in the background; a worker does not wait for that.
+            # What was committed is sent in the background, and no worker waits for that, be it what
+            # the block dispatched or what its tasks did.
             outbox = current().outbox
-            await outbox.flush()
-            await asyncio.to_thread(portal.run, outbox.flush())
-            await Worker(burst=True, concurrency=1).run()
+            for _ in range(2):
+                await outbox.flush()
+                await asyncio.to_thread(portal.run, outbox.flush())
+                await Worker(burst=True, concurrency=1).run()
     return output.getvalue()
 
 

@@ -92,7 +92,7 @@ def test_without_pool_sizes_the_arguments_stay_as_they_are() -> None:
     ("config", "message"),
     [
         ({**SOURCE, "db_urls": "x"}, "did you mean 'db_url'"),
-        ({**SOURCE, "zzz": 1}, "no argument of Tortoise.init"),
+        ({**SOURCE, "zzz": 1}, "Tortoise.init has no such argument"),
         ({"modules": MODULES}, "exactly one of db_url"),
         ({**SOURCE, "config": {"connections": {}}}, "exactly one of db_url"),
         ({**SOURCE, "minsize": 9, "maxsize": 3}, "minsize 9 and maxsize 3"),

@@ -120,7 +120,7 @@ async def cancel_calls(
         BrokerUnavailable: The broker cannot be reached; some may have been cancelled.
     """
     if queue is None and task is None:
-        raise ValueError("name a queue or a task whose calls are to be cancelled")
+        raise ValueError("name a queue or a task whose calls to cancel")
     states = sorted(states_of(state), key=_ORDER.index)
     name = task.name if isinstance(task, Task) else task
     return await _cancel_all([Chosen([one], queue, name) for one in states])

@@ -110,7 +110,7 @@ async def pauses_of(broker: Broker, queues: Sequence[str] | None = None) -> list
     for queue in [s.name for s in await broker.stats()] if queues is None else queues:
         for name, value in sorted((await broker.pauses(queue)).items()):
             pause = Pause.decode(queue, value)
-            found.append(pause or Pause(queue, name, by="nobody who can be read"))
+            found.append(pause or Pause(queue, name, by="someone unknown"))
     return found
 
 
@@ -152,7 +152,7 @@ def _meant(
     if where and task is None:
         raise ValueError("`where` says which calls of a task are meant: name the task")
     if queue is not None and not is_queue_name(queue):
-        raise ValueError(f"{queue!r} is no name of a queue")
+        raise ValueError(f"{queue!r} is not a queue name")
     known = registry.get(task) if isinstance(task, str) else task
     name = known.name if known is not None else str(task or "")
     if where and known is not None:

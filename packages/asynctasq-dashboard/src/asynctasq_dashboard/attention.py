@@ -65,7 +65,7 @@ def _unserved(queues: Sequence[QueueStats], workers: Sequence[WorkerInfo]) -> It
         if queue.waiting and queue.name not in served:
             calls = "call waits" if queue.waiting == 1 else "calls wait"
             yield Problem(
-                f"{number(queue.waiting)} {calls} in {queue.name!r}, and no worker takes them",
+                f"{number(queue.waiting)} {calls} in {queue.name!r}, which no worker serves",
                 "/queues",
                 {"search": queue.name},
             )

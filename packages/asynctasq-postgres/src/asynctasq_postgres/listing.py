@@ -164,10 +164,10 @@ def _parsed(after: str, state: HeldState) -> tuple[str, tuple[int, ...]]:
     letter, *numbers = after.split(" ")
     start = _PARTS[state].get(letter, ("", (), ()))[1]
     if not start or len(numbers) != len(start):
-        raise ValueError(f"{after[:50]!r} is no place in a queue")
+        raise ValueError(f"{after[:50]!r} is not a place in a queue")
     place = tuple(int(number) for number in numbers)
     for number, least in zip(place, start, strict=True):
         most = _MOST if least == _LEAST else _MOST_INT
         if not -most - 1 <= number <= most:
-            raise ValueError(f"{after[:50]!r} is no place in a queue")
+            raise ValueError(f"{after[:50]!r} is not a place in a queue")
     return letter, place

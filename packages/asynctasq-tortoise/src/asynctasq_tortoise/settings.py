@@ -43,7 +43,7 @@ def check_config(config: object) -> Mapping[str, Any]:
     for key in config:
         if key not in _KNOWN:
             near = difflib.get_close_matches(str(key), _KNOWN, 1)
-            advice = f"did you mean {near[0]!r}?" if near else "it is no argument of Tortoise.init"
+            advice = f"did you mean {near[0]!r}?" if near else "Tortoise.init has no such argument"
             raise ConfigurationError(f"tortoise_config: unknown key {key!r}: {advice}")
     if sum(bool(config.get(key)) for key in _SOURCES) != 1:
         raise ConfigurationError(f"tortoise_config needs exactly one of {', '.join(_SOURCES)}")

@@ -78,7 +78,7 @@ def _plugin_command(entry_point: EntryPoint) -> click.Command:
     try:
         command = entry_point.load()
         if not isinstance(command, click.Command):
-            raise TypeError(f"{entry_point.value} is no click.Command")
+            raise TypeError(f"{entry_point.value} is not a click.Command")
     # A plugin's code may even exit; the failure is reported when someone runs the command.
     except (Exception, SystemExit) as e:  # noqa: BLE001
         problem = f"command {entry_point.name!r} failed to load: {type(e).__name__}: {e}"

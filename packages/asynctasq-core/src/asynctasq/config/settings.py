@@ -159,7 +159,7 @@ def _implied_driver(
         given = [s.driver for s in sections if from_environment(s.fields, _prefix(s), environ)]
     others = [driver for driver in given if driver != DEFAULT_DRIVER]
     if len(others) > 1:
-        raise ConfigurationError(f"driver: say which of {', '.join(others)} is to be used")
+        raise ConfigurationError(f"driver: say which of {', '.join(others)} to use")
     return others[0] if others else DEFAULT_DRIVER
 
 

@@ -337,7 +337,7 @@ def _parsed(
     for state in states:
         if state == name:
             return (state, unquote(queue)), place or None
-    raise ValueError(f"{after[:50]!r} is no place in this list")
+    raise ValueError(f"{after[:50]!r} is not a place in this list")
 
 
 async def find(

@@ -216,7 +216,7 @@ def _decoded(
     if type(task) is not str or type(payload) is not bytes or type(options) is not dict:
         raise TypeError("a part of the message is none")
     if not all(type(text) is str for header in headers.items() for text in header):
-        raise TypeError("a header is no text")
+        raise TypeError("a header is not text")
     check_catch_up(catch_up)
     template = Template(queue, task, payload, options, headers, priority, _policy(policy))
     definition = Definition(template, timetable_of(timetable), catch_up, bool(is_declared))

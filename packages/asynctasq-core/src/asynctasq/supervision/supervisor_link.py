@@ -75,7 +75,7 @@ class Announcement:
         try:
             worker_id, queues, broker, driver, values = msgpack.unpackb(data, ext_hook=_path)
             if not all(isinstance(text, str) for text in (worker_id, broker, driver, *queues)):
-                raise TypeError("a name is no text")
+                raise TypeError("a name is not text")
             options = {"driver": driver, driver: values}
             config = Config.load(options, installed_drivers().sections, environ={})
         except (TypeError, ConfigurationError) as e:

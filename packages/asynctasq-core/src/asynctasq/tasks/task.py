@@ -222,7 +222,7 @@ def check_annotations(tasks: Iterable[Task[Any, Any]]) -> None:
     for task in tasks:
         check_policies(task, task.policies)
     problems = [
-        f"task {task.name}: the annotation of {parameter!r} cannot be told: {problem}"
+        f"task {task.name}: the annotation of {parameter!r} cannot be resolved: {problem}"
         for task in tasks
         for parameter, problem in task.unknown_annotations().items()
     ]

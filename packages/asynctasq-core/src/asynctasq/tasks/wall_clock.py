@@ -29,7 +29,7 @@ def check_expression(expression: str) -> None:
     try:
         CronSim(expression, _EPOCH)
     except CronSimError as e:
-        raise ValueError(f"{expression!r:.200} is no cron expression: {e}") from e
+        raise ValueError(f"{expression!r:.200} is not a cron expression: {e}") from e
 
 
 @lru_cache(maxsize=10_000)  # each tick is asked for several times

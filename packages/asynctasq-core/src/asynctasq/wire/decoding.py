@@ -92,10 +92,10 @@ class Decoder:
             return decode(content)
         cls = self.known.get(name)
         if cls is None:
-            raise UnknownArguments(f"{name[:200]!r} is no type that the task's annotations name")
+            raise UnknownArguments(f"{name[:200]!r} is not a type that the task's annotations name")
         form = form_of(cls)
         if form is None:
-            raise InvalidMessage(f"{name[:200]!r} is no type whose instances travel")
+            raise InvalidMessage(f"{name[:200]!r} is not a type whose instances travel")
         return form.make(content)
 
 
@@ -282,7 +282,7 @@ def _collected(payload: bytes) -> list[tuple[int | str, list[Ref]]]:
     for _ in range(unpacker.read_map_header()):
         name = unpacker.unpack()
         if not isinstance(name, str):
-            raise InvalidMessage("an argument whose name is no text")
+            raise InvalidMessage("an argument whose name is not text")
         _collect_one(unpacker, decoder, name, found)
     return found
 

@@ -162,7 +162,7 @@ def _link(
     if kinds != [str, str, bytes, bool, dict, dict, int] or type(policy) not in (list, type(None)):
         raise TypeError("a part of a link is none")
     if not all(type(text) is str for header in headers.items() for text in header):
-        raise TypeError("a header is no text")
+        raise TypeError("a header is not text")
     if takes_result and len(payload) < 3:
         raise TypeError("no place for the result")
     return ChainLink(queue, task, payload, takes_result, options, headers, priority, policy)

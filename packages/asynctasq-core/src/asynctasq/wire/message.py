@@ -188,7 +188,7 @@ def _without_marks(headers: dict[str, str]) -> dict[str, Any]:
         if (text := headers.pop(mark, None)) is None:
             continue
         if not (text.isascii() and text.isdigit() and len(text) <= 15):
-            raise InvalidMessage(f"a message whose header {mark} is no number")
+            raise InvalidMessage(f"a message whose header {mark} is not a number")
         marks[name] = int(text)
     return marks
 

@@ -159,6 +159,6 @@ async def load_checkpoint(job: Job, broker: Broker, config: Config) -> None:
         message.checkpoint = decode_checkpoint(kept, config.signing_key, message.id)
     except (MessageError, TaskFailed) as e:
         fields = {"id": message.id, "queue": job.delivery.queue, "error": str(e)}
-        logger.warning("a checkpoint cannot be read; the call begins anew", extra=fields)
+        logger.warning("a checkpoint cannot be read; the call starts over", extra=fields)
     else:
         job.has_checkpoint = True

@@ -73,7 +73,7 @@ class NotYetKnownTasks:
                 try:
                     await broker.set_value(queue, _KIND, task, value, ttl_seconds=_NOTE_SECONDS)
                 except BrokerError as e:
-                    logger.debug("could not note what is not known yet: %s", e)
+                    logger.debug("could not report calls that nobody here knows: %s", e)
 
 
 async def not_yet_known(broker: Broker, queues: Sequence[str]) -> list[NotYetKnownTask]:

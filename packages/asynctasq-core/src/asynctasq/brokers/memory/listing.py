@@ -51,7 +51,7 @@ def _parsed(after: str) -> _Standing:
     try:
         standing = json.loads(after)
     except RecursionError as e:
-        raise ValueError(f"{after[:50]!r} is no place in a queue") from e
+        raise ValueError(f"{after[:50]!r} is not a place in a queue") from e
     if not isinstance(standing, list) or not all(type(n) in (int, float) for n in standing):
-        raise ValueError(f"{after[:50]!r} is no place in a queue")
+        raise ValueError(f"{after[:50]!r} is not a place in a queue")
     return tuple(standing)

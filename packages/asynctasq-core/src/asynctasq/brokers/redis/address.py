@@ -101,7 +101,7 @@ def _check_files(config: RedisConfig) -> None:
     for name in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"):
         path = getattr(config, name)
         if path is not None and not os.access(path, os.R_OK):
-            raise ConfigurationError(f"redis.{name}: {path} is no file that can be read")
+            raise ConfigurationError(f"redis.{name}: {path} cannot be read as a file")
 
 
 def _check_cluster(config: RedisConfig, options: dict[str, Any]) -> None:

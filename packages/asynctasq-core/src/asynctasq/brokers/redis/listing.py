@@ -40,7 +40,7 @@ def begin(state: HeldState, after: str | None) -> tuple[bytes, bytes]:
     part = after[:1].encode()
     last = urlsafe_b64decode(after[1:].encode())
     if not part or part not in parts or (last and not _LAST[part[0]].fullmatch(last)):
-        raise ValueError(f"{after[:50]!r} is no place in a queue")
+        raise ValueError(f"{after[:50]!r} is not a place in a queue")
     return parts[parts.index(part) :], last
 
 

@@ -32,13 +32,13 @@ def check_url(url: str) -> None:
         raise ConfigurationError(f"redis.url: {what[:60]}; {_FORMS}")
     place = rest.rpartition("@")[2]
     if _holds_bare_signs(rest) or "#" in place:
-        raise ConfigurationError(f"redis.url: it cannot be told where the host begins; {_ENCODE}")
+        raise ConfigurationError(f"redis.url: it is unclear where the host begins; {_ENCODE}")
     try:
         parts = urlsplit(f"{scheme}://{place}")
         port, path = parts.port, unquote(parts.path)
     except ValueError:  # not chained: its text may hold a password mistaken for a port
         raise ConfigurationError(
-            f"redis.url: the port is no number up to 65535; {_FORMS}"
+            f"redis.url: the port is not a number up to 65535; {_FORMS}"
         ) from None
     if scheme == "unix":
         if parts.netloc or not path.strip("/"):

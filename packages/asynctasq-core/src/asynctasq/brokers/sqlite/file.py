@@ -156,7 +156,7 @@ class SQLiteFile:
             if self._pid == os.getpid() and self._identity == _identity(self.path):
                 return self._connection
             if self._pid == os.getpid():
-                logger.warning("queue file %s was deleted or replaced; opening it anew", self.path)
+                logger.warning("queue file %s was deleted or replaced; reopening it", self.path)
             self.close()
         self._connection, self._pid = self._connect(), os.getpid()
         self._identity = _identity(self.path)

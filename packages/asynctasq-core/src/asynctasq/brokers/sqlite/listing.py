@@ -104,6 +104,6 @@ def _parsed(after: str | None) -> tuple[int | None, float, int]:
     if after is None:
         return None, _ALWAYS, 0
     if (match := _PLACE.fullmatch(after)) is None:
-        raise ValueError(f"{after[:50]!r} is no place in a queue")
+        raise ValueError(f"{after[:50]!r} is not a place in a queue")
     code, at, place = match.groups()
     return int(code), float(at), int(place)
