@@ -128,4 +128,5 @@ def test_json_of_one_look_names_all_there_is(place: Place) -> None:
         "outboxes",
         "pauses",
         "not_yet_known",
+        "progress",
     }

@@ -19,6 +19,7 @@ from asynctasq import (
     cancel_calls,
     deadletters,
     init,
+    looking,
     task,
 )
 from asynctasq.app import broker_instead, current
@@ -223,6 +224,7 @@ def test_synchronous_code_sends_batches_too() -> None:
     assert batch.progress_sync() == Progress(0, 2)
     asyncio.run(work())
     assert batch.progress_sync() == Progress(2, 2)
+    assert batch.failed_sync() == []
     assert batch.then is not None
     assert batch.then.result_sync(timeout=5) == 5
 
@@ -239,8 +241,9 @@ async def test_cancelling_a_batch_cancels_what_waits() -> None:
     batch = await Batch(parts, then=note("all"), catch=note("bad")).dispatch()
     assert await batch.children[0].cancel()
     assert await cancel_call(batch.children[1].id)
-    assert await batch.failed() == [0, 1]
-    assert await batch.cancel() == 118
+    assert await looking.cancel("default", batch.children[2].id)
+    assert await batch.failed() == [0, 1, 2]
+    assert await batch.cancel() == 117
     assert await batch.progress() == Progress(0, 120, "120 failed")
     await work()
     assert ran == ["bad"]

@@ -167,6 +167,10 @@ class BatchHandle:
         spec, counts = found
         return [i for i in range(spec.total) if counts.failed >> i & 1]
 
+    def failed_sync(self) -> list[int]:
+        """`failed` for synchronous code."""
+        return portal.run(self.failed())
+
     async def cancel(self, *, running: bool = True) -> int:
         """Cancel its calls that have not ended; they count as failed, so `catch` is called.
 

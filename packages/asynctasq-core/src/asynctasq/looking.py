@@ -13,11 +13,10 @@ from .app import current
 from .brokers import KeyInUse, Listing, Policing, QueueStats, WorkerInfo
 from .brokers.opening import open_broker
 from .errors import MessageError
-from .sending.ending import RECORD_SECONDS, end
+from .listing import cancel_in
 from .sending.portal import portal
 from .services.backlog import Backlog, backlogs
 from .wire.message import Message
-from .wire.results import encode_cancelled
 
 R = TypeVar("R")
 
@@ -88,6 +87,8 @@ async def keys_in_use(queue: str, *, limit: int = 100) -> list[KeyInUse] | None:
 async def cancel(queue: str, message_id: str) -> bool:
     """Remove a call from its queue, or have its worker end it if it is running.
 
+    A batch that the call is part of counts it as failed.
+
     Returns:
         Whether it was there, neither ended nor given up.
 
@@ -95,9 +96,7 @@ async def cancel(queue: str, message_id: str) -> bool:
         ConfigurationError: The broker cannot reach running calls.
         BrokerUnavailable: It may not have been cancelled; call again.
     """
-    app = current()
-    record = encode_cancelled(app.config.signing_key, message_id)
-    return await end(app.open_broker(), queue, message_id, record, RECORD_SECONDS)
+    return await cancel_in(queue, message_id)
 
 
 async def waiting_since(queues: Sequence[str]) -> dict[str, float]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..app import App
 from ..brokers import Broker, KeyInUse, Policing, QueueStats, WorkerInfo
+from ..listing import CallInfo, told_running
 from ..pausing import pauses_of
 from ..policies.pauses import Pause
 from ..services.backlog import Backlog, backlogs
@@ -23,6 +24,7 @@ class Status:
     """The status at one moment.
 
     Attributes:
+        progress: Running calls that have told how far they are.
         keys: The keys of policies in use, by queue; `None` if nobody asked.
     """
 
@@ -32,6 +34,7 @@ class Status:
     outboxes: list[Backlog]
     pauses: list[Pause]
     not_yet_known: list[NotYetKnownTask]
+    progress: list[CallInfo]
     keys: Mapping[str, list[KeyInUse]] | None = None
 
     def content(self) -> dict[str, object]:
@@ -43,6 +46,7 @@ class Status:
             "outboxes": [_outbox(o) for o in self.outboxes],
             "pauses": [asdict(p) for p in self.pauses],
             "not_yet_known": [asdict(n) for n in self.not_yet_known],
+            "progress": [_progress(c) for c in self.progress],
         }
         if self.keys is not None:
             shown["keys"] = {queue: [asdict(k) for k in keys] for queue, keys in self.keys.items()}
@@ -60,6 +64,7 @@ async def look(app: App, broker: Broker, *, with_keys: bool = False) -> Status:
         await backlogs(app.config, app.outbox),
         await pauses_of(broker),
         await not_yet_known(broker, names),
+        await told_running([queue.name for queue in queues if queue.running]),
         await _keys(broker, names) if with_keys else None,
     )
 
@@ -85,6 +90,8 @@ def tables(status: Status, growth: Mapping[str, float] | None = None) -> list[An
         shown.append(_pause_table(status.pauses))
     if status.not_yet_known:
         shown.append(_unknown_table(status.not_yet_known))
+    if status.progress:
+        shown.append(_progress_table(status.progress))
     if status.outboxes:
         shown.append(_outbox_table(status.outboxes))
     if status.keys is not None:
@@ -103,6 +110,20 @@ def _unknown_table(tasks: list[NotYetKnownTask]) -> object:
     shown = table("Not yet known", "queue", "task", "put off last", "error")
     for t in tasks:
         add_row(shown, t.queue, t.task, moment(t.seen_at), t.error)
+    return shown
+
+
+def _progress(call: CallInfo) -> dict[str, object]:
+    told = call.progress and asdict(call.progress)
+    return {"queue": call.queue, "id": call.id, "task": call.task, "progress": told}
+
+
+def _progress_table(calls: list[CallInfo]) -> object:
+    shown = table("Progress", "queue", "task", "id", "done", "note")
+    for c in calls:
+        if (told := c.progress) is not None:
+            of = "" if told.total is None else f" of {told.total:g}"
+            add_row(shown, c.queue, c.task, c.id, f"{told.done:g}{of}", told.note)
     return shown
 
 
