@@ -167,6 +167,23 @@ async def test_a_chain_in_a_batch_that_stops_has_failed() -> None:
     assert ran.count("bad") == 1
 
 
+async def test_a_batch_is_watched_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("asynctasq.batching.WOKEN_SECONDS", 3600.0)
+    fails.add(2)
+    batch = await Batch([part(n) for n in range(4)]).dispatch()
+    watching = batch.watch()
+    assert await anext(watching) == Progress(0, 4)
+    async with asyncio.timeout(10):
+        _, updates = await asyncio.gather(work(), seen_in(watching))
+    assert updates[-1] == Progress(3, 4, "1 failed")
+    assert await asyncio.to_thread(lambda: [*batch.watch_sync()]) == updates[-1:]
+    assert [one async for one in Batch.handle("0" * 32).watch()] == []
+
+
+async def seen_in(watching: AsyncIterator[Progress]) -> list[Progress]:
+    return [update async for update in watching]
+
+
 async def test_a_cancelled_call_has_failed() -> None:
     began = asyncio.Event()
     batch = await Batch([endless(), part(1)], catch=note("bad")).dispatch()

@@ -24,7 +24,7 @@ from .portal import portal
 from .progress import Progress
 from .progress import decode as decode_progress
 from .status import TaskStatus, recorded
-from .watching import UNWOKEN_SECONDS, WOKEN_SECONDS, told_progress, until_news
+from .watching import UNWOKEN_SECONDS, WOKEN_SECONDS, iterated, told_progress, until_news
 
 R = TypeVar("R")
 
@@ -402,12 +402,7 @@ class TaskHandle(Generic[R]):
 
     def watch_sync(self) -> Iterator[Progress]:
         """`watch` for synchronous code."""
-        updates = self.watch()
-        try:
-            while (update := portal.run(anext(updates, None))) is not None:
-                yield update
-        finally:
-            portal.run(updates.aclose())
+        return iterated(self.watch())
 
     def _ends_woken(self, told: bytes | None) -> bool:
         """Whether the call's end wakes those who wait for news of it, as far as can be seen."""

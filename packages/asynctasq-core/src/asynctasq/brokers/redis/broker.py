@@ -348,6 +348,7 @@ class RedisBroker:
         *,
         expected: bytes | None,
         messages: Sequence[Outgoing] = (),
+        wakes: bool = False,
     ) -> bool:
         """Replace a value if it is `expected`; see `Remembering.replace_value`.
 
@@ -362,6 +363,7 @@ class RedisBroker:
             int(expected is not None),
             expected or b"",
             int(any(map(is_asking, messages))),
+            int(wakes),
             *(_asking_arguments if any(map(is_asking, messages)) else _arguments)(messages),
         )
         calls: list[Call] = [(keys.stream, command)]
