@@ -158,6 +158,7 @@ def test_json_of_one_look_names_all_there_is(place: Place) -> None:
         "pauses",
         "not_yet_known",
         "waiting_since",
+        "progress",
     }
 
 

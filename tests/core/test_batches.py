@@ -19,6 +19,7 @@ from asynctasq import (
     cancel_calls,
     deadletters,
     init,
+    looking,
     task,
 )
 from asynctasq.app import broker_instead, current
@@ -166,6 +167,23 @@ async def test_a_chain_in_a_batch_that_stops_has_failed() -> None:
     assert ran.count("bad") == 1
 
 
+async def test_a_batch_is_watched_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("asynctasq.batching.WOKEN_SECONDS", 3600.0)
+    fails.add(2)
+    batch = await Batch([part(n) for n in range(4)]).dispatch()
+    watching = batch.watch()
+    assert await anext(watching) == Progress(0, 4)
+    async with asyncio.timeout(10):
+        _, updates = await asyncio.gather(work(), seen_in(watching))
+    assert updates[-1] == Progress(3, 4, "1 failed")
+    assert await asyncio.to_thread(lambda: [*batch.watch_sync()]) == updates[-1:]
+    assert [one async for one in Batch.handle("0" * 32).watch()] == []
+
+
+async def seen_in(watching: AsyncIterator[Progress]) -> list[Progress]:
+    return [update async for update in watching]
+
+
 async def test_a_cancelled_call_has_failed() -> None:
     began = asyncio.Event()
     batch = await Batch([endless(), part(1)], catch=note("bad")).dispatch()
@@ -223,6 +241,7 @@ def test_synchronous_code_sends_batches_too() -> None:
     assert batch.progress_sync() == Progress(0, 2)
     asyncio.run(work())
     assert batch.progress_sync() == Progress(2, 2)
+    assert batch.failed_sync() == []
     assert batch.then is not None
     assert batch.then.result_sync(timeout=5) == 5
 
@@ -239,8 +258,9 @@ async def test_cancelling_a_batch_cancels_what_waits() -> None:
     batch = await Batch(parts, then=note("all"), catch=note("bad")).dispatch()
     assert await batch.children[0].cancel()
     assert await cancel_call(batch.children[1].id)
-    assert await batch.failed() == [0, 1]
-    assert await batch.cancel() == 118
+    assert await looking.cancel("default", batch.children[2].id)
+    assert await batch.failed() == [0, 1, 2]
+    assert await batch.cancel() == 117
     assert await batch.progress() == Progress(0, 120, "120 failed")
     await work()
     assert ran == ["bad"]

@@ -12,6 +12,7 @@ import pytest
 from asynctasq import Progress, progress, progress_sync, task
 from asynctasq.app import App
 from asynctasq.brokers import Remembering
+from asynctasq.cli.queue_status import look, tables
 
 go_on: asyncio.Event
 go_on_in_thread = threading.Event()
@@ -72,9 +73,17 @@ async def test_a_def_task_tells_its_progress_too(
 
     await becomes(is_told)
     assert Progress(1).fraction is None
+    status = await look(any_app, any_app.open_broker())
+    assert [(one.id, one.progress) for one in status.progress] == [
+        (handle.id, Progress(1, None, "in a thread"))
+    ]
+    assert len(tables(status)) == 3
+    watching = asyncio.create_task(asyncio.to_thread(lambda: [*handle.watch_sync()]))
     go_on_in_thread.set()
     async with asyncio.timeout(10):
-        assert [one.note async for one in handle.watch()][-1:] == ["in a thread"]
+        assert [one.note for one in await watching] == ["in a thread"]
+        assert [one.note async for one in handle.watch()] == ["in a thread"]
+    assert (await look(any_app, any_app.open_broker())).progress == []
 
 
 @task(max_attempts=1)

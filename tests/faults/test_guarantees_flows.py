@@ -32,7 +32,7 @@ asyncio.run(send())
 """
 
 #: What is asked of a broker for flows; the services of a worker ask some of it, too.
-BROKER_CALLS = "replace_value,set_value"
+BROKER_CALLS = "replace_value,set_value,delete_values"
 
 
 async def dispatch(round_: Round, forks: Forks) -> None:

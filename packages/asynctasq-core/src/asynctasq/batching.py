@@ -7,7 +7,7 @@ can run.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,6 +28,7 @@ from .sending.listing import CallInfo
 from .sending.portal import portal
 from .sending.preparing import chain_link
 from .sending.progress import Progress
+from .sending.watching import WOKEN_SECONDS, iterated
 from .tasks.call import Call, Dispatchable, Following, as_call, links
 from .wire.flow import BatchPlace, ChainLink, following_id
 from .wire.message import new_id
@@ -144,16 +145,37 @@ class BatchHandle:
             BrokerUnavailable: The broker cannot be reached.
         """
         found = await self._read()
-        if found is None:
-            return None
-        spec, counts = found
-        failed = counts.failed.bit_count()
-        note = f"{failed} failed" if failed else ""
-        return Progress(counts.done.bit_count(), spec.total, note)
+        return None if found is None else _progress(*found)
 
     def progress_sync(self) -> Progress | None:
         """`progress` for synchronous code."""
         return portal.run(self.progress())
+
+    async def watch(self) -> AsyncGenerator[Progress, None]:
+        """Iterate over the batch's progress, from now on, until all its calls are done or failed.
+
+        Each change wakes it. Ends at once for a batch that is not known, or no longer.
+
+        Raises:
+            BrokerUnavailable: The broker cannot be reached.
+        """
+        last: Progress | None = None
+        while True:
+            broker = self._app.remembering("a batch")
+            known = await broker.value(self.queue, COUNTS, self.id)
+            if (found := await self._read()) is None:
+                return
+            spec, counts = found
+            if (update := _progress(spec, counts)) != last:
+                yield update
+            last = update
+            if (counts.done | counts.failed).bit_count() == spec.total:
+                return
+            await broker.changed_value(self.queue, COUNTS, self.id, known, WOKEN_SECONDS)
+
+    def watch_sync(self) -> Iterator[Progress]:
+        """`watch` for synchronous code."""
+        return iterated(self.watch())
 
     async def failed(self) -> list[int]:
         """Places in the batch, from 0, of the calls that have failed for good.
@@ -166,6 +188,10 @@ class BatchHandle:
             return []
         spec, counts = found
         return [i for i in range(spec.total) if counts.failed >> i & 1]
+
+    def failed_sync(self) -> list[int]:
+        """`failed` for synchronous code."""
+        return portal.run(self.failed())
 
     async def cancel(self, *, running: bool = True) -> int:
         """Cancel its calls that have not ended; they count as failed, so `catch` is called.
@@ -213,6 +239,12 @@ class BatchHandle:
         spec = decode_spec(value, self.id, keys)
         kept = await broker.value(self.queue, COUNTS, self.id)
         return spec, decode_counts(kept, self.id, spec.total, keys)
+
+
+def _progress(spec: BatchSpec, counts: BatchCounts) -> Progress:
+    failed = counts.failed.bit_count()
+    note = f"{failed} failed" if failed else ""
+    return Progress(counts.done.bit_count(), spec.total, note)
 
 
 @dataclass(slots=True)

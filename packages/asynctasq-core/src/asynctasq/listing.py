@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from .app import current
@@ -21,7 +22,9 @@ from .sending.listing import (
     states_of,
 )
 from .sending.portal import portal
+from .sending.progress import decode as decode_progress
 from .sending.status import TaskStatus
+from .sending.watching import told_progress
 from .tasks.task import Task
 from .wire.results import encode_cancelled
 
@@ -35,6 +38,9 @@ __all__ = [
     "cancel_calls_sync",
     "find_call",
 ]
+
+#: Maximum number of running calls of a queue whose progress is shown.
+_TOLD_AT_ONCE = 20
 
 #: Number of calls to cancel at the same time.
 _CANCELLED_AT_ONCE = 50
@@ -165,15 +171,20 @@ async def cancel_call(message_id: str, queue: str | None = None) -> bool:
         ConfigurationError: The broker cannot reach running calls.
         BrokerUnavailable: The broker cannot be reached.
     """
-    broker = current().open_broker()
     for name in [name for name in await queue_names() if queue in (None, name)]:
-        found = CallInfo(message_id, name, TaskStatus.UNKNOWN)
-        if isinstance(broker, Listing):
-            for held in await broker.find_held(name, [message_id]):
-                found = _reader().held(held)
-        if await _cancel(found):
+        if await cancel_in(name, message_id):
             return True
     return False
+
+
+async def cancel_in(queue: str, message_id: str) -> bool:
+    """Cancel the call with this id in this queue; as `cancel_call`."""
+    broker = current().open_broker()
+    found = CallInfo(message_id, queue, TaskStatus.UNKNOWN)
+    if isinstance(broker, Listing):
+        for held in await broker.find_held(queue, [message_id]):
+            found = _reader().held(held)
+    return await _cancel(found)
 
 
 async def _cancel(call: CallInfo) -> bool:
@@ -209,6 +220,27 @@ async def find_call(message_id: str, queue: str | None = None) -> CallInfo | Non
     queues = [name for name in names if queue in (None, name)]
     found = await find(broker, _reader(), message_id, queues)
     return found or await find_link(broker, _reader(), message_id, names)
+
+
+async def told_running(queues: Sequence[str]) -> list[CallInfo]:
+    """Up to 20 running calls of each queue, those of them that have told their progress.
+
+    Nothing if the broker cannot list what it holds, or keeps no progress.
+
+    Raises:
+        BrokerUnavailable: The broker cannot be reached.
+    """
+    broker = current().open_broker()
+    if not isinstance(broker, Listing):
+        return []
+    found: list[CallInfo] = []
+    for queue in queues:
+        running = (await broker.held(queue, "running", limit=_TOLD_AT_ONCE)).messages
+        told = [await told_progress(broker, queue, held.id) for held in running]
+        for held, value in zip(running, told, strict=True):
+            if value is not None and (progress := decode_progress(value)) is not None:
+                found.append(replace(_reader().held(held), progress=progress))
+    return found
 
 
 async def queue_names() -> list[str]:

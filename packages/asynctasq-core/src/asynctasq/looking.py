@@ -11,11 +11,10 @@ from typing import Any, TypeVar
 from .app import current
 from .brokers import KeyInUse, Policing, QueueStats, WorkerInfo
 from .brokers.opening import open_broker
+from .listing import cancel_in
 from .sending import listing
-from .sending.ending import RECORD_SECONDS, end
 from .sending.portal import portal
 from .services.backlog import Backlog, backlogs
-from .wire.results import encode_cancelled
 
 R = TypeVar("R")
 
@@ -86,6 +85,8 @@ async def keys_in_use(queue: str, *, limit: int = 100) -> list[KeyInUse] | None:
 async def cancel(queue: str, message_id: str) -> bool:
     """Remove a call from its queue, or have its worker end it if it is running.
 
+    A batch that the call is part of counts it as failed.
+
     Returns:
         Whether it was there, neither ended nor given up.
 
@@ -93,9 +94,7 @@ async def cancel(queue: str, message_id: str) -> bool:
         ConfigurationError: The broker cannot reach running calls.
         BrokerUnavailable: It may not have been cancelled; call again.
     """
-    app = current()
-    record = encode_cancelled(app.config.signing_key, message_id)
-    return await end(app.open_broker(), queue, message_id, record, RECORD_SECONDS)
+    return await cancel_in(queue, message_id)
 
 
 async def waiting_since(queues: Sequence[str]) -> dict[str, float]:

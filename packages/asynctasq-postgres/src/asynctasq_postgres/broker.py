@@ -255,6 +255,7 @@ class PostgresBroker:
         *,
         expected: bytes | None,
         messages: Sequence[Outgoing] = (),
+        wakes: bool = False,
     ) -> bool:
         """Replace a value and put messages in one step."""
         replaced = await self._server.value(
@@ -270,6 +271,8 @@ class PostgresBroker:
         )
         if replaced and messages:
             self._wakes.tell([queue_topic(queue)])
+        if replaced and wakes:
+            self._wakes.tell([value_topic(queue, kind, name)])
         return bool(replaced)
 
     def whereabouts(self) -> Statement:

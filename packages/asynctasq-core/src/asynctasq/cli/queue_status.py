@@ -9,6 +9,7 @@ from typing import Any
 
 from ..app import App
 from ..brokers import Broker, KeyInUse, Listing, Policing, QueueStats, Remembering, WorkerInfo
+from ..listing import told_running
 from ..pausing import pauses_of
 from ..policies.pauses import Pause
 from ..scheduling import Schedule, schedules
@@ -36,6 +37,7 @@ class Status:
     """The status at one moment.
 
     Attributes:
+        progress: Running calls that have told how far they are.
         keys: The keys of policies in use, by queue; `None` if nobody asked.
         running: Some of the calls that run; `None` if nobody asked.
         schedules: Those whose next ticks come first; `None` if nobody asked.
@@ -48,6 +50,7 @@ class Status:
     outboxes: list[Backlog]
     pauses: list[Pause]
     not_yet_known: list[NotYetKnownTask]
+    progress: list[CallInfo]
     keys: Mapping[str, list[KeyInUse]] | None = None
     running: list[CallInfo] | None = None
     schedules: list[Schedule] | None = None
@@ -63,6 +66,7 @@ class Status:
             "outboxes": [_outbox(o) for o in self.outboxes],
             "pauses": [asdict(p) for p in self.pauses],
             "not_yet_known": [asdict(n) for n in self.not_yet_known],
+            "progress": [_told(c) for c in self.progress],
         }
         if self.keys is not None:
             shown["keys"] = {queue: [asdict(k) for k in keys] for queue, keys in self.keys.items()}
@@ -90,6 +94,7 @@ async def look(
         await backlogs(app.config, app.outbox),
         await pauses_of(broker),
         await not_yet_known(broker, names),
+        await told_running([queue.name for queue in queues if queue.running]),
         await _keys(broker, names) if with_keys else None,
         await _running(app, broker) if with_running else None,
         await _schedules(broker) if with_running else None,
@@ -149,6 +154,8 @@ def tables(status: Status, growth: Mapping[str, float] | None = None) -> list[An
         shown.append(_pause_table(status.pauses))
     if status.not_yet_known:
         shown.append(_unknown_table(status.not_yet_known))
+    if status.progress and status.running is None:  # which shows it, too
+        shown.append(_progress_table(status.progress))
     if status.outboxes:
         shown.append(_outbox_table(status.outboxes))
     if status.keys is not None:
@@ -189,6 +196,19 @@ def _unknown_table(tasks: list[NotYetKnownTask]) -> object:
     shown = table("Not yet known", "queue", "task", "put off last", "error")
     for t in tasks:
         add_row(shown, t.queue, t.task, moment(t.seen_at), t.error)
+    return shown
+
+
+def _told(call: CallInfo) -> dict[str, object]:
+    told = call.progress and asdict(call.progress)
+    return {"queue": call.queue, "id": call.id, "task": call.task, "progress": told}
+
+
+def _progress_table(calls: list[CallInfo]) -> object:
+    shown = table("Progress", "queue", "task", "id", "progress")
+    for c in calls:
+        if c.progress is not None:
+            add_row(shown, c.queue, c.task, c.id, _progress(c.progress))
     return shown
 
 

@@ -15,19 +15,12 @@ from ..sending.watching import UNWOKEN_SECONDS, WOKEN_SECONDS, told_progress, un
 from .application import loaded, module_option, queue_option
 from .log_lines import printable
 
-#: Time between two looks at a batch.
-_SECONDS = 0.25
-
 _UNDER_WAY = ("waiting", "delayed", "running", "uncommitted")
 
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """The progress of a call or a batch.
-
-    Attributes:
-        queue: The call's; `None` for a batch.
-    """
+    """The progress of a call or a batch; `state` is the call's, or that of a batch."""
 
     state: str
     task: str
@@ -35,7 +28,7 @@ class _Look:
     total: float | None
     note: str
     error: str = ""
-    queue: str | None = None
+    queue: str = ""
 
 
 @click.command("watch")
@@ -45,7 +38,7 @@ class _Look:
 def command(message_id: str, modules: tuple[str, ...], queue: str | None) -> None:
     """Show the progress of a call, or of a batch, until it ends.
 
-    Exits with 1 if the call has failed for good or was cancelled.
+    Exits with 1 if the call, or one of the batch, has failed for good or was cancelled.
     """
     loaded(modules)
     try:
@@ -67,38 +60,45 @@ async def _watch(message_id: str, queue: str | None) -> _Look | None:
 
 
 async def _looks(message_id: str, queue: str | None) -> AsyncIterator[_Look]:
-    from ..batching import Batch
-    from ..listing import find_call, queue_names
+    from ..listing import find_call
 
     last: _Look | None = None
     known: bytes | None = None
     broker = current().open_broker()
     while True:
-        look = None
-        if last is not None and last.queue is not None:
+        if last is not None:
             known = await told_progress(broker, last.queue, message_id)
-        if (call := await find_call(message_id, queue)) is not None:
-            told = call.progress
-            done, total, note = (told.done, told.total, told.note) if told else (0, None, "")
-            look = _Look(call.state.value, call.task, done, total, note, call.error, call.queue)
-        else:
-            for name in [queue] if queue else await queue_names():
-                if (told := await Batch.handle(message_id, name).progress()) is not None:
-                    state = "done" if told.done == told.total else "running"
-                    look = _Look(state, "batch", told.done, told.total, told.note)
-        if look is None:
-            if last is not None:
-                yield replace(last, state="ended")
+        if (call := await find_call(message_id, queue)) is None:
+            break
+        told = call.progress
+        done, total, note = (told.done, told.total, told.note) if told else (0, None, "")
+        last = _Look(call.state.value, call.task, done, total, note, call.error, call.queue)
+        yield last
+        if last.state not in _UNDER_WAY:
             return
+        seconds = UNWOKEN_SECONDS if known is None else WOKEN_SECONDS
+        await until_news(broker, last.queue, message_id, known, seconds)
+    if last is not None:
+        yield replace(last, state="ended")
+        return
+    async for look in _looks_at_batch(message_id, queue):
         yield look
-        if look.state not in _UNDER_WAY:
+
+
+async def _looks_at_batch(batch_id: str, queue: str | None) -> AsyncIterator[_Look]:
+    from ..batching import Batch
+    from ..listing import queue_names
+
+    for name in [queue] if queue else await queue_names():
+        look = None
+        async for told in Batch.handle(batch_id, name).watch():
+            state = "done" if told.done == told.total else "running"
+            look = _Look(state, "batch", told.done, told.total, told.note, queue=name)
+            yield look
+        if look is not None:
+            if look.state != "done":
+                yield replace(look, state="failed", error=f"{look.note} of {look.total:g}")
             return
-        last = look
-        if look.queue is None:
-            await asyncio.sleep(_SECONDS)
-        else:
-            seconds = UNWOKEN_SECONDS if known is None else WOKEN_SECONDS
-            await until_news(broker, look.queue, message_id, known, seconds)
 
 
 async def _print(looks: AsyncIterator[_Look]) -> _Look | None:

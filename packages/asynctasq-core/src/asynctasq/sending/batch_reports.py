@@ -126,7 +126,9 @@ class BatchReports:
             if after == before and value is not None:
                 break
             kept = after.encode(batch_id, spec.total, keys)
-            if await broker.replace_value(queue, COUNTS, batch_id, kept, expected=value):
+            if await broker.replace_value(
+                queue, COUNTS, batch_id, kept, expected=value, wakes=True
+            ):
                 break
         if after.failed and key not in self._failed:
             await self._fail(key, spec)

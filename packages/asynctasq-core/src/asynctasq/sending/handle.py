@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
 from time import monotonic
@@ -24,7 +24,7 @@ from .portal import portal
 from .progress import Progress
 from .progress import decode as decode_progress
 from .status import TaskStatus, recorded
-from .watching import UNWOKEN_SECONDS, WOKEN_SECONDS, told_progress, until_news
+from .watching import UNWOKEN_SECONDS, WOKEN_SECONDS, iterated, told_progress, until_news
 
 R = TypeVar("R")
 
@@ -376,7 +376,7 @@ class TaskHandle(Generic[R]):
         """`progress` for synchronous code."""
         return portal.run(self.progress())
 
-    async def watch(self) -> AsyncIterator[Progress]:
+    async def watch(self) -> AsyncGenerator[Progress, None]:
         """Iterate over the task's progress, from its latest report on, until the call ends.
 
         Each report of the task wakes it, and so does the call's end if the task has reported
@@ -399,6 +399,10 @@ class TaskHandle(Generic[R]):
                 return
             seconds = WOKEN_SECONDS if self._ends_woken(told) else UNWOKEN_SECONDS
             await until_news(broker, self.queue, self.id, told, seconds)
+
+    def watch_sync(self) -> Iterator[Progress]:
+        """`watch` for synchronous code."""
+        return iterated(self.watch())
 
     def _ends_woken(self, told: bytes | None) -> bool:
         """Whether the call's end wakes those who wait for news of it, as far as can be seen."""

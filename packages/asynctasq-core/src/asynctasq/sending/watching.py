@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import AsyncGenerator, Coroutine, Iterator
 from typing import Any
 
 from ..brokers import Broker, Remembering
-from .progress import PROGRESS
+from .portal import portal
+from .progress import PROGRESS, Progress
 
 #: How long to wait for news before looking at the call's state: if whatever ends the call wakes
 #: the one who waits, and if not. The former is for workers that are killed at the very end.
@@ -45,3 +46,16 @@ async def until_news(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def iterated(updates: AsyncGenerator[Progress, None]) -> Iterator[Progress]:
+    """The same updates for synchronous code."""
+    try:
+        while (update := portal.run(_next(updates))) is not None:
+            yield update
+    finally:
+        portal.run(updates.aclose())
+
+
+async def _next(updates: AsyncGenerator[Progress, None]) -> Progress | None:
+    return await anext(updates, None)

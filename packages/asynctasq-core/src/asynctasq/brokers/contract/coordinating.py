@@ -136,7 +136,7 @@ class Remembering(Protocol):
     ) -> bytes | None:
         """Wait until the value is another than `known`, and return it; else it after the timeout.
 
-        Returns at once if it is another already. A change by `set_value` with `wakes` is seen at
+        Returns at once if it is another already. A change that was made with `wakes` is seen at
         once; others, and the end of a value's time, may be seen only after the timeout.
         """
 
@@ -152,12 +152,14 @@ class Remembering(Protocol):
         *,
         expected: bytes | None,
         messages: Sequence[Outgoing] = (),
+        wakes: bool = False,
     ) -> bool:
         """Replace a value if it is `expected`, and put messages, all in one atomic step.
 
         Args:
             expected: The current value; `None` if there must be none.
             messages: Put as by `put`, all into this queue, only if the value was replaced.
+            wakes: As in `set_value`.
 
         Returns:
             Whether the current value was the expected one.

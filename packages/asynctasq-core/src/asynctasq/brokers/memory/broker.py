@@ -196,9 +196,13 @@ class MemoryBroker:
         *,
         expected: bytes | None,
         messages: Sequence[Outgoing] = (),
+        wakes: bool = False,
     ) -> bool:
         """Replace a value and put messages in one step."""
-        return self.store.replace_value(queue, kind, name, value, expected, messages)
+        replaced = self.store.replace_value(queue, kind, name, value, expected, messages)
+        if replaced and wakes:
+            self.store.readers.wake()
+        return replaced
 
     async def check(self) -> list[Finding]:
         """Warn that nothing outlives the process."""

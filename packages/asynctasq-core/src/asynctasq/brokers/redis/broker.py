@@ -271,12 +271,15 @@ class RedisBroker:
         *,
         expected: bytes | None,
         messages: Sequence[Outgoing] = (),
+        wakes: bool = False,
     ) -> bool:
         """Replace a value if it is `expected`; see `Remembering.replace_value`.
 
         Sent only once: a retry after a lost answer would find its own value and report failure.
         """
-        command = self._values.replacement(queue, kind, name, value, expected, messages)
+        command = self._values.replacement(
+            queue, kind, name, value, expected, messages, wakes=wakes
+        )
         requests: list[Request] = [(self._keys.of(queue).stream, command)]
         queues = {queue} if messages else set()
         if not queues <= self._known_queues:

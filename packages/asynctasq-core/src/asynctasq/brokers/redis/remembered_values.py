@@ -72,6 +72,8 @@ class RememberedValues:
         value: bytes | None,
         expected: bytes | None,
         messages: Sequence[Outgoing],
+        *,
+        wakes: bool,
     ) -> Command:
         """The command that replaces a value and puts messages if the value is `expected`."""
         keys = self._keys.of(queue)
@@ -83,5 +85,6 @@ class RememberedValues:
             int(expected is not None),
             expected or b"",
             int(any(map(is_asking, messages))),
+            int(wakes),
             *arguments(messages),
         )

@@ -8,7 +8,8 @@
 -- ARGV[4] '1' if a value is expected, '0' if none is
 -- ARGV[5] expected value
 -- ARGV[6] '1' if some of the messages ask for something, else '0'
--- ARGV[7...] messages (as in put.lua, or in put_asking.lua)
+-- ARGV[7] '1' to wake those who wait for a change, through the channel `values:name`
+-- ARGV[8...] messages (as in put.lua, or in put_asking.lua)
 -- Returns 1 if the current value was the expected one, else 0.
 
 local values, name, now = KEYS[5], ARGV[1], now_ms()
@@ -26,8 +27,11 @@ else
   redis.call('HDEL', values, name)
 end
 if is_asking_put then
-  put_asking(KEYS[1], KEYS[2], KEYS[3], KEYS[4], ARGV, 7)
-elseif #ARGV > 6 then
-  put(KEYS[1], KEYS[2], KEYS[3], KEYS[4], ARGV, 7)
+  put_asking(KEYS[1], KEYS[2], KEYS[3], KEYS[4], ARGV, 8)
+elseif #ARGV > 7 then
+  put(KEYS[1], KEYS[2], KEYS[3], KEYS[4], ARGV, 8)
+end
+if ARGV[7] == '1' then
+  redis.call('PUBLISH', values .. ':' .. name, '')
 end
 return 1

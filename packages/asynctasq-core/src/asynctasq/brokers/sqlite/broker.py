@@ -200,8 +200,8 @@ class SQLiteBroker:
     ) -> None:
         """Keep a value, or delete it."""
         await self._thread.write(sqlite_remembered.keep, queue, kind, name, value, ttl_seconds)
-        if wakes and (awaited := self._thread.values):
-            await self._thread.read(awaited.look)
+        if wakes:
+            await self._wake_for_values()
 
     async def changed_value(
         self, queue: str, kind: str, name: str, known: bytes | None, timeout_seconds: float
@@ -231,6 +231,7 @@ class SQLiteBroker:
         *,
         expected: bytes | None,
         messages: Sequence[Outgoing] = (),
+        wakes: bool = False,
     ) -> bool:
         """Replace a value and put messages in one step."""
         replaced = await self._thread.write(
@@ -238,7 +239,14 @@ class SQLiteBroker:
         )
         if replaced and messages:
             self._thread.takers.wake()
+        if replaced and wakes:
+            await self._wake_for_values()
         return replaced
+
+    async def _wake_for_values(self) -> None:
+        """Answer those in this process that wait for values; other processes look by themselves."""
+        if awaited := self._thread.values:
+            await self._thread.read(awaited.look)
 
     async def check(self) -> list[Finding]:
         """Check that the file can be written, and what its disk is like."""

@@ -162,7 +162,12 @@ class RememberingTests(BrokerFixtures):
             elsewhere = asyncio.ensure_future(keeper.changed_value(queue, "kind", "a", None, 0.2))
             done, _ = await asyncio.wait(waiting, timeout=0.05)
             assert not done
-            await keeper.set_value(queue, "kind", "name", value, wakes=True)
+            if value == b"first":
+                assert await keeper.replace_value(
+                    queue, "kind", "name", value, expected=None, wakes=True
+                )
+            else:
+                await keeper.set_value(queue, "kind", "name", value, wakes=True)
             async with asyncio.timeout(5):
                 assert await asyncio.gather(*waiting) == [value] * 3
             assert await elsewhere is None
