@@ -1,4 +1,4 @@
--- The tables. "@schema@" stands for the schema's quoted name.
+-- The tables. The name between two @ stands for the quoted name of the schema.
 --
 -- A message is one wide row that stays where it is, and one narrow row that says in which state it is
 -- and moves: in `pending` (waiting or delayed), `running` or `dead`. So no claim rewrites a body or
