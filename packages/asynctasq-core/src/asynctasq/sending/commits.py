@@ -246,7 +246,7 @@ def _claimed(sends: Iterable[DeferredSend]) -> tuple[list[Deferred], list[Deferr
     claimed: list[Deferred] = []
     others: list[DeferredSend] = []
     for send in sends:
-        if not isinstance(send, Deferred | _Shares):
+        if not isinstance(send, _OWN_SENDS):
             others.append(send)
         elif (deferred := send.claim()) is not None:
             claimed.append(deferred)
@@ -313,6 +313,10 @@ class _Put:
             deferred.state = "sent"
         learn(self.deferred, self.standing)
         tell_dispatched(self.messages, self.refused)
+
+
+#: The sends that core makes; a tuple is checked faster than a union.
+_OWN_SENDS = (Deferred, _Shares)
 
 
 class DeferredSends:
@@ -384,7 +388,7 @@ class DeferredSends:
             await self._keep(run, None)
 
     async def _keep(self, run: Run, wait: Wait | None) -> None:
-        mine = [send for send in self._sends if isinstance(send, Deferred | _Shares)]
+        mine = [send for send in self._sends if isinstance(send, _OWN_SENDS)]
         joining = next((send.joining for send in mine if send.joining is not None), None)
         assert self._database is not None
         if joining is not None and await joining.can_join(self._adapter, self._database, run, wait):
@@ -403,7 +407,7 @@ class DeferredSends:
         sends, self._sends = self._sends, []
         claimed: list[Deferred] = []
         for send in sends:
-            if not isinstance(send, Deferred | _Shares) or not is_wanted(send):
+            if not isinstance(send, _OWN_SENDS) or not is_wanted(send):
                 self._sends.append(send)
             elif (deferred := send.claim()) is not None:
                 claimed.append(deferred)
