@@ -24,7 +24,9 @@ from bench.subjects import Runs, Subject
 
 NAMES = ["asynctasq_postgres", "bare_postgres", "procrastinate", "pgqueuer"]
 LATENCIES = 200
-IDLE_SECONDS = 5.0
+IDLE_SECONDS = 10.0
+SETTLING_SECONDS = 11.0
+"""What follows the first task; idle sessions tell what they have done up to 10 s late."""
 HELD_RATE = 800
 
 COLUMNS = [
@@ -61,7 +63,7 @@ class PostgresSubject(Subject):
         with self._worker(1) as (process, out):
             self._produce("latency", "latency", 1)
             process.wait_until(out.with_name(out.name + ".ready").exists)
-            time.sleep(4.0)  # what follows the first task; the server counts a second late
+            time.sleep(SETTLING_SECONDS)
             before, start = self._commands(), time.monotonic()
             time.sleep(IDLE_SECONDS)
             return (self._commands() - before - 1) / (time.monotonic() - start)

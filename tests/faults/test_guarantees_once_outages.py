@@ -23,7 +23,7 @@ from asynctasq.sending import tables
 from ..missing import missing
 from ..postgres_servers import PostgresProcess, find_postgres
 from ..servers import postgres_database
-from .deployments import Deployment, Forks
+from .deployments import PATIENCE_SECONDS, Deployment, Forks
 from .once_rounds import (
     CHAINS,
     LEAVING_ONE,
@@ -220,14 +220,21 @@ async def test_a_database_that_crashes_under_its_commits_has_every_effect_once(
     create_tables(own_postgres.url)
     with forks_of(orm, redis_deployment) as forked:
         application = OnceRound(redis_deployment, forked, "crashing", orm, own_postgres.url)
+
+        async def crash() -> None:
+            chains = "SELECT count(*) FROM chains"
+            before = application.rows(chains)
+            sender = application.begin(program="doubt", chains=8)
+            await application.until(lambda: application.rows(chains) > before, PATIENCE_SECONDS)
+            await asyncio.sleep(random.uniform(0, 0.3))  # the subject: any moment
+            own_postgres.kill()
+            own_postgres.start()
+            await application.ended(sender)
+
         try:
             application.start()
             for _ in range(4):
-                sender = application.begin(program="doubt", chains=8)
-                await asyncio.sleep(random.uniform(0.1, 0.8))  # the subject: any moment
-                own_postgres.kill()
-                own_postgres.start()
-                await application.ended(sender)
+                await crash()
             await application.settled()
             assert await application.check() > 0
         finally:

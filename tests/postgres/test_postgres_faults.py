@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
+import subprocess
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -51,6 +53,22 @@ def server() -> Iterator[PostgresProcess]:
         process.kill()
     finally:
         shutil.rmtree(folder)
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Path]:
+    """A folder on a disk of its own, of 8 MiB."""
+    folder = Path(tempfile.mkdtemp(prefix="asynctasq-disk-"))
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m,mode=0777", "tmpfs", str(folder)]
+    try:
+        if subprocess.run(mount, capture_output=True, check=False).returncode:
+            pytest.skip("disks can only be mounted by root, and not in every container")
+        try:
+            yield folder
+        finally:
+            subprocess.run(["umount", "-l", folder], check=True)
+    finally:
+        folder.rmdir()
 
 
 def options(lease_seconds: float = 30.0, name: str = "worker") -> ConsumerOptions:
@@ -261,6 +279,39 @@ async def test_a_pool_that_is_exhausted_is_reported_and_recovers(url: str) -> No
         assert await broker.cancel("default", "pool", None, 0)
 
 
+async def test_a_full_disk_is_unavailability_and_loses_nothing(
+    small_disk: Path, server: PostgresProcess
+) -> None:
+    tables, filler = small_disk / "tables", small_disk / "filler"
+    tables.mkdir()
+    if os.geteuid() == 0:
+        shutil.chown(tables, "nobody")
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        connection.execute(f"CREATE TABLESPACE small LOCATION '{tables}'")
+        connection.execute("ALTER DATABASE postgres SET default_tablespace = small")
+    async with postgres_brokers(Config(url=server.url, timeout=TIMEOUT)) as open_one:
+        broker, put = open_one(), ["before"]
+
+        async def put_more() -> None:
+            for n in range(1000):
+                await broker.put([Outgoing("default", str(n), os.urandom(4000))])
+                put.append(str(n))
+
+        await broker.create_tables()
+        await broker.put(messages("before"))
+        with suppress(OSError), filler.open("wb", buffering=0) as file:
+            while file.write(bytes(4096)) == 4096:
+                pass
+        with pytest.raises(BrokerUnavailable, match="its disk is full"):
+            await put_more()
+        filler.unlink()
+        await broker.put(messages("after"))
+        async with consuming(broker) as consumer:
+            taken = await consumer.take(2000, 5)
+            assert [delivery.id for delivery in taken] == [*put, "after"]
+            assert await consumer.settle([Outcome(delivery) for delivery in taken]) == []
+
+
 async def test_too_many_connections_are_unavailability(server: PostgresProcess) -> None:
     async with postgres_brokers(Config(url=server.url, timeout=TIMEOUT)) as open_one:
         await open_one().put(messages("a"))
@@ -386,6 +437,26 @@ async def test_a_statement_that_was_given_up_does_not_go_on_in_the_server(
                 assert time.monotonic() < deadline
                 await asyncio.sleep(0.05)
     assert await broker.cancel("default", "given up", None, 0)
+
+
+async def test_a_statement_that_the_server_ends_runs_again(url: str) -> None:
+    waiting = (
+        "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE query LIKE '%put(%'"
+        " AND wait_event_type = 'Lock' AND datname = current_database()"
+    )
+    async with postgres_brokers(Config(url=url, timeout=30)) as open_one:
+        broker = open_one()
+        await broker.put(messages("first"))
+        async with locked(url, "message"):
+            putting = asyncio.create_task(broker.put(messages("second")))
+            with psycopg.connect(url, autocommit=True) as connection:
+                # As it does by itself where `statement_timeout` is over.
+                for _ in range(2):
+                    while not connection.execute(waiting).fetchall():
+                        await asyncio.sleep(0.01)
+            assert not putting.done()
+        await putting
+        assert await broker.state("default", "second") == "waiting"
 
 
 async def test_a_cancelled_call_leaves_its_connection_usable(

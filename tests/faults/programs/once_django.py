@@ -113,6 +113,7 @@ def send(chains: int) -> None:
 def doubt(chains: int) -> None:
     """Begin chains whose commits may fail; what their handles say then goes to a file."""
     for _ in range(chains):
+        handle = None
         try:
             with transaction.atomic():
                 chain = Chain.objects.create()
@@ -120,5 +121,6 @@ def doubt(chains: int) -> None:
                 chain.first_call = handle.id
                 chain.save()
         except Exception as e:  # noqa: BLE001 - of the driver
-            note_doubt(e, handle.status_sync())
+            if handle is not None:
+                note_doubt(e, handle.status_sync())
     connections.close_all()

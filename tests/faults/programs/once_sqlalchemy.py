@@ -85,6 +85,7 @@ def send(chains: int) -> None:
 async def begin_in_doubt(chains: int) -> None:
     """Begin chains whose commits may fail; what their handles say then goes to a file."""
     for _ in range(chains):
+        handle = None
         try:
             async with Base._asynctasq_session_factory() as session:
                 session.add(chain := Chain())
@@ -93,7 +94,8 @@ async def begin_in_doubt(chains: int) -> None:
                 chain.first_call = handle.id
                 await session.commit()
         except Exception as e:  # noqa: BLE001 - of the driver
-            note_doubt(e, await handle.status())
+            if handle is not None:
+                note_doubt(e, await handle.status())
 
 
 def doubt(chains: int) -> None:

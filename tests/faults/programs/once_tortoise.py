@@ -106,6 +106,7 @@ async def begin_in_doubt(chains: int) -> None:
     """Begin chains whose commits may fail; what their handles say then goes to a file."""
     await Tortoise.init(**CONFIG)
     for _ in range(chains):
+        handle = None
         try:
             async with in_transaction():
                 chain = await Chain.create()
@@ -113,7 +114,8 @@ async def begin_in_doubt(chains: int) -> None:
                 chain.first_call = handle.id
                 await chain.save()
         except Exception as e:  # noqa: BLE001 - of the driver
-            note_doubt(e, await handle.status())
+            if handle is not None:
+                note_doubt(e, await handle.status())
     await Tortoise.close_connections()
 
 

@@ -1,5 +1,5 @@
--- What is several steps and one round trip. "@schema@" stands for the schema's quoted name, "@name@"
--- for the name without quotes.
+-- What is several steps and one round trip. The names between two @ stand for the quoted name of the
+-- schema, and for its name without quotes.
 --
 -- Plans are cached, and made when tables may be empty: where they are to hold for a million rows too,
 -- the choices that go wrong then are switched off; which makes costs look high, and is no reason to

@@ -1,4 +1,4 @@
--- The tables. "@schema@" stands for the schema's quoted name.
+-- The tables. The name between two @ stands for the quoted name of the schema.
 --
 -- A message is one wide row, which stays where it is, and one narrow row, which moves with the
 -- message's state between `pending` (waiting or delayed), `running` and `dead`. So no claim rewrites a

@@ -252,12 +252,15 @@ def _keep(session: Session) -> None:
         return
     session.flush()  # its listeners may dispatch as well
     waiting, record.waiting = record.waiting, []
+    by_mapper: dict[Mapper[Any] | None, DeferredSends] = {}
     for each in waiting:
-        engine = atomic.engine if atomic is not None and each.mapper is None else None
-        engine = engine or _engine(session, each.mapper)
-        if engine not in record.kept:
-            record.kept[engine] = DeferredSends("sqlalchemy", database_of(engine))
-        record.kept[engine].add(each.send)
+        if (sends := by_mapper.get(each.mapper)) is None:
+            engine = atomic.engine if atomic is not None and each.mapper is None else None
+            engine = engine or _engine(session, each.mapper)
+            if engine not in record.kept:
+                record.kept[engine] = DeferredSends("sqlalchemy", database_of(engine))
+            sends = by_mapper[each.mapper] = record.kept[engine]
+        sends.add(each.send)
     for engine, sends in record.kept.items():
         _keep_in(session, engine, sends)
 

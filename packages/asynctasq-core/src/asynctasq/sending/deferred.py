@@ -99,6 +99,10 @@ class Shares:
         self.send.drop()
 
 
+#: The sends that core makes; a tuple is checked faster than a union.
+OWN_SENDS = (Deferred, Shares)
+
+
 def send_together(sends: Iterable[DeferredSend]) -> None:
     """Send everything that a committed transaction held back: in order, in one round trip.
 
@@ -140,7 +144,7 @@ def _claimed(sends: Iterable[DeferredSend]) -> tuple[list[Deferred], list[Deferr
     claimed: list[Deferred] = []
     others: list[DeferredSend] = []
     for send in sends:
-        if not isinstance(send, Deferred | Shares):
+        if not isinstance(send, OWN_SENDS):
             others.append(send)
         elif (deferred := send.claim()) is not None:
             claimed.append(deferred)

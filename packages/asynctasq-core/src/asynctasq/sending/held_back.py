@@ -9,7 +9,14 @@ from typing import Any
 from ..adapters.hookspecs import DeferredSend
 from ..adapters.statements import Database, Run, Statement
 from ..brokers import Outgoing
-from .deferred import Deferred, Shares, learn, send_together, send_together_async
+from .deferred import (
+    OWN_SENDS,
+    Deferred,
+    Shares,
+    learn,
+    send_together,
+    send_together_async,
+)
 from .joining import Joining, Wait, finished, wait_blocking, without_waiting
 from .telling import tell_dispatched
 
@@ -111,7 +118,7 @@ class DeferredSends:
             await self._keep(run, None)
 
     async def _keep(self, run: Run, wait: Wait | None) -> None:
-        mine = [send for send in self._sends if isinstance(send, Deferred | Shares)]
+        mine = [send for send in self._sends if isinstance(send, OWN_SENDS)]
         joining = next((send.joining for send in mine if send.joining is not None), None)
         assert self._database is not None
         if joining is not None and await joining.can_join(self._adapter, self._database, run, wait):
@@ -130,7 +137,7 @@ class DeferredSends:
         sends, self._sends = self._sends, []
         claimed: list[Deferred] = []
         for send in sends:
-            if not isinstance(send, Deferred | Shares) or not is_wanted(send):
+            if not isinstance(send, OWN_SENDS) or not is_wanted(send):
                 self._sends.append(send)
             elif (deferred := send.claim()) is not None:
                 claimed.append(deferred)
