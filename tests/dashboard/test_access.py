@@ -147,7 +147,7 @@ async def test_what_is_gone_meanwhile_is_said(open_to_all: ASGIApp) -> None:
             form = {"csrf": token, "do": do, "sure": "yes", "id": "0" * 32, "name": "x"}
             answer = await visitor.post("/do", data=form | {"queue": "mail", "back": "/dead"})
             page = await visitor.get(answer.headers["location"])
-            assert "It is not there any more." in page.text, do
+            assert "It is no longer there." in page.text, do
 
 
 @pytest.mark.usefixtures("_waiting")

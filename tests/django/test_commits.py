@@ -29,6 +29,9 @@ from django.test.utils import CaptureQueriesContext
 from djshop.models import Order, User
 from djshop.tasks import rename_in_thread
 
+#: The former is its name since Django 6.1.
+set_savepoint = getattr(transaction, "savepoint_create", None) or transaction.savepoint
+
 UNCOMMITTED, DROPPED, WAITING = TaskStatus.UNCOMMITTED, TaskStatus.DROPPED, TaskStatus.WAITING
 
 
@@ -307,9 +310,9 @@ def test_a_savepoint_rolled_back_by_hand_drops_what_was_dispatched_since(alias: 
     with transaction.atomic(using=alias):
         user = User.objects.using(alias).create(email="a@example.com")
         before = welcome(user).dispatch_sync()
-        outer = transaction.savepoint(using=alias)
+        outer = set_savepoint(using=alias)
         dropped = [welcome(user).dispatch_sync()]
-        released = transaction.savepoint(using=alias)
+        released = set_savepoint(using=alias)
         dropped.append(welcome(user).dispatch_sync())
         transaction.savepoint_commit(released, using=alias)
         with transaction.atomic(using=alias):
@@ -324,12 +327,12 @@ def test_a_savepoint_rolled_back_by_hand_drops_what_was_dispatched_since(alias: 
 def test_a_savepoint_set_before_the_first_dispatch_can_be_rolled_back(db: str) -> None:
     with transaction.atomic():
         user = User.objects.create(email="a@example.com")
-        first = transaction.savepoint()
+        first = set_savepoint()
         transaction.clean_savepoints()
         lost = welcome(user).dispatch_sync()
         transaction.savepoint_rollback(first)
         again = welcome(user).dispatch_sync()
-        kept = transaction.savepoint()
+        kept = set_savepoint()
         transaction.savepoint_rollback(kept)
     assert (status(lost), status(again)) == (DROPPED, WAITING)
 

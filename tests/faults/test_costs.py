@@ -24,7 +24,7 @@ MOST_CALLS = {
     "worker": 112,  # 94
     "worker-with-an-instance": 200,  # 172
     "worker-with-a-listener": 134,  # 115
-    "dispatch": 115,  # 112
+    "dispatch": 117,  # 112; 115 on Python 3.14
 }
 
 PROGRAM = Path(__file__).parent / "programs" / "counted_calls.py"

@@ -105,7 +105,7 @@ class OperatorTests(TransactionTestCase):
         self.log_in("view_queue", "delete_queue")
         charge(self.order, 1).dispatch_sync()
         form = {"do": "purge", "name": "payments"}
-        self.assertContains(self.client.post(QUEUES, form), "Delete all that waits")
+        self.assertContains(self.client.post(QUEUES, form), "Delete everything waiting")
         answer = self.client.post(QUEUES, {**form, "sure": "yes"}, follow=True)
         self.assertContains(answer, "Deleted 1 calls.")
 

@@ -163,7 +163,9 @@ async def run_in_thread(threads: Executor, function: Callable[[], Any]) -> Any:
     loop = asyncio.get_running_loop()
     future = loop.run_in_executor(threads, copy_context().run, work)
     try:
-        return await asyncio.shield(future)
+        # Not `shield`, which from Python 3.14 on logs how a function that was interrupted ended.
+        await asyncio.wait([future])
+        return future.result()
     except asyncio.CancelledError:
         if not work.interrupt():
             return await future
