@@ -254,6 +254,29 @@ def test_writes_dispatches_result_and_end_are_one_commit(alias: str, app: App, k
     becomes(lambda: count(alias, tables.OUTBOX) == 0)
 
 
+@pytest.mark.parametrize("kind", ["async", "def"])
+def test_a_burst_runs_what_its_own_tasks_have_committed(alias: str, app: App, kind: str) -> None:
+    runs: list[int] = []
+
+    def following(user: User, number: int) -> Any:
+        runs.append(number)
+        return step(user, number + 1)
+
+    async def begin_next(user: User, number: int) -> None:
+        if number < 5:
+            await following(user, number).dispatch()
+
+    def begin_next_in_thread(user: User, number: int) -> None:
+        if number < 5:
+            following(user, number).dispatch_sync()
+
+    function: Any = begin_next if kind == "async" else begin_next_in_thread
+    step: Any = task(name=name(), atomic=True)(function)
+    step(new_user(alias), 0).dispatch_sync()
+    work(app)
+    assert (errors(app), runs) == ([], [0, 1, 2, 3, 4])
+
+
 def test_what_is_delivered_again_is_not_run_again(alias: str, app: App) -> None:
     runs: list[int] = []
 

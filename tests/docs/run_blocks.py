@@ -37,7 +37,6 @@ async def run(name: str, contexts: list[str], codes: list[str]) -> list[str]:
 async def _block(namespace: dict[str, Any], code: str, title: str) -> str:
     from asynctasq import Worker
     from asynctasq.app import current
-    from asynctasq.sending.portal import portal
 
     flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
     with redirect_stdout(io.StringIO()) as output:
@@ -46,13 +45,7 @@ async def _block(namespace: dict[str, Any], code: str, title: str) -> str:
         if inspect.iscoroutine(result):
             await result
         if current().config.driver in ("memory", "postgres"):
-            # What was committed is sent in the background, and no worker waits for that, be it what
-            # the block dispatched or what its tasks did.
-            outbox = current().outbox
-            for _ in range(2):
-                await outbox.flush()
-                await asyncio.to_thread(portal.run, outbox.flush())
-                await Worker(burst=True, concurrency=1).run()
+            await Worker(burst=True, concurrency=1).run()
     return output.getvalue()
 
 

@@ -144,6 +144,17 @@ class Outbox:
                 fields = {"rows": len(ids), "database": database.name}
                 logger.exception("rows of the outbox could not be deleted", extra=fields)
 
+    async def until_sent(self) -> None:
+        """Wait for the sends under way in this process; whether they succeed does not matter."""
+        await self._until_sent_here()
+        # After what synchronous code has submitted there by now.
+        await portal.finish_if_started(self._until_sent_here())
+
+    async def _until_sent_here(self) -> None:
+        backlog = self._backlogs.get(asyncio.get_running_loop())
+        while backlog is not None and backlog.unsent and backlog.tasks:
+            await asyncio.wait(backlog.tasks, return_when=asyncio.FIRST_COMPLETED)
+
     # --- the end of a loop, and of the program ------------------------------------------
 
     async def flush(self) -> None:

@@ -59,12 +59,20 @@ class Portal:
 
     def run_if_started(self, coroutine: Coroutine[Any, Any, object], *, wait: bool = False) -> None:
         """Run a coroutine on the loop, but only if this process has started one."""
+        future = self._begun_if_started(coroutine)
+        if wait and future is not None:
+            future.result()
+
+    async def finish_if_started(self, coroutine: Coroutine[Any, Any, object]) -> None:
+        """The same, waiting on the event loop of the caller."""
+        if (future := self._begun_if_started(coroutine)) is not None:
+            await asyncio.wrap_future(future)
+
+    def _begun_if_started(self, coroutine: Coroutine[Any, Any, R]) -> futures.Future[R] | None:
         if self._loop is None or self._pid != os.getpid():
             coroutine.close()
-            return
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-        if wait:
-            future.result()
+            return None
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     def _started(self) -> asyncio.AbstractEventLoop:
         with self._lock:

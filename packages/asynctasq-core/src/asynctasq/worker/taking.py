@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from ..brokers import Action, Backoff, Consumer, Delivery, Outcome
 from ..errors import BrokerError
@@ -28,6 +28,7 @@ class Taker:
 
     Args:
         concurrency: How many slots there are.
+        until_sent: Waits for the sends under way of what this process has committed.
         burst: End once nothing in the queues is waiting, delayed or running.
     """
 
@@ -39,6 +40,7 @@ class Taker:
         prefetched: Prefetched,
         isolation: PoisonIsolation,
         concurrency: int,
+        until_sent: Callable[[], Awaitable[None]],
         *,
         burst: bool,
     ) -> None:
@@ -48,6 +50,7 @@ class Taker:
         self._prefetched = prefetched
         self._isolation = isolation
         self._concurrency = concurrency
+        self._until_sent = until_sent
         self._burst = burst
         self._backoff = Backoff()
 
@@ -83,6 +86,7 @@ class Taker:
         deliveries = await self._consumer.take(limit, 0.0 if self._burst else WAIT_SECONDS)
         if self._burst and not deliveries:
             await self._settler.flush()
+            await self._until_sent()
             if not self._settler.held and await self._consumer.idle():
                 return None
             await self._slots.until_one_ends(BURST_WAIT_SECONDS)

@@ -268,6 +268,7 @@ class Worker:
             prefetched,
             PoisonIsolation(app.config.max_deliveries),
             self.concurrency,
+            app.outbox.until_sent,
             burst=self.burst,
         )
         return slots
