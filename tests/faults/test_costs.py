@@ -19,6 +19,9 @@ from asynctasq import Worker, dispatch_many, task
 
 TASKS = 2000
 
+#: Named, since by default a worker serves the queues of all tasks that this process knows of.
+QUEUES = ["default"]
+
 #: Function calls of Python and of C for each call; what was counted when this was written.
 MOST_CALLS = {
     "worker": 112,  # 94
@@ -71,7 +74,7 @@ async def test_redis_commands_per_task_stay_few(
     await dispatch_many(noop() for _ in range(TASKS))
     async with redis.asyncio.Redis.from_url(server.url) as client:
         before = (await client.info("stats"))["total_commands_processed"]
-        await Worker(concurrency=concurrency, burst=True).run()
+        await Worker(queues=QUEUES, concurrency=concurrency, burst=True).run()
         after = (await client.info("stats"))["total_commands_processed"]
     assert (after - before) / TASKS < most
 
@@ -97,7 +100,7 @@ async def test_tasks_without_flows_ask_nothing_for_them(
     await dispatch_many(noop() for _ in range(TASKS))
     async with redis.asyncio.Redis.from_url(server.url) as client:
         before, started = await client.info("commandstats"), time.monotonic()
-        await Worker(concurrency=100, burst=True).run()
+        await Worker(queues=QUEUES, concurrency=100, burst=True).run()
         after, seconds = await client.info("commandstats"), time.monotonic() - started
     # Values of chains, batches, progress and checkpoints are written by HSET, and who waits is
     # told by PUBLISH, which a worker tries once at its start. It looks at values a few times a
@@ -121,7 +124,7 @@ async def test_a_link_of_a_chain_adds_two_round_trips(
         last = await call.dispatch()
         async with redis.asyncio.Redis.from_url(server.url) as client:
             before, started = await client.info("commandstats"), time.monotonic()
-            await Worker(burst=True).run()
+            await Worker(queues=QUEUES, burst=True).run()
             after, seconds = await client.info("commandstats"), time.monotonic() - started
         assert await last.result() == links
         calls = int(after["cmdstat_evalsha"]["calls"] - before["cmdstat_evalsha"]["calls"])
@@ -139,7 +142,7 @@ async def test_leases_that_ran_out_are_looked_for_by_one_worker_at_a_time(
 ) -> None:
     server = start_redis()
     configure(driver="redis", redis=server.url)
-    workers = [Worker(lease=8) for _ in range(6)]
+    workers = [Worker(queues=QUEUES, lease=8) for _ in range(6)]
     started = time.monotonic()
     running = [asyncio.create_task(worker.run()) for worker in workers]
     async with redis.asyncio.Redis.from_url(server.url) as client:

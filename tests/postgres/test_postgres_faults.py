@@ -457,6 +457,7 @@ async def test_a_statement_that_the_server_ends_runs_again(url: str) -> None:
             assert not putting.done()
         await putting
         assert await broker.state("default", "second") == "waiting"
+        await broker.purge("default")
 
 
 async def test_a_cancelled_call_leaves_its_connection_usable(

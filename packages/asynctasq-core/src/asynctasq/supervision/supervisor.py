@@ -259,9 +259,14 @@ class Supervisor:
 
 
 def _handled() -> Sequence[signal.Signals]:
-    """The signals to handle; not SIGHUP if it is ignored, as under `nohup`."""
+    """The signals to handle; not SIGHUP if it is ignored, as under `nohup`.
+
+    A shell without job control starts what is in the background with SIGINT and SIGQUIT ignored;
+    whoever sends these means them.
+    """
+    is_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     numbers = (*signals.STOP, *signals.STOP_NOW)
-    return [n for n in numbers if signal.getsignal(n) is not signal.SIG_IGN]
+    return [n for n in numbers if not (n == signal.SIGHUP and is_nohup)]
 
 
 def worker_command(arguments: Sequence[str]) -> list[str]:
