@@ -44,8 +44,8 @@ DATABASES = {
     "default": {
         "ENGINE": "django.db.backends.sqlite3",
         "NAME": os.environ.get("SHOP_DATABASE", BASE_DIR / "shop.db"),
-        # A transaction that reads first and then writes would fail if another has written meanwhile;
-        # so it waits for its turn when it begins.
+        # A transaction that reads first and then writes would fail if another has written
+        # meanwhile; so it waits for its turn when it begins.
         "OPTIONS": {"timeout": 20, "transaction_mode": "IMMEDIATE"},
         # In memory, which is Django's choice, connections of several threads lock each other out.
         "TEST": {"NAME": os.environ.get("SHOP_TEST_DATABASE", BASE_DIR / "test.db")},
