@@ -307,9 +307,12 @@ def test_tasks_show_tells_all_of_one_call() -> None:
     shown = run("show", last.id)
     assert f"the chain stopped at {write.name} {first}: no attempt is left" in shown
     assert last.parent.id in shown
-    result = CliRunner().invoke(cli, ["tasks", "show", "unknown"])
-    assert result.exit_code == 1
-    assert "no queue holds unknown" in result.output
+    short = CliRunner().invoke(cli, ["show", last.id])
+    assert (short.exit_code, short.output) == (0, shown)
+    for command in (["show"], ["tasks", "show"]):
+        result = CliRunner().invoke(cli, [*command, "unknown"])
+        assert result.exit_code == 1
+        assert "no queue holds unknown" in result.output
 
 
 @pytest.mark.usefixtures("shared")

@@ -27,6 +27,7 @@ _COMMANDS = {
     "status": "status",
     "health": "health",
     "tasks": "tasks",
+    "show": "show",
     "dead": "dead",
     "cancel": "cancel",
     "watch": "watch_call",
