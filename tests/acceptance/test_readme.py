@@ -77,6 +77,16 @@ def test_the_test_command_is_that_of_continuous_integration() -> None:
         assert re.search(rf"^step {re.escape(command)}( \|\| .*)?$", ci, re.MULTILINE)
 
 
+def test_every_command_that_the_running_text_names_exists() -> None:
+    known = cli.list_commands(click.Context(cli))
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *ROOT.glob("packages/*/README.md")]
+    named = {
+        name for page in pages for name in re.findall(r"`asynctasq ([a-z-]+)", page.read_text())
+    }
+    assert {"worker", "show"} <= named
+    assert named <= set(known)
+
+
 def test_the_page_of_the_command_line_has_every_command_and_option() -> None:
     page = (ROOT / "docs" / "cli.md").read_text()
     for name in cli.list_commands(click.Context(cli)):
