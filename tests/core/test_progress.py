@@ -12,6 +12,7 @@ import pytest
 from asynctasq import Progress, progress, progress_sync, task
 from asynctasq.app import App
 from asynctasq.brokers import Remembering
+from asynctasq.cli.application import how_far
 from asynctasq.cli.queue_status import look, tables
 
 go_on: asyncio.Event
@@ -157,3 +158,11 @@ async def test_what_is_no_progress_in_the_broker_is_none(app: App, value: bytes)
     assert isinstance(broker, Remembering)
     await broker.set_value("default", "progress", handle.id, value)
     assert await handle.progress() is None
+
+
+@pytest.mark.parametrize(
+    ("told", "text"),
+    [(Progress(7, 100, "working"), "7 of 100 working"), (Progress(12000.5, None, ""), "12,000.5")],
+)
+def test_people_read_how_far_a_call_is(told: Progress, text: str) -> None:
+    assert how_far(told) == text

@@ -16,11 +16,15 @@ if TYPE_CHECKING:
 
     from ..app import App
     from ..brokers import Broker
+    from ..sending.progress import Progress
 
 T = TypeVar("T")
 
 #: Length of a message's id in characters.
 _ID_WIDTH = 32
+
+#: Maximum length of a progress note in characters.
+_NOTE = 80
 
 module_option = click.option(
     "-m",
@@ -103,6 +107,12 @@ def show_fields(fields: Mapping[str, object], traceback: str, width: int) -> Non
         click.echo(f"{name + ':':<{width}} {printable(str(value))}")
     if traceback:
         click.echo(f"\n{printable(traceback, lines=True)}")
+
+
+def how_far(progress: Progress) -> str:
+    """What a task has told of its progress, such as `7 of 100 working`."""
+    total = "" if progress.total is None else f" of {progress.total:,g}"
+    return f"{progress.done:,g}{total} {progress.note[:_NOTE]}".rstrip()
 
 
 def moment(seconds: float) -> str:

@@ -14,10 +14,9 @@ from ..pausing import pauses_of
 from ..policies.pauses import Pause
 from ..scheduling import Schedule, schedules
 from ..sending.listing import CallInfo, Reader, running, waiting_since
-from ..sending.progress import Progress
 from ..services.backlog import Backlog, backlogs
 from ..worker.not_yet_known import NotYetKnownTask, not_yet_known
-from .application import add_row, moment, table
+from .application import add_row, how_far, moment, table
 
 #: Maximum number of holders of a key that a line of the table names.
 _HOLDERS = 3
@@ -168,7 +167,7 @@ def _running_table(calls: list[CallInfo]) -> object:
     for c in calls:
         since = "" if c.enqueued_at is None else f"{max(0.0, time() - c.enqueued_at):.0f} s ago"
         cells = (c.queue, c.task, c.arguments[:_ARGUMENTS], str(c.attempt), since)
-        add_row(shown, *cells, "" if c.progress is None else _progress(c.progress))
+        add_row(shown, *cells, "" if c.progress is None else how_far(c.progress))
     return shown
 
 
@@ -178,11 +177,6 @@ def _schedule_table(schedules: list[Schedule]) -> object:
         seconds = "" if s.next is None else f"in {max(0.0, s.next.timestamp() - time()):.0f} s"
         add_row(shown, s.name, s.task, s.queue, seconds)
     return shown
-
-
-def _progress(progress: Progress) -> str:
-    total = "" if progress.total is None else f" of {progress.total:,g}"
-    return f"{progress.done:,g}{total} {progress.note[:_ARGUMENTS]}".rstrip()
 
 
 def _pause_table(pauses: list[Pause]) -> object:
@@ -208,7 +202,7 @@ def _progress_table(calls: list[CallInfo]) -> object:
     shown = table("Progress", "queue", "task", "id", "progress")
     for c in calls:
         if c.progress is not None:
-            add_row(shown, c.queue, c.task, c.id, _progress(c.progress))
+            add_row(shown, c.queue, c.task, c.id, how_far(c.progress))
     return shown
 
 

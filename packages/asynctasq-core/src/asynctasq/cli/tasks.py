@@ -16,6 +16,7 @@ from ..errors import AsynctasqError
 from .application import (
     add_row,
     arguments_option,
+    how_far,
     json_option,
     loaded,
     module_option,
@@ -158,7 +159,7 @@ def show_command(
         if name in fields:
             fields[name] = moment(fields[name])
     if call.progress is not None:
-        fields["progress"] = str(call.progress)
+        fields["progress"] = how_far(call.progress)
     if call.parent is not None:
         fields["parent"] = f"{fields.pop('parent_task', '')} {' '.join(call.parent)}".strip()
     fields.pop("children", None)
