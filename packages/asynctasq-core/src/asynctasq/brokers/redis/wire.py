@@ -105,7 +105,11 @@ class Wire:
             packed = [_pack(command) for command in commands]
         else:
             packed = connection.pack_commands(commands)
-        await connection.send_packed_command(packed, check_health=False)
+        try:
+            await connection.send_packed_command(packed, check_health=False)
+        except TypeError as e:
+            # On a lost connection, asyncio from Python 3.12 on calls a method that is None by then.
+            raise LostConnection(f"connection lost: {e}") from e
 
     async def read(self) -> Any:
         """The next reply or message from the server; waits without limit."""
