@@ -98,6 +98,11 @@ class Wire:
 
     async def _connect_and_send(self, commands: Sequence[Command]) -> None:
         connection = self._connection
+        if (writer := connection._writer) is not None and writer.is_closing():
+            # Never write to it: asyncio's `writelines`, from Python 3.12 on, would leave a handler
+            # behind at its file descriptor, and the next connection to get that would never open.
+            await self.close()
+            raise LostConnection("connection lost while it was idle")
         if not connection.is_connected:
             await connection.connect()
         packed: Any
@@ -105,11 +110,7 @@ class Wire:
             packed = [_pack(command) for command in commands]
         else:
             packed = connection.pack_commands(commands)
-        try:
-            await connection.send_packed_command(packed, check_health=False)
-        except TypeError as e:
-            # On a lost connection, asyncio from Python 3.12 on calls a method that is None by then.
-            raise LostConnection(f"connection lost: {e}") from e
+        await connection.send_packed_command(packed, check_health=False)
 
     async def read(self) -> Any:
         """The next reply or message from the server; waits without limit."""
