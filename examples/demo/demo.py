@@ -274,8 +274,9 @@ async def watch_schedule(checks: Checks) -> None:
         _, _, looks = await (await figures().dispatch()).result(PATIENCE_SECONDS)
         if looks or time.monotonic() > deadline:
             break
-    console.print(f"{scheduled.name}, {scheduled.timetable}: {looks} calls by now\n")
-    checks.note(looks > 0, "a schedule made its calls; nothing else has to run", f"{looks} calls")
+    calls = "1 call" if looks == 1 else f"{looks} calls"
+    console.print(f"{scheduled.name}, {scheduled.timetable}: {calls} by now\n")
+    checks.note(looks > 0, "a schedule made its calls; nothing else has to run", calls)
 
 
 async def payments(order: Order) -> int:

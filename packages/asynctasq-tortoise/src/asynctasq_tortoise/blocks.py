@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any
 
 
@@ -24,14 +24,22 @@ async def transaction(parent: Any) -> AsyncIterator[Any]:
         yield client
     except BaseException as e:
         try:
-            with suppress(Exception):  # then the connection is lost, and its transaction with it
-                if not client._finalized:
-                    await client.rollback()
+            await _roll_back(client)
         finally:
-            client._finalized = True  # all that leaving the block has left to do is to give back
             await block.__aexit__(type(e), e, e.__traceback__)
         raise
     await block.__aexit__(None, None, None)
+
+
+async def _roll_back(client: Any) -> None:
+    """End the transaction, so that leaving its block only gives the connection back."""
+    try:
+        if not client._finalized:
+            await client.rollback()
+    except Exception:  # noqa: BLE001 - the connection is lost, and its transaction with it
+        return
+    finally:
+        client._finalized = True
 
 
 async def _give_back(block: Any) -> None:

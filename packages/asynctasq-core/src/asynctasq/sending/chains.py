@@ -7,8 +7,9 @@ the message of the call whose turn it is names those that follow.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from itertools import product
 
-from ..brokers import Broker
+from ..brokers import Broker, DeadLetter, HeldMessage, HeldState, Listing
 from .listing import CallInfo, Reader, listing
 from .status import TaskStatus
 
@@ -19,6 +20,9 @@ _TIME_DIGITS = 12
 
 #: Maximum number of messages to look at, in each state of each queue; and in one page.
 _MOST_SEEN, _AT_ONCE = 1000, 100
+
+#: The states in which a call's message may be, besides dead; its turn has come in each.
+_HELD: tuple[HeldState, ...] = ("running", "delayed", "waiting")
 
 #: How far clocks may differ.
 _SKEW_SECONDS = 3600.0
@@ -66,22 +70,30 @@ async def _with_same_time(
     except ValueError:
         return
     for queue in queues:
-        for first in range(0, _MOST_SEEN, _AT_ONCE):
-            letters = await broker.dead_letters(queue, limit=_AT_ONCE, offset=first)
-            for letter in letters:
-                if letter.id.startswith(time):
-                    yield reader.dead(letter)
-            if len(letters) < _AT_ONCE or letters[-1].died_at < since:
-                break
-    lists = listing(broker)
-    for queue in queues:
-        for state in ("running", "delayed", "waiting"):
-            after, seen = None, 0
-            while seen < _MOST_SEEN:
-                page = await lists.held(queue, state, limit=_AT_ONCE, after=after)
-                for message in page.messages:
-                    if message.id.startswith(time):
-                        yield reader.held(message)
-                seen += _AT_ONCE
-                if (after := page.after) is None:
-                    break
+        async for letter in _dead_since(broker, queue, since):
+            if letter.id.startswith(time):
+                yield reader.dead(letter)
+    for queue, state in product(queues, _HELD):
+        async for message in _held(listing(broker), queue, state):
+            if message.id.startswith(time):
+                yield reader.held(message)
+
+
+async def _dead_since(broker: Broker, queue: str, since: float) -> AsyncIterator[DeadLetter]:
+    """The queue's dead letters, newest first, with some that died before `since`, Unix time."""
+    for first in range(0, _MOST_SEEN, _AT_ONCE):
+        letters = await broker.dead_letters(queue, limit=_AT_ONCE, offset=first)
+        for letter in letters:
+            yield letter
+        if len(letters) < _AT_ONCE or letters[-1].died_at < since:
+            return
+
+
+async def _held(broker: Listing, queue: str, state: HeldState) -> AsyncIterator[HeldMessage]:
+    after = None
+    for _ in range(0, _MOST_SEEN, _AT_ONCE):
+        page = await broker.held(queue, state, limit=_AT_ONCE, after=after)
+        for message in page.messages:
+            yield message
+        if (after := page.after) is None:
+            return
