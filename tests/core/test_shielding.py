@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 from asynctasq import uninterrupted
+from asynctasq.adapters.shielding import given_time
 
 
 async def test_work_ends_though_its_waiter_is_cancelled() -> None:
@@ -37,3 +38,11 @@ async def test_what_work_returns_and_raises_comes_through() -> None:
     assert await uninterrupted(give(1)) == 1
     with pytest.raises(LookupError):
         await uninterrupted(give(0))
+
+
+async def test_what_is_given_time_raises_its_own_errors() -> None:
+    async def fail() -> None:
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        await given_time(fail(), 1)

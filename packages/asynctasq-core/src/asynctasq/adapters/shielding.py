@@ -1,4 +1,4 @@
-"""Runs work that must not be abandoned halfway."""
+"""Runs work that should not be abandoned halfway."""
 
 from __future__ import annotations
 
@@ -28,3 +28,23 @@ async def uninterrupted(work: Coroutine[Any, Any, R]) -> R:
     if cancelled is not None:
         raise cancelled
     return result
+
+
+async def given_time(work: Coroutine[Any, Any, None], seconds: float) -> None:
+    """Run work; if the caller is cancelled, give it this long to end before it is cancelled, too.
+
+    For work in a database: a query that is cancelled costs its connection, and not every driver
+    closes that.
+    """
+    running = asyncio.create_task(work)
+    try:
+        await asyncio.wait([running])
+    except asyncio.CancelledError:
+        await asyncio.wait([running], timeout=seconds)
+        raise
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+        error = None if running.cancelled() else running.exception()
+    if error is not None:
+        raise error

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..adapters.plugins import Adapter, Adapters
+from ..adapters.shielding import given_time
 from ..adapters.statements import Database, Run, Statement
 from ..brokers import Outgoing
 from ..errors import BrokerError
@@ -32,6 +33,9 @@ DELETE_AFTER_SECONDS = 0.05
 #: How long the end of an event loop, or of the program, may wait to send and delete what is left;
 #: rows that are not deleted are sent again.
 LAST_SECONDS = 2.0
+
+#: How much of that a deletion that has begun gets.
+_LAST_DELETION_SECONDS = 1.0
 
 #: An adapter's name and one of its databases.
 Place = tuple[str, Database]
@@ -127,7 +131,7 @@ class Outbox:
 
     async def _delete_later(self, backlog: _Backlog) -> None:
         await asyncio.sleep(DELETE_AFTER_SECONDS)
-        await self._delete(backlog)
+        await given_time(self._delete(backlog), _LAST_DELETION_SECONDS)
 
     async def _delete(self, backlog: _Backlog) -> None:
         undeleted, backlog.undeleted = backlog.undeleted, {}

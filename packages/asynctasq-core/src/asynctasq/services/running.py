@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
+from ..adapters.shielding import given_time
 from ..brokers import Broker, Coordinating
 from ..errors import BrokerError
 
@@ -61,27 +62,11 @@ async def run_services(broker: Broker, holder: str, services: Sequence[Service])
 async def _run(broker: Broker, holder: str, service: Service) -> None:
     try:
         while True:
-            await _to_its_end(_turn(broker, holder, service))
+            await given_time(_turn(broker, holder, service), _LAST_TURN_SECONDS)
             await asyncio.sleep(service.interval_seconds)
     finally:
         if isinstance(broker, Coordinating):
             await _resign(broker, holder, service)
-
-
-async def _to_its_end(turn: Coroutine[Any, Any, None]) -> None:
-    """Run a turn; if this is cancelled, give the turn a moment to end by itself.
-
-    A query that is cancelled costs its connection, and not every driver closes that.
-    """
-    running = asyncio.create_task(turn)
-    try:
-        await asyncio.shield(running)
-    except asyncio.CancelledError:
-        await asyncio.wait({running}, timeout=_LAST_TURN_SECONDS)
-        raise
-    finally:
-        running.cancel()
-        await asyncio.wait({running})
 
 
 async def _turn(broker: Broker, holder: str, service: Service) -> None:
